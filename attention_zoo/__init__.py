@@ -1,0 +1,27 @@
+"""Attention schemes for video behind one interface: tokens `b t h w d` in, tokens `b t h w d` out, cost stated.
+
+    scheme = attention_zoo.build("global_pyramid", dim=64, num_heads=2, grid=Grid(16, 56, 56), kernel="sdpa")
+    y = scheme(x)          # x: (b, 16, 56, 56, 64)
+    scheme.macs()          # multiply-adds of one clip
+
+`python -m attention_zoo` lists the schemes and kernels and what this machine can run.
+"""
+
+from attention_zoo import kernels
+from attention_zoo.grid import Grid
+from attention_zoo.registry import Registry, UnknownName
+from attention_zoo.scheme import AttentionScheme, build, check_heads, options_of, register, schemes, use_kernel
+
+__all__ = [
+    "AttentionScheme",
+    "Grid",
+    "Registry",
+    "UnknownName",
+    "build",
+    "check_heads",
+    "kernels",
+    "options_of",
+    "register",
+    "schemes",
+    "use_kernel",
+]

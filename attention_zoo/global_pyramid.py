@@ -1,0 +1,180 @@
+"""DualFormer's global attention: every token attends to pooled copies of the clip; cost linear in the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d, conv3d, pad
+
+from attention_zoo.grid import Grid
+from attention_zoo.kernels import AUTO, attend
+from attention_zoo.scheme import register
+from attention_zoo.windows import check_choice
+
+WHOLE = "whole"
+Downsample = Literal["dwconv", "conv", "avgpool"]
+Branch = Literal["single", "staged", "factorised"]
+FIRST_STEP = 7  # the staged branch of the released code pools space by 7x7 first
+
+
+@register("global_pyramid")
+class GlobalPyramidAttention(nn.Module):
+    """Source: Liang et al., DualFormer, arXiv:2112.04674, Sec. 3.3, GP-MSA; details from the released code.
+
+    Args:
+        scales: the pooled grids whose tokens are keys and values, in the order in which they are concatenated; "whole"
+            stands for the unpooled map. A scale is an upper bound: its cells are blocks of ceil(map / scale) tokens.
+        downsample: how a block becomes one key. "dwconv": depthwise convolution; "conv": full convolution; "avgpool":
+            mean of the real tokens, without parameters.
+        branches: how the convolution of a scale is built; one for all scales, or one for each. "single": one
+            convolution. "staged": space by about 7x7, BatchNorm, ReLU, then the rest. "factorised": space, then time,
+            as the paper's text says. "released" is the released code: the first scale single, every further one staged.
+
+    Where the blocks do not divide the map, the map is padded with zeros at the end. Each key then still holds real
+    tokens, so none has to be masked out.
+    """
+
+    example = dict(scales=((2, 3, 4), (2, 2, 2)))
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        scales: Sequence[Sequence[int] | str] = ((8, 7, 7), (4, 4, 4)),
+        downsample: Downsample = "dwconv",
+        branches: str | Sequence[str] = "released",
+        kernel: str = AUTO,
+    ):
+        super().__init__()
+        check_choice("downsample", downsample, Downsample)
+        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        self.blocks = [_block(grid, scale) for scale in _scales(scales)]
+        self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        forms = _branches(branches, len(self.blocks))
+        self.priors = nn.ModuleList(
+            _prior(dim, block, downsample, form) for block, form in zip(self.blocks, forms, strict=True)
+        )
+        self.norm = nn.LayerNorm(dim) if any(block.tokens > 1 for block in self.blocks) else None
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        _, t, h, w, _ = x.shape
+        q = rearrange(self.q(x), "b t h w (m c) -> b m (t h w) c", m=self.num_heads)
+        k, v = rearrange(self.kv(self._keys(x)), "b s (kv m c) -> kv b m s c", kv=2, m=self.num_heads)
+        y = attend(q, k, v, kernel=self.kernel)
+        return self.proj(rearrange(y, "b m (t h w) c -> b t h w (m c)", t=t, h=h, w=w))
+
+    def _keys(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b s d"]:
+        """The pooled copies, concatenated and normed."""
+        maps = rearrange(x, "b t h w d -> b d t h w")
+        pooled = [rearrange(prior(maps), "b d t h w -> b (t h w) d") for prior in self.priors]
+        keys = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+        return keys if self.norm is None else self.norm(keys)
+
+    def macs(self) -> int:
+        """Queries and output projection, keys and values, attention, and the pooling convolutions."""
+        n, d = self.grid.tokens, self.dim
+        keys = sum(self.grid.ceil_div(block).tokens for block in self.blocks)
+        pooling = sum(_convolution_macs(prior, self.grid) for prior in self.priors)
+        return 2 * n * d * d + 2 * keys * d * d + 2 * n * keys * d + pooling
+
+    def reach(self) -> Bool[Tensor, "n n"]:
+        """Everything: the blocks of each scale cover the map."""
+        return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+
+
+class BlockConv3d(nn.Conv3d):
+    """A convolution whose stride is its kernel, over a map padded with zeros at the end to whole blocks."""
+
+    def __init__(self, dim: int, block: Grid, groups: int):
+        super().__init__(dim, dim, kernel_size=tuple(block), stride=tuple(block), groups=groups)
+        self.block = block
+
+    def forward(self, x: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d pt ph pw"]:
+        return conv3d(_whole_blocks(x, self.block), self.weight, self.bias, self.stride, groups=self.groups)
+
+    def macs(self, grid: Grid) -> int:
+        return grid.ceil_div(self.block).tokens * self.weight.numel()
+
+
+class MeanPool3d(nn.Module):
+    """The mean of the real tokens of each block."""
+
+    def __init__(self, block: Grid):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d pt ph pw"]:
+        return avg_pool3d(x, tuple(self.block), ceil_mode=True)
+
+
+def _whole_blocks(x: Float[Tensor, "b d t h w"], block: Grid) -> Float[Tensor, "b d pt ph pw"]:
+    t, h, w = (-n % size for n, size in zip(x.shape[2:], block, strict=True))
+    return pad(x, (0, w, 0, h, 0, t)) if t or h or w else x
+
+
+def _prior(dim: int, block: Grid, downsample: Downsample, form: Branch) -> nn.Sequential:
+    """The modules that pool blocks to keys; none where a block is one token."""
+    if block.tokens == 1:
+        return nn.Sequential()
+    if downsample == "avgpool":
+        return nn.Sequential(MeanPool3d(block))
+    groups = dim if downsample == "dwconv" else 1
+    if form == "single":
+        return nn.Sequential(BlockConv3d(dim, block, groups))
+    if form == "factorised":
+        steps = Grid(1, block.h, block.w), Grid(block.t, 1, 1)
+        return nn.Sequential(*(BlockConv3d(dim, step, groups) for step in steps))
+    first = Grid(1, _first_step(block.h), _first_step(block.w))
+    rest = Grid(block.t, block.h // first.h, block.w // first.w)
+    return nn.Sequential(
+        BlockConv3d(dim, first, groups), nn.BatchNorm3d(dim), nn.ReLU(), BlockConv3d(dim, rest, groups)
+    )
+
+
+def _first_step(size: int) -> int:
+    """7 where it divides, else the largest divisor below, else everything: the two steps always make up the block."""
+    return next((step for step in range(FIRST_STEP, 1, -1) if size % step == 0), size)
+
+
+def _convolution_macs(prior: nn.Sequential, grid: Grid) -> int:
+    total = 0
+    for step in prior:
+        if isinstance(step, BlockConv3d):
+            total += step.macs(grid)
+            grid = grid.ceil_div(step.block)
+    return total
+
+
+def _block(grid: Grid, scale: Grid | None) -> Grid:
+    """The tokens behind one key."""
+    return Grid(1, 1, 1) if scale is None else grid.ceil_div(grid.clipped(scale))
+
+
+def _scales(scales: Sequence[Sequence[int] | str]) -> list[Grid | None]:
+    """Grids, None for the whole map."""
+    if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
+        raise ValueError(
+            f"scales {scales!r} is not a list of pooled grids, such as [[8, 7, 7], [4, 4, 4]] or ['whole']"
+        )
+    return [None if scale == WHOLE else Grid.of(scale, f"scale in {list(scales)!r}:") for scale in scales]
+
+
+def _branches(branches: str | Sequence[str], count: int) -> list[str]:
+    if branches == "released":
+        return ["single"] + ["staged"] * (count - 1)
+    each = [branches] * count if isinstance(branches, str) else list(branches)
+    for form in each:
+        if form not in get_args(Branch):
+            raise ValueError(
+                f"branch {form!r} is not one of {', '.join(get_args(Branch))}, or 'released' for all scales"
+            )
+    if len(each) != count:
+        raise ValueError(f"{len(each)} branches {each} for {count} scales; give one for each scale, or one for all")
+    return each

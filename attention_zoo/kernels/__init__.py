@@ -1,0 +1,97 @@
+"""Kernels: how softmax(q k' / sqrt(c) + bias) v is computed, never what is computed.
+
+Every kernel is a function `(q, k, v, bias) -> y` on tensors `b m n c` and gives the same result up to rounding. A
+kernel lives in one file here and registers itself; a scheme calls `attend` and leaves the choice to whoever built it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attention_zoo.registry import Registry
+
+registry: Registry[Kernel] = Registry("attention kernel", "attention_zoo.kernels")
+AUTO = "auto"
+
+
+class KernelUnavailable(RuntimeError):
+    """The chosen kernel cannot run here; the message says what it needs and which kernels can."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way to compute attention. `missing(device, dtype, backward)` is the reason it cannot run so, or None."""
+
+    name: str
+    run: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    needs: str
+    missing: Callable[[torch.device, torch.dtype, bool], str | None] = lambda device, dtype, backward: None
+
+
+def add(kernel: Kernel) -> Kernel:
+    """Registers a kernel under its own name."""
+    return registry.register(kernel.name)(kernel)
+
+
+def names() -> tuple[str, ...]:
+    return registry.names()
+
+
+def missing(name: str, device: torch.device | str, dtype: torch.dtype, backward: bool = False) -> str | None:
+    """Why the kernel `name` cannot run on this device and dtype (with gradients, if `backward`), or None if it can."""
+    return registry.get(name).missing(torch.device(device), dtype, backward)
+
+
+def available(device: torch.device | str, dtype: torch.dtype, backward: bool = False) -> tuple[str, ...]:
+    return tuple(name for name in names() if missing(name, device, dtype, backward) is None)
+
+
+def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward: bool = False) -> str:
+    """The kernel that `name` stands for here: itself, or for `auto` the one to prefer.
+
+    `auto` is `sdpa`: on every device that was measured it is the fastest that also has a backward pass, and PyTorch
+    chooses among its fused implementations by shape.
+
+    Raises:
+        UnknownName: `name` is no kernel.
+        KernelUnavailable: it is one, but cannot run here.
+    """
+    if name == AUTO:
+        return "sdpa"
+    reason = missing(name, device, dtype, backward)
+    if reason is not None:
+        there = ", ".join(available(device, dtype, backward))
+        raise KernelUnavailable(f"kernel {name!r} cannot run here: {reason}; available: {there}, or kernel='auto'")
+    return name
+
+
+def check_name(name: str) -> str:
+    """Returns `name` if it is a kernel or `auto`, raises UnknownName if not."""
+    if name != AUTO:
+        registry.get(name)
+    return name
+
+
+def attend(
+    q: Float[Tensor, "b m n c"],
+    k: Float[Tensor, "b m s c"],
+    v: Float[Tensor, "b m s c"],
+    bias: Float[Tensor, "#b #m n s"] | None = None,
+    *,
+    kernel: str = AUTO,
+) -> Float[Tensor, "b m n c"]:
+    """Attention of n queries over s keys, scaled by 1/sqrt(c), on the chosen kernel.
+
+    `bias` is added to the scaled scores and broadcasts over b and m; minus infinity forbids a pair. Every query must be
+    left at least one key: a row without any is 0 in one kernel and NaN in another.
+    """
+    backward = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    name = resolve(kernel, q.device, q.dtype, backward)
+    if bias is not None and bias.dtype != q.dtype:
+        bias = bias.to(q.dtype)
+    return registry.get(name).run(q, k, v, bias)

@@ -1,0 +1,103 @@
+"""Names for things that can be added without editing what is there: schemes, kernels, metrics.
+
+A registry finds its entries in two places: the modules of one package of ours, imported once on first use, and the
+entry points that other installed packages declare for its group.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Generic, TypeVar
+
+Entry = TypeVar("Entry")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest valid one, then all of them."""
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}allowed: {', '.join(allowed) or 'none'}"
+
+
+class UnknownName(KeyError):
+    """A name that no registry entry has. Printed as its message, not as a quoted key."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class Registry(Generic[Entry]):
+    """Entries by name; `package` is searched for modules that register, `group` for entry points of other packages."""
+
+    def __init__(self, kind: str, package: str, group: str | None = None):
+        self.kind, self.package, self.group = kind, package, group
+        self._entries: dict[str, Entry] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator. A second entry under a taken name is an error, so that nobody replaces a scheme unnoticed."""
+
+        def add(entry: Entry) -> Entry:
+            taken = self._entries.get(name)
+            if taken is not None and _origin(taken) != _origin(entry):
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered already, by {_origin(taken)}; choose another name"
+                )
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def get(self, name: str) -> Entry:
+        """Raises UnknownName (a KeyError) with the nearest valid name."""
+        if name not in self._entries:
+            self._discover()
+        if name not in self._entries:
+            raise UnknownName(f"unknown {self.kind} {name!r}; {nearest(str(name), self._entries)}")
+        return self._entries[name]
+
+    def names(self) -> tuple[str, ...]:
+        self._discover()
+        return tuple(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True  # set first: the modules imported below ask this registry themselves
+        try:
+            self._import_all()
+        except BaseException:
+            self._discovered = False
+            raise
+
+    def _import_all(self) -> None:
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.ispkg and not module.name.startswith("_"):
+                importlib.import_module(f"{self.package}.{module.name}")
+        for point in entry_points(group=self.group) if self.group else ():
+            try:
+                entry = point.load()
+            except Exception as error:
+                source = point.dist.name if point.dist else point.value
+                raise ImportError(
+                    f"{self.kind} {point.name!r} of the installed package {source!r} cannot be imported: {error}; "
+                    "repair or uninstall that package"
+                ) from error
+            if point.name not in self._entries:
+                if isinstance(entry, ModuleType):
+                    raise ImportError(f"the entry point {point.value!r} registers no {self.kind} named {point.name!r}")
+                self.register(point.name)(entry)
+
+
+def _origin(entry: object) -> str:
+    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"

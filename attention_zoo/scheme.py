@@ -1,0 +1,85 @@
+"""What an attention scheme is, and how one is built by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attention_zoo import kernels
+from attention_zoo.grid import Grid
+from attention_zoo.registry import Registry, nearest
+
+schemes: Registry[type[AttentionScheme]] = Registry("attention scheme", "attention_zoo", group="attention_zoo.schemes")
+
+
+class AttentionScheme(Protocol):
+    """A module that mixes the tokens of a clip and states what that costs. Any class of this shape can be registered.
+
+    It owns its projections and is built for one grid, from which sizes of parameters follow; `forward` takes other
+    grids where these parameters allow it. Options are keyword-only arguments of `__init__`, JSON values, each with a
+    default.
+    """
+
+    example: dict[str, Any]  # options that fit Grid(4, 6, 8), dim 12 and two heads; tests build from these
+    kernel: str  # which kernel computes the attention; may be changed at any time
+
+    def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = kernels.AUTO): ...
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]: ...
+
+    def macs(self) -> int:
+        """Multiply-adds of linear maps, convolutions and attention products: one clip, on the grid it was built for."""
+        ...
+
+    def reach(self) -> Bool[Tensor, "n n"]:
+        """True at (i, j) where output token i may depend on input token j; tokens in (t, h, w) order."""
+        ...
+
+
+def register(name: str):
+    """Decorator: makes a class available as `attention_zoo.build(name, ...)` and in every ablation."""
+    return schemes.register(name)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of a scheme with their defaults; a required option has the default `inspect.Parameter.empty`."""
+    parameters = inspect.signature(schemes.get(name).__init__).parameters.values()
+    keyword = (p for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return {p.name: p.default for p in keyword if p.name != "kernel"}
+
+
+def build(
+    scheme: str, dim: int, num_heads: int, grid: Grid, *, kernel: str = kernels.AUTO, **options: Any
+) -> nn.Module:
+    """A scheme by name, for tokens of width `dim` on `grid`.
+
+    Raises:
+        UnknownName: the scheme or the kernel is not registered; the nearest name is given.
+        ValueError: an option is unknown or a size is impossible.
+    """
+    allowed = options_of(scheme)
+    for name in options:
+        if name not in allowed:
+            raise ValueError(f"{scheme} has no option {name!r}; {nearest(name, allowed)}")
+    check_heads(dim, num_heads)
+    kernels.check_name(kernel)
+    return schemes.get(scheme)(dim, num_heads, Grid.of(grid), kernel=kernel, **options)
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raises ValueError, naming the allowed numbers, where the heads do not divide the width."""
+    if num_heads < 1 or dim % num_heads:
+        divisors = ", ".join(str(m) for m in range(1, dim + 1) if dim % m == 0)
+        raise ValueError(f"num_heads {num_heads} does not divide dim {dim}; allowed: {divisors}")
+
+
+def use_kernel(model: nn.Module, kernel: str) -> nn.Module:
+    """Sets the kernel of every scheme inside `model` and returns the model. Weights and results stay what they are."""
+    kernels.check_name(kernel)
+    for module in model.modules():
+        if isinstance(getattr(module, "kernel", None), str) and hasattr(module, "reach"):
+            module.kernel = kernel
+    return model
