@@ -1,0 +1,304 @@
+"""Weights from files and into files. Nothing that a file contains is ever executed.
+
+Read: `.safetensors`, and PyTorch's `.pth` with weights-only loading; in our own layout or in the published ones (see
+`layouts`). Written: safetensors, with the model's config in the metadata, so that the file alone makes the model again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import logging
+import os
+import pickle
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import attention_zoo
+from backbones.config import ModelConfig
+from backbones.layouts import translate
+from backbones.models import create
+from backbones.pyramid import Pyramid
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+ENTRIES = ("state_dict", "model")  # where training codes keep the state dict inside a checkpoint
+CLASSIFIER = "classifier."
+COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
+SHOWN = 5  # names listed of each kind of misfit
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or one that does not fit the model; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor. `missing` and `mismatched` have our names, `unexpected` and `ignored` the file's."""
+
+    path: Path
+    layout: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # (shape in the file, shape in the model)
+    ignored: dict[str, str]  # name -> reason
+    config_differs: dict[str, tuple[Any, Any]]  # (in the file, in the model); for files of our own layout
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        shapes = [f"{k} {shape_text(a)} in the file, {shape_text(b)} here" for k, (a, b) in self.mismatched.items()]
+        lines = [
+            listed("missing (in the model, not in the file)", self.missing),
+            listed("unexpected (in the file, not in the model)", self.unexpected),
+            listed("of another shape", shapes, "; "),
+        ]
+        if self.config_differs:
+            found = (f"{k} {a!r} in the file, {b!r} here" for k, (a, b) in self.config_differs.items())
+            lines.append(f"  the file is of a model with another config: {'; '.join(found)}")
+        return "\n".join(line for line in lines if line)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """64x3x2x4x4"""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def listed(kind: str, names: Iterable[str], separator: str = ", ") -> str:
+    """One line with the number of names and the first few of them; nothing where there are none."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"  {len(names)} {kind}: {separator.join(names[:SHOWN])}{more}" if names else ""
+
+
+def load_checkpoint(model: Pyramid, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
+    """Copies the weights of a file into the model; tensors take the model's dtype and device.
+
+    Args:
+        strict: whether a missing or unexpected tensor, or one of another shape, is an error. If not, what fits is
+            loaded and the rest is logged and reported. A file of which nothing fits is an error in any case.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is not a readable checkpoint, or does not fit. The model is then unchanged.
+    """
+    path = Path(path)
+    tensors, metadata = read(path)
+    try:
+        found = translate(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    own = weights_of(model)
+    ignored = dict(found.ignored)
+    if not model.num_classes:
+        unused = [key for key in found.tensors if key.startswith(CLASSIFIER)]
+        ignored |= {found.origin[key]: "the model has no classifier" for key in unused}
+        given = {key: tensor for key, tensor in found.tensors.items() if key not in unused}
+    else:
+        given = found.tensors
+    mismatched = {
+        key: (tuple(tensor.shape), tuple(own[key].shape))
+        for key, tensor in given.items()
+        if key in own and tensor.shape != own[key].shape
+    }
+    fitting = [key for key in own if key in given and key not in mismatched]
+    report = LoadReport(
+        path=path,
+        layout=found.layout.name,
+        loaded=tuple(fitting),
+        missing=tuple(key for key in own if key not in given),
+        unexpected=tuple(found.origin[key] for key in given if key not in own),
+        mismatched=mismatched,
+        ignored=ignored,
+        config_differs=_config_differences(model, metadata),
+    )
+    if not fitting:
+        raise CheckpointError(f"{path} (layout: {report.layout}) has no tensor that fits the model\n{report}")
+    if strict and not report.complete:
+        raise CheckpointError(
+            f"{path} (layout: {report.layout}) does not fit the model\n{report}\n"
+            "  make a model with the file's config, or load what fits with strict=False"
+        )
+    with torch.no_grad():
+        for key in fitting:
+            own[key].copy_(given[key])
+    if str(report):
+        logger.warning("%s (layout: %s): %d tensors loaded\n%s", path, report.layout, len(fitting), report)
+    for name, reason in ignored.items():
+        logger.debug("%s: %s ignored: %s", path, name, reason)
+    return report
+
+
+def weights_of(model: Pyramid) -> dict[str, Tensor]:
+    """The tensors of the model itself, to be written into."""
+    own = model.state_dict()
+    if any(tensor.is_meta for tensor in own.values()):
+        raise ValueError("the model is on the meta device and holds no weights; create it on a real device first")
+    return own
+
+
+def _config_differences(model: Pyramid, metadata: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
+    if model.config is None or "config" not in metadata:
+        return {}
+    try:
+        there = json.loads(metadata["config"])
+    except json.JSONDecodeError:
+        return {"config": ("unreadable", "see model.config")}
+    here = model.config.to_dict()
+    return {key: (there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)}
+
+
+def save_checkpoint(model: Pyramid, path: str | os.PathLike[str]) -> Path:
+    """Writes weights, config and number of classes as safetensors; whole or not at all.
+
+    Raises:
+        ValueError: the name does not end in .safetensors, or the model was not made by `create` and has no config.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors, the one format that is written")
+    if model.config is None:
+        raise ValueError("the model has no config to write with its weights; make it with backbones.create")
+    metadata = {
+        "format": f"attention-zoo/{FORMAT}",
+        "config": json.dumps(model.config.to_dict(), sort_keys=True),
+        "num_classes": str(model.num_classes),
+    }
+    tensors = {COMPILED.sub("", key): value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written: {error}; choose a folder that is writable and not full") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone where all went well
+            temporary.unlink()
+    return path
+
+
+def from_checkpoint(path: str | os.PathLike[str], *, kernel: str = attention_zoo.kernels.AUTO) -> Pyramid:
+    """The model that `save_checkpoint` wrote, from its file alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it holds no config of ours, or is damaged.
+    """
+    path = Path(path)
+    _, metadata = read(path)
+    if "config" not in metadata:
+        raise CheckpointError(
+            f"{path} holds no model config; only files of save_checkpoint do. "
+            "Make the model with backbones.create and load the file with load_checkpoint"
+        )
+    try:
+        config, num_classes = ModelConfig.from_dict(json.loads(metadata["config"])), int(metadata["num_classes"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: the model config in its metadata is damaged: {error}") from error
+    model = create(config, num_classes, kernel=kernel)
+    load_checkpoint(model, path)
+    return model
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict of a file, as named there, and its metadata (empty for `.pth`)."""
+    _check_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _state_dict(path, _read_pickle(path)), {}
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+    if not path.exists():
+        there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else None
+        close = difflib.get_close_matches(path.name, there or [], n=1)
+        hint = f"did you mean {path.with_name(close[0])}?" if close else "check the path"
+        where = "" if there is not None else f" (nor a folder {path.parent})"
+        raise FileNotFoundError(f"there is no checkpoint {path}{where}; {hint}")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty (0 bytes); copy or download it again")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}): cut off or damaged; copy or download it again"
+        ) from error
+    version = metadata.get("format", "")
+    if version.startswith("attention-zoo/") and version != f"attention-zoo/{FORMAT}":
+        raise CheckpointError(
+            f"{path} has the format {version}, this version reads attention-zoo/{FORMAT}; update attention-zoo"
+        )
+    return tensors, metadata
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_numbers()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
+            raise CheckpointError(
+                f"{path} contains more than tensors and numbers: reading it would run {code[1]}. Refused. If you trust "
+                "its source, write its state dict alone to a new file, in a place where it can do no harm: "
+                'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pth")'
+            ) from None
+        raise _damaged(path, error) from error
+    except Exception as error:  # a damaged file makes the reader fail in many ways
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    first = (str(error).splitlines() or [""])[0]
+    return CheckpointError(
+        f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}: {first}): cut off, damaged or another "
+        "kind of file; copy or download it again"
+    )
+
+
+def _numbers() -> list[Any]:
+    """NumPy's numbers, which mmcv keeps beside the weights (a best score); making them runs no code of the file."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")}
+    return [
+        np.dtype,
+        *kinds,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+    ]
+
+
+def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
+    entries = loaded if isinstance(loaded, Mapping) else {}
+    state = next((entries[name] for name in ENTRIES if isinstance(entries.get(name), Mapping)), entries)
+    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        found = f"its entries are {', '.join(map(str, list(entries)[:8]))}" if entries else type(loaded).__name__
+        raise CheckpointError(
+            f"{path} holds no state dict at its top or under {' or '.join(ENTRIES)} ({found}); "
+            "save the state dict of the model alone"
+        )
+    return dict(state)
