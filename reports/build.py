@@ -1,0 +1,69 @@
+"""Make the report of an ablation from its folder, from files alone: `python -m reports.build outputs/pyramid_scales
+outputs/kinetics`.
+
+Writes `report.md`, `table.csv` and the figures into each folder, then `report.md` beside the folders: the list of
+all ablations. The same files give the same bytes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from reports import figure, markdown, table
+from reports.paper_table import PaperTableError
+from reports.record import MANIFEST, RecordError, write_bytes, write_text
+
+EXPECTED = (RecordError, PaperTableError)
+
+
+def build(folder: str | Path) -> list[Path]:
+    """Write the report of one ablation and return the files written.
+
+    Raises: RecordError, PaperTableError or KeyError naming what is wrong with manifest, table or figure.
+    """
+    folder = Path(folder)
+    rows = table.load(folder)
+    written, captions = [], {}
+    for name in rows.figures:
+        drawing = figure.draw(name, rows)
+        if drawing is not None:
+            written.append(write_bytes(drawing.png, folder / f"{name}.png"))
+            captions[f"{name}.png"] = drawing.caption
+    written.append(write_text(markdown.table_csv(rows), folder / "table.csv"))
+    written.append(write_text(markdown.report(rows, captions), folder / "report.md"))
+    return written
+
+
+def build_index(outputs: str | Path) -> Path:
+    """Write `<outputs>/report.md`: every ablation below `outputs`, its question and the verdicts of its costs."""
+    outputs = Path(outputs)
+    tables, broken = [], {}
+    for path in sorted(outputs.glob(f"*/{MANIFEST}")):
+        try:
+            tables.append(table.load(path.parent))
+        except EXPECTED as error:
+            broken[path.parent.name] = str(error).replace(f"{outputs}/", "")
+    return write_text(markdown.index(tables, broken), outputs / "report.md")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m reports.build", description=__doc__.partition("\n\n")[0])
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="an ablation's folder, such as outputs/pyramid_scales"
+    )
+    failed = False
+    folders = parser.parse_args(arguments).folders
+    for folder in folders:
+        try:
+            for path in build(folder):
+                print(path)
+        except (*EXPECTED, KeyError, OSError) as error:
+            print(f"{folder}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+            failed = True
+    for outputs in dict.fromkeys(folder.resolve().parent for folder in folders if folder.is_dir()):
+        print(build_index(outputs))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,457 @@
+"""The figures of a report as PNG bytes: the same rows give the same bytes.
+
+One hue carries what was measured here, black what a paper printed; where rows are families or schemes, the colours
+are those of Okabe and Ito, told apart by readers with any colour vision, and every line is labelled at its end
+instead of in a legend.
+"""
+
+import difflib
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from reports.table import AblationTable, Row
+
+MEASURED, VARIANT, PRINTED = "#0072B2", "#A3CCE6", "#111111"
+INK, FAINT, GRID = "#222222", "#8A8A8A", "#E4E4E4"
+FAMILIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+WIDTH, DPI = 10.0, 130
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
+    "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8, "figure.facecolor": "white",
+    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure ready to be written: its bytes and the sentence that stands for it where it cannot be seen."""
+
+    png: bytes
+    caption: str
+
+
+def names() -> list[str]:
+    return sorted(_FIGURES)
+
+
+def draw(name: str, table: AblationTable) -> Drawing | None:
+    """Draw one figure; None where the records hold nothing to draw. Raises: KeyError with the nearest name."""
+    if name not in _FIGURES:
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise KeyError(f"unknown figure {name!r}; {hint}allowed: {', '.join(names())}")
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        drawn = _FIGURES[name](table)
+        if drawn is None:
+            return None
+        figure, caption = drawn
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    return Drawing(out.getvalue(), caption)
+
+
+def cost(table: AblationTable) -> tuple[Figure, str] | None:
+    """One bar per measured row: operations beside what the paper printed, latency with quartiles, peak memory."""
+    rows = [row for row in table.rows if row.value("macs") is not None or row.value("latency") is not None]
+    panels = _cost_panels(table, rows)
+    if not rows or not panels:
+        return None
+    handles = [Patch(color=MEASURED, label="measured")]
+    if table.paper and any(row.published is None for row in rows):
+        handles = [Patch(color=MEASURED, label="measured, setting of the published row")]
+        handles.append(Patch(color=VARIANT, label="measured, variant of ours"))
+    if panels[0].printed and any(panels[0].printed):
+        handles.append(Line2D([], [], color=PRINTED, marker="D", ls="", ms=5, label="published"))
+    if any(panel.spread for panel in panels):
+        handles.append(Line2D([], [], color=INK, lw=1.2, label="quartiles"))
+    head = 0.68 if len(handles) > 1 else 0.36
+    tall = 0.36 * len(rows) + head + 0.37
+    figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
+    left = min(0.40, 0.03 + 0.0082 * max(len(row.name) for row in rows))
+    share = (0.985 - left) / len(panels)
+    top, bottom = 1 - head / tall, 0.32 / tall
+    for index, panel in enumerate(panels):
+        axes = figure.add_axes((left + index * share, bottom, share - 0.035, top - bottom))
+        _bars(axes, panel, rows, labels=index == 0)
+    if len(handles) > 1:
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(left - 0.012, 1 - 0.02 / tall), ncols=4, fontsize=9,
+            handlelength=1.2, columnspacing=1.6,
+        )  # fmt: skip
+    return figure, f"Cost per row: {', '.join(panel.title for panel in panels)}"
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    values: list[float | None]
+    text: list[str]
+    printed: list[float | None] | None = None
+    spread: list[tuple[float, float] | None] | None = None
+
+
+def _cost_panels(table: AblationTable, rows: list[Row]) -> list[_Panel]:
+    panels = []
+    if table.publishes("flops") and any(row.authors_flops is not None for row in rows):
+        views = {row.views for row in rows}
+        over = "all views" if len(views) > 1 else f"{rows[0].views} view{'s' if rows[0].views != 1 else ''}"
+        exact = [
+            None if row.macs_by_authors_rule is None else row.macs_by_authors_rule * row.views / 1e9 for row in rows
+        ]
+        text = [_beside(row.authors_flops, _comparable(row, "flops")) for row in rows]
+        if any(row.comparable is not True for row in rows):  # the paper's rounding is for the paper's sizes
+            text = [_short(value) for value in exact]
+        panels.append(_Panel(f"GFLOPs, {over}", exact, text, printed=[_comparable(row, "flops") for row in rows]))
+    elif any(row.value("macs") is not None for row in rows):
+        macs = [None if row.value("macs") is None else row.value("macs") / 1e9 for row in rows]
+        panels.append(_Panel("GMACs, one view", macs, [_short(value) for value in macs]))
+    timed = False
+    if any(row.value("latency") is not None for row in rows):
+        timed = True
+        values = [row.value("latency") for row in rows]
+        spread = [None if row.value("latency") is None else row.measurement("latency").quartiles for row in rows]
+        panels.append(_Panel("latency, ms", values, [_short(value) for value in values], spread=spread))
+    if any(row.value("peak_memory") is not None for row in rows):
+        timed = True
+        values = [None if row.value("peak_memory") is None else row.value("peak_memory") / 2**20 for row in rows]
+        panels.append(_Panel("peak memory, MiB", values, [_short(value) for value in values]))
+    if not timed and any(row.value("params") is not None for row in rows):
+        values = [None if row.authors_params_exact is None else row.authors_params_exact / 1e6 for row in rows]
+        text = [
+            _beside(row.authors_params, _comparable(row, "params")) if table.publishes("params") else _short(value)
+            for value, row in zip(values, rows, strict=True)
+        ]
+        printed = [_comparable(row, "params") for row in rows]
+        panels.append(_Panel("parameters, M", values, text, printed=printed if any(printed) else None))
+    return panels
+
+
+def _bars(axes: Axes, panel: _Panel, rows: list[Row], labels: bool) -> None:
+    """Horizontal bars from zero, the value written behind each, the published value as a diamond on it."""
+    places = range(len(rows))
+    most = max([v for v in [*panel.values, *(panel.printed or ())] if v is not None] or [1])
+    if panel.spread:
+        most = max([most, *(high for pair in panel.spread if pair for _, high in [pair])])
+    for place, row in zip(places, rows, strict=True):
+        value = panel.values[place]
+        end = value or 0
+        if value is None:
+            axes.text(most * 0.01, place, "— see the table", va="center", ha="left", fontsize=8.5, color=FAINT)
+        else:
+            ours = row.published is None and row.default_counting is not None
+            axes.barh(place, value, height=0.62, color=VARIANT if ours else MEASURED, lw=0)
+        if panel.spread and panel.spread[place]:
+            low, high = panel.spread[place]
+            axes.plot([low, high], [place, place], color=INK, lw=1.2, solid_capstyle="butt")
+            end = max(end, high)
+        if panel.printed and panel.printed[place] is not None:
+            axes.plot(panel.printed[place], place, "D", color=PRINTED, ms=5, mec="white", mew=0.8, clip_on=False)
+            end = max(end, panel.printed[place])
+        if value is not None:
+            axes.annotate(
+                panel.text[place], (end, place), (6, 0), textcoords="offset points", va="center", ha="left", fontsize=9
+            )
+    axes.set_title(panel.title, pad=6)
+    text = (max(len(text) for text in panel.text) * 7.6 + 18) / (axes.get_position().width * WIDTH * DPI)
+    axes.set_xlim(0, most / (1 - min(text, 0.6)))
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_yticks(list(places), [row.name for row in rows] if labels else [""] * len(rows))
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", length=3, labelsize=8.5, colors=FAINT)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="x")
+    axes.spines["left"].set_color(INK)
+    axes.spines["bottom"].set_visible(False)
+
+
+def accuracy_vs_flops(table: AblationTable) -> tuple[Figure, str] | None:
+    """Published accuracy against the operations of all test views; families measured here in colour."""
+    column = next((c for c in ("k400_top1", "top1") if table.publishes(c)), None)
+    rows = [
+        row for row in table.rows if column and row.printed(column) is not None and row.printed("flops") is not None
+    ]
+    if not rows:
+        return None
+    figure = Figure(figsize=(WIDTH, 6.0), dpi=DPI)
+    axes = figure.add_axes((0.07, 0.105, 0.915, 0.785))
+    ours = list(dict.fromkeys(_family(row) for row in rows if _measured_as_published(row)))
+    points, labels, segments = [], [], []
+    for family in dict.fromkeys(_family(row) for row in rows):
+        color = FAMILIES[ours.index(family) % len(FAMILIES)] if family in ours else FAINT
+        members = sorted(
+            (row for row in rows if _family(row) == family), key=lambda row: (row.printed("flops"), row.printed(column))
+        )
+        line = [row for row in members if row.published.settings.get("pretrain") == _usual_pretraining(members)]
+        if family in ours and len(line) > 1:
+            xs, ys = [row.printed("flops") for row in line], [row.printed(column) for row in line]
+            axes.plot(xs, ys, color=color, lw=1.2, alpha=0.5)
+            segments += list(zip(xs[:-1], ys[:-1], xs[1:], ys[1:], strict=True))
+        for row in members:
+            x, y = row.printed("flops"), row.printed(column)
+            axes.plot(x, y, "o", color=color, ms=6.5 if family in ours else 5.5, zorder=3)
+            if _measured_as_published(row):
+                exact = row.macs_by_authors_rule * row.views / 1e9
+                axes.plot(exact, y, "D", color=color, mfc="none", ms=11, mew=1.3, zorder=4)
+            points.append((x, y, 13 if _measured_as_published(row) else 7))
+            labels.append(
+                (x, y, re.sub(r"ImageNet-", "IN-", row.name), color if family in ours else "#5A5A5A", family in ours)
+            )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    axes.set_xlim(min(xs) / 1.5, max(xs) * 1.9)
+    margin = 0.07 * (max(ys) - min(ys) or 1)
+    axes.set_ylim(min(ys) - margin, max(ys) + margin)
+    axes.grid(True)
+    axes.set_xlabel("GFLOPs of all test views (multiply-adds, log scale)")
+    data = "Kinetics-400 top-1" if column == "k400_top1" else "top-1"
+    figure.text(0.07, 0.955, f"{data} accuracy, %, as published", fontsize=10.5, weight="bold", va="center")
+    handles = [
+        Line2D([], [], marker="o", color=INK, ls="", ms=6, label="published FLOPs"),
+        Line2D([], [], marker="D", color=INK, mfc="none", ls="", ms=9, mew=1.3, label="FLOPs measured here"),
+    ]
+    figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.985, 0.955), ncols=2, fontsize=9.5)
+    if any("IN-" in text for _, _, text, _, _ in labels):
+        figure.text(0.985, 0.03, "IN: pre-trained on ImageNet", fontsize=9, color=FAINT, ha="right", va="center")
+    _place_labels(figure, axes, labels, points, segments)
+    return figure, f"Published {data} accuracy against the operations of all test views, published and measured"
+
+
+def _measured_as_published(row: Row) -> bool:
+    return row.authors_flops is not None and row.comparable is True
+
+
+def _usual_pretraining(rows: list[Row]) -> str | None:
+    """The pre-training that most of these rows share, so that a line joins models which differ in size alone."""
+    found = [row.published.settings.get("pretrain") for row in rows]
+    return max(dict.fromkeys(found), key=found.count)
+
+
+def _family(row: Row) -> str:
+    """The model's name without its size and setting: DualFormer-T -> DualFormer."""
+    name = row.name.split(",")[0].split(" (")[0]
+    return re.sub(r"[-/](T|S|B|L|XL|XXL)(\b.*)?$", "", name)
+
+
+def _place_labels(
+    figure: Figure,
+    axes: Axes,
+    labels: list[tuple[float, float, str, str, bool]],
+    points: list[tuple[float, float, int]],
+    segments: list[tuple[float, float, float, float]],
+) -> None:
+    """Write each label beside its point at the first place where it covers no point, no other label and no border."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    scale = figure.dpi / 72
+    taken = []
+    for x, y, size in points:
+        px, py = axes.transData.transform((x, y))
+        half = size * scale / 2 + 3
+        taken.append((px - half, py - half, px + half, py + half))
+    for x0, y0, x1, y1 in segments:
+        (px, py), (qx, qy) = axes.transData.transform([(x0, y0), (x1, y1)])
+        for share in (i / 40 for i in range(41)):
+            x, y = px + share * (qx - px), py + share * (qy - py)
+            taken.append((x - 1, y - 1, x + 1, y + 1))
+    notes, places = [], []
+    for (x, y, text, color, bold), (_, _, size) in zip(labels, points, strict=True):
+        weight = "bold" if bold else "normal"
+        note = axes.annotate(
+            text, (x, y), (0, 0), textcoords="offset points", fontsize=9, color=color, weight=weight, zorder=5
+        )
+        notes.append(note)
+        options = []
+        for preference, place in enumerate(_offsets(size / 2 + 2)):
+            _move(note, place)
+            box = note.get_window_extent(renderer)
+            outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
+            options.append(((box.x0 - 1, box.y0, box.x1 + 1, box.y1), preference + (1e6 if outside else 0), place))
+        places.append(options)
+    fixed = [
+        [cost + 50 * sum(_common(box, other) for k, other in enumerate(taken) if k != i) for box, cost, _ in options]
+        for i, options in enumerate(places)
+    ]
+    chosen = [min(range(len(costs)), key=costs.__getitem__) for costs in fixed]
+    for _ in range(8):  # each label in turn takes its best place among the others, until none moves
+        before = list(chosen)
+        for i, options in enumerate(places):
+            others = [places[k][chosen[k]][0] for k in range(len(places)) if k != i]
+            costs = [fixed[i][c] + 50 * sum(_common(box, o) for o in others) for c, (box, _, _) in enumerate(options)]
+            chosen[i] = min(range(len(costs)), key=costs.__getitem__)
+        if chosen == before:
+            break
+    for note, options, choice in zip(notes, places, chosen, strict=True):
+        _move(note, options[choice][2])
+
+
+def _move(note: Annotation, place: tuple[float, float, str, str]) -> None:
+    note.xyann = place[:2]
+    note.set_horizontalalignment(place[2])
+    note.set_verticalalignment(place[3])
+
+
+def _offsets(gap: float) -> list[tuple[float, float, str, str]]:
+    """Places for a label in the order of preference: right, left, above, below, then farther out."""
+    places = []
+    for far in (0, 6, 12, 20):
+        d = gap + far
+        places += [
+            (d, 0, "left", "center"),
+            (-d, 0, "right", "center"),
+            (0, d, "center", "bottom"),
+            (0, -d, "center", "top"),
+        ]
+        places += [(d * 0.7, d * 0.7, "left", "bottom"), (d * 0.7, -d * 0.7, "left", "top")]
+        places += [(-d * 0.7, d * 0.7, "right", "bottom"), (-d * 0.7, -d * 0.7, "right", "top")]
+    return places
+
+
+def _common(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def scaling(table: AblationTable) -> tuple[Figure, str] | None:
+    """Multiply-adds, latency and peak memory against the number of tokens, log-log, one line per scheme."""
+    series: dict[str, list[Row]] = {}
+    for row in table.measured:
+        if _tokens(row):
+            series.setdefault(row.name.split(" · ")[0], []).append(row)
+    panels = [
+        (title, name, unit)
+        for title, name, unit in (
+            ("GMACs, one view", "macs", 1e9), ("latency, ms", "latency", 1), ("peak memory, MiB", "peak_memory", 2**20)
+        )
+        if table.has(name)
+    ]  # fmt: skip
+    if not series or not panels:
+        return None
+    figure = Figure(figsize=(WIDTH, 4.6), dpi=DPI)
+    longest = max(len(scheme) for scheme in series)
+    label, margin = 0.025 + 0.0063 * longest, 0.052
+    share = 1 / len(panels)
+    everything = sorted({_tokens(row) for rows in series.values() for row in rows})
+    absent: dict[str, str] = {}
+    for index, (title, name, unit) in enumerate(panels):
+        axes = figure.add_axes((margin + index * share, 0.165, share - margin - label, 0.735))
+        ends = []
+        for number, (scheme, rows) in enumerate(series.items()):
+            known = sorted((_tokens(row), row.value(name) / unit) for row in rows if row.value(name) is not None)
+            lost = [row for row in rows if row.value(name) is None]
+            for row in lost:
+                absent.setdefault(row.name.replace(" · ", ", "), row.reason(name))
+            if not known:
+                continue
+            color, marker = FAMILIES[number % len(FAMILIES)], MARKERS[number % len(MARKERS)]
+            axes.plot(*zip(*known, strict=True), color=color, marker=marker, ms=5, lw=1.6)
+            ends.append((*known[-1], scheme + (" †" if lost else ""), color))
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_title(title, pad=8)
+        axes.set_xlabel("tokens (log scale)", fontsize=9)
+        axes.set_xticks(everything, [f"{n:,}" for n in everything], fontsize=8.5)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.tick_params(axis="y", labelsize=8.5)
+        axes.grid(True)
+        _end_labels(figure, axes, ends, everything[-1])
+    if absent:
+        said = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+        figure.text(margin, 0.025, f"† no value for {said}"[:170], fontsize=8.5, color="#5A5A5A", va="center")
+    return figure, f"Cost against the number of tokens: {', '.join(title for title, _, _ in panels)}"
+
+
+def _tokens(row: Row) -> int | None:
+    """Tokens of one clip after the patch embedding, from the record's own case."""
+    case = row.record.case if row.record else {}
+    clip, patch = case.get("clip") or {}, (case.get("config") or {}).get("patch")
+    if not patch or not clip.get("frames") or not clip.get("size"):
+        return None
+    return math.prod(-(-size // p) for size, p in zip((clip["frames"], clip["size"], clip["size"]), patch, strict=True))
+
+
+def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, str]], last: float) -> None:
+    """Name every line at the right edge; where ends lie together the names move apart, tied to them by thin lines."""
+    FigureCanvasAgg(figure).draw()
+    step = 12.5 * figure.dpi / 72
+    placed = []
+    for x, y, text, color in sorted(ends, key=lambda end: (end[1], end[2])):
+        height = axes.transData.transform((x, y))[1]
+        placed.append([height, x, y, text, color])
+    low, high = axes.get_window_extent().y0, axes.get_window_extent().y1
+    heights = [max(item[0], low) for item in placed]
+    for _ in range(200):
+        for i in range(len(heights) - 1):
+            short = step - (heights[i + 1] - heights[i])
+            if short > 0:
+                heights[i] -= short / 2
+                heights[i + 1] += short / 2
+        if heights and heights[-1] > high:
+            heights[-1] = high
+        if heights and heights[0] < low:
+            heights[0] = low
+    edge = axes.transData.transform((last, 1))[0]
+    for height, (start, x, y, text, color) in zip(heights, placed, strict=True):
+        away = axes.transData.transform((x, y))[0]
+        dx = (edge - away) * 72 / figure.dpi + 12
+        axes.annotate(
+            text,
+            (x, y),
+            (dx, (height - start) * 72 / figure.dpi),
+            textcoords="offset points",
+            va="center",
+            ha="left",
+            fontsize=8.5,
+            color=color,
+            annotation_clip=False,
+            arrowprops=dict(arrowstyle="-", color=color, lw=0.6, alpha=0.6, shrinkA=0, shrinkB=4, relpos=(0, 0.5)),
+        )
+
+
+def _comparable(row: Row, column: str) -> int | float | None:
+    """A published cell where the measured case is the published one."""
+    return row.printed(column) if row.comparable is True else None
+
+
+def _beside(measured: Decimal | None, printed: int | float | None) -> str:
+    """The measured figure as the paper would print it, and the printed one where the two differ."""
+    if measured is None:
+        return ""
+    differs = printed is not None and Decimal(str(printed)) != measured
+    return f"{measured:f}" + (f" (published {printed})" if differs else "")
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+_FIGURES: dict[str, Callable[[AblationTable], tuple[Figure, str] | None]] = {
+    "cost": cost,
+    "accuracy_vs_flops": accuracy_vs_flops,
+    "scaling": scaling,
+}

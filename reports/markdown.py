@@ -1,0 +1,427 @@
+"""A report as Markdown and as CSV, from the rows of one ablation."""
+
+import csv
+import io
+import json
+from decimal import Decimal
+from typing import Any
+
+from reports import counting, verdict
+from reports.table import AblationTable, Row
+from reports.verdict import Verdict
+
+MISSING = "—"
+ACCURACY = {  # published accuracy columns: heading and unit; percent, higher is better
+    "top1": "top-1", "top5": "top-5", "k400_top1": "K400 top-1", "k400_top5": "K400 top-5", "k600_top1": "K600 top-1",
+    "k600_top5": "K600 top-5", "diving48_top1": "Diving-48 top-1", "hmdb51_top1": "HMDB-51 top-1",
+    "ucf101_top1": "UCF-101 top-1",
+}  # fmt: skip
+IN_MAIN_TABLE = ("top1", "k400_top1", "k600_top1", "diving48_top1", "hmdb51_top1", "ucf101_top1")
+FACTS = ("device", "dtype", "kernel", "mode", "batch", "threads", "clip", "commit")
+CSV_COLUMNS = (
+    "row", "params", "params_with_classifier", "macs", "macs_by_authors_rule", "views", "published_flops_g",
+    "published_params_m", "verdict_flops", "verdict_params", "note", "explanation", "fit", "comparable",
+    "measured_flops_g", "measured_params_m", "counting", "params_count", "macs_with_classifier", "layernorm_elements",
+    "batchnorm_elements", "latency_ms", "latency_q1", "latency_q3", "latency_n", "throughput", "peak_memory_bytes",
+)  # fmt: skip
+
+
+class Notes:
+    """Numbered footnotes; the same text gets the same number."""
+
+    def __init__(self):
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        if text not in self.texts:
+            self.texts.append(text)
+        return f" [{self.texts.index(text) + 1}]"
+
+
+def report(table: AblationTable, figures: dict[str, str]) -> str:
+    """The whole report; `figures` maps the file name of each figure to its caption."""
+    notes = Notes()
+    main = _main_table(table, notes)
+    parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
+    parts += [_links(figures), main, _legend(table)]
+    if notes.texts:
+        parts.append(
+            "## Notes\n\n" + "\n".join(f"{i}. {_sentence(text)}" for i, text in enumerate(notes.texts, start=1))
+        )
+    if table.paper:
+        parts.append(_published(table))
+    if table.warnings:
+        parts.append("## Warnings\n\n" + "\n".join(f"- {_sentence(text)}" for text in table.warnings))
+    parts.append(_again(table))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def summary(table: AblationTable) -> list[str]:
+    """Two lines: what became of the published costs, and what the measurements say."""
+    return [line for line in (_verdict_line(table), _measured_line(table)) if line]
+
+
+def verdict_counts(table: AblationTable) -> dict[str, int]:
+    """How many published cost cells got each verdict."""
+    kinds = [v.kind for v in table.verdicts()]
+    return {kind: kinds.count(kind) for kind in verdict.VERDICTS if kind in kinds}
+
+
+def _verdict_line(table: AblationTable) -> str:
+    if table.paper is None:
+        return "An ablation of our own: no paper prints these costs."
+    counts = verdict_counts(table)
+    if not counts:
+        return f"{table.paper.table} of the paper prints accuracies but no costs of these rows; all costs are measured."
+    fits = sum(
+        v.kind == verdict.EXPLAINED for row in table.rows if row.fit for v in (row.verdict_flops, row.verdict_params)
+    )
+    words = {
+        verdict.REPRODUCED: "reproduced to the printed precision",
+        verdict.EXPLAINED: f"explained by settings that the paper does not state ({fits} of them fits)",
+        verdict.PUBLISHED_ONLY: "published only (no model here stands for the row)",
+    }
+    said = [f"{n} {words.get(kind, kind)}" for kind, n in counts.items()]
+    return f"Of {_count(sum(counts.values()), 'published cost figure')}: {', '.join(said)}."
+
+
+def _measured_line(table: AblationTable) -> str:
+    if not table.measured:
+        return "Nothing has been measured yet."
+    said = []
+    for name, unit, scale in (("macs", "G multiply-adds per view", 10**9), ("latency", "ms per forward pass", 1)):
+        rows = [row for row in table.rows if row.value(name) is not None]
+        if not rows or (name == "latency" and _mixed(table)):
+            continue
+        low, high = min(rows, key=lambda row: row.value(name)), max(rows, key=lambda row: row.value(name))
+        least, most = (_significant(row.value(name) / scale) for row in (low, high))
+        span = f"{least}" if least == most else f"{least} ({low.name}) to {most} ({high.name})"
+        said.append(f"{span} {unit}")
+    absent = [row for row in table.rows if row.record is None and not row.published_only]
+    line = f"Measured: {'; '.join(said)}." if said else ""
+    return line + (f" {_count(len(absent), 'row')} not measured." if absent else "")
+
+
+def _mixed(table: AblationTable) -> bool:
+    """Whether timings of different circumstances stand in the table, so that no two rows are compared."""
+    found = table.facts()
+    return any(len(found.get(key, [])) > 1 for key in ("device", "dtype", "kernel", "mode", "batch", "threads"))
+
+
+def circumstances(table: AblationTable) -> str:
+    """On what the rows were measured: one line for what they share, a warning where they differ."""
+    found = table.facts()
+    if not found:
+        return ""
+    timed = "device" in found
+    said = []
+    for key in FACTS:
+        if len(found.get(key, [])) == 1:
+            named = key in ("kernel", "batch", "threads", "clip", "commit")
+            said.append(f"{key} {found[key][0]}" if named else found[key][0])
+    differ = [key for key in FACTS if len(found.get(key, [])) > 1]
+    start = "Measured on: " if timed else "Counted without running (no timings in these records): "
+    line = start + ", ".join(said) + "." if said else ""
+    if differ:
+        line += f" The rows differ in {', '.join(differ)}: see those columns."
+    if timed and _mixed(table):
+        line += " Latency and memory of rows that differ there must not be compared."
+    return line.strip() + (f"\n{_sentence(table.size_note)}" if table.size_note else "")
+
+
+def _main_table(table: AblationTable, notes: Notes) -> str:
+    columns: list[tuple[str, Any]] = [("row", lambda row: _name(row, notes))]
+    columns += _cost_columns(table, notes)
+    if table.asked("latency"):
+        columns.append(("latency ↓, ms: median (quartiles, n)", lambda row: _latency(row, notes)))
+    if table.asked("throughput"):
+        columns.append(("throughput ↑, clips/s", lambda row: _plain(row, "throughput", 1, notes)))
+    if table.asked("peak_memory"):
+        columns.append(("peak memory ↓, MiB", lambda row: _plain(row, "peak_memory", 2**20, notes)))
+    for column in IN_MAIN_TABLE:
+        if table.publishes(column):
+            columns.append((f"{ACCURACY[column]} ↑, %, published", lambda row, c=column: _published_cell(row, c)))
+    found = table.facts()
+    for key in FACTS:
+        if len(found.get(key, [])) > 1:
+            columns.append((key, lambda row, k=key: row.facts().get(k, MISSING)))
+    lines = ["| " + " | ".join(_escape(heading) for heading, _ in columns) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) - 1))
+    for row in table.rows:
+        lines.append("| " + " | ".join(_escape(cell(row)) for _, cell in columns) + " |")
+    return "\n".join(lines)
+
+
+def _cost_columns(table: AblationTable, notes: Notes) -> list[tuple[str, Any]]:
+    """Operations and parameters: published, measured and verdict where the paper prints them, else measured alone."""
+    columns: list[tuple[str, Any]] = []
+    if table.publishes("flops"):
+        views = sorted({row.views for row in table.rows if row.views})
+        over = f"{_count(views[0], 'view')}" if len(views) == 1 else "all views"
+        columns += [
+            (f"GFLOPs ↓, {over}, published", lambda row: _published_cell(row, "flops")),
+            (f"GFLOPs ↓, {over}, measured", lambda row: _flops(row, notes)),
+            ("GFLOPs, verdict", lambda row: _verdict(row, row.verdict_flops, notes)),
+        ]
+    elif table.asked("macs"):
+        columns.append(("GMACs ↓, one view", lambda row: _plain(row, "macs", 10**9, notes, decimals=3)))
+    if table.publishes("params"):
+        columns += [
+            ("params ↓, M, published", lambda row: _published_cell(row, "params")),
+            ("params ↓, M, measured", lambda row: _params(row, notes)),
+            ("params, verdict", lambda row: _verdict(row, row.verdict_params, notes)),
+        ]
+    elif table.asked("params"):
+        columns.append(("params ↓, M", lambda row: _plain(row, "params", 10**6, notes, decimals=3)))
+    return columns
+
+
+def _name(row: Row, notes: Notes) -> str:
+    text = row.name
+    said = [row.note, row.published.note if row.published else None]
+    if row.explanation and verdict.EXPLAINED not in (row.verdict_flops.kind, row.verdict_params.kind):
+        said.append(_explanation(row))
+    for note in said:
+        text += notes.mark(note) if note else ""
+    return text
+
+
+def _explanation(row: Row) -> str:
+    kind = (
+        "The paper does not state this setting; it was found by searching settings for the printed number, so it is a "
+        "fit, not a confirmation"
+        if row.fit
+        else "The paper does not state this setting"
+    )
+    return f"{row.explanation}. {kind}"
+
+
+def _verdict(row: Row, judged: Verdict, notes: Notes) -> str:
+    if judged.kind is None:
+        return MISSING
+    if judged.kind == verdict.EXPLAINED:
+        return ("explained (fit)" if row.fit else "explained") + notes.mark(_explanation(row))
+    if judged.kind == verdict.NOT_REPRODUCED:
+        return f"**{judged.kind}**"
+    return judged.kind + (notes.mark(f"not compared: {judged.reason}") if judged.reason else "")
+
+
+def _published_cell(row: Row, column: str) -> str:
+    value = row.printed(column)
+    return MISSING if value is None else str(value)
+
+
+def _flops(row: Row, notes: Notes) -> str:
+    exact, shown = row.macs_by_authors_rule, row.authors_flops
+    if exact is None or shown is None:
+        if row.value("macs") is not None:
+            return f"{verdict.rounded(row.value('macs'), 10**9, 2)} per view (multiply-adds)"
+        return _missing(row, "macs", notes)
+    per_view = verdict.rounded(exact, 10**9, max(2, row.decimals("flops", "per_view_decimals") + 2))
+    over_views = f"{row.views} × {per_view}" if row.views != 1 else str(per_view)
+    return f"{_number(shown)} ({over_views})" if row.comparable is True else over_views
+
+
+def _params(row: Row, notes: Notes) -> str:
+    exact, shown = row.authors_params_exact, row.authors_params
+    return _missing(row, "params", notes) if exact is None else f"{_number(shown)} ({exact:,})"
+
+
+def _latency(row: Row, notes: Notes) -> str:
+    measured = row.measurement("latency")
+    if measured is None or not measured.samples:
+        return _missing(row, "latency", notes)
+    low, high = measured.quartiles
+    return f"{_significant(measured.median)} ({_significant(low)}–{_significant(high)}, n={len(measured.samples)})"
+
+
+def _plain(row: Row, name: str, scale: int, notes: Notes, decimals: int | None = None) -> str:
+    value = row.value(name)
+    if value is None:
+        return _missing(row, name, notes)
+    return _significant(value / scale) if decimals is None else str(verdict.rounded(value, scale, decimals))
+
+
+def _missing(row: Row, name: str, notes: Notes) -> str:
+    return MISSING if row.published_only else MISSING + notes.mark(row.reason(name))
+
+
+def _legend(table: AblationTable) -> str:
+    said = ["↓ lower is better, ↑ higher is better."]
+    if table.publishes("flops"):
+        said.append(
+            f"GFLOPs are multiply-adds as the paper counts them{_rules(table)}"
+            + ", classifier left out. Measured figures are rounded as the paper rounds (one view to the printed "
+            "precision, then times the views); the figure in brackets is one view before rounding."
+        )
+    elif table.asked("macs"):
+        said.append(
+            "GMACs are 10^9 multiply-adds of one view without the classifier; norms, softmax and activations count 0."
+        )
+    if table.publishes("params"):
+        counts = {row.params_count for row in table.rows if row.record and row.printed("params") is not None}
+        if counts == {"with_classifier"}:
+            said.append("Parameters include the classifier, as in the published column.")
+        elif counts == {"without_classifier"}:
+            said.append("Parameters leave the classifier out, as the published column does.")
+        elif counts:
+            said.append("Parameters include the classifier in the rows whose published figure does.")
+    elif table.asked("params"):
+        said.append("Parameters leave the classifier out.")
+    if any(table.publishes(column) for column in IN_MAIN_TABLE):
+        said.append("Accuracies are published, not measured here.")
+    if table.paper and any(row.published is None for row in table.rows):
+        said.append(f"{MISSING} in a published column or its verdict: the paper prints no such figure.")
+    elif table.paper and any(row.published_only for row in table.rows):
+        said.append(f"{MISSING}: not printed by the paper, or no model here stands for the row.")
+    return " ".join(said)
+
+
+def _rules(table: AblationTable) -> str:
+    """By which rules the rows are counted, the rarer one with the names of its rows."""
+    by_rule = {rule: [row.name for row in table.measured if row.counting == rule] for rule in counting.RULES}
+    used = sorted((rule for rule in by_rule if by_rule[rule]), key=lambda rule: -len(by_rule[rule]))
+    said = [counting.WORDS[rule] + (f" for {', '.join(by_rule[rule])}" if rule != used[0] else "") for rule in used]
+    return f", by {', but '.join(said)}" if said else ""
+
+
+def _published(table: AblationTable) -> str:
+    paper = table.paper
+    lines = ["## The published table", "", f"{paper.title}: {paper.table}, {paper.paper}. Source: {paper.source}."]
+    lines += ["", *(f"- {_sentence(note)}" for note in paper.notes)] if paper.notes else []
+    return "\n".join(lines)
+
+
+def _again(table: AblationTable) -> str:
+    what = f"ablation={table.name}"
+    what += f" 'metrics=[{','.join(table.metrics)}]'" if table.metrics else ""
+    what += " quick=true" if table.quick else ""
+    folder = f"outputs/{'quick/' if table.quick else ''}{table.name}"
+    return (
+        "## Make it again\n\n```bash\n"
+        f"python -m harness.run {what}  # measures what has no record yet; force=true measures all\n"
+        f"python -m reports.build {folder}  # this file, the CSV and the figures, from the records alone\n```"
+    )
+
+
+def _links(figures: dict[str, str]) -> str:
+    return "\n\n".join(f"![{caption}]({name})" for name, caption in figures.items())
+
+
+def table_csv(table: AblationTable) -> str:
+    """One line per row: exact integers, raw medians, verdicts, published accuracies and circumstances."""
+    printed = sorted(
+        {column for row in table.rows if row.published for column in row.published.cells} - {"flops", "params"}
+    )
+    columns = [*CSV_COLUMNS, *(f"published_{column}" for column in printed), *FACTS, "case_id", "missing"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in table.rows:
+        writer.writerow({key: "" if value is None else value for key, value in _csv_row(row, printed).items()})
+    return out.getvalue()
+
+
+def _csv_row(row: Row, printed: list[str]) -> dict[str, Any]:
+    latency = row.measurement("latency")
+    timed = latency is not None and bool(latency.samples)
+    notes = [note for note in (row.note, row.published.note if row.published else None) if note]
+    absent = [
+        f"{name}: {m.missing}" for name, m in (row.record.measurements if row.record else {}).items() if m.missing
+    ]
+    values = {
+        name: row.value(name)
+        for name in (
+            "params", "params_with_classifier", "macs", "macs_with_classifier", "layernorm_elements",
+            "batchnorm_elements", "throughput",
+        )
+    }  # fmt: skip
+    return values | {
+        "row": row.name,
+        "macs_by_authors_rule": row.macs_by_authors_rule,
+        "views": row.views,
+        "published_flops_g": row.printed("flops"),
+        "published_params_m": row.printed("params"),
+        "verdict_flops": str(row.verdict_flops),
+        "verdict_params": str(row.verdict_params),
+        "note": "; ".join(notes),
+        "explanation": row.explanation,
+        "fit": _bool(row.fit) if row.explanation else None,
+        "comparable": _bool(row.comparable) if isinstance(row.comparable, bool) else row.comparable,
+        "measured_flops_g": row.authors_flops,
+        "measured_params_m": row.authors_params,
+        "counting": row.counting,
+        "params_count": row.params_count,
+        "latency_ms": latency.median if timed else None,
+        "latency_q1": latency.quartiles[0] if timed else None,
+        "latency_q3": latency.quartiles[1] if timed else None,
+        "latency_n": len(latency.samples) if timed else None,
+        "peak_memory_bytes": row.value("peak_memory"),
+        **{f"published_{column}": _csv_cell(row.printed(column)) for column in printed},
+        **{key: row.facts().get(key) for key in FACTS},
+        "case_id": row.record.case_id if row.record else None,
+        "missing": row.missing or "; ".join(absent) or None,
+    }
+
+
+def _csv_cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def index(tables: list[AblationTable], broken: dict[str, str]) -> str:
+    """The list of all ablations with the verdicts of their costs; `broken` maps a folder to what is wrong with it."""
+    lines = ["# Ablations", "", "| ablation | question | rows measured | " + " | ".join(verdict.VERDICTS[:4]) + " |"]
+    lines.append("| --- | --- | ---: |" + " ---: |" * 4)
+    totals = dict.fromkeys(verdict.VERDICTS, 0)
+    for table in tables:
+        counts = verdict_counts(table)
+        for kind, n in counts.items():
+            totals[kind] += n
+        ours = [row for row in table.rows if not row.published_only]
+        cells = [
+            f"[{table.name}]({table.name}/report.md)",
+            _escape(table.question),
+            f"{len(table.measured)} of {len(ours)}",
+        ]
+        cells += [str(counts.get(kind, 0)) if table.paper else MISSING for kind in verdict.VERDICTS[:4]]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Numbers under a verdict are published cost figures (operations and parameters)"]
+    lines[-1] += f", {sum(totals.values())} in all."
+    if totals[verdict.NOT_COMPARED]:
+        lines[-1] += f" {_count(totals[verdict.NOT_COMPARED], 'figure')} not compared: the reports say why."
+    if broken:
+        lines += ["", "## Not listed", "", *(f"- {name}: {_sentence(reason)}" for name, reason in broken.items())]
+    lines += ["", "Rebuild: `python -m reports.build outputs/*/`"]
+    return "\n".join(lines) + "\n"
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, never fewer than the whole number: 1234, 123, 12.3, 1.23, 0.0123."""
+    if value == 0:
+        return "0"
+    size = Decimal(repr(float(value))).adjusted()
+    return f"{value:.0f}" if size >= 2 else f"{value:.{2 - size}f}"
+
+
+def _number(value: Decimal) -> str:
+    return format(value, "f")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _escape(text: str) -> str:
+    return (
+        text.replace("|", "\\|").replace("\n", " ").replace("*", "\\*") if "**" not in text else text.replace("\n", " ")
+    )
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else text + "."

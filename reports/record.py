@@ -1,0 +1,222 @@
+"""What a run leaves behind: one JSON file per measured case, and one manifest per ablation that says which cases
+make its table.
+
+The harness writes these files and the reports read them; nothing else passes between the two. A record is written
+in one step (a temporary file in the same folder, then a rename), so a run killed at any point leaves whole records
+or none, and two runs at once do not harm each other.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SCHEMA = 1
+MANIFEST = "ablation.json"
+BETTER = ("lower", "higher", "none")
+
+
+class RecordError(ValueError):
+    """A record or manifest that cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Samples of one quantity in one unit, or the reason there are none.
+
+    `missing` is that reason. `retry` says whether the next run should try again (a crash, a time limit) or take the
+    absence as the result (out of memory, unsupported on this machine). Exact integers stay integers; `details` holds
+    what explains the samples.
+    """
+
+    name: str
+    unit: str
+    better: str = "none"
+    samples: tuple[int | float, ...] = ()
+    missing: str | None = None
+    retry: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "samples", tuple(self.samples))
+        if self.better not in BETTER:
+            raise ValueError(f"measurement {self.name}: better is {self.better!r}; allowed: {', '.join(BETTER)}")
+        for sample in self.samples:
+            if isinstance(sample, bool) or not isinstance(sample, int | float) or not math.isfinite(sample):
+                raise ValueError(
+                    f"measurement {self.name}: sample {sample!r} is not a finite number; use missing='the reason'"
+                )
+        if bool(self.samples) == (self.missing is not None):
+            raise ValueError(
+                f"measurement {self.name}: give either samples or the reason they are missing, not both or neither"
+            )
+        if self.missing is not None and not self.missing.strip():
+            raise ValueError(f"measurement {self.name}: the reason that it is missing is empty")
+
+    @property
+    def value(self) -> int | float:
+        """The only sample as it was measured, or the median of several."""
+        return self.samples[0] if len(self.samples) == 1 else self.median
+
+    @property
+    def median(self) -> int | float:
+        if not self.samples:
+            raise ValueError(f"measurement {self.name} has no samples: {self.missing}")
+        return median(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """First and third quartile, by linear interpolation between the sorted samples."""
+        if not self.samples:
+            raise ValueError(f"measurement {self.name} has no samples: {self.missing}")
+        return _quantile(self.samples, 0.25), _quantile(self.samples, 0.75)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured case: what was asked (`case`), what came out, and where and with what (`provenance`)."""
+
+    case_id: str
+    ablation: str
+    row: str
+    case: dict[str, Any]
+    measurements: dict[str, Measurement]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def get(self, name: str) -> Measurement | None:
+        """The measurement called `name`, or None where it was not asked for."""
+        return self.measurements.get(name)
+
+
+def slug(text: str) -> str:
+    """Letters and digits of `text` joined by single hyphens, fit for a file name on any system."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].rstrip("-") or "row"
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces; equal values give equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def case_id(row: str, case: dict[str, Any]) -> str:
+    """The name of a case's record: readable from its row, unique by the digest of everything that defines it."""
+    return f"{slug(row)}-{hashlib.sha256(canonical(case).encode()).hexdigest()[:12]}"
+
+
+def write_record(record: Record, folder: str | Path) -> Path:
+    """Write `<folder>/<case_id>.json` in one step and return its path."""
+    return write_json(asdict(record), Path(folder) / f"{record.case_id}.json")
+
+
+def write_manifest(manifest: dict[str, Any], folder: str | Path) -> Path:
+    """Write `<folder>/ablation.json` in one step and return its path."""
+    return write_json({"schema": SCHEMA, **manifest}, Path(folder) / MANIFEST)
+
+
+def write_json(value: Any, path: Path) -> Path:
+    """Write JSON to `path` so that a reader sees the old file or the whole new one, never a part."""
+    return write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> Path:
+    return write_bytes(text.encode(), path)
+
+
+def write_bytes(content: bytes, path: Path) -> Path:
+    """Atomic write: a temporary file in the same folder, flushed to disk, then renamed over `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_record(path: str | Path) -> Record:
+    """Read one record.
+
+    Raises: RecordError naming the file, when it is not there, not JSON, not a record, or of a newer schema.
+    """
+    path = Path(path)
+    raw = _read_object(path, "record")
+    try:
+        measurements = {
+            name: Measurement(**_known(Measurement, measurement, f"measurement {name}"))
+            for name, measurement in raw.pop("measurements").items()
+        }
+        return Record(measurements=measurements, **_known(Record, raw, "record"))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise RecordError(f"{path} is not a whole record: {error}; delete it and run the case again") from error
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """All records of a folder in the order of their file names. Raises: RecordError at the first unusable one."""
+    return [read_record(path) for path in record_paths(folder)]
+
+
+def record_paths(folder: str | Path) -> list[Path]:
+    """The record files of a folder; the manifest and temporary files are not among them."""
+    return sorted(p for p in Path(folder).glob("*.json") if p.name != MANIFEST and not p.name.startswith("."))
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an ablation's folder. Raises: RecordError naming the file and the command that writes one."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise RecordError(f"no {MANIFEST} in {folder}; `python -m harness.run ablation={Path(folder).name}` writes one")
+    manifest = _read_object(path, "manifest")
+    lacking = [key for key in ("name", "question", "rows") if key not in manifest]
+    if lacking:
+        raise RecordError(f"{path} lacks {', '.join(lacking)}; delete it and run the ablation again")
+    for row in manifest["rows"]:
+        if not isinstance(row, dict) or "row" not in row:
+            raise RecordError(f"{path} has a row without a name: {row!r}; delete it and run the ablation again")
+    return manifest
+
+
+def _read_object(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordError(f"{path} cannot be read as a {kind}: {error}; delete it and run the case again") from error
+    if not isinstance(raw, dict):
+        raise RecordError(f"{path} is not a {kind}: expected a JSON object, found {type(raw).__name__}")
+    schema = raw.get("schema")
+    if not isinstance(schema, int) or schema < 1:
+        raise RecordError(f"{path} is not a {kind}: its schema number is {schema!r}; expected {SCHEMA}")
+    if schema > SCHEMA:
+        raise RecordError(
+            f"{path} has schema {schema}, this version reads up to {SCHEMA}; update the project to read it"
+        )
+    return raw
+
+
+def _known(kind: type, raw: dict[str, Any], what: str) -> dict[str, Any]:
+    unknown = sorted(set(raw) - {f.name for f in fields(kind)})
+    if unknown:
+        raise ValueError(f"{what} has unknown entries {', '.join(unknown)}")
+    return raw
+
+
+def _quantile(samples: tuple[int | float, ...], share: float) -> float:
+    ordered = sorted(samples)
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

@@ -1,0 +1,303 @@
+"""The rows of one ablation: what a paper printed beside what was measured, each published cost with its verdict.
+
+`load(folder)` reads the manifest, the records that it names and the paper's table; everything that cannot be used
+is kept as a warning or a reason, nothing is dropped in silence. The text and figures of a report are made from
+these rows alone.
+"""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from reports import counting, paper_table, verdict
+from reports.paper_table import NOT_STATED, PaperRow, PaperTable
+from reports.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
+from reports.verdict import Verdict
+
+TIMED = ("latency", "throughput", "peak_memory")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a report. `record` is None where only the paper has the row, or where `missing` says why."""
+
+    name: str
+    published: PaperRow | None = None
+    record: Record | None = None
+    missing: str | None = None
+    explanation: str | None = None
+    fit: bool = False
+    note: str | None = None
+    comparable: bool | str = True
+    default_views: int | None = None
+    default_counting: str | None = None
+    default_params_count: str | None = None
+    precision: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def published_only(self) -> bool:
+        """Whether no model here stands for this row of the paper."""
+        return self.record is None and self.missing is None
+
+    @property
+    def views(self) -> int | None:
+        return self.published.views if self.published else self.default_views
+
+    @property
+    def counting(self) -> str | None:
+        """The rule by which this row's operations are counted; None where no paper's table is in play."""
+        return self.published.counting if self.published else self.default_counting
+
+    @property
+    def params_count(self) -> str | None:
+        return self.published.params_count if self.published else self.default_params_count
+
+    def measurement(self, name: str) -> Measurement | None:
+        return self.record.get(name) if self.record else None
+
+    def value(self, name: str) -> int | float | None:
+        """The measured value, or None where there is none (see `reason`)."""
+        measured = self.measurement(name)
+        return measured.value if measured and measured.samples else None
+
+    def reason(self, name: str) -> str:
+        """Why there is no value of `name`."""
+        if self.published_only:
+            return "published only: no model here stands for this row"
+        measured = self.measurement(name)
+        return (measured.missing if measured else self.missing) or f"{name} was not asked for in this run"
+
+    def printed(self, column: str) -> int | float | None:
+        """A published cell."""
+        return self.published.cells.get(column) if self.published else None
+
+    @property
+    def macs_by_authors_rule(self) -> int | None:
+        """Operations of one view, classifier excluded, counted as the table's authors did."""
+        counts = [self.value(name) for name in ("macs", "layernorm_elements", "batchnorm_elements")]
+        if self.counting not in counting.RULES or None in counts:
+            return None
+        return counting.RULES[self.counting](*counts)
+
+    @property
+    def authors_flops(self) -> Decimal | None:
+        """The measured operations as the table would print them, in G."""
+        if self.macs_by_authors_rule is None or not self.views:
+            return None
+        return verdict.printed_flops(self.macs_by_authors_rule, self.views, self.decimals("flops", "per_view_decimals"))
+
+    @property
+    def authors_params_exact(self) -> int | None:
+        """Parameters with or without the classifier, as the table counts them."""
+        return self.value("params_with_classifier" if self.params_count == "with_classifier" else "params")
+
+    @property
+    def authors_params(self) -> Decimal | None:
+        """The measured parameters as the table would print them, in M."""
+        count = self.authors_params_exact
+        return None if count is None else verdict.printed_params(count, self.decimals("params", "decimals", default=1))
+
+    def decimals(self, column: str, key: str, default: int = 0) -> int:
+        return self.precision.get(column, {}).get(key, default)
+
+    @property
+    def verdict_flops(self) -> Verdict:
+        unknown = None
+        if self.counting not in counting.RULES:
+            unknown = "the counting rule of the published row is not known"
+        elif not self.views:
+            unknown = "the number of views behind the published figure is not known"
+        return self._judge("flops", self.authors_flops, unknown, "macs")
+
+    @property
+    def verdict_params(self) -> Verdict:
+        unknown = "whether the paper counts the classifier is not known" if self.params_count == NOT_STATED else None
+        return self._judge("params", self.authors_params, unknown, "params")
+
+    def _judge(self, column: str, measured: Decimal | None, unknown: str | None, source: str) -> Verdict:
+        return verdict.judge(
+            self.printed(column),
+            measured,
+            explanation=self.explanation,
+            comparable=self.comparable,
+            not_comparable=unknown,
+            missing=None if measured is not None else self.reason(source),
+            model_here=not self.published_only,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """The circumstances of this row's measurements that must agree before two rows are compared, in words."""
+        return facts(self.record) if self.record else {}
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """All that a report is made of."""
+
+    name: str
+    question: str
+    rows: tuple[Row, ...]
+    paper: PaperTable | None = None
+    metrics: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    size_note: str | None = None
+    warnings: tuple[str, ...] = ()
+    quick: bool = False
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.record is not None)
+
+    def has(self, name: str) -> bool:
+        """Whether any row has a value of `name`."""
+        return any(row.value(name) is not None for row in self.rows)
+
+    def asked(self, name: str) -> bool:
+        """Whether `name` was measured in any row, with or without success."""
+        return any(row.measurement(name) is not None for row in self.rows)
+
+    def publishes(self, column: str) -> bool:
+        return any(row.printed(column) is not None for row in self.rows)
+
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts of all published cost cells, row by row."""
+        both = [v for row in self.rows for v in (row.verdict_flops, row.verdict_params)]
+        return [v for v in both if v.kind is not None]
+
+    def facts(self) -> dict[str, list[str]]:
+        """Every circumstance with the values it takes, in the order of the rows; more than one value needs a column."""
+        found: dict[str, list[str]] = {}
+        for row in self.measured:
+            for key, value in row.facts().items():
+                values = found.setdefault(key, [])
+                if value not in values:
+                    values.append(value)
+        return found
+
+
+def load(folder: str | Path) -> AblationTable:
+    """Read one ablation's folder.
+
+    A record that is not there or cannot be read leaves its row without measurements and with the reason; files that no
+    row of the manifest names are listed as warnings.
+
+    Raises: RecordError for a manifest, PaperTableError for a table, that cannot be used.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    paper = paper_table.load(manifest["table"]) if manifest.get("table") else None
+    warnings: list[str] = []
+    rows = [_row(entry, folder, paper, warnings) for entry in manifest["rows"]]
+    if paper and manifest.get("published_rows") == "all":
+        rows = _with_all_published(rows, paper)
+    named = {f"{entry.get('case_id')}.json" for entry in manifest["rows"]}
+    stray = [path.name for path in record_paths(folder) if path.name not in named]
+    if stray:
+        warnings.append(
+            f"not in this table, because no row of {folder.name}/ablation.json names them: {', '.join(stray)}"
+        )
+    return AblationTable(
+        name=manifest["name"],
+        question=manifest["question"],
+        rows=tuple(rows),
+        paper=paper,
+        metrics=tuple(manifest.get("metrics") or ()),
+        figures=tuple(manifest.get("figures") or ()),
+        size_note=manifest.get("size_note"),
+        warnings=tuple(warnings),
+        quick=folder.resolve().parent.name == "quick",
+    )
+
+
+def _row(entry: dict[str, Any], folder: Path, paper: PaperTable | None, warnings: list[str]) -> Row:
+    published = paper.row(entry["published"]) if paper and entry.get("published") else None
+    record = missing = None
+    if entry.get("case_id"):
+        path = folder / f"{entry['case_id']}.json"
+        if not path.is_file():
+            missing = "not measured yet"
+        else:
+            try:
+                record = read_record(path)
+            except RecordError as error:
+                missing = f"its record {path.name} cannot be read"
+                warnings.append(str(error).replace(str(path), path.name))
+    elif published is None:
+        missing = "the manifest names no case for this row"
+    return Row(
+        name=entry["row"],
+        published=published,
+        record=record,
+        missing=missing,
+        explanation=entry.get("explanation"),
+        fit=bool(entry.get("fit")),
+        note=entry.get("note"),
+        comparable=entry.get("comparable", True),
+        **_defaults(paper),
+    )
+
+
+def _defaults(paper: PaperTable | None) -> dict[str, Any]:
+    if paper is None:
+        return {}
+    return {
+        "default_views": paper.views,
+        "default_counting": paper.counting,
+        "default_params_count": paper.params_count,
+        "precision": paper.precision,
+    }
+
+
+def _with_all_published(rows: list[Row], paper: PaperTable) -> list[Row]:
+    """`rows` in the order of the paper's table, the others of it published only; own rows follow their neighbour."""
+    after: dict[str | None, list[Row]] = {}
+    place = None
+    for row in rows:
+        place = row.published.name if row.published else place
+        after.setdefault(place, []).append(row)
+    ordered = after.get(None, [])
+    for published in paper.rows:
+        ordered += after.get(published.name) or [Row(published.name, published, **_defaults(paper))]
+    return ordered
+
+
+def facts(record: Record) -> dict[str, str]:
+    """Device, dtype, kernel, mode, batch, threads, clip and commit of a record, in words.
+
+    The first six only where something was timed; a record whose timings come from different runs names all of them.
+    """
+    case, measured = record.case, [m for m in record.measurements.values() if m.samples]
+    timed = [m for m in measured if m.name in TIMED]
+    words: dict[str, str] = {}
+    if timed:
+        words["device"] = _said(timed, record, "machine") or str(case.get("device"))
+        words["dtype"] = str(case.get("dtype"))
+        words["kernel"] = _said(timed, record, "kernel") or str(case.get("kernel"))
+        words["mode"] = "compiled" if case.get("compile") else "eager"
+        words["batch"] = str(case.get("batch_size"))
+        if not str(case.get("device")).startswith("cuda"):
+            words["threads"] = _said(timed, record, "threads") or "default"
+    clip, source = case.get("clip") or {}, (record.provenance.get("clip") or {}).get("source")
+    if clip:
+        length = "1 frame" if clip.get("frames") == 1 else f"{clip.get('frames')} frames at stride {clip.get('stride')}"
+        size = f"{length}, {clip.get('size')}x{clip.get('size')} pixels"
+        words["clip"] = size + (f" ({source})" if timed and source else "")
+    words["commit"] = _commits(measured, record)
+    return words
+
+
+def _said(measured: list[Measurement], record: Record, key: str) -> str:
+    """What the measurements say of their own circumstances, else what their record says."""
+    said = [m.details.get(key, record.provenance.get(key)) for m in measured]
+    return " / ".join(dict.fromkeys(str(value) for value in said if value is not None))
+
+
+def _commits(measured: list[Measurement], record: Record) -> str:
+    """The commits that the numbers come from, in short."""
+    said = []
+    for source in [m.details for m in measured] or [record.provenance]:
+        commit = str(source.get("commit") or record.provenance.get("commit") or "unknown")
+        dirty = source.get("dirty", record.provenance.get("dirty"))
+        said.append(commit[:10] + (" with local changes" if dirty else ""))
+    return " / ".join(dict.fromkeys(said))

@@ -1,0 +1,75 @@
+"""Whether a measured count is what a paper printed, by the paper's own rounding.
+
+The papers round the operations of one view to whole G and multiply by the number of views; comparing exact totals
+would call most of their tables wrong. Rounding is half up on exact integers.
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+REPRODUCED = "reproduced"
+EXPLAINED = "explained"
+NOT_REPRODUCED = "not reproduced"
+PUBLISHED_ONLY = "published only"
+NOT_COMPARED = "not compared"
+VERDICTS = (REPRODUCED, EXPLAINED, NOT_REPRODUCED, PUBLISHED_ONLY, NOT_COMPARED)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One published cell judged. `kind` is None where nothing was published; `reason` is why it is not compared."""
+
+    kind: str | None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        return (self.kind or "") + (f" ({self.reason})" if self.reason else "")
+
+
+NOTHING_PUBLISHED = Verdict(None)
+
+
+def rounded(count: int, unit: int, decimals: int) -> Decimal:
+    """`count` in multiples of `unit`, rounded half up: `rounded(60_088_210_944, 10**9, 0)` is 60."""
+    return (Decimal(count) / Decimal(unit)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
+
+
+def printed_flops(count: int, views: int, per_view_decimals: int) -> Decimal:
+    """What a paper prints for `count` operations per view: rounded to the table's precision in G, times the views."""
+    return rounded(count, 10**9, per_view_decimals) * views
+
+
+def printed_params(count: int, decimals: int) -> Decimal:
+    """What a paper prints for a number of parameters, in millions."""
+    return rounded(count, 10**6, decimals)
+
+
+def judge(
+    published: int | float | None,
+    measured: Decimal | None,
+    *,
+    explanation: str | None = None,
+    comparable: bool | str = True,
+    not_comparable: str | None = None,
+    missing: str | None = None,
+    model_here: bool = True,
+) -> Verdict:
+    """The verdict on one cell.
+
+    `measured` is already rounded as the paper rounds. `comparable` is True or why this case may not stand beside the
+    paper, `not_comparable` why this cell cannot be compared (an unknown counting rule), `missing` why there is no
+    measurement; `model_here=False` marks a row that only the paper has.
+    """
+    if published is None:
+        return NOTHING_PUBLISHED
+    if not model_here:
+        return Verdict(PUBLISHED_ONLY)
+    if comparable is not True:
+        return Verdict(NOT_COMPARED, str(comparable) if comparable else "not the published setting")
+    if not_comparable:
+        return Verdict(NOT_COMPARED, not_comparable)
+    if measured is None:
+        return Verdict(NOT_COMPARED, missing or "not measured")
+    if Decimal(str(published)) != measured:
+        return Verdict(NOT_REPRODUCED)
+    return Verdict(EXPLAINED if explanation else REPRODUCED)

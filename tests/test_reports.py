@@ -1,0 +1,424 @@
+"""Reports from files alone: records and manifests in, Markdown, CSV and figures out, the same bytes each time."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from reports import build, counting, figure, markdown, paper_table, record, table, verdict
+from reports.record import Measurement, Record, RecordError
+
+SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs" / "paper_tables.json"
+MACS, LAYERNORM, BATCHNORM = 59_860_279_296, 45_509_632, 191_744  # DualFormer-T, one view
+MACHINE = "Example CPU, 2 cores, torch 2.13.0"
+
+
+def measurements(macs=MACS, timed=True, machine=MACHINE, **missing) -> dict[str, Measurement]:
+    exact = {
+        "params": (21_767_360, "count"),
+        "params_with_classifier": (21_972_560, "count"),
+        "macs": (macs, "MAC"),
+        "layernorm_elements": (LAYERNORM, "elements"),
+        "batchnorm_elements": (BATCHNORM, "elements"),
+    }
+    made = [Measurement(name, unit, "lower", (value,)) for name, (value, unit) in exact.items()]
+    if timed:
+        details = {"machine": machine, "kernel": "sdpa", "threads": 2}
+        made.append(Measurement("latency", "ms", "lower", (500.0, 510.0, 530.0, 505.0), details=details))
+        made.append(Measurement("throughput", "clips/s", "higher", (2.0,), details=details))
+        made.append(Measurement("peak_memory", "bytes", "lower", (700 * 2**20,), details=details))
+    for name, reason in missing.items():
+        made.append(Measurement(name, "ms", "lower", missing=reason))
+    return {m.name: m for m in made}
+
+
+def one_record(row="LG", frames=32, **changes) -> Record:
+    case = {
+        "row": row,
+        "clip": {"frames": frames, "stride": 2, "size": 224},
+        "config": {"patch": [2, 4, 4]},
+        "device": "cpu",
+        "dtype": changes.pop("dtype", "float32"),
+        "kernel": "auto",
+        "batch_size": 1,
+    }
+    provenance = {"commit": "0123456789abcdef", "dirty": False, "clip": {"source": "sample"}}
+    return Record(record.case_id(row, case), "example", row, case, measurements(**changes), provenance)
+
+
+def write(folder: Path, records: list[Record], rows: list[dict] | None = None, **manifest) -> Path:
+    for one in records:
+        record.write_record(one, folder)
+    rows = rows or [{} for _ in records]
+    entries = [
+        {"row": one.row, "case_id": one.case_id, "published": None, "explanation": None, "fit": False, "note": None}
+        | {"comparable": True}
+        | row
+        for one, row in zip(records, rows, strict=True)
+    ]
+    base = {
+        "name": folder.name,
+        "question": "What does it cost?",
+        "table": "dualformer_table3",
+        "metrics": ["params", "macs"],
+    }
+    record.write_manifest(base | {"rows": entries, "figures": ["cost"]} | manifest, folder)
+    return folder
+
+
+DEFAULT = {"published": "(LG, LG, LG, LG)"}
+
+
+def csv_rows(folder: Path) -> list[dict[str, str]]:
+    build.build(folder)
+    return list(csv.DictReader(io.StringIO((folder / "table.csv").read_text(encoding="utf-8"))))
+
+
+# records
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    written = one_record(extra="out of memory at batch 8")
+    path = record.write_record(written, tmp_path)
+    assert path.name == f"{written.case_id}.json"
+    assert record.read_record(path) == written
+    assert record.read_records(tmp_path) == [written]
+    assert isinstance(json.loads(path.read_text())["measurements"]["macs"]["samples"][0], int)
+
+
+def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeypatch):
+    record.write_record(one_record(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(record.os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        record.write_record(one_record(macs=1), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_case_ids_follow_the_case_and_read_like_the_row():
+    first, second = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
+    assert record.case_id("LG, both (8,7,7)", first) == record.case_id("LG, both (8,7,7)", second)
+    assert record.case_id("LG, both (8,7,7)", first).startswith("lg-both-8-7-7-")
+    assert record.case_id("x", first) != record.case_id("x", {"a": 2, "b": [1, 2]})
+    assert record.slug("· · ·") == "row"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema": 1, "case_id"', "cannot be read as a record"),
+        ("[]", "expected a JSON object"),
+        ("{}", "schema number is None"),
+        ('{"schema": 99}', "schema 99"),
+        ('{"schema": 1, "case_id": "x"}', "not a whole record"),
+        ('{"schema": 1, "case_id": "x", "measurements": {"macs": {"name": "macs"}}}', "not a whole record"),
+    ],
+)
+def test_a_file_that_is_no_record_is_named(tmp_path, content, message):
+    path = tmp_path / "lg-0.json"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=message) as caught:
+        record.read_record(path)
+    assert "lg-0.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(samples=()),
+        dict(samples=(1.0,), missing="a reason"),
+        dict(samples=(float("nan"),)),
+        dict(samples=(True,)),
+        dict(missing=" "),
+        dict(samples=(1,), better="more"),
+    ],
+)
+def test_a_measurement_has_samples_or_a_reason(wrong):
+    with pytest.raises(ValueError, match="measurement latency"):
+        Measurement("latency", "ms", **wrong)
+
+
+def test_median_and_quartiles():
+    measured = Measurement("latency", "ms", samples=(4.0, 1.0, 3.0, 2.0))
+    assert (measured.median, measured.value, measured.quartiles) == (2.5, 2.5, (1.75, 3.25))
+    exact = Measurement("macs", "MAC", samples=(MACS,))
+    assert exact.value == MACS
+    assert isinstance(exact.value, int)
+
+
+# rounding and verdicts
+
+
+def test_papers_round_one_view_before_they_multiply():
+    assert verdict.printed_flops(158_687_000_000, 4, 0) == 636  # the exact total would be 634.7
+    assert verdict.printed_flops(60_088_210_944, 4, 0) == 240
+    assert verdict.printed_flops(4_508_000_000, 1, 1) == Decimal("4.5")
+    assert verdict.printed_flops(2_500_000_000, 2, 0) == 6  # half up, not to even
+    assert verdict.printed_params(48_908_064, 1) == Decimal("48.9")
+    assert verdict.printed_params(27_750_000, 0) == 28
+
+
+@pytest.mark.parametrize(
+    ("published", "measured", "options", "expected"),
+    [
+        (240, Decimal(240), {}, "reproduced"),
+        (21.8, Decimal("21.8"), {}, "reproduced"),
+        (240, Decimal(240), dict(explanation="stage 4"), "explained"),
+        (240, Decimal(236), {}, "not reproduced"),
+        (240, Decimal(236), dict(explanation="stage 4"), "not reproduced"),
+        (240, None, dict(model_here=False), "published only"),
+        (240, Decimal(240), dict(comparable="quick mode"), "not compared (quick mode)"),
+        (240, Decimal(240), dict(not_comparable="unknown rule"), "not compared (unknown rule)"),
+        (240, None, dict(missing="out of memory"), "not compared (out of memory)"),
+        (None, Decimal(240), {}, ""),
+    ],
+)
+def test_verdicts(published, measured, options, expected):
+    assert str(verdict.judge(published, measured, **options)) == expected
+
+
+def test_counting_rules():
+    assert counting.RULES["fvcore"](MACS, LAYERNORM, BATCHNORM) == MACS + 5 * LAYERNORM + 2 * BATCHNORM
+    assert counting.RULES["multiply_adds"](MACS, LAYERNORM, BATCHNORM) == MACS
+
+
+# reports
+
+
+def test_published_and_measured_stand_side_by_side(tmp_path):
+    folder = write(tmp_path / "scales", [one_record()], [DEFAULT])
+    (row,) = csv_rows(folder)
+    assert list(row)[: len(markdown.CSV_COLUMNS)] == list(markdown.CSV_COLUMNS)
+    assert row["params"] == "21767360"
+    assert row["macs"] == str(MACS)
+    assert row["macs_by_authors_rule"] == str(counting.fvcore(MACS, LAYERNORM, BATCHNORM))
+    assert (row["views"], row["published_flops_g"], row["published_params_m"]) == ("4", "240", "21.8")
+    assert (row["verdict_flops"], row["verdict_params"]) == ("reproduced", "reproduced")
+    assert (row["latency_ms"], row["latency_n"], row["dtype"], row["kernel"]) == ("507.5", "4", "float32", "sdpa")
+    assert (row["published_top1"], row["peak_memory_bytes"]) == ("79.5", str(700 * 2**20))
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert report.startswith("# What does it cost?\n")
+    assert (
+        "| LG | 240 | 240 (4 × 60.09) | reproduced | 21.8 | 21.8 (21,767,360) | reproduced | 508 (504–515, n=4) |"
+        in report
+    )
+    assert (
+        f"Measured on: {MACHINE}, float32, kernel sdpa, eager, batch 1, threads 2, clip 32 frames at stride 2" in report
+    )
+    assert "![Cost per row" in report
+    assert "(cost.png)" in report
+
+
+def test_a_fit_says_that_it_is_one(tmp_path):
+    entry = DEFAULT | {"explanation": "stage 4 pools to (8,7,7)", "fit": True}
+    folder = write(tmp_path / "scales", [one_record()], [entry])
+    assert csv_rows(folder)[0]["verdict_flops"] == "explained"
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "explained (fit) [1]" in report
+    assert "1. Stage 4 pools to (8,7,7). The paper does not state this setting; it was found by searching" in report
+
+
+def test_same_files_same_bytes(tmp_path):
+    folder = write(tmp_path / "scales", [one_record(), one_record("ours", macs=10**10)], [DEFAULT, {"note": "ours"}])
+    first = {path.name: path.read_bytes() for path in build.build(folder)}
+    assert set(first) == {"cost.png", "table.csv", "report.md"}
+    assert {path.name: path.read_bytes() for path in build.build(folder)} == first
+    script = "import sys; from reports import build; build.build(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd=Path(__file__).parents[1])
+    assert {name: (folder / name).read_bytes() for name in first} == first
+
+
+def test_a_missing_measurement_shows_its_reason(tmp_path):
+    folder = write(tmp_path / "scales", [one_record(timed=False, latency="out of memory at batch 8")], [DEFAULT])
+    row = csv_rows(folder)[0]
+    assert (row["latency_ms"], row["missing"]) == ("", "latency: out of memory at batch 8")
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "— [1] |" in report
+    assert "1. Out of memory at batch 8." in report
+
+
+def test_a_case_without_record_stays_in_the_table(tmp_path):
+    folder = write(tmp_path / "scales", [one_record(), one_record("later")], [DEFAULT, {}])
+    (folder / f"{one_record('later').case_id}.json").unlink()
+    rows = csv_rows(folder)
+    assert [row["row"] for row in rows] == ["LG", "later"]
+    assert rows[1]["missing"] == "not measured yet"
+    assert "Not measured yet." in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_corrupt_and_stray_records_are_listed(tmp_path):
+    folder = write(tmp_path / "scales", [one_record(), one_record("other")], [DEFAULT, {}])
+    damaged = folder / f"{one_record('other').case_id}.json"
+    damaged.write_text(damaged.read_text()[:100])
+    record.write_record(one_record("stray"), folder)
+    build.build(folder)
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "## Warnings" in report
+    assert f"- {damaged.name} cannot be read as a record" in report.replace("- Other", "- other")
+    assert f"{one_record('stray').case_id}.json" in report
+    assert str(tmp_path) not in report
+
+
+def test_rows_from_different_machines_show_the_difference(tmp_path):
+    records = [one_record(), one_record("gpu", machine="Example GPU, torch 2.13.0", dtype="bfloat16")]
+    folder = write(tmp_path / "scales", records, [DEFAULT, {}])
+    rows = csv_rows(folder)
+    assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| device | dtype |" in report
+    assert "must not be compared" in report
+    assert "ms per forward pass" not in report
+
+
+def test_cases_that_are_not_the_papers_are_not_compared(tmp_path):
+    folder = write(tmp_path / "scales", [one_record()], [DEFAULT | {"comparable": "quick mode: a small clip"}])
+    assert csv_rows(folder)[0]["verdict_flops"] == "not compared (quick mode: a small clip)"
+    assert "Not compared: quick mode: a small clip." in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_published_only_rows_keep_the_tables_order(tmp_path):
+    manifest = dict(table="dualformer_table1", published_rows="all", figures=["accuracy_vs_flops", "cost"])
+    folder = write(tmp_path / "models", [one_record("DualFormer-T")], [{"published": "DualFormer-T"}], **manifest)
+    rows = csv_rows(folder)
+    assert [row["row"] for row in rows] == [row.name for row in paper_table.load("dualformer_table1").rows]
+    assert {row["verdict_flops"] for row in rows} == {"published only", "reproduced"}
+    assert (folder / "accuracy_vs_flops.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_ablation_without_a_table(tmp_path):
+    records = [
+        one_record(f"{s} · clip.frames={n}", frames=n, macs=n * 10**9) for s in ("full", "local") for n in (8, 16)
+    ]
+    folder = write(tmp_path / "schemes", records, table=None, figures=["scaling", "cost"])
+    assert {row["macs_by_authors_rule"] for row in csv_rows(folder)} == {""}
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "GMACs ↓, one view" in report
+    assert "published" not in report.partition("## Make it again")[0].replace("no paper prints", "")
+    assert (folder / "scaling.png").exists()
+
+
+def test_nothing_measured_still_makes_a_report(tmp_path):
+    folder = write(tmp_path / "scales", [one_record()], [DEFAULT])
+    (folder / f"{one_record().case_id}.json").unlink()
+    assert {path.name for path in build.build(folder)} == {"table.csv", "report.md"}
+    assert "Nothing has been measured yet." in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_unknown_names_are_answered_with_the_nearest(tmp_path):
+    with pytest.raises(paper_table.PaperTableError, match="did you mean 'dualformer_table3'"):
+        paper_table.load("dualformer_tabel3")
+    with pytest.raises(paper_table.PaperTableError, match=r"has no row .*did you mean '\(LL, LL, LL, LL\)'"):
+        paper_table.load("dualformer_table3").row("(LL, LL, LL)")
+    with pytest.raises(KeyError, match="did you mean 'scaling'"):
+        figure.draw("scalling", table.AblationTable("x", "?", ()))
+    with pytest.raises(RecordError, match="harness.run ablation=nothing"):
+        build.build(tmp_path / "nothing")
+
+
+def test_the_index_lists_every_ablation(tmp_path):
+    write(tmp_path / "scales", [one_record()], [DEFAULT])
+    write(tmp_path / "schemes", [one_record()], table=None)
+    write(tmp_path / "broken", [one_record()], table="no_such_table")
+    index = build.build_index(tmp_path).read_text(encoding="utf-8")
+    assert "| [scales](scales/report.md) | What does it cost? | 1 of 1 | 2 | 0 | 0 | 0 |" in index
+    assert "[schemes](schemes/report.md)" in index
+    assert "- broken: Unknown paper table 'no_such_table'" in index
+
+
+def test_the_command_builds_and_says_what_is_wrong(tmp_path, capsys):
+    folder = write(tmp_path / "scales", [one_record()], [DEFAULT])
+    assert build.main([str(folder)]) == 0
+    assert build.main([str(folder), str(tmp_path / "nothing")]) == 1
+    printed = capsys.readouterr()
+    assert str(folder / "report.md") in printed.out
+    assert "no ablation.json" in printed.err
+
+
+# published tables
+
+
+@pytest.mark.parametrize("name", paper_table.names())
+def test_every_table_validates(name):
+    loaded = paper_table.load(name)
+    assert loaded.rows
+    for column in ("flops", "params"):
+        if any(row.cells.get(column) is not None for row in loaded.rows) and loaded.counting != paper_table.NOT_STATED:
+            assert column in loaded.precision, f"{name} does not say to which precision {column} is printed"
+
+
+BAD_TABLES = [
+    ("coutning: fvcore", "did you mean 'counting'"),
+    ("counting: fvcor", "did you mean 'fvcore'"),
+    ("views: four", "views is 'four'"),
+    ("params_count: with_clasifier", "did you mean 'with_classifier'"),
+    ("precision: {flop: {decimals: 1}}", "did you mean 'flops'"),
+    ("precision: {flops: {decimal: 1}}", "did you mean 'decimals'"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_TABLES)
+def test_mistakes_in_a_table_are_named(tmp_path, line, message):
+    path = tmp_path / "example.yaml"
+    text = "paper: P\ntable: T\ntitle: T\nsource: S\nunits: {flops: G}\nrows:\n  - {row: a, flops: 1}\n"
+    path.write_text(text)
+    assert paper_table.read(path).row("a").cells == {"flops": 1}
+    path.write_text(f"{text}{line}\n")
+    with pytest.raises(paper_table.PaperTableError, match=message):
+        paper_table.read(path)
+
+
+def test_a_table_names_each_row_once(tmp_path):
+    path = tmp_path / "example.yaml"
+    text = "paper: P\ntable: T\ntitle: T\nsource: S\nunits: {flops: G}\nrows:\n  - {row: a, flops: 1}\n"
+    path.write_text(text + "  - {row: a, flops: 2}\n")
+    with pytest.raises(paper_table.PaperTableError, match="two rows are called 'a'"):
+        paper_table.read(path)
+    path.write_text(text.replace("flops: 1", "flops: '1'"))
+    with pytest.raises(paper_table.PaperTableError, match="expected a number as printed"):
+        paper_table.read(path)
+
+
+NAMES = {
+    ("DualFormer main paper", "text"): "dualformer_text",
+    ("MultiTrain supplementary", "text"): "multitrain_text",
+    **{("DualFormer main paper", f"Table {n}"): f"dualformer_table{n}" for n in range(1, 10)},
+    **{("DualFormer supplementary", f"Table {n}"): f"dualformer_supplement_table{n}" for n in (1, 2)},
+    **{("DualPath appendix", f"Table A{n}"): f"dualpath_table_a{n}" for n in range(1, 5)},
+    **{("MultiTrain supplementary", f"Table {n}"): f"multitrain_table{n}" for n in range(1, 5)},
+    ("RViT supplementary", "Table S1"): "rvit_table_s1",
+}
+
+
+@pytest.mark.skipif(not SPECS.exists(), reason="the collected paper tables (../shared/specs) are not in this checkout")
+def test_the_tables_are_the_collected_ones():
+    collected = json.loads(SPECS.read_text(encoding="utf-8"))
+    by_table: dict[str, list] = {}
+    for entry in collected:
+        if entry["table"] == "Fig. 1":  # Table 1 plotted: its points are that table's cells
+            for point in entry["columns"]["points"]:
+                row = paper_table.load("dualformer_table1").row(point["method"])
+                assert (row.cells["flops"], row.cells["k400_top1"]) == (point["flops_total_G"], point["k400_top1"])
+            continue
+        by_table.setdefault(NAMES[entry["paper"], entry["table"]], []).append(entry)
+    assert set(by_table) == set(paper_table.names())
+    for name, entries in by_table.items():
+        loaded = paper_table.load(name)
+        assert [row.name for row in loaded.rows] == [entry["row"] for entry in entries]
+        for row, entry in zip(loaded.rows, entries, strict=True):
+            columns = {{"overall_flops": "flops"}.get(key, key): value for key, value in entry["columns"].items()}
+            assert row.cells == columns, f"{name}, {row.name}"
+            units = {{"overall_flops": "flops"}.get(key, key): unit for key, unit in entry["unit"].items()}
+            assert {key: loaded.units[key] for key in units if "*" not in key} == {
+                k: u for k, u in units.items() if "*" not in k
+            }
+            settings = {{"views": "test_views"}.get(key, key): value for key, value in entry["settings"].items()}
+            assert row.settings == settings, f"{name}, {row.name}"
