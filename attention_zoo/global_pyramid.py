@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, conv3d, pad
+from torch.nn.functional import conv3d, pad
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
@@ -111,7 +111,14 @@ class MeanPool3d(nn.Module):
         self.block = block
 
     def forward(self, x: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d pt ph pw"]:
-        return avg_pool3d(x, tuple(self.block), ceil_mode=True)
+        # Not avg_pool3d: PyTorch has it on CPU for float32 and float64 only.
+        t, h, w = self.block
+        sums = reduce(_whole_blocks(x, self.block), "b d (pt t) (ph h) (pw w) -> b d pt ph pw", "sum", t=t, h=h, w=w)
+        nt, nh, nw = (
+            (n - torch.arange(0, n, size, device=x.device)).clamp(max=size)
+            for n, size in zip(x.shape[2:], self.block, strict=True)
+        )
+        return sums / (nt[:, None, None] * nh[:, None] * nw)
 
 
 def _whole_blocks(x: Float[Tensor, "b d t h w"], block: Grid) -> Float[Tensor, "b d pt ph pw"]:

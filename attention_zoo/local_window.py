@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.scheme import register
-from attention_zoo.windows import RelativeBias, Tiling, reach, window_attention, window_attention_macs
+from attention_zoo.windows import RelativeBias, Tiling, grid_of, reach, window_attention, window_attention_macs
 
 
 @register("local_window")
@@ -27,7 +29,7 @@ class LocalWindowAttention(nn.Module):
         num_heads: int,
         grid: Grid,
         *,
-        window: tuple[int, int, int] = (8, 7, 7),
+        window: Sequence[int] = (8, 7, 7),
         relative_bias: bool = False,
         kernel: str = AUTO,
     ):
@@ -38,7 +40,7 @@ class LocalWindowAttention(nn.Module):
         self.bias = RelativeBias(self.window, num_heads) if relative_bias else None
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        tiling = self._tiling(Grid(*x.shape[1:4]))
+        tiling = self._tiling(grid_of(x))
         return window_attention(x, self.qkv, self.proj, self.num_heads, tiling, self.bias, kernel=self.kernel)
 
     def _tiling(self, grid: Grid) -> Tiling:

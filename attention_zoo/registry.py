@@ -87,16 +87,16 @@ class Registry(Generic[Entry]):
         for point in entry_points(group=self.group) if self.group else ():
             try:
                 entry = point.load()
+                if not isinstance(entry, ModuleType):
+                    self.register(point.name)(entry)
+                elif point.name not in self._entries:
+                    raise ImportError(f"{point.value!r} registers no {self.kind} of that name")
             except Exception as error:
                 source = point.dist.name if point.dist else point.value
                 raise ImportError(
-                    f"{self.kind} {point.name!r} of the installed package {source!r} cannot be imported: {error}; "
+                    f"{self.kind} {point.name!r} of the installed package {source!r} cannot be used: {error}; "
                     "repair or uninstall that package"
                 ) from error
-            if point.name not in self._entries:
-                if isinstance(entry, ModuleType):
-                    raise ImportError(f"the entry point {point.value!r} registers no {self.kind} named {point.name!r}")
-                self.register(point.name)(entry)
 
 
 def _origin(entry: object) -> str:

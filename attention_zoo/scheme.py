@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Bool, Float
@@ -52,7 +53,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def build(
-    scheme: str, dim: int, num_heads: int, grid: Grid, *, kernel: str = kernels.AUTO, **options: Any
+    scheme: str, dim: int, num_heads: int, grid: Sequence[int], *, kernel: str = kernels.AUTO, **options: Any
 ) -> nn.Module:
     """A scheme by name, for tokens of width `dim` on `grid`.
 

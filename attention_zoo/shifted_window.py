@@ -16,6 +16,7 @@ from attention_zoo.windows import (
     RelativeBias,
     Tiling,
     check_choice,
+    grid_of,
     reach,
     window_attention,
     window_attention_macs,
@@ -44,8 +45,8 @@ class ShiftedWindowAttention(nn.Module):
         num_heads: int,
         grid: Grid,
         *,
-        window: tuple[int, int, int] = (8, 7, 7),
-        shift: str | tuple[int, int, int] = "half",
+        window: Sequence[int] = (8, 7, 7),
+        shift: str | Sequence[int] = "half",
         padding: Padding = "masked",
         clipped_bias: ClippedBias = "geometric",
         kernel: str = AUTO,
@@ -61,7 +62,7 @@ class ShiftedWindowAttention(nn.Module):
         self.bias = RelativeBias(self.window, num_heads, clipped_bias)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        tiling = self._tiling(Grid(*x.shape[1:4]))
+        tiling = self._tiling(grid_of(x))
         return window_attention(x, self.qkv, self.proj, self.num_heads, tiling, self.bias, kernel=self.kernel)
 
     def _tiling(self, grid: Grid) -> Tiling:

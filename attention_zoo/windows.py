@@ -8,7 +8,7 @@ sides of the map; padding has a label of its own, so that no real token attends 
 from __future__ import annotations
 
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -52,9 +52,15 @@ class Tiling(NamedTuple):
         return self.grid.ceil_div(self.window).tokens
 
 
-def check_choice(name: str, value: str, choices: type) -> None:
+def check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         raise ValueError(f"{name} {value!r} is not one of {', '.join(get_args(choices))}")
+
+
+def grid_of(x: Float[Tensor, "b t h w d"]) -> Grid:
+    """The grid of a token map, as integers even under `torch.jit.trace`, where sizes are tensors (fvcore counts so)."""
+    _, t, h, w, _ = x.shape
+    return Grid(int(t), int(h), int(w))
 
 
 def partition(x: Float[Tensor, "b t h w d"], tiling: Tiling) -> Float[Tensor, "s n d"]:
@@ -168,8 +174,12 @@ def _rows_constant(nominal, used, rule, device) -> Int[Tensor, " p"]:
 
 
 def _constant(make, *key):
-    """A cached constant, outside of any state dict; not cached under a dispatch mode, which may make fake tensors."""
-    return make.__wrapped__(*key) if is_in_torch_dispatch_mode() else make(*key)
+    """A cached constant, outside of any state dict; not cached under a dispatch mode, which may make fake tensors.
+
+    Made outside of inference mode, whose tensors no later training step could use.
+    """
+    with torch.inference_mode(False):
+        return make.__wrapped__(*key) if is_in_torch_dispatch_mode() else make(*key)
 
 
 class RelativeBias(nn.Module):

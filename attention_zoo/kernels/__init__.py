@@ -72,6 +72,7 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
 
 def check_name(name: str) -> str:
     """Returns `name` if it is a kernel or `auto`, raises UnknownName if not."""
+    names()  # finds the kernels now: a compiler that traces a first forward pass cannot trace imports
     if name != AUTO:
         registry.get(name)
     return name
@@ -90,7 +91,8 @@ def attend(
     `bias` is added to the scaled scores and broadcasts over b and m; minus infinity forbids a pair. Every query must be
     left at least one key: a row without any is 0 in one kernel and NaN in another.
     """
-    backward = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    inputs = (q, k, v) if bias is None else (q, k, v, bias)
+    backward = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     name = resolve(kernel, q.device, q.dtype, backward)
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)

@@ -14,26 +14,42 @@ from attention_zoo.kernels import Kernel, add
 NEEDS = "a C++ compiler on CPU (forward only), Triton and CUDA on a GPU"
 
 
+SHAPES = 256  # how many a process may compile; PyTorch's limit of 8 is fewer than one model needs
+
+
 @functools.cache
 def _compiled():
     # Static shapes: a dynamic kernel is compiled once but runs slower, and a model has few distinct shapes.
     return torch.compile(flex_attention, dynamic=False)
 
 
+def _call(*tensors: Tensor, score_mod=None) -> Tensor:
+    if torch.compiler.is_compiling():  # inside of a compiled model
+        return flex_attention(*tensors, score_mod=score_mod)
+    # Beyond the limit PyTorch goes on without compiling, with the full matrix of scores in memory.
+    with torch._dynamo.config.patch(recompile_limit=SHAPES):
+        return _compiled()(*tensors, score_mod=score_mod)
+
+
 def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
-        return _compiled()(q, k, v)
+        return _call(q, k, v)
     one_batch, one_head = bias.shape[0] == 1, bias.shape[1] == 1
 
     def add_bias(score: Tensor, b: Tensor, m: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return score + bias[0 if one_batch else b, 0 if one_head else m, i, j]
 
-    return _compiled()(q, k, v, score_mod=add_bias)
+    return _call(q, k, v, score_mod=add_bias)
 
 
 @functools.cache
-def _compiler() -> str | None:
+def _find_compiler() -> str | None:
     return next((path for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)
+
+
+@torch.compiler.assume_constant_result
+def _compiler() -> str | None:
+    return _find_compiler()
 
 
 def _missing(device: torch.device, dtype: torch.dtype, backward: bool) -> str | None:
@@ -41,6 +57,8 @@ def _missing(device: torch.device, dtype: torch.dtype, backward: bool) -> str | 
         return "FlexAttention has no backward pass on CPU (it needs CUDA); run it under torch.no_grad()"
     if device.type == "cpu" and _compiler() is None:
         return "FlexAttention on CPU is compiled at run time and found no C++ compiler (c++, g++ or clang++)"
+    if device.type == "cpu" and " " in torch.__file__:
+        return f"PyTorch cannot link what it compiles for the CPU where its own path holds a space: {torch.__file__}"
     if device.type not in ("cpu", "cuda"):
         return f"FlexAttention has no implementation for device type {device.type!r}"
     if dtype == torch.float64:

@@ -15,8 +15,8 @@ WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDP
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is not None and bias.requires_grad and not torch.is_grad_enabled():
-        # A bias that could want a gradient sends PyTorch to the unfused path even where gradients are off.
+    if bias is not None and not torch.is_grad_enabled():
+        # A bias that requires a gradient sends PyTorch to the unfused path even where gradients are off.
         bias = bias.detach()
     with _safe_backends(q, k, bias):
         return scaled_dot_product_attention(q, k, v, attn_mask=bias)

@@ -1,0 +1,238 @@
+"""Every kernel computes the same attention as the reference in float64, forward and backward, or says why it cannot."""
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+import attention_zoo
+from attention_zoo import Grid, kernels
+from attention_zoo.kernels import KernelUnavailable, attend
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCE}
+
+# Batch, heads, queries, keys, channels. Lengths of 64 modulo 128 are where cuDNN's masked backward pass gives NaN.
+SHAPES = [(2, 3, 64, 192, 8), (1, 2, 192, 192, 16), (3, 1, 98, 49, 32), (2, 2, 1, 1, 4), (2, 2, 33, 7, 5)]
+PUBLISHED = [(1, 4, 3136, 392, 32), (1, 2, 3136, 3136, 32), (8, 4, 392, 392, 32), (2, 2, 64, 64, 32)]
+
+
+def tensors(shape, bias_shape, masked, seed=0):
+    """q, k, v, a bias or None, and a gradient for the output, in float64; at least one key is left to each query."""
+    b, m, n, s, c = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*sizes):
+        return torch.randn(*sizes, generator=generator, dtype=torch.float64)
+
+    q, k, v, upstream = noise(b, m, n, c), noise(b, m, s, c), noise(b, m, s, c), noise(b, m, n, c)
+    if bias_shape is None:
+        return q, k, v, None, upstream
+    bias = noise(b if "b" in bias_shape else 1, m if "m" in bias_shape else 1, n, s)
+    if masked:
+        forbidden = torch.rand(bias.shape, generator=generator) < 0.4
+        forbidden[..., : s // 2] = True  # whole blocks of leading keys, which online softmax must survive
+        forbidden[..., s // 2] = False
+        bias = bias.masked_fill(forbidden, -torch.inf)
+    return q, k, v, bias, upstream
+
+
+def run(kernel, values, dtype, device="cpu", backward=True):
+    """The output and, if `backward`, the gradients of q, k, v and bias, as float64 on the CPU."""
+    *inputs, upstream = (None if x is None else x.to(device, dtype, copy=True) for x in values)
+    given_inputs = [x.requires_grad_(backward) for x in inputs if x is not None]
+    with torch.set_grad_enabled(backward):
+        y = attend(*inputs, kernel=kernel)
+        results = [y, *torch.autograd.grad(y, given_inputs, upstream)] if backward else [y]
+    assert y.dtype == dtype
+    return [x.detach().to("cpu", torch.float64) for x in results]
+
+
+def check_agreement(kernel, shape, bias_shape, masked, dtype, device="cpu", backward=True):
+    values = tensors(shape, bias_shape, masked)
+    rounded = [None if x is None else x.to(dtype).double() for x in values]  # what the kernel under test is given
+    expected = run("reference", rounded, torch.float64, device, backward)
+    names = ["output", "gradient of q", "gradient of k", "gradient of v", "gradient of bias"]
+    for name, got, wanted in zip(names, run(kernel, values, dtype, device, backward), expected, strict=False):
+        close = dict(rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        assert_close(got, wanted, **close, msg=lambda text, name=name: f"{name} of {kernel}: {text}")
+
+
+def need(kernel, device, dtype, backward):
+    if reason := kernels.missing(kernel, device, dtype, backward):
+        pytest.skip(reason)
+
+
+biases = st.sampled_from([(None, False), ("", False), ("", True), ("m", True), ("b", True), ("bm", True)])
+sizes = st.integers(1, 70)
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), sizes, sizes, st.integers(1, 40))
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("kernel", [name for name in kernels.names() if name not in ("flex", "xformers")])
+@given(shape=st.sampled_from(SHAPES) | shapes, bias=biases)
+def test_forward_and_backward_agree_with_the_reference(kernel, dtype, shape, bias):
+    need(kernel, "cpu", dtype, backward=True)
+    check_agreement(kernel, shape, *bias, dtype)
+
+
+@pytest.mark.parametrize("kernel", ["flex", "xformers"])
+def test_kernels_that_compile_or_need_a_gpu_agree_forward(kernel):
+    need(kernel, "cpu", torch.float32, backward=False)
+    check_agreement(kernel, SHAPES[0], "m", True, torch.float32, backward=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("bias", [(None, False), ("bm", True)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_flex_agrees_forward(shape, bias, dtype):
+    need("flex", "cpu", dtype, backward=False)
+    check_agreement("flex", shape, *bias, dtype, backward=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("kernel", kernels.names())
+def test_kernels_agree_on_a_gpu(kernel, dtype, backward):
+    need(kernel, "cuda", dtype, backward)
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        for shape in (*SHAPES[:3], *PUBLISHED):
+            for bias in ((None, False), ("m", False), ("bm", True)):
+                check_agreement(kernel, shape, *bias, dtype, "cuda", backward)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", attention_zoo.schemes.names())
+@pytest.mark.parametrize("kernel", kernels.names())
+def test_schemes_train_on_a_gpu(kernel, name):
+    need(kernel, "cuda", torch.bfloat16, backward=True)
+    options = attention_zoo.schemes.get(name).example
+    module = attention_zoo.build(name, 64, 2, Grid(4, 6, 8), kernel=kernel, **options).to("cuda", torch.bfloat16)
+    x = torch.randn(2, 4, 6, 8, 64, device="cuda", dtype=torch.bfloat16)
+    module(x).float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def operators(function):
+    """The names of the operators that a call runs, those that other operators call included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return {event.key for event in profile.key_averages()}
+
+
+FUSED, UNFUSED = "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_attention_math"
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_a_learned_bias_does_not_cost_the_fused_kernel(off):
+    """PyTorch takes its slow path for any bias that requires a gradient, even where gradients are off."""
+    q, k, v, bias, _ = tensors((2, 2, 24, 24, 8), "m", masked=False)
+    bias.requires_grad_()
+    with off():
+        ran = operators(lambda: attend(q, k, v, bias, kernel="sdpa"))
+    assert FUSED in ran
+    assert UNFUSED not in ran
+
+
+@pytest.mark.parametrize("name", attention_zoo.schemes.names())
+def test_schemes_run_fused(name):
+    module = attention_zoo.build(name, 12, 2, Grid(4, 6, 8), **attention_zoo.schemes.get(name).example).eval()
+    with torch.no_grad():
+        ran = operators(lambda: module(torch.randn(2, 4, 6, 8, 12)))
+    assert FUSED in ran
+    assert UNFUSED not in ran
+
+
+def test_auto_is_a_kernel_that_can_run():
+    for dtype in DTYPES.values():
+        name = kernels.resolve("auto", "cpu", dtype, backward=True)
+        assert kernels.missing(name, "cpu", dtype, backward=True) is None
+
+
+def test_a_bias_of_another_dtype_is_taken():
+    q, k, v, bias, _ = (x.float() for x in tensors(SHAPES[0], "m", True))
+    for kernel in ("reference", "sdpa"):
+        assert attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), bias, kernel=kernel).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", kernels.names())
+def test_an_unavailable_kernel_says_what_it_needs_and_what_there_is(name):
+    """On the meta device, where only the reference and sdpa run, and so on every machine."""
+    assert kernels.registry.get(name).needs
+    reason = kernels.missing(name, "meta", torch.float32)
+    if name in ("reference", "sdpa"):
+        assert reason is None
+        return
+    q = torch.empty(1, 1, 4, 4, device="meta")
+    with pytest.raises(KernelUnavailable) as caught:
+        attend(q, q, q, kernel=name)
+    assert reason in str(caught.value)
+    assert f"kernel {name!r} cannot run here" in str(caught.value)
+    assert "available: reference, sdpa" in str(caught.value)
+    assert "kernel='auto'" in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
+def test_xformers_needs_a_gpu():
+    assert "needs a CUDA GPU" in kernels.missing("xformers", "cpu", torch.float32)
+
+
+def test_flex_has_no_backward_pass_on_cpu():
+    q = torch.randn(1, 1, 4, 4, requires_grad=True)
+    with pytest.raises(KernelUnavailable, match=r"no backward pass on CPU.*torch\.no_grad\(\)"):
+        attend(q, q, q, kernel="flex")
+    free, bias = q.detach(), torch.randn(1, 1, 4, 4, requires_grad=True)
+    with pytest.raises(KernelUnavailable, match="no backward pass on CPU"):
+        attend(free, free, free, bias, kernel="flex")
+
+
+def test_flex_without_a_compiler_says_so(monkeypatch, tmp_path):
+    from attention_zoo.kernels import flex
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    flex._find_compiler.cache_clear()
+    try:
+        assert "found no C++ compiler" in kernels.missing("flex", "cpu", torch.float32)
+    finally:
+        flex._find_compiler.cache_clear()
+
+
+def test_an_xformers_that_does_not_load_is_a_reason(monkeypatch):
+    from attention_zoo.kernels import xformers
+
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    xformers._operator.cache_clear()
+    try:
+        reason = kernels.missing("xformers", "cuda", torch.float16)
+    finally:
+        xformers._operator.cache_clear()
+    assert "xformers cannot be imported" in reason
+    assert "pip install xformers" in reason
+
+
+def test_use_kernel_reaches_every_scheme_of_a_model():
+    model = torch.nn.ModuleList(attention_zoo.build("full", 8, 2, Grid(1, 2, 2)) for _ in range(3))
+    assert attention_zoo.use_kernel(model, "reference") is model
+    assert [scheme.kernel for scheme in model] == ["reference"] * 3
+    with pytest.raises(KeyError, match="did you mean 'sdpa'"):
+        attention_zoo.use_kernel(model, "spda")
+    assert [scheme.kernel for scheme in model] == ["reference"] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", attention_zoo.schemes.names())
+def test_schemes_compile_into_one_graph(name):
+    module = attention_zoo.build(name, 12, 2, Grid(4, 6, 7), **attention_zoo.schemes.get(name).example)
+    x = torch.randn(2, 4, 6, 7, 12)
+    torch._dynamo.reset()
+    y = torch.compile(module, fullgraph=True)(x)
+    assert_close(y, module(x), rtol=1e-4, atol=1e-4)

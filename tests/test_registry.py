@@ -1,0 +1,219 @@
+"""Grids, registries, and what the package says when it is given something wrong."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import attention_zoo
+from attention_zoo import Grid, Registry, UnknownName, schemes
+
+sizes = st.integers(1, 9)
+grids = st.builds(Grid, sizes, sizes, sizes)
+
+
+@given(grids, grids)
+def test_pieces_cover_a_grid_with_less_than_one_to_spare(grid, size):
+    padded = grid.padded(size)
+    for n, m, p, pieces in zip(grid, size, padded, grid.ceil_div(size), strict=True):
+        assert p == pieces * m
+        assert n <= p < n + m
+
+
+@given(grids, grids)
+def test_a_clipped_window_fits_and_is_no_larger_than_asked(grid, window):
+    used = grid.clipped(window)
+    assert all(u == min(n, m) for u, n, m in zip(used, grid, window, strict=True))
+    assert grid.clipped(used) == used
+
+
+@given(grids)
+def test_a_grid_counts_its_tokens(grid):
+    assert torch.empty(grid).numel() == grid.tokens
+    assert Grid.of(list(grid)) == grid == Grid(t=grid.t, h=grid.h, w=grid.w)
+
+
+@pytest.mark.parametrize(
+    "bad", [(1, 2), (1, 2, 3, 4), (0, 1, 1), (-1, 1, 1), (1.0, 1, 1), (True, 1, 1), "123", 7, None]
+)
+def test_a_bad_grid_is_named(bad):
+    with pytest.raises(ValueError, match="not three positive integers") as caught:
+        Grid.of(bad, "window")
+    assert f"window {bad!r}" in str(caught.value)
+
+
+# What is wrong, and what the message must say ------------------------------------------------------------------------
+
+
+def build(name="full", dim=12, num_heads=2, grid=(4, 6, 8), **options):
+    return attention_zoo.build(name, dim, num_heads, grid, **options)
+
+
+WRONG = [
+    (dict(name="globl_pyramid"), KeyError, "unknown attention scheme 'globl_pyramid'; did you mean 'global_pyramid'?"),
+    (dict(name="zebra"), KeyError, "unknown attention scheme 'zebra'; allowed: divided, full, global_pyramid"),
+    (dict(kernel="spda"), KeyError, "unknown attention kernel 'spda'; did you mean 'sdpa'?"),
+    (
+        dict(name="local_window", windw=(1, 1, 1)),
+        ValueError,
+        "local_window has no option 'windw'; did you mean 'window'?",
+    ),
+    (dict(window=(1, 1, 1)), ValueError, "full has no option 'window'; allowed: none"),
+    (dict(dim=64, num_heads=7), ValueError, "num_heads 7 does not divide dim 64; allowed: 1, 2, 4, 8, 16, 32, 64"),
+    (dict(num_heads=0), ValueError, "num_heads 0 does not divide dim 12"),
+    (dict(grid=(4, 6)), ValueError, "grid (4, 6) is not three positive integers"),
+    (dict(name="local_window", window=(0, 7, 7)), ValueError, "window (0, 7, 7) is not three positive integers"),
+    (dict(name="local_window", window="8,7,7"), ValueError, "window '8,7,7' is not three positive integers"),
+    (dict(name="shifted_window", shift="full"), ValueError, "shift 'full' is not 'none', 'half' or three integers"),
+    (dict(name="shifted_window", shift=(8, 0, 0)), ValueError, "less than the window (8, 7, 7)"),
+    (dict(name="shifted_window", shift=(-1, 0, 0)), ValueError, "shift (-1, 0, 0) is not"),
+    (dict(name="shifted_window", padding="mask"), ValueError, "padding 'mask' is not one of masked, attended"),
+    (dict(name="shifted_window", clipped_bias="x"), ValueError, "clipped_bias 'x' is not one of geometric, published"),
+    (dict(name="global_pyramid", scales=[]), ValueError, "scales [] is not a list of pooled grids"),
+    (dict(name="global_pyramid", scales="whole"), ValueError, "scales 'whole' is not a list of pooled grids"),
+    (dict(name="global_pyramid", scales=["hole"]), ValueError, "'hole' is not three positive integers"),
+    (dict(name="global_pyramid", scales=[(8, 7)]), ValueError, "(8, 7) is not three positive integers"),
+    (dict(name="global_pyramid", downsample="pool"), ValueError, "'pool' is not one of dwconv, conv, avgpool"),
+    (dict(name="global_pyramid", branches="twice"), ValueError, "branch 'twice' is not one of single, staged"),
+    (dict(name="global_pyramid", branches=["single"]), ValueError, "1 branches ['single'] for 2 scales"),
+]
+
+
+@pytest.mark.parametrize("arguments, error, message", WRONG, ids=lambda value: value if isinstance(value, str) else "")
+def test_the_message_names_the_value_and_the_way_out(arguments, error, message):
+    with pytest.raises(error) as caught:
+        build(**arguments)
+    assert message in str(caught.value)
+
+
+def test_options_and_their_defaults():
+    assert attention_zoo.options_of("full") == {}
+    assert attention_zoo.options_of("local_window") == dict(window=(8, 7, 7), relative_bias=False)
+    assert "kernel" not in attention_zoo.options_of("shifted_window")
+
+
+# Registries ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_taken_name_is_not_given_twice():
+    registry = Registry("thing", "attention_zoo.kernels")
+
+    @registry.register("one")
+    class One:
+        pass
+
+    registry.register("one")(One)  # the same again, as a module that is reloaded does
+    with pytest.raises(ValueError, match=r"thing 'one' is registered already, by .*One; choose another name"):
+        registry.register("one")(type("Other", (), {}))
+    assert registry.get("one") is One
+
+
+def test_an_unknown_name_is_a_key_error_that_prints_as_a_sentence():
+    with pytest.raises(UnknownName) as caught:
+        schemes.get("ful")
+    assert str(caught.value).startswith("unknown attention scheme 'ful'; did you mean 'full'? allowed: ")
+    assert "full" in attention_zoo.schemes
+    assert "ful" not in attention_zoo.schemes
+
+
+SCHEME = """
+import torch
+from torch import nn
+{imports}
+
+{decorator}
+class Identity(nn.Module):
+    example = dict()
+
+    def __init__(self, dim, num_heads, grid, *, kernel="auto"):
+        super().__init__()
+        self.grid, self.kernel = grid, kernel
+
+    def forward(self, x):
+        return x
+
+    def macs(self):
+        return 0
+
+    def reach(self):
+        return torch.eye(self.grid.tokens, dtype=torch.bool)
+"""
+DECORATED = SCHEME.format(imports="from attention_zoo import register", decorator="@register('identity')")
+PLAIN = SCHEME.format(imports="", decorator="")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a distribution with one entry point, as pip lays it out, before the schemes are looked for."""
+
+    def install(source, entry_point):
+        (tmp_path / "their_scheme.py").write_text(source)
+        metadata = tmp_path / "their_schemes-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-schemes\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[attention_zoo.schemes]\n{entry_point}\n")
+        return tmp_path
+
+    before = dict(schemes._entries)
+    monkeypatch.syspath_prepend(tmp_path)
+    schemes._discovered = False
+    yield install
+    schemes._entries.clear()
+    schemes._entries.update(before)
+    schemes._discovered = True
+    sys.modules.pop("their_scheme", None)
+
+
+@pytest.mark.parametrize(
+    "source, entry_point",
+    [(DECORATED, "identity = their_scheme"), (DECORATED, "identity = their_scheme:Identity"),
+     (PLAIN, "identity = their_scheme:Identity")],
+    ids=["module", "decorated class", "plain class"],
+)  # fmt: skip
+def test_another_distribution_adds_a_scheme(installed, source, entry_point):
+    installed(source, entry_point)
+    assert {"full", "identity"} <= set(schemes.names())
+    x = torch.randn(1, 1, 2, 2, 8)
+    assert build("identity", 8, 2, Grid(1, 2, 2))(x) is x
+    assert attention_zoo.options_of("identity") == {}
+
+
+def test_another_distribution_adds_a_scheme_to_a_fresh_process(installed):
+    folder = installed(PLAIN, "identity = their_scheme:Identity")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "attention_zoo"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert "\n  identity " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "source, entry_point, message",
+    [
+        ("import nowhere", "identity = their_scheme", "scheme 'identity' of the installed package 'their-schemes'"),
+        (PLAIN, "identity = their_scheme", "'their_scheme' registers no attention scheme of that name"),
+        (PLAIN, "full = their_scheme:Identity", "attention scheme 'full' is registered already"),
+        (DECORATED.replace("'identity'", "'full'"), "full = their_scheme", "attention scheme 'full' is registered"),
+    ],
+    ids=["broken import", "registers nothing", "taken name", "taken name in a module"],
+)
+def test_another_distribution_that_is_wrong_is_named(installed, source, entry_point, message):
+    installed(source, entry_point)
+    with pytest.raises(ImportError, match="'their-schemes' cannot be used.*repair or uninstall") as caught:
+        schemes.names()
+    assert message in str(caught.value)
+
+
+def test_the_listing_shows_everything():
+    done = subprocess.run([sys.executable, "-m", "attention_zoo"], capture_output=True, text=True, check=True)
+    for name in (*schemes.names(), *attention_zoo.kernels.names()):
+        assert f"\n  {name} " in done.stdout
+    for name in schemes.names():
+        for option, default in attention_zoo.options_of(name).items():
+            assert f"{option} = {default!r}" in done.stdout
+    assert "kernel=auto stands for sdpa" in done.stdout
+    assert done.stderr == ""
