@@ -1,0 +1,87 @@
+"""Who imports whom: attention_zoo <- backbones <- harness -> reports, and what is imported late or not at all."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("attention_zoo", "backbones", "harness", "reports")
+FORBIDDEN = {
+    "attention_zoo": {"backbones", "harness", "reports"},
+    "backbones": {"harness", "reports"},
+    "harness": set(),
+    "reports": {"attention_zoo", "backbones", "harness", "torch"},
+}
+DOOR = "harness/run.py"  # the only file that knows Hydra and OmegaConf
+LATE = ("av", "decord", "xformers")  # imported inside functions only: slow, noisy, or not on every machine
+FILES = {path.relative_to(ROOT).as_posix(): path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))}
+
+
+def imports(node, inside_function=False):
+    """Every (top-level package, whether inside a function) that a syntax tree imports."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((name.name.partition(".")[0], inside_function) for name in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0:
+            yield child.module.partition(".")[0], inside_function
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports(child, inside_function or function)
+
+
+def imported_by(file):
+    return set(imports(ast.parse(FILES[file].read_text(encoding="utf-8"), filename=file)))
+
+
+def test_every_room_is_read():
+    assert {file.partition("/")[0] for file in FILES} == set(ROOMS)
+    assert DOOR in FILES
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_imports_no_room_above_its_own(file):
+    wrong = {package for package, _ in imported_by(file)} & FORBIDDEN[file.partition("/")[0]]
+    assert not wrong, f"{file} imports {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_hydra_stays_at_the_door(file):
+    wrong = {package for package, _ in imported_by(file)} & {"hydra", "omegaconf"}
+    assert not wrong or file == DOOR, f"{file} imports {', '.join(sorted(wrong))}; only {DOOR} may"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_some_packages_are_imported_late(file):
+    wrong = {package for package, late in imported_by(file) if package in LATE and not late}
+    assert not wrong, (
+        f"{file} imports {', '.join(sorted(wrong))} at the top; import inside of the function that needs it"
+    )
+
+
+def loaded_after(code):
+    code += "; import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_attention_alone_loads_no_other_room_and_nothing_late():
+    loaded = loaded_after("import attention_zoo; attention_zoo.schemes.names(); attention_zoo.kernels.names()")
+    assert not loaded & {"backbones", "harness", "reports", "hydra", *LATE}
+
+
+def test_models_load_no_harness():
+    loaded = loaded_after("import backbones; backbones.names()")
+    assert not loaded & {"harness", "reports", "hydra", *LATE}
+
+
+def test_reports_are_made_without_torch():
+    loaded = loaded_after("import reports.build")
+    assert not loaded & {"attention_zoo", "backbones", "harness", "torch", "hydra", "omegaconf", *LATE}
+
+
+def test_the_command_line_starts_without_torch():
+    loaded = loaded_after("import harness.run")
+    assert not loaded & {"torch", *LATE}

@@ -1,0 +1,53 @@
+"""What several files state about the project is the same in each of them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def commands():
+    """The one-line commands of README.md that set everything up."""
+    return re.findall(r"^python3 -m venv .*$", read("README.md"), flags=re.MULTILINE)
+
+
+def test_the_version_is_the_same_everywhere():
+    stated = PROJECT["project"]["version"]
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == stated
+    assert re.search(rf"^## {re.escape(stated)}\b", read("CHANGELOG.md"), flags=re.MULTILINE)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    main_job, tests = commands()
+    assert main_job.endswith("-m harness.run ablation=pyramid_scales")
+    assert "constraints.txt" in main_job
+    assert tests.endswith("tox")
+    assert read(".ci/run").splitlines()[-1] == tests
+
+
+def test_every_direct_dependency_is_pinned_within_its_range():
+    groups = PROJECT["dependency-groups"]
+    wanted = [*PROJECT["project"]["dependencies"], *(line for group in groups.values() for line in group)]
+    pins = {}
+    for line in read("constraints.txt").splitlines():
+        if not line.startswith("#"):
+            name, _, pinned = line.partition("==")
+            pins[name] = pinned
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins.pop(requirement.name)), requirement
+    assert not pins, "pinned, but not a direct dependency"
+
+
+@pytest.mark.parametrize("package", ["attention_zoo", "backbones", "harness", "reports"])
+def test_every_room_is_packaged(package):
+    assert f"{package}*" in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
