@@ -1,0 +1,343 @@
+"""What is measured: an ablation is a question with its rows, a case one fully resolved point of it.
+
+An ablation's file lists rows as data; `resolve` turns them into cases under the settings of one run (device, clip,
+quick mode). Nothing here imports torch at start-up, so that the list of ablations and every error about them come at
+once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from reports import record
+
+if TYPE_CHECKING:
+    from backbones.config import ModelConfig
+
+FOLDER = Path(__file__).parent / "conf" / "ablation"
+DTYPES = ("float32", "bfloat16", "float16")
+PUBLISHED_ROWS = ("listed", "all")
+CASE_AXES = ("batch_size", "device", "dtype", "kernel", "compile", "seed", "num_classes", "model")
+CLIP_AXES = ("frames", "stride", "size")
+QUICK_FRAMES, QUICK_SIZE = 8, 64
+
+
+class AblationError(ValueError):
+    """An ablation file, or a setting for it, that cannot be used; the message names the ablation and the row."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The end of an error message about an unknown name (as in attention_zoo.registry, but without importing torch)."""
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}allowed: {', '.join(allowed)}"
+
+
+@dataclass
+class Clip:
+    """The input of a case: `frames` frames, every `stride`-th of the video, `size` x `size` pixels.
+
+    `path` is None for the built-in sample. `digest` identifies the pixels of a file that was given.
+    """
+
+    frames: int = 32
+    stride: int = 2
+    size: int = 224
+    path: str | None = None
+    digest: str | None = None
+
+
+@dataclass
+class Case:
+    """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`."""
+
+    row: str
+    model: str
+    config: dict[str, Any]
+    num_classes: int = 400
+    clip: Clip = field(default_factory=Clip)
+    batch_size: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+    kernel: str = "auto"
+    compile: bool = False
+    seed: int = 0
+    threads: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a record keeps and what the case's name is made of; a video is named without its folder."""
+        raw = asdict(self)
+        raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
+        return raw
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Case:
+        return cls(**{**raw, "clip": Clip(**raw["clip"])})
+
+
+def case_id(case: Case) -> str:
+    return record.case_id(case.row, case.to_dict())
+
+
+@dataclass
+class Row:
+    """One row of an ablation's file. `published` names the row of the paper's table that it stands for."""
+
+    row: str
+    published: str | None = None
+    model: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    explanation: str | None = None
+    fit: bool = False
+    note: str | None = None
+
+
+@dataclass
+class Ablation:
+    """A question: rows that differ from each other in stated things only, and the axes that multiply them."""
+
+    name: str
+    question: str
+    rows: list[Row]
+    model: str | None = None
+    table: str | None = None
+    published_rows: str = "listed"
+    vary: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=lambda: ["params", "macs", "latency", "throughput", "peak_memory"])
+    figures: list[str] = field(default_factory=list)
+    size_note: str | None = None
+
+
+@dataclass
+class Settings:
+    """What one run sets for every case; None leaves what the row, the ablation or the model says."""
+
+    frames: int | None = None
+    stride: int | None = None
+    size: int | None = None
+    path: str | None = None
+    digest: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    kernel: str | None = None
+    compile: bool | None = None
+    seed: int | None = None
+    threads: int | None = None
+    quick: bool = False
+
+
+@dataclass
+class Entry:
+    """A case with the row it came from and whether its counts may stand beside the published ones (True or the reason
+    not).
+    """
+
+    case: Case
+    row: Row
+    comparable: bool | str
+
+    def manifest(self) -> dict[str, Any]:
+        row = self.row
+        return {
+            "row": self.case.row,
+            "case_id": case_id(self.case),
+            "published": row.published,
+            "explanation": row.explanation,
+            "fit": row.fit,
+            "note": row.note,
+            "comparable": self.comparable,
+        }
+
+
+def names() -> list[str]:
+    """The shipped ablations, alphabetically."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Ablation:
+    """A shipped ablation by name. Raises: AblationError with the nearest name."""
+    if name not in names():
+        raise AblationError(f"unknown ablation {name!r}; {nearest(name, [*names(), 'all'])}")
+    try:
+        raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise AblationError(f"ablation {name}: the file is not YAML: {error}") from error
+    return from_dict(raw, name)
+
+
+def from_dict(raw: Any, name: str) -> Ablation:
+    """An ablation from the content of its file, every entry checked. Raises: AblationError naming ablation and row."""
+    if not isinstance(raw, dict):
+        raise AblationError(f"ablation {name}: expected entries such as question and rows, found {type(raw).__name__}")
+    where = f"ablation {name}"
+    raw = _checked(raw, Ablation, where)
+    if raw.get("name", name) != name:
+        raise AblationError(f"{where}: its entry name is {raw['name']!r}; it must be the file's name")
+    rows = raw.get("rows")
+    if not isinstance(rows, list) or not rows:
+        raise AblationError(f"{where}: rows is {rows!r}; expected a list of at least one row")
+    if not raw.get("question"):
+        raise AblationError(f"{where}: states no question")
+    parsed = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("row"), str):
+            raise AblationError(f"{where}, row {number}: needs a name, `row: ...`")
+        parsed.append(Row(**_checked(row, Row, f"{where}, row {row['row']!r}")))
+    seen: set[str] = set()
+    for row in parsed:
+        if row.row in seen:
+            raise AblationError(f"{where}: two rows are called {row.row!r}; give each its own name")
+        seen.add(row.row)
+        if row.model is None and raw.get("model") is None:
+            raise AblationError(f"{where}, row {row.row!r}: names no model, and the ablation names none for all rows")
+        unknown = sorted(set(row.clip) - set(CLIP_AXES))
+        if unknown:
+            hint = nearest(unknown[0], CLIP_AXES)
+            raise AblationError(f"{where}, row {row.row!r}: unknown entry clip.{unknown[0]}; {hint}")
+    if raw.get("published_rows", "listed") not in PUBLISHED_ROWS:
+        raise AblationError(
+            f"{where}: published_rows is {raw['published_rows']!r}; allowed: {', '.join(PUBLISHED_ROWS)}"
+        )
+    for axis, values in (raw.get("vary") or {}).items():
+        if not isinstance(values, list) or not values:
+            raise AblationError(f"{where}: vary.{axis} is {values!r}; expected a list of values")
+    return Ablation(**{**raw, "name": name, "rows": parsed})
+
+
+_TYPES = {
+    "name": str, "question": str, "rows": list, "model": str, "table": str, "published_rows": str, "vary": dict,
+    "metrics": list, "figures": list, "size_note": str, "row": str, "published": str, "changes": dict, "clip": dict,
+    "num_classes": int, "explanation": str, "fit": bool, "note": str,
+}  # fmt: skip
+
+
+def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
+    """`raw` without empty entries; unknown entries and wrong types are errors."""
+    known = [f.name for f in fields(kind)]
+    for key, value in raw.items():
+        if key not in known:
+            raise AblationError(f"{where}: unknown entry {key!r}; {nearest(str(key), known)}")
+        if value is not None and not isinstance(value, _TYPES[key]):
+            raise AblationError(f"{where}: {key} is {value!r}; expected {_TYPES[key].__name__}")
+    return {key: value for key, value in raw.items() if value is not None}
+
+
+def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
+    """All cases of an ablation under the settings of a run, in the order of its rows.
+
+    Raises: AblationError naming the row, for a model, change or clip that cannot be.
+    """
+    axes = {}
+    for axis, values in ablation.vary.items():
+        fixed = (
+            getattr(settings, axis.removeprefix("clip."), None) if axis in _case_axes() and axis != "model" else None
+        )
+        axes[axis] = [fixed] if fixed is not None else values
+    entries = []
+    for row in ablation.rows:
+        for point in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, point, strict=True))
+            entries.append(_entry(ablation, row, chosen, settings))
+    return entries
+
+
+def _case_axes() -> tuple[str, ...]:
+    return CASE_AXES + tuple(f"clip.{name}" for name in CLIP_AXES)
+
+
+def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> Entry:
+    name = row.row + "".join(f" · {axis}={_text(value)}" for axis, value in chosen.items())
+    where = f"ablation {ablation.name}, row {name!r}"
+    model = chosen.get("model") or row.model or ablation.model
+    changes = row.changes | {axis: value for axis, value in chosen.items() if axis not in _case_axes()} | settings.model
+    try:
+        clip = _clip(row, chosen, settings, _named_config(model).clip)
+        config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})
+    except (KeyError, ValueError, TypeError) as error:
+        raise AblationError(f"{where}: {_message(error)}") from error
+    case = Case(row=name, model=model, config=config.to_dict(), num_classes=row.num_classes or 400, clip=clip)
+    for axis in CASE_AXES:
+        value = (
+            chosen.get(axis) if getattr(settings, axis, None) is None or axis == "model" else getattr(settings, axis)
+        )
+        if value is not None and axis != "model":
+            case = replace(case, **{axis: value})
+    _check(case, where)
+    threads = None if case.device.startswith("cuda") else settings.threads
+    return Entry(replace(case, threads=threads), row, _comparable(row, chosen, settings))
+
+
+def _check(case: Case, where: str) -> None:
+    """Names that an axis may hold, which no configuration checks."""
+    from attention_zoo import kernels
+
+    allowed = {"dtype": DTYPES, "kernel": (kernels.AUTO, *kernels.names()), "device": ("cpu", "cuda")}
+    for axis, names in allowed.items():
+        value = getattr(case, axis)
+        if str(value).partition(":")[0] not in names:
+            raise AblationError(f"{where}: unknown {axis} {value!r}; {nearest(str(value), names)}")
+
+
+def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip:
+    """The clip of a case: the model's own, then the row's, the axis' and at last the run's; images stay single
+    frames.
+    """
+    clip = Clip(frames=nominal.t, size=nominal.h)
+    clip = replace(clip, **row.clip)
+    clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})
+    if settings.quick:
+        clip = replace(clip, frames=max(min(clip.frames, 2), clip.frames * QUICK_FRAMES // 32))
+        clip = replace(clip, size=max(32, clip.size * QUICK_SIZE // 224 // 32 * 32))
+    given = {n: getattr(settings, n) for n in CLIP_AXES if getattr(settings, n) is not None}
+    if nominal.t == 1:
+        given.pop("frames", None)
+    clip = replace(clip, path=settings.path, digest=settings.digest, **given)
+    for n in CLIP_AXES:
+        if isinstance(getattr(clip, n), bool) or not isinstance(getattr(clip, n), int) or getattr(clip, n) < 1:
+            raise ValueError(f"clip.{n} is {getattr(clip, n)!r}; allowed: a whole number from 1")
+    return clip
+
+
+def _comparable(row: Row, chosen: dict[str, Any], settings: Settings) -> bool | str:
+    """True, or why the counts of this case may not stand beside the published ones."""
+    if settings.quick:
+        return "quick mode: a small clip"
+    given = [f"clip.{n}={getattr(settings, n)}" for n in CLIP_AXES if getattr(settings, n) is not None]
+    given += [f"model.{path}={_text(value)}" for path, value in settings.model.items()]
+    axes = [
+        f"{axis}={_text(value)}" for axis, value in chosen.items() if axis.startswith("clip.") or axis not in CASE_AXES
+    ]
+    if given:
+        return f"{', '.join(given)} set on the command line"
+    if axes:
+        return f"{', '.join(axes)} is an axis of this ablation, not of the published row"
+    return True
+
+
+@lru_cache
+def _named_config(model: str) -> ModelConfig:
+    from backbones import models
+
+    return models.config(model)
+
+
+def _text(value: Any) -> str:
+    return str(value).replace(" ", "").replace("'", "")
+
+
+def _message(error: Exception) -> str:
+    """The text of an error; a KeyError prints its key quoted, which is for programs."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -1,0 +1,68 @@
+"""Metrics: what can be measured of a case. One file each; a file added here is found by the command line, the tests and
+the help.
+
+A metric that is *counted* is a function of the case and runs at once. A metric that is *timed* is a function of a
+`Workload` (a loaded model with its clip) and runs in a process of its own, one per case. Both return measurements; what
+does not apply to a case is a `Measurement` with `missing`, not an exception. These modules import torch inside their
+functions only, so that the command line can list and check names at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.case import nearest
+from reports.record import Measurement
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`measures` names the measurements that `run` returns; `order` sorts timed metrics that share a process."""
+
+    name: str
+    run: Callable[[Any], list[Measurement]]
+    measures: dict[str, tuple[str, str]]  # name -> (unit, better)
+    timed: bool
+    order: int
+
+    def missing(self, reason: str, *, retry: bool, details: dict[str, Any] | None = None) -> list[Measurement]:
+        """The measurements of this metric, all absent for one reason."""
+        return [
+            Measurement(name, unit, better, missing=reason, retry=retry, details=details or {})
+            for name, (unit, better) in self.measures.items()
+        ]
+
+
+_metrics: dict[str, Metric] = {}
+
+
+def register(name: str, measures: dict[str, tuple[str, str]], *, timed: bool = False, order: int = 0):
+    """Decorator that adds a metric. A taken name is an error."""
+
+    def add(run: Callable[[Any], list[Measurement]]) -> Callable[[Any], list[Measurement]]:
+        if name in _metrics and _metrics[name].run.__module__ != run.__module__:
+            raise ValueError(
+                f"metric {name!r} is registered already, by {_metrics[name].run.__module__}; choose another name"
+            )
+        _metrics[name] = Metric(name, run, measures, timed, order)
+        return run
+
+    return add
+
+
+def names() -> list[str]:
+    """All metrics: counted ones first, timed ones in the order in which they run."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_metrics, key=lambda name: (_metrics[name].timed, _metrics[name].order, name))
+
+
+def get(name: str) -> Metric:
+    """Raises: KeyError with the nearest valid name."""
+    if name not in names():
+        raise KeyError(f"unknown metric {name!r}; {nearest(name, names())}")
+    return _metrics[name]

@@ -1,0 +1,150 @@
+"""Where a number comes from: code, packages, machine and settings, enough to make it again and to see why two runs
+differ.
+
+No user name, host name or absolute path goes in: records are meant to be shared.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    "attention-zoo",
+    "torch",
+    "numpy",
+    "einops",
+    "xformers",
+    "fvcore",
+    "decord",
+    "av",
+    "hydra-core",
+    "safetensors",
+)
+
+
+def collect() -> dict[str, Any]:
+    """The provenance that all records of one run share. Imports torch."""
+    return {
+        **commit(),
+        "started": now(),
+        "packages": packages(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": usable_cores()},
+        "ram_bytes": psutil.virtual_memory().total,
+        "gpu": gpu(),
+    }
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@lru_cache
+def commit() -> dict[str, Any]:
+    """The commit of the checkout and whether files differ from it; "unknown" outside a checkout."""
+    top = _output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel")
+    head = _output("git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD")
+    if not top or not head or Path(top).resolve() != ROOT:
+        return {"commit": "unknown", "dirty": None}
+    return {"commit": head, "dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain"))}
+
+
+def packages() -> dict[str, str | None]:
+    """Installed versions; None where a package is not there."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+@lru_cache
+def cpu_model() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return " ".join(line.partition(":")[2].split())
+    if sys.platform == "darwin":
+        brand = _output("sysctl", "-n", "machdep.cpu.brand_string")
+        if brand:
+            return brand
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on: fewer than the machine's where it is pinned."""
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Physical cores, which two threads of one core share in dense arithmetic, but no more than this process may
+    use.
+    """
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()))
+
+
+@lru_cache
+def gpu() -> list[dict[str, str]]:
+    """Name, driver and memory of every NVIDIA card; asked of the driver, so that this process opens no CUDA context."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    lines = _output("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader").splitlines()
+    keys = ("name", "driver", "memory")
+    return [dict(zip(keys, map(str.strip, line.split(",")), strict=False)) for line in lines if line.count(",") == 2]
+
+
+def of_torch(device: str) -> dict[str, Any]:
+    """What the measuring process itself sees: versions, precision flags and, on CUDA, the card."""
+    import torch
+
+    seen: dict[str, Any] = {
+        "torch": torch.__version__,
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "threads": torch.get_num_threads(),
+    }
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(torch.device(device))
+        seen |= {
+            "gpu": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    else:
+        seen["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return seen
+
+
+def machine(device: str) -> str:
+    """The hardware and software that timings depend on; measurements of two machines must not share a table."""
+    torch_version = packages()["torch"]
+    if device.startswith("cuda"):
+        cards = gpu()
+        return f"{cards[0]['name'] if cards else 'unknown GPU'}, torch {torch_version}"
+    return f"{cpu_model()}, {usable_cores()} cores, torch {torch_version}"
+
+
+def _output(*command: str) -> str:
+    """What a command prints, or nothing where it is not installed or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

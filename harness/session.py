@@ -1,0 +1,190 @@
+"""One call of the command line, as plain values: check what the machine allows, measure, report, say where all is."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness import case, metrics
+from harness.case import Ablation, AblationError, Entry, Settings, nearest
+
+COMMAND = "python -m harness.run"
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message names the argument, what is allowed and the way out."""
+
+
+def run(
+    ablations: list[Ablation],
+    settings: Settings,
+    names: list[str] | None,
+    out: Path,
+    *,
+    force: bool = False,
+    time_limit: float = 900,
+    console: Console | None = None,
+    arguments: list[str] | None = None,
+) -> int:
+    """Measure the metrics `names` (None: each ablation's own) and write the reports.
+
+    `arguments` are the words of the command line: with them the run says how to go on and how to make a report again.
+    Returns the exit status: 0 done, 1 a case failed, 130 interrupted.
+
+    Raises: UsageError or AblationError, before any work.
+    """
+    console = console or Console(quiet=True)
+    arguments = arguments or []
+    wanted = {ablation.name: _metrics(ablation, names) for ablation in ablations}
+    timed = any(metrics.get(name).timed for of_one in wanted.values() for name in of_one)
+    _check_writable(out)
+    _check_clip(settings)
+
+    from harness import provenance, sweep  # torch from here on
+    from harness.video import VideoError
+
+    settings.threads = settings.threads or (1 if settings.quick else provenance.default_threads())
+    if timed:
+        _check_machine(settings)
+    entries = {ablation.name: case.resolve(ablation, settings) for ablation in ablations}
+    folders, failures, interrupted = [], [], False
+    with tempfile.TemporaryDirectory(prefix="attention-zoo-") as scratch, _terminate_like_interrupt():
+        try:
+            clips = {}
+            if timed or settings.path:
+                everything = [entry for of_one in entries.values() for entry in of_one]
+                clips = sweep.decode_clips(everything, out, Path(scratch))
+            for ablation in ablations:
+                folders.append(sweep.folder_of(out, ablation.name, settings.quick))
+                outcome = sweep.sweep(
+                    ablation,
+                    entries[ablation.name],
+                    wanted[ablation.name],
+                    out,
+                    clips=clips,
+                    quick=settings.quick,
+                    force=force,
+                    time_limit=time_limit,
+                    console=console,
+                    arguments=_remake(ablation.name, arguments),
+                )
+                failures += outcome.failures
+        except KeyboardInterrupt:
+            interrupted = True
+            console.print("interrupted; what is measured is kept")
+        except VideoError as error:
+            raise UsageError(str(error)) from error
+        except OSError as error:
+            failures.append(f"{error}; what is measured is kept")
+    _finish(folders, entries, settings, timed, console)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if interrupted or failures:
+        again = shlex.join(word for word in arguments if not word.startswith("force="))
+        console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
+    if interrupted:
+        return 130
+    return 1 if failures else 0
+
+
+def _remake(ablation: str, arguments: list[str]) -> list[str]:
+    """The words that make one ablation's records again, without folders of this machine."""
+    words = [f"ablation={ablation}"]
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if key in ("clip", "clip.path"):
+            words.append(f"clip={Path(value).name}")
+        elif key not in ("ablation", "force", "out", "time_limit"):
+            words.append(word)
+    return words
+
+
+def _finish(
+    folders: list[Path], entries: dict[str, list[Entry]], settings: Settings, timed: bool, console: Console
+) -> None:
+    """Write the reports, show the results in short, say where everything is."""
+    import reports.build
+    from harness.table import results
+
+    folders = [folder for folder in folders if (folder / "ablation.json").exists()]
+    for folder in folders:
+        files = reports.build.build(folder)
+        console.print(results(folder, entries[folder.name]))
+        for file in files:
+            console.print(f"  {file}", markup=False, soft_wrap=True)
+    if not folders:
+        return
+    console.print(f"  {reports.build.build_index(folders[0].parent)}", markup=False, soft_wrap=True)
+    if timed and not (settings.device or "cpu").startswith("cuda"):
+        name = folders[0].name if len(folders) == 1 else "all"
+        command = f"{COMMAND} ablation={name} device=cuda dtype=bfloat16 batch_size=8"
+        console.print(f"at full size on a machine with a GPU: {command}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _terminate_like_interrupt():
+    """Let a polite kill end like Ctrl-C: with the report of what there is."""
+    if threading.current_thread() is not threading.main_thread():  # only the main one may set handlers
+        yield
+        return
+
+    def interrupt(*_: Any):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _metrics(ablation: Ablation, chosen: list[str] | None) -> list[str]:
+    """The metrics of a run in the registry's order, each checked."""
+    names = chosen or ablation.metrics
+    for name in names:
+        if name not in metrics.names():
+            hint = nearest(str(name), metrics.names())
+            raise AblationError(f"ablation {ablation.name}: unknown metric {name!r}; {hint}")
+    return [name for name in metrics.names() if name in names]
+
+
+def _check_clip(settings: Settings) -> None:
+    """Refuse an unusable file early, and name a given file by its content: another of the same name is another case."""
+    if settings.path is None:
+        return
+    from harness.video import VideoError, check_file, file_digest
+
+    try:
+        check_file(settings.path)
+        settings.digest = file_digest(settings.path)
+    except (VideoError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_machine(settings: Settings) -> None:
+    """Refuse a device, dtype or kernel that cannot run here. Counting needs none of them."""
+    from harness.build import unavailable
+
+    axes = {name: value for name in ("device", "dtype", "kernel") if (value := getattr(settings, name)) is not None}
+    reason = unavailable(case.Case(row="", model="", config={}, **axes))
+    if reason is not None:
+        raise UsageError(reason)
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        hint = "choose a folder that you may write, out=FOLDER"
+        raise UsageError(f"out={out}: cannot write there ({why}); {hint}") from error

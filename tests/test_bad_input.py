@@ -1,0 +1,107 @@
+"""Each kind of wrong input to the command line fails before any work: the value, what is allowed, the way out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import run, video
+
+ROOT = Path(__file__).parents[1]
+GOOD = "ablation=pyramid_scales"
+
+WRONG = {
+    "a typo in the ablation": (["ablation=pyramid_scale"], ["'pyramid_scale'", "did you mean 'pyramid_scales'", "all"]),
+    "an ablation without a key": (["pyramid_scales"], ["did you mean ablation=pyramid_scales"]),
+    "no ablation": (["quick=true"], ["no ablation is named", "pyramid_scales"]),
+    "an empty ablation": (["ablation="], ["unknown ablation ''"]),
+    "two ablations": ([GOOD, "ablation=kinetics"], ["ablation is given twice"]),
+    "a list of ablations": (["ablation=pyramid_scales,kinetics"], ["holds several values", "one value per run"]),
+    "a typo in a key": ([GOOD, "batchsize=2"], ["'batchsize'", "did you mean 'batch_size'"]),
+    "a typo in a clip key": ([GOOD, "clip.frame=2"], ["did you mean 'clip.frames'"]),
+    "a flag": ([GOOD, "--quick"], ["unknown flag '--quick'", "write quick=true"]),
+    "an unknown flag": ([GOOD, "--multirun"], ["unknown flag '--multirun'", "--help"]),
+    "an added key": ([GOOD, "+batch_size=2"], ["write batch_size=2"]),
+    "a removed key": ([GOOD, "~seed"], ["'~seed'"]),
+    "an unknown metric": ([GOOD, "metrics=[param]"], ["'param'", "did you mean 'params'"]),
+    "metrics without brackets": ([GOOD, "metrics=params,macs"], ["metrics=[a,b]"]),
+    "no metrics": ([GOOD, "metrics=[]"], ["empty list", "latency"]),
+    "an unknown kernel": ([GOOD, "kernel=sdp"], ["'sdp'", "did you mean 'sdpa'", "reference"]),
+    "an unknown device": ([GOOD, "device=gpu"], ["'gpu'", "did you mean 'cuda'"]),
+    "an unknown dtype": ([GOOD, "dtype=fp32"], ["'fp32'", "did you mean 'float32'"]),
+    "a word for a number": ([GOOD, "batch_size=two"], ["batch_size=two", "whole number from 1"]),
+    "a fraction of a clip": ([GOOD, "batch_size=1.5"], ["batch_size=1.5", "whole number from 1"]),
+    "no clips at all": ([GOOD, "batch_size=0"], ["batch_size=0", "whole number from 1"]),
+    "a truth for a number": ([GOOD, "clip.frames=true"], ["whole number from 1"]),
+    "a negative seed": ([GOOD, "seed=-1"], ["whole number from 0"]),
+    "a word for a truth": ([GOOD, "quick=perhaps"], ["quick=perhaps", "true or false"]),
+    "no time": ([GOOD, "time_limit=0"], ["number above 0"]),
+    "no value": ([GOOD, "seed=null"], ["seed needs a value"]),
+    "an unclosed bracket": ([GOOD, "metrics=[params"], ["'metrics=[params'", "cannot be read"]),
+    "a typo in a model field": ([GOOD, "model.positon=none"], ["row 'LG", "did you mean 'position'"]),
+    "a wrong model value": ([GOOD, "model.position=pegg"], ["'pegg'", "did you mean 'peg'"]),
+    "a model": ([GOOD, "model=dualformer_tiny"], ["name the field"]),
+    "an empty clip": ([GOOD, "clip="], ["clip is empty"]),
+    "two clips": ([GOOD, "clip=a.mp4", "clip.path=b.mp4"], ["clip.path is given twice"]),
+    "a missing video": ([GOOD, "clip=nowhere/film.mp4"], ["nowhere/film.mp4", "no such file", "built-in sample"]),
+}  # fmt: skip
+
+
+def refused(arguments, capsys):
+    assert run.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.err.startswith("error: ")
+    assert "--help" in captured.err
+    assert len(captured.err.splitlines()) <= 3
+    return captured.err
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_arguments(kind, tmp_path, capsys):
+    arguments, parts = WRONG[kind]
+    said = refused([*arguments, f"out={tmp_path / 'out'}"], capsys)
+    for part in parts:
+        assert part in said
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video", None], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize("names", ["metrics=[params]", "metrics=[latency]"])
+def test_unusable_videos(content, names, tmp_path, capsys):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(video.sample_clip(tmp_path).read_bytes()[:60000] if content is None else content)
+    said = refused([GOOD, names, "quick=true", f"clip={film}", f"out={tmp_path / 'out'}"], capsys)
+    assert "film.mp4" in said
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.parametrize("place", ["file", "below a file"])
+def test_an_output_folder_that_cannot_be_written(place, tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    out = tmp_path / "taken" if place == "file" else tmp_path / "taken" / "deeper"
+    said = refused([GOOD, "metrics=[params]", f"out={out}"], capsys)
+    assert f"out={out}" in said
+    assert "out=FOLDER" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that the test needs to be missing")
+def test_what_this_machine_lacks_is_said_before_any_work(tmp_path, capsys):
+    out = f"out={tmp_path / 'out'}"
+    assert "sees no CUDA device" in refused([GOOD, "device=cuda", out], capsys)
+    assert "available: " in refused([GOOD, "kernel=xformers", out], capsys)
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_errors_need_neither_torch_nor_a_trace():
+    """In a process of its own: what a user sees, and how little is loaded for it."""
+    code = (
+        "import sys; from harness import run; status = run.main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    for arguments, status in ((["ablation=nonsense"], 2), (["--help"], 0), ([], 0), ([GOOD, "seed=x"], 2)):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,481 @@
+"""From a question to records: rows become cases, runs resume, merge, survive being killed, and report what they did."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from harness import case, metrics, provenance, run, session, speedup, sweep
+from harness.case import AblationError, Settings
+from reports.record import Measurement, read_manifest, read_record, read_records
+
+ROOT = Path(__file__).parents[1]
+TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
+CLIP = {"frames": 4, "size": 32}
+
+
+def ablation(rows=("one", "two", "three"), **fields):
+    parsed = [
+        case.Row(name, model="dualformer_tiny", changes={**TINY, "mlp_ratio": 2 + i}, clip=CLIP)
+        for i, name in enumerate(rows)
+    ]
+    return case.Ablation("trial", "Does it run?", parsed, **fields)
+
+
+def raw(**fields):
+    return {"question": "?", "model": "dualformer_tiny", "rows": [{"row": "a"}]} | fields
+
+
+class Meter:
+    """Stands in for `measure`: notes what it is asked, and whether two timed calls ever run at once."""
+
+    def __init__(self, monkeypatch, answer=None, seconds=0.0):
+        self.asked, self.answer, self.seconds = [], answer or {}, seconds
+        self.running, self.most = 0, 0
+        monkeypatch.setattr(sweep, "measure", self)
+
+    def __call__(self, one, names, clip, *, effort, time_limit):
+        timed = any(metrics.get(name).timed for name in names)
+        self.running += timed
+        self.most = max(self.most, self.running)
+        time.sleep(self.seconds if timed else 0)
+        self.asked.append((one.row, tuple(names)))
+        measured = []
+        for name in names:
+            known = self.answer.get((one.row, name)) or self.answer.get(name)
+            if isinstance(known, BaseException):
+                self.running -= timed
+                raise known
+            for measurement, (unit, better) in metrics.get(name).measures.items():
+                details = {"machine": provenance.machine(one.device)} if timed else {}
+                missing = known or {}
+                samples = () if missing else (1,)
+                measured.append(Measurement(measurement, unit, better, samples, details=details, **missing))
+        self.running -= timed
+        return measured
+
+
+def go(out, names=("params", "latency"), rows=("one", "two", "three"), settings=None, **options):
+    return session.run([ablation(rows)], settings or Settings(threads=1), list(names), out, **options)
+
+
+# rows become cases
+
+
+@pytest.mark.parametrize("name", case.names())
+def test_a_shipped_ablation_is_the_same_through_hydra_and_resolves(name):
+    direct = case.load(name)
+    composed = OmegaConf.to_container(run.compose_config(name, []).ablation, resolve=True)
+    assert case.from_dict(composed, name) == direct
+    assert direct.question.endswith("?")
+    for quick in (False, True):
+        entries = case.resolve(direct, Settings(quick=quick, threads=1))
+        identifiers = [case.case_id(entry.case) for entry in entries]
+        assert len(set(identifiers)) == len(entries) >= len(direct.rows)
+        for entry in entries:
+            assert json.loads(json.dumps(entry.case.to_dict())) == entry.case.to_dict()
+            assert case.Case.from_dict(entry.case.to_dict()) == entry.case
+    assert all(name in metrics.names() for name in direct.metrics)
+
+
+def test_axes_multiply_rows_and_the_command_line_fixes_them():
+    varied = ablation(["a", "b"], vary={"clip.frames": [2, 4], "position": ["none", "peg"]})
+    entries = case.resolve(varied, Settings(threads=1))
+    assert [e.case.row for e in entries][:3] == [
+        "a · clip.frames=2 · position=none",
+        "a · clip.frames=2 · position=peg",
+        "a · clip.frames=4 · position=none",
+    ]
+    assert len(entries) == 8
+    assert entries[0].case.config["clip"] == [2, 32, 32]
+    assert entries[0].case.config["position"] == "none"
+    assert "axis of this ablation" in entries[0].comparable
+    fixed = case.resolve(varied, Settings(frames=6, threads=1))
+    assert len(fixed) == 4
+    assert {e.case.clip.frames for e in fixed} == {6}
+
+
+def test_a_run_s_settings_reach_every_case_and_end_the_comparison():
+    entry = case.resolve(ablation(), Settings(batch_size=3, dtype="bfloat16", kernel="reference", threads=2))[0]
+    one = entry.case
+    assert (one.batch_size, one.dtype, one.kernel, one.threads) == (3, "bfloat16", "reference", 2)
+    assert entry.comparable is True
+    changed = case.resolve(ablation(), Settings(size=64, model={"position": "none"}, threads=1))[0]
+    assert changed.comparable == "clip.size=64, model.position=none set on the command line"
+    assert changed.case.config["clip"] == [4, 64, 64]
+    assert "quick" in case.resolve(ablation(), Settings(quick=True, threads=1))[0].comparable
+
+
+def test_images_stay_single_frames():
+    images = case.Ablation("trial", "?", [case.Row("image", model="dualformer_tiny_image", num_classes=1000)])
+    for settings in (Settings(frames=8), Settings(quick=True), Settings()):
+        one = case.resolve(images, settings)[0].case
+        assert one.clip.frames == one.config["clip"][0] == 1
+        assert one.num_classes == 1000
+
+
+def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
+    def name(**settings):
+        return case.case_id(case.resolve(ablation(), Settings(threads=1, **settings))[0].case)
+
+    plain = name()
+    assert plain == name()
+    assert plain.startswith("one-")
+    given = dict(path="/secret/place/film.mp4", digest="aa")
+    different = [dict(seed=1), dict(dtype="float16"), dict(batch_size=2), given, given | {"digest": "bb"}]
+    assert len({plain, *(name(**settings) for settings in different)}) == 6
+    assert name(**given) == name(**given | {"path": "/elsewhere/film.mp4"})
+
+
+@pytest.mark.parametrize(
+    "bad,message",
+    [
+        (raw(rows=[]), "at least one row"),
+        (raw(rows=[{"model": "x"}]), "row 1: needs a name"),
+        (raw(rows=[{"row": "a"}, {"row": "a"}]), "two rows are called 'a'"),
+        (raw(rows=[{"row": "a", "modle": "x"}]), "row 'a': unknown entry 'modle'; did you mean 'model'"),
+        (raw(rows=[{"row": "a", "fit": "yes"}]), "row 'a': fit is 'yes'; expected bool"),
+        (raw(rows=[{"row": "a", "clip": {"frame": 3}}]), "unknown entry clip.frame; did you mean 'frames'"),
+        (raw(question=None), "states no question"),
+        (raw(qestion="?"), "unknown entry 'qestion'; did you mean 'question'"),
+        (raw(model=None), "names no model"),
+        (raw(published_rows="some"), "allowed: listed, all"),
+        (raw(vary={"clip.frames": 8}), "expected a list of values"),
+        (raw(name="other"), "must be the file's name"),
+        ("rows", "found str"),
+    ],
+)
+def test_a_wrong_ablation_file_is_named_with_its_row(bad, message):
+    with pytest.raises(AblationError, match=re.escape(message)):
+        case.from_dict(bad, "mine")
+
+
+@pytest.mark.parametrize(
+    "row,message",
+    [
+        (case.Row("r", model="dualformer_tinny"), "did you mean 'dualformer_tiny'"),
+        (case.Row("r", model="dualformer_tiny", changes={"positon": "peg"}), "did you mean 'position'"),
+        (case.Row("r", model="dualformer_tiny", changes={"position": "pegs"}), "did you mean 'peg'"),
+        (case.Row("r", model="dualformer_tiny", clip={"frames": 0}), "clip.frames is 0"),
+        (case.Row("r", model="dualformer_tiny", clip={"frames": "8"}), "clip.frames is '8'"),
+    ],
+)
+def test_a_row_that_cannot_be_is_named(row, message):
+    with pytest.raises(AblationError, match=r"ablation trial, row 'r': .*" + re.escape(message)):
+        case.resolve(case.Ablation("trial", "?", [row]), Settings())
+
+
+@pytest.mark.parametrize("axis,value", [("dtype", "float23"), ("kernel", "spda"), ("device", "tpu")])
+def test_an_axis_of_unknown_names_is_refused(axis, value):
+    with pytest.raises(AblationError, match=f"unknown {axis} '{value}'"):
+        case.resolve(ablation(vary={axis: [value]}), Settings())
+
+
+# records
+
+
+def test_a_run_leaves_records_manifest_and_report(tmp_path):
+    """Unmocked: real counts of real cases."""
+    assert go(tmp_path, ["params", "macs"]) == 0
+    folder = tmp_path / "trial"
+    manifest = read_manifest(folder)
+    assert [row["row"] for row in manifest["rows"]] == ["one", "two", "three"]
+    assert manifest["metrics"] == ["params", "macs"]
+    for row in manifest["rows"]:
+        record = read_record(folder / f"{row['case_id']}.json")
+        assert record.row == row["row"]
+        assert isinstance(record.measurements["macs"].value, int)
+        assert record.provenance["packages"]["torch"]
+        assert {"commit", "measured"} <= set(record.measurements["macs"].details)
+    assert (folder / "report.md").is_file()
+    assert (folder / "table.csv").is_file()
+    assert (tmp_path / "report.md").is_file()
+    assert not list(folder.glob(".*part"))
+
+
+def test_a_rerun_measures_only_what_is_missing(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    assert go(tmp_path) == 0
+    assert len(meter.asked) == 6
+    assert go(tmp_path) == 0
+    assert len(meter.asked) == 6
+    assert go(tmp_path, ["params", "latency", "peak_memory"]) == 0
+    assert meter.asked[6:] == [(row, ("peak_memory",)) for row in ("one", "two", "three")]
+    for record in read_records(tmp_path / "trial"):
+        assert {"params", "latency", "peak_memory"} <= set(record.measurements)
+    assert go(tmp_path, ["params"], rows=("one", "two", "three", "four")) == 0
+    assert meter.asked[9:] == [("four", ("params",))]
+    assert go(tmp_path, ["params"], force=True) == 0
+    assert len(meter.asked) == 13
+    assert "latency" in read_manifest(tmp_path / "trial")["metrics"]  # held by the records, so shown
+
+
+def test_counts_come_before_timings(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    go(tmp_path)
+    assert [names for _, names in meter.asked] == [("params",)] * 3 + [("latency",)] * 3
+
+
+def test_lack_of_memory_is_a_row_and_a_crash_is_tried_again(tmp_path, monkeypatch, capsys):
+    meter = Meter(
+        monkeypatch,
+        {
+            ("one", "latency"): {"missing": "out of memory: one piece of 900 GiB", "retry": False},
+            ("two", "latency"): {"missing": "the measuring process was killed (signal 9)", "retry": True},
+        },
+    )
+    assert go(tmp_path) == 1
+    assert "two · latency: the measuring process was killed" in capsys.readouterr().err
+    report = (tmp_path / "trial" / "report.md").read_text()
+    assert "out of memory: one piece of 900 GiB" in report.lower().replace("gib", "GiB")
+    meter.asked.clear()
+    meter.answer.clear()
+    assert go(tmp_path) == 0
+    assert meter.asked == [("two", ("latency",))]
+
+
+def test_a_timing_of_another_machine_is_measured_again_and_a_count_is_not(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    go(tmp_path)
+    meter.asked.clear()
+    monkeypatch.setattr(provenance, "machine", lambda device: "another CPU")
+    go(tmp_path)
+    assert meter.asked == [(row, ("latency",)) for row in ("one", "two", "three")]
+
+
+def test_a_damaged_record_is_told_of_and_measured_again(tmp_path, monkeypatch, capsys):
+    meter = Meter(monkeypatch)
+    go(tmp_path, ["params"])
+    victim = sorted((tmp_path / "trial").glob("two-*.json"))[0]
+    victim.write_text(victim.read_text()[:100])
+    meter.asked.clear()
+    assert go(tmp_path, ["params"], console=Console()) == 0
+    assert meter.asked == [("two", ("params",))]
+    assert victim.name in capsys.readouterr().out
+    assert read_record(victim).row == "two"
+
+
+def test_an_interrupted_run_keeps_and_reports_what_it_has_and_goes_on(tmp_path, monkeypatch, capsys):
+    meter = Meter(monkeypatch, {("two", "latency"): KeyboardInterrupt()})
+    assert go(tmp_path, console=Console(width=120), arguments=["ablation=trial", "force=true", "seed=3"]) == 130
+    said = capsys.readouterr().out
+    assert "python -m harness.run ablation=trial seed=3" in said
+    assert len(read_records(tmp_path / "trial")) == 3
+    assert (tmp_path / "trial" / "report.md").is_file()
+    meter.asked.clear()
+    meter.answer.clear()
+    assert go(tmp_path) == 0
+    assert meter.asked == [("two", ("latency",)), ("three", ("latency",))]
+
+
+def test_two_runs_at_once_share_the_work_and_never_time_at_once(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch, seconds=0.2)
+    (tmp_path / "trial").mkdir()
+    results = []
+    metric_sets = [("params", "latency"), ("params", "latency", "peak_memory")]
+    threads = [
+        threading.Thread(target=lambda names=names: results.append(go(tmp_path, names))) for names in metric_sets
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [0, 0]
+    assert meter.most == 1
+    records = read_records(tmp_path / "trial")
+    assert len(records) == 3
+    for record in records:
+        assert {"params", "latency", "peak_memory"} <= set(record.measurements)
+
+
+def test_a_run_waits_for_the_one_that_is_timing(tmp_path, monkeypatch):
+    said = io.StringIO()
+    meter = Meter(monkeypatch)
+    lock = FileLock(tmp_path / sweep.TIMING_LOCK)
+    lock.acquire()
+    options = dict(names=["latency"], rows=["one"], console=Console(file=said, width=120))
+    waiting = threading.Thread(target=go, args=[tmp_path], kwargs=options)
+    waiting.start()
+    deadline = time.monotonic() + 60
+    while "another run is timing" not in said.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "another run is timing" in said.getvalue()
+    assert not meter.asked
+    lock.release()
+    waiting.join(60)
+    assert meter.asked == [("one", ("latency",))]
+
+
+def test_a_full_disk_ends_with_what_there_is(tmp_path, monkeypatch, capsys):
+    Meter(monkeypatch)
+    write, written = sweep.write_record, []
+
+    def fill(record, folder):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(record)
+        return write(record, folder)
+
+    monkeypatch.setattr(sweep, "write_record", fill)
+    assert go(tmp_path, ["params"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert len(read_records(tmp_path / "trial")) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_a_killed_run_leaves_whole_records_and_the_next_one_goes_on(tmp_path):
+    command = [sys.executable, "-m", "harness.run", "ablation=window_size", "metrics=[params,macs]", "quick=true"]
+    command.append(f"out={tmp_path}")
+    folder = tmp_path / "quick" / "window_size"
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*.json"))) < 3 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    kept = read_records(folder)
+    assert kept
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    manifest = read_manifest(folder)
+    assert len(read_records(folder)) == len(manifest["rows"])
+    left = int(re.search(r"(\d+) steps to do", again.stdout).group(1))
+    assert left == len(manifest["rows"]) - len(kept)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
+def test_ctrl_c_of_a_real_run_writes_the_report_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "harness.run", "ablation=pyramid_scales", "quick=true", f"out={tmp_path}"]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in running.stdout:
+        if "latency" in line:  # now a child process is timing
+            break
+    time.sleep(0.3)
+    running.send_signal(signal.SIGINT)
+    said, complained = running.communicate(timeout=60)
+    assert running.returncode == 130, complained
+    assert "to go on from here: python -m harness.run ablation=pyramid_scales quick=true" in said
+    assert (tmp_path / "quick" / "pyramid_scales" / "report.md").is_file()
+
+
+# the command line
+
+
+def test_without_an_ablation_the_questions_are_listed(capsys):
+    assert run.main([]) == 0
+    said = capsys.readouterr().out
+    for name in case.names():
+        assert name in said
+        assert case.load(name).question in said
+    assert "python -m harness.run ablation=" in said
+
+
+def test_the_help_names_every_option_metric_and_ablation(capsys):
+    assert run.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for word in [*run.OPTIONS, *run.CLIP, *metrics.names(), *case.names(), *case.DTYPES, "exit status", "model.FIELD"]:
+        assert word in said
+    assert len(re.findall(r"^  python -m harness\.run ", said, re.M)) == len(run.EXAMPLES)
+    assert max(map(len, said.splitlines())) <= 140
+
+
+def test_every_example_of_the_help_is_accepted(tmp_path):
+    for arguments, _ in run.EXAMPLES:
+        _, given = run.check_arguments(arguments.split())
+        assert given["ablation"] in [*case.names(), "all"]
+
+
+def test_the_resolved_configuration_can_be_seen(capsys):
+    assert run.main(["ablation=window_size", "model.attention.L.window=[4,7,7]", "clip=film.mp4", "--cfg", "job"]) == 0
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert shown.clip.path == "film.mp4"
+    assert shown.ablation.name == "window_size"
+    assert list(shown.model["attention.L.window"]) == [4, 7, 7]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30))
+def test_any_file_name_reaches_the_clip_unharmed(name):
+    overrides, given_values = run.check_arguments([f"clip={name}"])
+    assert given_values["clip.path"] == name
+    if "${" not in name:  # Hydra reads that as a reference; the value that is used is the one above
+        assert run.compose_config(None, overrides).clip.path == name
+
+
+def test_a_clip_of_ones_own_is_measured_and_recorded_by_name(tmp_path):
+    from harness import video
+
+    mine = tmp_path / "holiday.mp4"
+    mine.write_bytes(video.sample_clip(tmp_path).read_bytes())
+    assert go(tmp_path / "out", ["params", "latency"], rows=["one"], settings=Settings(path=str(mine), quick=True)) == 0
+    record = read_records(tmp_path / "out" / "quick" / "trial")[0]
+    assert record.case["clip"]["path"] == "holiday.mp4"
+    assert record.provenance["clip"]["source"] == "holiday.mp4"
+    assert len(record.provenance["clip"]["sha256"]) == 64
+    assert str(tmp_path) not in json.dumps([record.case, record.provenance])
+    assert not (tmp_path / "out" / video.SAMPLE).exists()
+
+
+# the comparison of kernels
+
+
+def test_speedup_of_two_kernels(tmp_path, capsys):
+    arguments = ["frames=4", "size=32", "pairs=6", "threads=1", f"out={tmp_path}"]
+    assert speedup.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "sdpa is " in said
+    assert "6 pairs" in said
+    record = read_records(tmp_path / "speedup")[0]
+    assert record.measurements["logit_difference"].value < 1e-4
+    slow, fast = record.measurements["latency_reference"].samples, record.measurements["latency_sdpa"].samples
+    assert record.measurements["speedup"].samples == pytest.approx([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+@pytest.mark.parametrize(
+    "argument,message",
+    [
+        ("modl=x", "did you mean 'model'"),
+        ("model=dualformer_tinny", "did you mean 'dualformer_tiny'"),
+        ("kernels=[sdpa]", "give two"),
+        ("kernels=[sdpa,refrence]", "did you mean 'reference'"),
+        ("pairs=0", "whole number from 1"),
+        ("pairs", "unknown option 'pairs'"),
+        ("dtype=float23", "unknown dtype"),
+        ("device=tpu", "unknown device"),
+        ("clip=nowhere.mp4", "nowhere.mp4: no such file"),
+    ],
+)
+def test_wrong_speedup_commands(argument, message, tmp_path, capsys):
+    assert speedup.main([argument, f"out={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "speedup").exists()
+
+
+@given(st.lists(st.floats(0.5, 5), min_size=1, max_size=40))
+def test_the_interval_holds_the_median(values):
+    low, high, coverage = speedup.interval(values)
+    assert low <= np.median(values) <= high
+    assert coverage >= 0.95 or (low, high) == (min(values), max(values))
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    draws = random.normal(size=(4000, 12))
+    hits = 0
+    for draw in draws:
+        low, high, coverage = speedup.interval(list(draw))
+        hits += low <= 0 <= high
+    assert hits / 4000 == pytest.approx(coverage, abs=0.01)

@@ -1,0 +1,302 @@
+"""Measuring one case: exact counts, timed metrics in a process of their own, and every way of having no number."""
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from backbones.pyramid import Pyramid
+from harness import case, count, isolation, measure, metrics, provenance
+from harness.build import build, example, unavailable
+from harness.measure import Effort
+
+TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
+LITTLE = Effort(samples=3, seconds=0, budget=0.1, fewest=3, warm_up_seconds=0)
+
+
+def tiny(model="dualformer_tiny", changes=None, frames=4, size=32, **fields):
+    row = case.Row("tiny", model=model, changes={**TINY, **(changes or {})}, clip={"frames": frames, "size": size})
+    ablation = case.Ablation("test", "?", [row])
+    return replace(case.resolve(ablation, case.Settings(threads=1))[0].case, **fields)
+
+
+def clip_file(folder, of):
+    path = folder / "clip.npy"
+    shape = (of.clip.frames, of.clip.size, of.clip.size, 3)
+    np.save(path, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    return path
+
+
+def by_name(measured):
+    return {one.name: one for one in measured}
+
+
+# building
+
+
+def test_weights_come_from_the_seed_and_are_never_zero():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = build(tiny()), build(tiny())
+    other = build(tiny(seed=1))
+    torch.testing.assert_close(torch.get_rng_state(), before)
+    assert not first.training
+    differ = 0
+    for (name, a), b, c in zip(first.named_parameters(), second.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        assert a.any(), name
+        differ += not torch.equal(a, c)
+    assert differ > 10
+
+
+@pytest.mark.parametrize("dtype", case.DTYPES)
+def test_dtype_of_the_case_is_the_model_s(dtype):
+    assert {p.dtype for p in build(tiny(dtype=dtype)).parameters()} == {getattr(torch, dtype)}
+
+
+# counting
+
+
+def test_params_and_macs_are_those_of_the_real_model():
+    one = tiny()
+    counted = by_name(measure.measure(one, ["params", "macs"]))
+    model = build(one)
+    total = sum(p.numel() for p in model.parameters())
+    classifier = sum(p.numel() for p in model.classifier.parameters())
+    assert counted["params"].value == total - classifier
+    assert counted["params_with_classifier"].value == total
+    assert counted["macs"].value == model.macs(classifier=False)
+    assert counted["macs_with_classifier"].value == model.macs(classifier=True)
+    assert all(type(m.value) is int for m in counted.values())
+    norms = {torch.nn.LayerNorm: 0, torch.nn.BatchNorm3d: 0}
+    for module in model.modules():
+        if type(module) in norms:
+            module.register_forward_hook(
+                lambda m, x, y: norms.__setitem__(type(m), norms[type(m)] + x[0].numel())  # a second, plainer counter
+            )
+    model(example(one, device="cpu").zero_())
+    assert counted["layernorm_elements"].value == norms[torch.nn.LayerNorm]
+    assert counted["batchnorm_elements"].value == norms[torch.nn.BatchNorm3d] > 0
+
+
+def test_counts_are_of_one_view_whatever_runs():
+    plain = by_name(measure.measure(tiny(), ["macs"]))["macs"].value
+    batch = tiny(batch_size=8, kernel="sdpa", dtype="bfloat16", compile=True)
+    assert by_name(measure.measure(batch, ["macs"]))["macs"].value == plain
+
+
+def test_counters_that_disagree_are_an_error_with_both_numbers(monkeypatch):
+    one = tiny(changes={"mlp_ratio": 3})  # a model that no other test has counted
+    right = build(one).macs(classifier=True)
+    monkeypatch.setattr(Pyramid, "macs", lambda self, classifier=True: right + 7)
+    with pytest.raises(count.CountError, match=rf"{right}.*{right + 7}"):
+        count.count(one)
+    for measured in measure.measure(one, ["macs"]):
+        assert str(right + 7) in measured.missing
+        assert measured.retry
+
+
+def test_a_long_joint_attention_costs_no_memory_to_count():
+    one = tiny("pyramid_tiny_full", frames=64, size=448)
+    assert by_name(measure.measure(one, ["macs"]))["macs"].value > 1e12
+
+
+# timing
+
+
+def test_every_timed_metric_of_a_case(tmp_path):
+    one = tiny(batch_size=2)
+    timed = [name for name in metrics.names() if metrics.get(name).timed]
+    measured = by_name(measure.measure(one, timed, clip_file(tmp_path, one), effort=LITTLE))
+    assert set(measured) == {name for metric in timed for name in metrics.get(metric).measures}
+    for measurement in measured.values():
+        assert measurement.missing is None
+        assert measurement.details["machine"] == provenance.machine("cpu")
+        assert measurement.details["kernel"] == "sdpa"
+    latency, throughput = measured["latency"], measured["throughput"]
+    assert len(latency.samples) >= 3
+    assert throughput.samples == pytest.approx([2000 / ms for ms in latency.samples])
+    assert latency.details["warm_up"] >= 2
+    assert latency.details["threads"] == 1
+    assert latency.details["finite_logits"]
+    assert latency.details["operators"] == ["_scaled_dot_product_flash_attention_for_cpu"]
+    assert measured["peak_memory"].value > 0
+
+
+def test_memory_counts_the_weights_and_the_operators_are_those_that_ran(tmp_path):
+    one = tiny(changes={"widths": [48, 96, 384, 768]}, kernel="reference", dtype="bfloat16")
+    measured = by_name(measure.measure(one, ["peak_memory", "latency"], clip_file(tmp_path, one), effort=LITTLE))
+    weights = sum(p.numel() for p in build(one).parameters()) * 2
+    assert weights * 0.9 < measured["peak_memory"].value < weights * 20
+    assert measured["latency"].details["operators"] == ["explicit softmax"]
+
+
+# no number, and why
+
+
+def test_lack_of_memory_is_a_result(tmp_path):
+    """Joint attention over 401408 tokens with all scores in memory: more than any machine of today has."""
+    one = tiny("pyramid_tiny_full", frames=64, size=448, kernel="reference")
+    for measurement in measure.measure(one, ["peak_memory", "latency"], clip_file(tmp_path, one), effort=LITTLE):
+        assert measurement.missing.startswith("out of memory"), measurement.missing
+        assert "GiB" in measurement.missing
+        assert not measurement.retry
+
+
+def test_the_time_limit_is_a_reason_to_try_again(tmp_path):
+    one = tiny()
+    measured = measure.measure(one, ["latency"], clip_file(tmp_path, one), effort=LITTLE, time_limit=0.1)
+    assert "time limit of 0.1 s" in measured[0].missing
+    assert measured[0].retry
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that the test needs to be missing")
+def test_a_device_that_is_not_there_is_a_reason(tmp_path):
+    one = tiny(device="cuda")
+    measured = measure.measure(one, ["latency", "throughput"], clip_file(tmp_path, one), effort=LITTLE)
+    assert {m.name for m in measured} == {"latency", "throughput"}
+    assert all("sees no CUDA device" in m.missing and not m.retry for m in measured)
+    assert "available: " in unavailable(tiny(kernel="xformers"))
+
+
+DEATHS = [
+    ("import os; os.kill(os.getpid(), 9)", "killed (signal 9)", True),
+    ("import os; os.kill(os.getpid(), 11)", "SIGSEGV", True),
+    ("raise SystemExit(3)", "exit status", True),
+    ("raise ValueError('lost /home/someone/secret/file.py')", "file.py", True),
+    ("import sys; print('terminate: std::bad_alloc', file=sys.stderr); raise SystemExit(1)", "out of memory", False),
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
+@pytest.mark.parametrize("fork", [True, False])
+@pytest.mark.parametrize("code,reason,retry", DEATHS)
+def test_a_process_that_dies_leaves_a_reason(code, reason, retry, fork, tmp_path, monkeypatch):
+    if fork and not isolation.can_fork():
+        pytest.skip("this system cannot fork and wait for it")
+    script = "import sys\nfrom harness import isolation\ndef die(*_): exec(CODE)\n"
+    script += "isolation.serve_forks(die) if sys.argv[-1] == '--forks' else die()"
+    start = subprocess.Popen
+
+    def instead(command, **options):  # the interpreter and the arguments as they are, our code for the module
+        return start([command[0], "-c", script.replace("CODE", repr(code)), *command[3:]], **options)
+
+    isolation.stop()
+    monkeypatch.setattr(isolation.subprocess, "Popen", instead)
+    monkeypatch.setattr(isolation, "can_fork", lambda: fork)
+    measured = measure.measure(tiny(), ["latency", "peak_memory"], clip_file(tmp_path, tiny()))
+    isolation.stop()
+    assert [m.name for m in measured] == ["latency", "peak_memory"]
+    for measurement in measured:
+        assert reason in measurement.missing
+        assert measurement.retry is retry
+        assert "/home" not in measurement.missing
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
+@pytest.mark.parametrize("fork", [True, False])
+def test_what_a_stopped_process_started_ends_with_it(fork, tmp_path, monkeypatch):
+    """A compiler worker, say: it must not go on computing beside the next case."""
+    if fork and not isolation.can_fork():
+        pytest.skip("this system cannot fork and wait for it")
+    mark = tmp_path / "pid"
+    script = (
+        "import pathlib, subprocess, sys, time\nfrom harness import isolation\n"
+        "def hang(*_):\n"
+        " child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f" pathlib.Path({str(mark)!r}).write_text(str(child.pid)); time.sleep(60)\n"
+        "isolation.serve_forks(hang) if sys.argv[-1] == '--forks' else hang()"
+    )
+    start = subprocess.Popen
+    isolation.stop()
+    monkeypatch.setattr(isolation.subprocess, "Popen", lambda c, **o: start([c[0], "-c", script, *c[3:]], **o))
+    monkeypatch.setattr(isolation, "can_fork", lambda: fork)
+    assert "time limit" in isolation.run(tmp_path / "request", tmp_path / "answer", tmp_path / "log", 3)
+    stat = Path(f"/proc/{mark.read_text()}/stat")
+    if stat.exists():  # ended, but not yet collected by its new parent
+        assert stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_case_gives_the_same_answer_forked_and_in_a_new_interpreter(tmp_path, monkeypatch):
+    one = tiny()
+    found = []
+    for fork in (isolation.can_fork(), False):
+        monkeypatch.setattr(isolation, "can_fork", lambda fork=fork: fork)
+        measured = by_name(measure.measure(one, ["latency", "peak_memory"], clip_file(tmp_path, one), effort=LITTLE))
+        assert not any(m.missing for m in measured.values())
+        found.append(measured)
+    forked, spawned = found
+    assert {name: m.details.keys() for name, m in forked.items()} == {n: m.details.keys() for n, m in spawned.items()}
+    assert forked["peak_memory"].value == pytest.approx(spawned["peak_memory"].value, abs=8 * 2**20)
+
+
+@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
+def test_cases_are_forked_from_a_process_with_one_thread(tmp_path):
+    """Anything more could be lost or locked in a fork."""
+    one = tiny()
+    measure.measure(one, ["latency"], clip_file(tmp_path, one), effort=LITTLE)
+    forker = isolation._forker
+    assert psutil.Process(forker.pid).num_threads() == 1
+    measure.measure(one, ["peak_memory"], clip_file(tmp_path, one), effort=LITTLE)
+    assert isolation._forker is forker  # the same for every case
+    assert not psutil.Process(forker.pid).children()
+    isolation.stop()
+    assert forker.poll() == 0
+
+
+def test_unknown_metrics_have_a_nearest_name():
+    with pytest.raises(KeyError, match="did you mean 'latency'"):
+        measure.measure(tiny(), ["latencey"])
+
+
+# effort and provenance
+
+
+def test_sampling_ends_by_number_and_time():
+    effort = Effort(samples=20, seconds=3, budget=10, fewest=5)
+    assert not effort.enough(19, 5)
+    assert not effort.enough(30, 2)
+    assert effort.enough(20, 3)
+    assert effort.enough(5, 10)
+    assert not effort.enough(4, 1000)
+
+
+def test_provenance_says_what_a_reader_needs_and_nothing_private():
+    found = provenance.collect() | provenance.of_torch("cpu")
+    for key in (
+        "commit",
+        "dirty",
+        "started",
+        "packages",
+        "python",
+        "os",
+        "cpu",
+        "cores",
+        "ram_bytes",
+        "gpu",
+        "threads",
+    ):
+        assert key in found
+    assert found["packages"]["torch"]
+    text = json.dumps(found)
+    assert str(Path.home()) not in text
+    assert str(provenance.ROOT) not in text
+    host = platform.node()
+    assert len(host) < 4 or host not in text
+    user = getpass.getuser()
+    assert len(user) < 4 or user not in text or user == "root"
+
+
+def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    provenance.commit.cache_clear()
+    assert provenance.commit() == {"commit": "unknown", "dirty": None}
+    provenance.commit.cache_clear()
