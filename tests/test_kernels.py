@@ -94,6 +94,23 @@ def test_flex_agrees_forward(shape, bias, dtype):
     check_agreement("flex", shape, *bias, dtype, backward=False)
 
 
+def test_flex_compiles_every_shape_of_a_model(monkeypatch):
+    """PyTorch gives up compiling after eight shapes and goes on with the full matrix of scores in memory."""
+    from attention_zoo.kernels import flex
+
+    need("flex", "cpu", torch.float32, backward=False)
+    quick = torch.compile(flex.flex_attention, dynamic=False, backend="eager")
+    monkeypatch.setattr(flex, "_compiled", lambda: quick)
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["frames"]
+    counted.clear()
+    with torch.no_grad():
+        for n in range(16, 28):
+            attend(*(torch.randn(1, 1, n, 8) for _ in range(3)), kernel="flex")
+    torch._dynamo.reset()
+    assert counted["ok"] == 12
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
