@@ -141,9 +141,7 @@ class Settings:
 
 @dataclass
 class Entry:
-    """A case with the row it came from and whether its counts may stand beside the published ones (True or the reason
-    not).
-    """
+    """A case with its row; `comparable` is True, or why its counts may not stand beside the published ones."""
 
     case: Case
     row: Row
@@ -292,9 +290,7 @@ def _check(case: Case, where: str) -> None:
 
 
 def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip:
-    """The clip of a case: the model's own, then the row's, the axis' and at last the run's; images stay single
-    frames.
-    """
+    """The clip of a case: the model's own, then the row's, the axis', the run's. Images stay single frames."""
     clip = Clip(frames=nominal.t, size=nominal.h)
     clip = replace(clip, **row.clip)
     clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})

@@ -66,14 +66,18 @@ def _measure(case: Case, request: dict[str, Any]):
     workload = Workload(case, request["clip"], Effort(**request["effort"]), request["machine"])
     free = memory.limit() if workload.device.type == "cpu" else None
     for metric in wanted:
+        if reason is not None:  # what one metric lacked, memory or support, the next would lack too
+            yield metric.name, metric.missing(reason, retry=False, details=details)
+            continue
         try:
-            measured = metric.run(workload)
+            yield metric.name, metric.run(workload)
         except Exception as error:
-            reason, retry = _reason(error, free)
+            why, retry = _reason(error, free)
             if retry:
                 traceback.print_exc()
-            measured = metric.missing(reason, retry=retry, details=details)
-        yield metric.name, measured
+            else:
+                reason = why
+            yield metric.name, metric.missing(why, retry=retry, details=details)
 
 
 def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
@@ -92,6 +96,8 @@ def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
         return "out of memory" + (f": {', '.join(sizes)}" if sizes else ""), False
     if isinstance(error, KernelUnavailable | NotImplementedError) or "not implemented for" in text:
         return f"not supported: {text[:200]}", False
+    if type(error).__module__.startswith("torch._dynamo"):
+        return f"torch.compile failed: {text.partition(' Set TORCHDYNAMO_VERBOSE')[0][:300]}", False
     return f"{type(error).__name__}: {text[:300]}", True
 
 

@@ -93,9 +93,7 @@ def usable_cores() -> int:
 
 
 def default_threads() -> int:
-    """Physical cores, which two threads of one core share in dense arithmetic, but no more than this process may
-    use.
-    """
+    """One thread per physical core (two of one core share its arithmetic), no more than this process may use."""
     return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()))
 
 

@@ -122,9 +122,7 @@ def _opening(ablation: Ablation, entries: list[Entry], work: list) -> str:
 def _write_manifest(
     ablation: Ablation, entries: list[Entry], names: list[str], folder: Path, quick: bool, arguments: list[str] | None
 ) -> None:
-    """Say which cases make the table, and which metrics: those asked for now and those that the records hold
-    already.
-    """
+    """Say which cases make the table, and which metrics: those asked for now and those in the records already."""
     held = {name for entry in entries if (record := _read(folder, entry)) for name in record.measurements}
     shown = [name for name in metrics.names() if name in names or held & set(metrics.get(name).measures)]
     manifest = {
@@ -181,9 +179,7 @@ def _one_at_a_time(
     take: Callable[[list[str]], list[Measurement]],
     console: Console,
 ) -> list[Measurement]:
-    """Time under the lock of the output folder; what another run measured while this one waited is not measured
-    again.
-    """
+    """Time under the lock of the output folder. What another run measured meanwhile is not measured again."""
     lock = FileLock(out / TIMING_LOCK)
     try:
         lock.acquire(timeout=0.5)

@@ -168,9 +168,7 @@ def _pyav_frames(path: Path) -> Iterator:
 
 
 def _resize_and_crop(picture: np.ndarray, size: int) -> np.ndarray:
-    """Short side to `size` by bilinear interpolation (half-pixel centres, no antialiasing, as in the configurations),
-    centre crop.
-    """
+    """Short side to `size` (bilinear, half-pixel centres, no antialiasing, as in the configurations), centre crop."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -186,9 +184,7 @@ def _resize_and_crop(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def _first_line(error: Exception, path: Path) -> str:
-    """The sentence of a decoder's error, without time, source position, stack trace and the path, which the caller
-    names.
-    """
+    """The sentence of a decoder's error, without time, source position, stack trace and path."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     text = re.sub(r"^\[[\d:]+\] ", "", text)

@@ -1,6 +1,4 @@
-"""Multiply-adds of one view, as an exact integer, and the normalised elements that some papers add by their own
-rule.
-"""
+"""Multiply-adds of one view, as an exact integer, and the normalised elements that some papers add to them."""
 
 from __future__ import annotations
 
