@@ -30,7 +30,8 @@ def main(parent: int, arguments: list[str]) -> None:
     from attention_zoo import kernels, schemes
     from harness import workload  # noqa: F401  (loaded here, so that no fork has to)
 
-    kernels.names(), schemes.names(), metrics.names()
+    for registry in (kernels, schemes, metrics):
+        registry.names()
     isolation.serve_forks(answer)
 
 

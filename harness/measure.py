@@ -48,7 +48,7 @@ def measure(
     """The measurements of some metrics for one case.
 
     `clip` is a file of decoded frames (`numpy.save`, uint8 `t h w 3`) and needed by timed metrics only. `time_limit` is
-    in seconds, for all timed metrics of the case together.
+    in seconds, for all timed metrics of the case that share a process.
     """
     chosen = [metrics.get(name) for name in names]
     measured = []
@@ -60,8 +60,7 @@ def measure(
                 Exception
             ) as error:  # a case that fails must not end the sweep; it is reported, and the exit status tells
                 measured += metric.missing(f"{type(error).__name__}: {error}", retry=True)
-    timed = [metric for metric in chosen if metric.timed]
-    if timed:
+    for timed in metrics.by_process(metric for metric in chosen if metric.timed):
         assert clip is not None, "timed metrics need a clip"
         measured += _in_child(case, timed, Path(clip), effort, time_limit)
     return measured

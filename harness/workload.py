@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +26,14 @@ from harness import provenance
 from harness.build import build
 from harness.case import Case
 from harness.measure import Effort
+from harness.training_step import TrainingStep, targets
 from harness.video import normalise
 
 STEADY = 0.05  # a warm-up has settled when its last run is this close to the median of its last three
 FLUSH_BYTES = 256 * 2**20  # larger than any L2 cache: written between runs, so that each one starts cold
+
+Run = tuple[float, ...]
+"""Milliseconds from the start of one run to the end of each of its phases."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,12 @@ class Workload:
 
     @cached_property
     def input(self) -> Tensor:
-        """The decoded clip, once per element of the batch."""
+        return self.batch(self.case.batch_size)
+
+    def batch(self, size: int) -> Tensor:
+        """The decoded clip, once per element of a batch."""
         clip = normalise(np.load(self.clip_file)).to(self.device, self.dtype)
-        return clip.expand(self.case.batch_size, *clip.shape).contiguous()
+        return clip.expand(size, *clip.shape).contiguous()
 
     @cached_property
     def eager(self) -> nn.Module:
@@ -72,6 +79,17 @@ class Workload:
         self.compile_seconds = time.perf_counter() - start
         return compiled
 
+    @cached_property
+    def training(self) -> TrainingStep:
+        """A step of training on a model of its own, so that no other metric meets trained weights.
+
+        Raises: KernelUnavailable, where the case's kernel has no backward pass.
+        """
+        kernels.resolve(self.case.kernel, self.device, self.dtype, backward=True)
+        return TrainingStep(
+            build(self.case), self.input, targets(self.case, self.case.batch_size), compiled=self.case.compile
+        )
+
     def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -85,9 +103,10 @@ class Workload:
     def series(self) -> Series:
         """Warm up until the time has settled, then take samples for as long as the effort says."""
         kernel, model = self.kernel, self.model
-        operators, logits = self._observe()
+        with torch.no_grad():
+            operators, logits = self.observe(lambda: self.eager(self.input))
         with torch.inference_mode():
-            samples, warm_up = self._cuda_runs(model) if self.device.type == "cuda" else self._cpu_runs(model)
+            runs, warm_up = self.time(lambda: model(self.input))
         details = {
             "kernel_requested": self.case.kernel,
             "kernel": kernel,
@@ -99,66 +118,77 @@ class Workload:
         }
         if self.compile_seconds is not None:
             details["compile_seconds"] = round(self.compile_seconds, 3)
-        return Series(tuple(samples), details)
+        return Series(tuple(run[-1] for run in runs), details)
 
-    def _observe(self) -> tuple[list[str], Tensor]:
-        """One forward pass that is not timed: the attention operators that the dispatcher sees, and the logits."""
+    def observe(self, run: Callable[[], Tensor]) -> tuple[list[str], Tensor]:
+        """One pass that is not timed: the attention operators that the dispatcher sees, and what the pass returns."""
         log = _OperatorLog()
         # flex is compiled by itself, below the level at which operators are seen, and not under a dispatch mode
-        with torch.no_grad(), contextlib.nullcontext() if self.kernel == "flex" else log:
-            logits = self.eager(self.input)
+        with contextlib.nullcontext() if self.kernel == "flex" else log:
+            result = run()
         fused = sorted(name for name in log.names if "attention" in name)
         if self.kernel == "flex":
-            return ["flex_attention"], logits
-        return fused or (["explicit softmax"] if any("softmax" in name for name in log.names) else ["none"]), logits
+            return ["flex_attention"], result
+        return fused or (["explicit softmax"] if any("softmax" in name for name in log.names) else ["none"]), result
 
     def surroundings(self) -> dict[str, Any]:
         """Where this process measures; part of every timed measurement."""
         return {"machine": self.machine, "started": provenance.now(), **provenance.of_torch(self.case.device)}
 
-    def _cpu_runs(self, model: Callable[[Tensor], Tensor]) -> tuple[list[float], dict[str, Any]]:
+    def time(self, *phases: Callable[[], Any]) -> tuple[list[Run], dict[str, Any]]:
+        """Warm up until the time has settled, then take samples for as long as the effort says.
+
+        Each run calls the phases in turn and is the milliseconds from its start to the end of each; the last is its
+        whole time. Returns the runs after the warm-up, and how the warm-up went.
+        """
+        return self._cuda_runs(phases) if self.device.type == "cuda" else self._cpu_runs(phases)
+
+    def _cpu_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
         effort, warm_up = self.effort, []
 
-        def one() -> float:
-            start = time.perf_counter_ns()
-            model(self.input)
-            return (time.perf_counter_ns() - start) / 1e6
+        def one() -> Run:
+            start, ends = time.perf_counter_ns(), []
+            for phase in phases:
+                phase()
+                ends.append((time.perf_counter_ns() - start) / 1e6)
+            return tuple(ends)
 
         start = time.perf_counter()
         while not _settled(warm_up) and (len(warm_up) < 2 or time.perf_counter() - start < effort.warm_up_seconds):
             warm_up.append(one())
-        samples = []
+        runs = []
         start = time.perf_counter()
-        while not effort.enough(len(samples), time.perf_counter() - start):
-            samples.append(one())
-        return samples, {"warm_up": len(warm_up), "settled": _settled(warm_up)}
+        while not effort.enough(len(runs), time.perf_counter() - start):
+            runs.append(one())
+        return runs, {"warm_up": len(warm_up), "settled": _settled(warm_up)}
 
-    def _cuda_runs(self, model: Callable[[Tensor], Tensor]) -> tuple[list[float], dict[str, Any]]:
-        """Events around each pass, the L2 cache overwritten between passes, one wait per batch of ten."""
+    def _cuda_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
+        """Events around each phase, the L2 cache overwritten between runs, one wait per batch of ten."""
         effort = self.effort
         flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=self.device)
 
-        def ten() -> list[float]:
-            pairs = []
+        def ten() -> list[Run]:
+            events = []
             for _ in range(10):
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                of_run = [torch.cuda.Event(enable_timing=True) for _ in range(len(phases) + 1)]
                 flush.zero_()
-                begin.record()
-                model(self.input)
-                end.record()
-                pairs.append((begin, end))
+                of_run[0].record()
+                for phase, end in zip(phases, of_run[1:], strict=True):
+                    phase()
+                    end.record()
+                events.append(of_run)
             self.synchronize()
-            return [begin.elapsed_time(end) for begin, end in pairs]
+            return [tuple(begin.elapsed_time(end) for end in ends) for begin, *ends in events]
 
         start = time.perf_counter()
         warm_up = ten()
         while (spent := time.perf_counter() - start) < 1 or (not _settled(warm_up) and spent < effort.warm_up_seconds):
             warm_up += ten()
-        samples = []
+        runs = []
         start = time.perf_counter()
-        while not effort.enough(len(samples), time.perf_counter() - start):
-            samples += ten()
-        return samples, {"warm_up": len(warm_up), "settled": _settled(warm_up), "l2_flush_bytes": FLUSH_BYTES}
+        while not effort.enough(len(runs), time.perf_counter() - start):
+            runs += ten()
+        return runs, {"warm_up": len(warm_up), "settled": _settled(warm_up), "l2_flush_bytes": FLUSH_BYTES}
 
 
 class _OperatorLog(TorchDispatchMode):
@@ -173,8 +203,9 @@ class _OperatorLog(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _settled(runs: list[float]) -> bool:
+def _settled(runs: list[Run]) -> bool:
     if len(runs) < 3:
         return False
-    median = statistics.median(runs[-3:])
-    return abs(runs[-1] - median) <= STEADY * median
+    last = [run[-1] for run in runs[-3:]]
+    median = statistics.median(last)
+    return abs(last[-1] - median) <= STEADY * median

@@ -1,0 +1,89 @@
+"""What the operators of a model belong to: attention products, projections, MLP, norms, and so on.
+
+A group follows from the module in which an operator runs and from the operator's name, so that any registered scheme is
+split without being changed: the backbone says what is a block's attention and what its MLP, and inside of a scheme its
+linear maps, convolutions and norms are told apart by their kind.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from backbones.pyramid import Block, Stage
+
+GROUPS = {
+    "attention": "products of attention: scores, softmax, weighted sum",
+    "projections": "linear maps of attention: queries, keys, values, output",
+    "mlp": "the MLP of each block, with its activation",
+    "norms": "layer norms and batch norms",
+    "convolutions": "patch embeddings, position encodings, pooling of keys",
+    "movement": "data moved without arithmetic: copies, shifts, padding, concatenation",
+    "rest": "residual sums, classifier, time between operators",
+}
+COUNTED = ("attention", "projections", "mlp", "convolutions", "rest")  # the groups that hold multiply-adds
+
+MOVES = {
+    "copy_", "clone", "contiguous", "to", "_to_copy", "cat", "stack", "roll", "flip", "pad", "constant_pad_nd",
+    "index", "index_select", "gather", "repeat", "fill_", "zero_", "zeros", "pixel_shuffle",
+}  # fmt: skip
+VIEWS = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "as_strided", "expand", "slice",
+    "select", "narrow", "unsqueeze", "squeeze", "flatten", "unflatten", "unbind", "chunk", "split", "split_with_sizes",
+    "empty", "empty_like", "empty_strided", "alias", "detach", "movedim",
+}  # fmt: skip
+LINEAR = {"linear", "mm", "addmm", "addmv", "mv"}
+
+
+def groups_of(model: nn.Module) -> dict[str, str]:
+    """The group of each module, by its name in the model; a scheme's own arithmetic is "attention"."""
+    found = {"": "rest"}
+    for name, module in model.named_modules():
+        parent, _, last = name.rpartition(".")
+        if name:
+            owner = model.get_submodule(parent)
+            found[name] = _given(owner, last) or _of_kind(module, found[parent])
+    return found
+
+
+def _given(owner: nn.Module, name: str) -> str | None:
+    """What the backbone says of a part of its own."""
+    if isinstance(owner, Block):
+        return {"attention": "attention", "mlp": "mlp"}.get(name)
+    if isinstance(owner, Stage):
+        return {"embed": "convolutions", "position": "convolutions"}.get(name)
+    return None
+
+
+def _of_kind(module: nn.Module, inside: str) -> str:
+    """By the kind of a module and the group that it is inside of."""
+    kind = type(module).__name__.lower()
+    if "norm" in kind:
+        return "norms"
+    if inside != "attention":
+        return inside
+    if isinstance(module, nn.Linear):
+        return "projections"
+    parts = list(module.modules())
+    pools = any(isinstance(part, nn.modules.conv._ConvNd) or "pool" in type(part).__name__.lower() for part in parts)
+    return "convolutions" if pools and not any(isinstance(part, nn.Linear) for part in parts) else inside
+
+
+def group(inside: str, operator: str) -> str:
+    """The group of an operator, such as "aten::addmm", that runs in a module of the group `inside`.
+
+    A copy is movement wherever it happens, and a norm a norm; what a linear map does to shapes is part of it.
+    """
+    name = operator.rpartition("::")[2].rpartition(".")[2]
+    if name in MOVES:
+        return "movement"
+    if "norm" in name and name not in ("normal_", "linalg_vector_norm"):
+        return "norms"
+    if inside != "attention":
+        return inside
+    if "attention" in name:
+        return "attention"
+    if name in LINEAR:
+        return "projections"
+    if name in VIEWS:
+        return "movement"
+    return "convolutions" if "conv" in name or "pool" in name else "attention"
