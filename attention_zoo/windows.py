@@ -8,9 +8,9 @@ sides of the map; padding has a label of its own, so that no real token attends 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -89,97 +89,86 @@ def reverse(windows: Float[Tensor, "s n d"], tiling: Tiling) -> Float[Tensor, "b
     return x
 
 
-@functools.lru_cache(maxsize=512)
-def labels(tiling: Tiling) -> np.ndarray | None:
-    """Labels (count, window.tokens), or None where they forbid nothing because each window has a single label."""
-    region = np.zeros(tiling.padded, dtype=np.int64)
+def forbids(tiling: Tiling) -> bool:
+    """Whether any window holds tokens of different labels."""
+    return any(tiling.shift) or (tiling.padding == "masked" and tiling.padded != tiling.grid)
+
+
+def labels(tiling: Tiling, device: torch.device | str = "cpu") -> Int[Tensor, "s n"]:
+    """The label of every token of every window."""
+    region = torch.zeros(tuple(tiling.padded), dtype=torch.int64, device=device)
     for axis, (n, size, shift) in enumerate(zip(tiling.padded, tiling.window, tiling.shift, strict=True)):
         if shift:
-            at = np.arange(n)
-            cut = (at >= n - size).astype(np.int64) + (at >= n - shift)
-            region = region * 3 + np.expand_dims(cut, tuple(a for a in range(3) if a != axis))
+            at = torch.arange(n, device=device)
+            cut = (at >= n - size).long() + (at >= n - shift)
+            region = region * 3 + cut.view([-1 if a == axis else 1 for a in range(3)])
     if tiling.padding == "masked" and tiling.padded != tiling.grid:
-        real = np.zeros(tiling.padded, dtype=bool)
-        real[: tiling.grid.t, : tiling.grid.h, : tiling.grid.w] = True
-        region[~np.roll(real, [-s for s in tiling.shift], axis=(0, 1, 2))] = PADDED
-    found = _cut(region, tiling.window)
-    return None if (found == found[:, :1]).all() else found
+        region = region.masked_fill(_token_numbers(tiling, device) == PADDED, PADDED)
+    return _cut(region, tiling.window)
 
 
-def _cut(x: np.ndarray, window: Grid) -> np.ndarray:
+def _token_numbers(tiling: Tiling, device: torch.device | str) -> Int[Tensor, "t h w"]:
+    """The padded, rolled map, each token with its number in (t, h, w) order, padding with PADDED."""
+    number = torch.arange(tiling.grid.tokens, device=device).view(tuple(tiling.grid))
+    t, h, w = (p - n for p, n in zip(tiling.padded, tiling.grid, strict=True))
+    return pad(number, (0, w, 0, h, 0, t), value=PADDED).roll([-s for s in tiling.shift], dims=(0, 1, 2))
+
+
+def _cut(x: Int[Tensor, "t h w"], window: Grid) -> Int[Tensor, "s n"]:
     wt, wh, ww = window
     return rearrange(x, "(nt wt) (nh wh) (nw ww) -> (nt nh nw) (wt wh ww)", wt=wt, wh=wh, ww=ww)
 
 
 def reach(tiling: Tiling) -> Bool[Tensor, "n n"]:
     """Which tokens of the grid share a window and a label."""
-    number = np.full(tiling.padded, PADDED, dtype=np.int64)
-    number[: tiling.grid.t, : tiling.grid.h, : tiling.grid.w] = np.arange(tiling.grid.tokens).reshape(tiling.grid)
-    number = _cut(np.roll(number, [-s for s in tiling.shift], axis=(0, 1, 2)), tiling.window)
-    label = labels(tiling)
-    label = np.zeros_like(number) if label is None else label
+    number, label = _cut(_token_numbers(tiling, "cpu"), tiling.window), labels(tiling)
     pairs = (label[:, :, None] == label[:, None]) & (number[:, :, None] >= 0) & (number[:, None] >= 0)
-    s, i, j = pairs.nonzero()
+    s, i, j = pairs.nonzero(as_tuple=True)
     seen = torch.zeros(tiling.grid.tokens, tiling.grid.tokens, dtype=torch.bool)
-    seen[torch.from_numpy(number[s, i]), torch.from_numpy(number[s, j])] = True
+    seen[number[s, i], number[s, j]] = True
     return seen
 
 
 def mask(tiling: Tiling, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "s 1 n n"] | None:
     """0 where two tokens of a window share their label, minus infinity where not; None where nothing is forbidden."""
-    grid, window = (tiling.grid.t, tiling.grid.h, tiling.grid.w), (tiling.window.t, tiling.window.h, tiling.window.w)
-    return _mask_constant(grid, window, tiling.shift, tiling.padding, device, dtype)
+    return _constant(_mask, tiling, device, dtype) if forbids(tiling) else None
 
 
-@torch.compiler.assume_constant_result
-def _mask_constant(grid, window, shift, padding, device, dtype) -> Tensor | None:
-    # Plain tuples: torch.compile cannot hand named ones to a function whose result it takes as a constant.
-    return _constant(_mask, Tiling(Grid(*grid), Grid(*window), shift, padding), device, dtype)
+def _mask(tiling: Tiling, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "s 1 n n"]:
+    label = labels(tiling, device)
+    apart = label[:, None, :, None] != label[:, None, None, :]
+    return torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill(apart, -torch.inf)
 
 
-@functools.lru_cache(maxsize=32)
-def _mask(tiling: Tiling, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    label = labels(tiling)
-    if label is None:
-        return None
-    apart = torch.from_numpy(label[:, None, :, None] != label[:, None, None, :])
-    return torch.zeros(apart.shape, dtype=dtype, device="cpu").masked_fill_(apart, -torch.inf).to(device)
-
-
-@functools.lru_cache(maxsize=512)
-def bias_rows(nominal: Grid, used: Grid, rule: ClippedBias) -> np.ndarray:
+def bias_rows(nominal: Grid, used: Grid, rule: ClippedBias, device: torch.device | str = "cpu") -> Int[Tensor, " p"]:
     """The row of the bias table for each (query, key) pair of a window, flattened; tokens in (t, h, w) order.
 
     Source: Video Swin Transformer, arXiv:2106.13230, Sec. 3.2. Where a window is clipped, the released code takes the
     first rows and columns of the nominal window's indices ("published"); these are right where only time is clipped and
     belong to other offsets where height or width is. "geometric" keeps the offsets right.
     """
-    at = np.stack(np.unravel_index(np.arange(nominal.tokens), nominal))
-    if rule == "published":
-        at = at[:, : used.tokens]
-    else:
-        at = at[:, (at < np.array(used)[:, None]).all(0)]
-    dt, dh, dw = at[:, :, None] - at[:, None] + (np.array(nominal) - 1)[:, None, None]
-    return ((dt * (2 * nominal.h - 1) + dh) * (2 * nominal.w - 1) + dw).ravel()
+    _, h, w = nominal if rule == "published" else used
+    number = torch.arange(used.tokens, device=device)
+    t, h, w = number // (h * w), number // w % h, number % w
+    dt, dh, dw = (a[:, None] - a + (n - 1) for a, n in zip((t, h, w), (nominal.t, nominal.h, nominal.w), strict=True))
+    return ((dt * (2 * nominal.h - 1) + dh) * (2 * nominal.w - 1) + dw).flatten()
 
 
-@functools.lru_cache(maxsize=64)
-def _rows(nominal: Grid, used: Grid, rule: ClippedBias, device: torch.device) -> Int[Tensor, " p"]:
-    return torch.from_numpy(bias_rows(nominal, used, rule)).to(device)
+def _constant(make: Callable[..., Tensor], *key) -> Tensor:
+    """A tensor that follows from its key alone, cached outside of any state dict.
 
-
-@torch.compiler.assume_constant_result
-def _rows_constant(nominal, used, rule, device) -> Int[Tensor, " p"]:
-    return _constant(_rows, Grid(*nominal), Grid(*used), rule, device)
-
-
-def _constant(make, *key):
-    """A cached constant, outside of any state dict; not cached under a dispatch mode, which may make fake tensors.
-
-    Made outside of inference mode, whose tensors no later training step could use.
+    Inside a compiled model it is computed where it is used, which the compiler fuses; under a dispatch mode, which may
+    make fake tensors, it is not kept. It is made outside of inference mode, whose tensors no training step could use.
     """
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return make(*key)
     with torch.inference_mode(False):
-        return make.__wrapped__(*key) if is_in_torch_dispatch_mode() else make(*key)
+        return _cached(make, *key)
+
+
+@functools.lru_cache(maxsize=32)
+def _cached(make: Callable[..., Tensor], *key) -> Tensor:
+    return make(*key)
 
 
 class RelativeBias(nn.Module):
@@ -197,8 +186,7 @@ class RelativeBias(nn.Module):
 
     def forward(self, used: Grid) -> Float[Tensor, "1 m n n"]:
         """The bias of a window that may be clipped; queries, then keys."""
-        nominal, clipped = (self.window.t, self.window.h, self.window.w), (used.t, used.h, used.w)
-        rows = _rows_constant(nominal, clipped, self.clipped, self.table.device)
+        rows = _constant(bias_rows, self.window, used, self.clipped, self.table.device)
         return rearrange(self.table[rows], "(i j) m -> 1 m i j", i=used.tokens)
 
 

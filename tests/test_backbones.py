@@ -504,3 +504,14 @@ def test_kernels_agree():
     expected = model(clips)
     attention_zoo.use_kernel(model, "sdpa")
     torch.testing.assert_close(model(clips), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("video_swin_tiny", {}), ("dualformer_tiny", {"position": "relative"})]
+)  # several blocks share the constants of shift, padding and bias
+def test_a_whole_model_compiles_as_one_graph(name, changes):
+    model = backbones.create(name, changes={"clip": [8, 64, 64], **changes}).eval()
+    clip = torch.randn(2, 3, 8, 64, 64)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(clip), model(clip))

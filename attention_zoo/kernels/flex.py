@@ -7,7 +7,6 @@ import shutil
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
 
 from attention_zoo.kernels import Kernel, add
 
@@ -19,12 +18,17 @@ SHAPES = 256  # how many a process may compile; PyTorch's limit of 8 is fewer th
 
 @functools.cache
 def _compiled():
+    # Imported here: it loads PyTorch's compiler, which takes longer than everything else that lists kernels.
+    from torch.nn.attention.flex_attention import flex_attention
+
     # Static shapes: a dynamic kernel is compiled once but runs slower, and a model has few distinct shapes.
     return torch.compile(flex_attention, dynamic=False)
 
 
 def _call(*tensors: Tensor, score_mod=None) -> Tensor:
     if torch.compiler.is_compiling():  # inside of a compiled model
+        from torch.nn.attention.flex_attention import flex_attention
+
         return flex_attention(*tensors, score_mod=score_mod)
     # Beyond the limit PyTorch goes on without compiling, with the full matrix of scores in memory.
     with torch._dynamo.config.patch(recompile_limit=SHAPES):
