@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_zoo.kernels import attend
+
+Groups = Sequence[tuple[int, Float[Tensor, "1 _ n n"] | None]]
+"""Sequences that share a bias follow each other: how many, and their bias."""
 
 
 def self_attention(
@@ -14,24 +20,23 @@ def self_attention(
     qkv: nn.Linear,
     proj: nn.Linear,
     num_heads: int,
-    bias: Float[Tensor, "period _ n n"] | None = None,
+    groups: Groups | None = None,
     *,
     kernel: str,
 ) -> Float[Tensor, "s n d"]:
-    """Each sequence attends to itself. The rows of `qkv` are all queries, then all keys, then all values, head-major.
+    """Each sequence attends to itself.
 
-    `bias` has one entry for every sequence of a period: sequence i takes entry i modulo the period.
+    The rows of `qkv` are all queries, then all keys, then all values, head-major.
     """
-    periods = 1 if bias is None else bias.shape[0]
     q, k, v = rearrange(qkv(x), "s n (qkv m c) -> qkv s m n c", qkv=3, m=num_heads)
-    if periods in (1, x.shape[0]):
-        y = attend(q, k, v, bias, kernel=kernel)
-    else:
-        # The period joins the heads, so that the bias is shared by the clips of a batch instead of copied for each.
-        q, k, v = (rearrange(a, "(b g) m n c -> b (g m) n c", g=periods) for a in (q, k, v))
-        bias = rearrange(bias.expand(-1, num_heads, -1, -1), "g m n s -> 1 (g m) n s")
-        y = rearrange(attend(q, k, v, bias, kernel=kernel), "b (g m) n c -> (b g) m n c", g=periods)
-    return proj(rearrange(y, "s m n c -> s n (m c)"))
+    groups = groups or [(x.shape[0], None)]
+    # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.
+    parts = zip(*(a.split([count for count, _ in groups]) for a in (q, k, v)), strict=True)
+    outputs = [
+        rearrange(attend(*part, bias, kernel=kernel), "s m n c -> s n (m c)")
+        for part, (_, bias) in zip(parts, groups, strict=True)
+    ]
+    return proj(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
 
 def self_attention_macs(sequences: int, length: int, dim: int) -> int:

@@ -8,6 +8,8 @@ sides of the map; padding has a label of its own, so that no real token attends 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -64,14 +66,14 @@ def grid_of(x: Float[Tensor, "b t h w d"]) -> Grid:
 
 
 def partition(x: Float[Tensor, "b t h w d"], tiling: Tiling) -> Float[Tensor, "s n d"]:
-    """Pads at the end of each axis, rolls by minus the shift, cuts: b * count sequences of window.tokens tokens."""
+    """Pads at the end of each axis, rolls by minus the shift, cuts: for every window, its tokens in every clip."""
     if tiling.padded != tiling.grid:
         t, h, w = (p - n for p, n in zip(tiling.padded, tiling.grid, strict=True))
         x = pad(x, (0, 0, 0, w, 0, h, 0, t))
     if any(tiling.shift):
         x = x.roll([-s for s in tiling.shift], dims=(1, 2, 3))
     wt, wh, ww = tiling.window
-    return rearrange(x, "b (nt wt) (nh wh) (nw ww) d -> (b nt nh nw) (wt wh ww) d", wt=wt, wh=wh, ww=ww)
+    return rearrange(x, "b (nt wt) (nh wh) (nw ww) d -> (nt nh nw b) (wt wh ww) d", wt=wt, wh=wh, ww=ww)
 
 
 def reverse(windows: Float[Tensor, "s n d"], tiling: Tiling) -> Float[Tensor, "b t h w d"]:
@@ -79,7 +81,7 @@ def reverse(windows: Float[Tensor, "s n d"], tiling: Tiling) -> Float[Tensor, "b
     (nt, nh, nw), (wt, wh, ww) = tiling.grid.ceil_div(tiling.window), tiling.window
     x = rearrange(
         windows,
-        "(b nt nh nw) (wt wh ww) d -> b (nt wt) (nh wh) (nw ww) d",
+        "(nt nh nw b) (wt wh ww) d -> b (nt wt) (nh wh) (nw ww) d",
         nt=nt, nh=nh, nw=nw, wt=wt, wh=wh, ww=ww,
     )  # fmt: skip
     if any(tiling.shift):
@@ -87,11 +89,6 @@ def reverse(windows: Float[Tensor, "s n d"], tiling: Tiling) -> Float[Tensor, "b
     if tiling.padded != tiling.grid:
         x = x[:, : tiling.grid.t, : tiling.grid.h, : tiling.grid.w]
     return x
-
-
-def forbids(tiling: Tiling) -> bool:
-    """Whether any window holds tokens of different labels."""
-    return any(tiling.shift) or (tiling.padding == "masked" and tiling.padded != tiling.grid)
 
 
 def labels(tiling: Tiling, device: torch.device | str = "cpu") -> Int[Tensor, "s n"]:
@@ -129,15 +126,69 @@ def reach(tiling: Tiling) -> Bool[Tensor, "n n"]:
     return seen
 
 
-def mask(tiling: Tiling, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "s 1 n n"] | None:
-    """0 where two tokens of a window share their label, minus infinity where not; None where nothing is forbidden."""
-    return _constant(_mask, tiling, device, dtype) if forbids(tiling) else None
+def _apart(label: Int[Tensor, "*s n"], dtype: torch.dtype) -> Float[Tensor, "*s 1 n n"]:
+    apart = label[..., None, :, None] != label[..., None, None, :]
+    return torch.zeros(apart.shape, dtype=dtype, device=label.device).masked_fill(apart, -torch.inf)
 
 
-def _mask(tiling: Tiling, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "s 1 n n"]:
-    label = labels(tiling, device)
-    apart = label[:, None, :, None] != label[:, None, None, :]
-    return torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill(apart, -torch.inf)
+class Slab(NamedTuple):
+    """Windows that forbid the same pairs: a box in the grid of windows, each range from its first to past its last."""
+
+    t: tuple[int, int]
+    h: tuple[int, int]
+    w: tuple[int, int]
+    forbids: bool
+
+    @property
+    def count(self) -> int:
+        return math.prod(stop - start for start, stop in self[:3])
+
+
+def slabs(tiling: Tiling) -> list[Slab]:
+    """The boxes of windows with one mask each; most windows lie in the first, which forbids nothing."""
+    axes = [
+        _runs(*sizes, tiling.padding)
+        for sizes in zip(tiling.grid, tiling.padded, tiling.window, tiling.shift, strict=True)
+    ]
+    return [
+        Slab(t, h, w, forbids=mixed_t or mixed_h or mixed_w)
+        for (t, mixed_t), (h, mixed_h), (w, mixed_w) in itertools.product(*axes)
+    ]
+
+
+def _runs(n: int, padded: int, size: int, shift: int, padding: Padding) -> list[tuple[tuple[int, int], bool]]:
+    """Windows along one axis that see the same labels: ranges, and whether the labels in them differ.
+
+    Only the last two can see anything special: the end of the map, which the shift joins to its start, and padding.
+    """
+    count = padded // size
+    mixed = [False] * count
+    if shift:
+        mixed[-1] = True
+    if padding == "masked" and padded != n:
+        mixed[-1] = True
+        if count > 1 and n - shift < padded - size:  # the shift moved padding out of the last window
+            mixed[-2] = True
+    plain = mixed.index(True) if True in mixed else count
+    ranges = [((0, plain), False)] if plain else []
+    return ranges + [((i, i + 1), True) for i in range(plain, count)]
+
+
+def _order(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:
+    """The windows, slab after slab."""
+    numbers = torch.arange(tiling.count, device=device).view(tuple(tiling.grid.ceil_div(tiling.window)))
+    return torch.cat([numbers[slice(*t), slice(*h), slice(*w)].flatten() for t, h, w, _ in slabs(tiling)])
+
+
+def _inverse(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:
+    return _order(tiling, device).argsort()
+
+
+def _slab_mask(tiling: Tiling, slab: Slab, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "1 1 n n"]:
+    """What each window of a slab forbids, read off its first."""
+    _, nh, nw = tiling.grid.ceil_div(tiling.window)
+    first = (slab.t[0] * nh + slab.h[0]) * nw + slab.w[0]
+    return _apart(labels(tiling, device)[first : first + 1], dtype)
 
 
 def bias_rows(nominal: Grid, used: Grid, rule: ClippedBias, device: torch.device | str = "cpu") -> Int[Tensor, " p"]:
@@ -200,15 +251,27 @@ def window_attention(
     *,
     kernel: str,
 ) -> Float[Tensor, "b t h w d"]:
-    """Self-attention inside the windows of `tiling`."""
-    forbidden = mask(tiling, x.device, x.dtype)
-    added = None if bias is None else bias(tiling.window)
-    if added is None:
-        added = forbidden
-    elif forbidden is not None:
-        added = added + forbidden
-    y = self_attention(partition(x, tiling), qkv, proj, num_heads, added, kernel=kernel)
+    """Self-attention inside the windows of `tiling`, those with the same mask together."""
+    parts, b = slabs(tiling), x.shape[0]
+    shared = None if bias is None else bias(tiling.window)
+    groups = []
+    for slab in parts:
+        added = shared
+        if slab.forbids:
+            forbidden = _constant(_slab_mask, tiling, slab, x.device, x.dtype)
+            added = forbidden if shared is None else shared + forbidden
+        groups.append((slab.count * b, added))
+    windows = partition(x, tiling)
+    if len(parts) > 1:
+        windows = _reordered(windows, b, _constant(_order, tiling, x.device))
+    y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
+    if len(parts) > 1:
+        y = _reordered(y, b, _constant(_inverse, tiling, x.device))
     return reverse(y, tiling)
+
+
+def _reordered(windows: Float[Tensor, "s n d"], b: int, order: Int[Tensor, " windows"]) -> Float[Tensor, "s n d"]:
+    return windows.unflatten(0, (-1, b)).index_select(0, order).flatten(0, 1)
 
 
 def window_attention_macs(tiling: Tiling, dim: int) -> int:

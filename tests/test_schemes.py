@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import attention_zoo
 import attention_zoo.windows
 from attention_zoo import Grid, schemes
+from attention_zoo.windows import Tiling, _order, labels, slabs
 
 THIRD_PARTY = "frame_mean"
 NAMES = [*schemes.names(), THIRD_PARTY]
@@ -326,6 +327,23 @@ def test_shifted_window_of_a_larger_window(grid, padding):
     assert_close(module(x), y[:, : grid.t, : grid.h, : grid.w], rtol=1e-9, atol=1e-9)
 
 
+SIZES = st.tuples(st.integers(1, 7), st.integers(1, 12), st.integers(1, 12))
+
+
+@given(SIZES, st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)), st.data())
+def test_windows_of_a_slab_forbid_the_same_pairs(grid, window, data):
+    """Windows are attended to slab by slab, each with the mask of its first window."""
+    shift = tuple(data.draw(st.integers(0, n - 1)) for n in window)
+    padding = data.draw(st.sampled_from(["masked", "attended"]))
+    tiling = Tiling.fitted(Grid(*grid), Grid(*window), shift, padding)
+    label, order = labels(tiling), _order(tiling, torch.device("cpu"))
+    assert torch.equal(order.sort().values, torch.arange(tiling.count))
+    for slab, numbers in zip(slabs(tiling), order.split([slab.count for slab in slabs(tiling)]), strict=True):
+        same = label[numbers][:, :, None] == label[numbers][:, None]
+        assert torch.equal(same, same[:1].expand_as(same))
+        assert slab.forbids or same.all()
+
+
 @given(cases("local_window"))
 def test_no_shift_and_no_bias_is_local_window(case):
     local = case.build(relative_bias=False)
@@ -371,11 +389,11 @@ def test_windows_that_divide_take_the_unpadded_path(count, window, kernel):
     x = noise(2, *grid, 6, dtype=torch.float32)
     (nt, nh, nw), (wt, wh, ww) = count, window
     q, k, v = rearrange(
-        module.qkv(rearrange(x, "b (i t) (j h) (k w) d -> (b i j k) (t h w) d", i=nt, j=nh, k=nw, t=wt, h=wh)),
+        module.qkv(rearrange(x, "b (i t) (j h) (k w) d -> (i j k b) (t h w) d", i=nt, j=nh, k=nw, t=wt, h=wh)),
         "s n (qkv m c) -> qkv s m n c", qkv=3, m=2,
     )  # fmt: skip
     y = module.proj(rearrange(attention_zoo.kernels.attend(q, k, v, kernel=kernel), "s m n c -> s n (m c)"))
-    y = rearrange(y, "(b i j k) (t h w) d -> b (i t) (j h) (k w) d", i=nt, j=nh, k=nw, t=wt, h=wh, w=ww)
+    y = rearrange(y, "(i j k b) (t h w) d -> b (i t) (j h) (k w) d", i=nt, j=nh, k=nw, t=wt, h=wh, w=ww)
     assert torch.equal(module(x), y)
 
 
