@@ -105,7 +105,12 @@ class Row:
 
 @dataclass
 class Ablation:
-    """A question: rows that differ from each other in stated things only, and the axes that multiply them."""
+    """A question: rows that differ from each other in stated things only, and the axes that multiply them.
+
+    An axis is a dotted path into the case, or `clip`, whose values are several of the clip's entries at once. `in_all`
+    says whether `ablation=all`, the tables of costs, takes it. `baseline` names the row that others are set against, at
+    the same point of the axes; or, as in `kernel=reference`, the value of an axis, which each row is set against.
+    """
 
     name: str
     question: str
@@ -117,6 +122,8 @@ class Ablation:
     metrics: list[str] = field(default_factory=lambda: ["params", "macs", "latency", "throughput", "peak_memory"])
     figures: list[str] = field(default_factory=list)
     size_note: str | None = None
+    in_all: bool = True
+    baseline: str | None = None
 
 
 @dataclass
@@ -146,6 +153,7 @@ class Entry:
     case: Case
     row: Row
     comparable: bool | str
+    baseline: str | None = None
 
     def manifest(self) -> dict[str, Any]:
         row = self.row
@@ -157,12 +165,18 @@ class Entry:
             "fit": row.fit,
             "note": row.note,
             "comparable": self.comparable,
+            "baseline": self.baseline,
         }
 
 
 def names() -> list[str]:
     """The shipped ablations, alphabetically."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def names_in_all() -> list[str]:
+    """The ablations that `ablation=all` runs: those whose rows are models or settings, not ways to measure one."""
+    return [name for name in names() if load(name).in_all]
 
 
 def load(name: str) -> Ablation:
@@ -205,6 +219,11 @@ def from_dict(raw: Any, name: str) -> Ablation:
         if unknown:
             hint = nearest(unknown[0], CLIP_AXES)
             raise AblationError(f"{where}, row {row.row!r}: unknown entry clip.{unknown[0]}; {hint}")
+    points = {_point(axis, value) for axis, values in (raw.get("vary") or {}).items() for value in _listed(values)}
+    if raw.get("baseline") is not None and raw["baseline"] not in seen | points:
+        raise AblationError(
+            f"{where}: its baseline is no row of it: {raw['baseline']!r}; {nearest(raw['baseline'], seen | points)}"
+        )
     if raw.get("published_rows", "listed") not in PUBLISHED_ROWS:
         raise AblationError(
             f"{where}: published_rows is {raw['published_rows']!r}; allowed: {', '.join(PUBLISHED_ROWS)}"
@@ -212,13 +231,17 @@ def from_dict(raw: Any, name: str) -> Ablation:
     for axis, values in (raw.get("vary") or {}).items():
         if not isinstance(values, list) or not values:
             raise AblationError(f"{where}: vary.{axis} is {values!r}; expected a list of values")
+        for value in values if axis == "clip" else []:
+            unknown = sorted(set(value) - set(CLIP_AXES)) if isinstance(value, dict) else [value]
+            if unknown or not value:
+                raise AblationError(f"{where}: vary.clip has {value!r}; expected entries of {', '.join(CLIP_AXES)}")
     return Ablation(**{**raw, "name": name, "rows": parsed})
 
 
 _TYPES = {
     "name": str, "question": str, "rows": list, "model": str, "table": str, "published_rows": str, "vary": dict,
     "metrics": list, "figures": list, "size_note": str, "row": str, "published": str, "changes": dict, "clip": dict,
-    "num_classes": int, "explanation": str, "fit": bool, "note": str,
+    "num_classes": int, "explanation": str, "fit": bool, "note": str, "in_all": bool, "baseline": str,
 }  # fmt: skip
 
 
@@ -236,6 +259,8 @@ def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
 def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     """All cases of an ablation under the settings of a run, in the order of its rows.
 
+    An axis that the settings fix has one value. In quick mode an axis keeps its first and its last value.
+
     Raises: AblationError naming the row, for a model, change or clip that cannot be.
     """
     axes = {}
@@ -243,7 +268,9 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
         fixed = (
             getattr(settings, axis.removeprefix("clip."), None) if axis in _case_axes() and axis != "model" else None
         )
-        axes[axis] = [fixed] if fixed is not None else values
+        axes[axis] = [fixed] if fixed is not None else _left_open(values, settings) if axis == "clip" else values
+        if settings.quick and len(axes[axis]) > 2:
+            axes[axis] = [axes[axis][0], axes[axis][-1]]
     entries = []
     for row in ablation.rows:
         for point in itertools.product(*axes.values()):
@@ -252,12 +279,18 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     return entries
 
 
+def _left_open(clips: list[dict[str, int]], settings: Settings) -> list[dict[str, int]]:
+    """The values of the axis `clip` without what the settings fix, each once."""
+    left = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in clips]
+    return [clip for number, clip in enumerate(left) if clip not in left[:number]]
+
+
 def _case_axes() -> tuple[str, ...]:
-    return CASE_AXES + tuple(f"clip.{name}" for name in CLIP_AXES)
+    return (*CASE_AXES, "clip", *(f"clip.{name}" for name in CLIP_AXES))
 
 
 def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> Entry:
-    name = row.row + "".join(f" · {axis}={_text(value)}" for axis, value in chosen.items())
+    name = row.row + _points(chosen)
     where = f"ablation {ablation.name}, row {name!r}"
     model = chosen.get("model") or row.model or ablation.model
     changes = row.changes | {axis: value for axis, value in chosen.items() if axis not in _case_axes()} | settings.model
@@ -275,7 +308,18 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
             case = replace(case, **{axis: value})
     _check(case, where)
     threads = None if case.device.startswith("cuda") else settings.threads
-    return Entry(replace(case, threads=threads), row, _comparable(row, chosen, settings))
+    return Entry(
+        replace(case, threads=threads), row, _comparable(row, chosen, settings), _baseline(ablation, row, chosen)
+    )
+
+
+def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any]) -> str | None:
+    """The name of the case that this one is set against."""
+    if ablation.baseline is None or any(row.row == ablation.baseline for row in ablation.rows):
+        return None if ablation.baseline is None else ablation.baseline + _points(chosen)
+    axis = ablation.baseline.partition("=")[0]
+    fixed = [value for value in ablation.vary[axis] if _point(axis, value) == ablation.baseline]
+    return row.row + _points({**chosen, axis: fixed[0]})
 
 
 def _check(case: Case, where: str) -> None:
@@ -294,6 +338,7 @@ def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip
     clip = Clip(frames=nominal.t, size=nominal.h)
     clip = replace(clip, **row.clip)
     clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})
+    clip = replace(clip, **chosen.get("clip", {}))
     if settings.quick:
         clip = replace(clip, frames=max(min(clip.frames, 2), clip.frames * QUICK_FRAMES // 32))
         clip = replace(clip, size=max(32, clip.size * QUICK_SIZE // 224 // 32 * 32))
@@ -314,7 +359,10 @@ def _comparable(row: Row, chosen: dict[str, Any], settings: Settings) -> bool | 
     given = [f"clip.{n}={getattr(settings, n)}" for n in CLIP_AXES if getattr(settings, n) is not None]
     given += [f"model.{path}={_text(value)}" for path, value in settings.model.items()]
     axes = [
-        f"{axis}={_text(value)}" for axis, value in chosen.items() if axis.startswith("clip.") or axis not in CASE_AXES
+        _point(axis, value)
+        for axis, value in chosen.items()
+        if axis.startswith("clip") or axis not in CASE_AXES
+        if value != {}
     ]
     if given:
         return f"{', '.join(given)} set on the command line"
@@ -328,6 +376,22 @@ def _named_config(model: str) -> ModelConfig:
     from backbones import models
 
     return models.config(model)
+
+
+def _listed(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else []
+
+
+def _points(chosen: dict[str, Any]) -> str:
+    """A point of all axes, as it stands in the name of a case."""
+    return "".join(f" · {_point(axis, value)}" for axis, value in chosen.items() if value != {})
+
+
+def _point(axis: str, value: Any) -> str:
+    """One value of an axis, as it stands in the name of a case."""
+    if axis == "clip" and isinstance(value, dict):
+        return ", ".join(f"clip.{name}={n}" for name, n in value.items())
+    return f"{axis}={_text(value)}"
 
 
 def _text(value: Any) -> str:

@@ -83,12 +83,10 @@ def _measure(case: Case, request: dict[str, Any]):
 
 def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
     """Why there is no number, and whether another try could give one."""
-    import torch
-
     from attention_zoo.kernels import KernelUnavailable
 
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
+    if memory.ran_out(error):
         asked = text.partition("ried to allocate ")[2].split(".  ")[0].split(" Error")[0].split(". ")[0]
         if asked.endswith(" bytes"):
             asked = f"{int(asked.removesuffix(' bytes')) / 2**30:.1f} GiB"
@@ -100,15 +98,6 @@ def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
     if type(error).__module__.startswith("torch._dynamo"):
         return f"torch.compile failed: {text.partition(' Set TORCHDYNAMO_VERBOSE')[0][:300]}", False
     return f"{type(error).__name__}: {text[:300]}", True
-
-
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "bad_alloc",
-    "could not create a memory",
-)
 
 
 def _tie_to_parent(parent: int) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from harness import isolation, metrics, provenance
@@ -24,6 +25,16 @@ class Effort:
     budget: float = 10.0
     fewest: int = 5
     warm_up_seconds: float = 5.0
+
+    def split(self, rounds: int) -> Effort:
+        """The effort of one of several rounds that together are this one; the warm-up is each process's own."""
+        return replace(
+            self,
+            samples=ceil(self.samples / rounds),
+            seconds=self.seconds / rounds,
+            budget=self.budget / rounds,
+            fewest=ceil(self.fewest / rounds),
+        )
 
     def enough(self, samples: int, elapsed: float) -> bool:
         return (samples >= self.samples and elapsed >= self.seconds) or (
@@ -101,5 +112,7 @@ def _in_child(
 
 def _last_words(log: Path) -> str:
     """The last line a process wrote, without folders: records hold no path of this machine."""
+    if not log.exists():  # it ended before it began
+        return ""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return re.sub(r"(?:/[^\s/'\"]+)+/", "", lines[-1])[:300] if lines else ""

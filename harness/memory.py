@@ -17,6 +17,13 @@ from pathlib import Path
 import psutil
 
 SHARE = 0.9  # of what is free: the rest keeps the machine alive
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "could not create a memory",
+)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -36,6 +43,14 @@ def limit() -> int | None:
     allowed = allowed if hard == resource.RLIM_INFINITY else min(allowed, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
     return free
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; libraries say so in several ways."""
+    import torch
+
+    text = " ".join(str(error).split())
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
 
 
 def _control_group_free() -> list[int]:

@@ -18,9 +18,8 @@ GROUPS = {
     "norms": "layer norms and batch norms",
     "convolutions": "patch embeddings, position encodings, pooling of keys",
     "movement": "data moved without arithmetic: copies, shifts, padding, concatenation",
-    "rest": "residual sums, classifier, time between operators",
+    "rest": "residual sums, classifier, and between operators: Python, memory given back",
 }
-COUNTED = ("attention", "projections", "mlp", "convolutions", "rest")  # the groups that hold multiply-adds
 
 MOVES = {
     "copy_", "clone", "contiguous", "to", "_to_copy", "cat", "stack", "roll", "flip", "pad", "constant_pad_nd",

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from reports import statistics
 from reports.record import Measurement
 
 
@@ -58,11 +59,12 @@ def human(measurement: Measurement | None) -> str:
     if measurement is None or measurement.missing:
         return "—"
     value = measurement.value
-    if measurement.unit == "ms":
-        low, high = measurement.quartiles
-        return f"{value:.4g} ms [{low:.4g}–{high:.4g}]"
-    if measurement.unit == "bytes":
-        return f"{value / 2**20:.0f} MiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
+    if measurement.unit == "ms" and len(measurement.samples) > 1:
+        interval = statistics.median_interval(statistics.by_round(measurement))
+        return f"{value:.4g} ms [{interval.low:.4g}–{interval.high:.4g}]"
+    if measurement.unit.startswith("bytes") and "/" not in measurement.unit:
+        size = f"{value / 2**20:.0f} MiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
+        return size + measurement.unit.removeprefix("bytes")
     if measurement.unit == "MAC":
         return f"{value / 1e9:.3f} GMAC"
     if measurement.unit == "count":

@@ -131,6 +131,7 @@ def of_torch(device: str) -> dict[str, Any]:
     return seen
 
 
+@lru_cache
 def machine(device: str) -> str:
     """The hardware and software that timings depend on; measurements of two machines must not share a table."""
     torch_version = packages()["torch"]

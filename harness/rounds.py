@@ -14,7 +14,7 @@ from typing import Any
 from reports.record import Measurement
 
 ROUNDS, QUICK_ROUNDS = 3, 1
-OF_A_VISIT = ("started", "measured", "warm_up", "settled", "compile_seconds")
+OF_A_VISIT = ("started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms")
 
 
 def order(entries: list, number: int) -> list:
@@ -68,7 +68,11 @@ def joined(old: Measurement | None, new: Measurement, number: int, wanted: int) 
         **old.details,
         **new.details,
         **{key: both for key in ("kernel", "operators") if (both := _both(old, new, key)) is not None},
-        **{key: old.details.get(key, True) and new.details[key] for key in ("settled", "finite_logits") if key in new.details},
+        **{
+            key: old.details.get(key, True) and new.details[key]
+            for key in ("settled", "finite_logits", "finite_loss")
+            if key in new.details
+        },
         "rounds": [*old.details.get("rounds", [1] * len(old.samples)), *[number] * len(new.samples)],
         "rounds_wanted": wanted,
         "visits": [*old.details.get("visits", []), _visit(new, number)],

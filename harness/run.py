@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,10 @@ class Options:
     model: dict[str, Any] = option(dict, "changes a field of every row's model", "model.FIELD=VALUE, dotted")
     quick: bool = option(False, "small clips, few samples: does everything work?", "true, false")
     force: bool = option(False, "measure again what is there", "true, false")
-    time_limit: float = option(900.0, "seconds for the timed metrics of one case", "above 0")
+    rounds: int | None = option(
+        None, "visits to every case, in turn, among which its timing is split", "1 and up; none: 3, 1 in quick mode"
+    )
+    time_limit: float = option(900.0, "seconds for one visit to a case", "above 0")
     out: str = option("outputs", "folder of records and reports", "a folder, made if it is not there")
 
 
@@ -105,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise UsageError(f"no ablation is named; add ablation=NAME; allowed: {', '.join([*case.names(), ALL])}")
             print(listing())
             return 0
-        chosen = case.names() if given.get("ablation") == ALL else [given.get("ablation")]
+        chosen = case.names_in_all() if given.get("ablation") == ALL else [given.get("ablation")]
         configs = [compose_config(name, overrides) for name in chosen]
         if show:
             print("---\n".join(OmegaConf.to_yaml(config) for config in configs), end="")
@@ -138,6 +142,7 @@ def _session(configs: list, given: dict[str, Any], argv: list[str], console: Con
         list(options.metrics) if options.metrics else None,
         Path(options.out),
         force=options.force,
+        rounds=options.rounds,
         time_limit=options.time_limit,
         console=console,
         arguments=argv,
@@ -345,7 +350,8 @@ def help_text() -> str:
             else one.default
         )
         allowed = one.metadata["allowed"].format(metrics=", ".join(metrics.names()))
-        paragraphs.append(f"  {name} ({default})".ljust(26) + f" {one.metadata['meaning']}; {allowed}")
+        line = f"  {name} ({default})".ljust(26) + f" {one.metadata['meaning']}; {allowed}"
+        paragraphs += textwrap.wrap(line, 120, subsequent_indent=" " * 27, drop_whitespace=True)
     model = next(f for f in fields(Options) if f.name == "model")
     paragraphs += [
         "  clip=PATH".ljust(26) + " short for clip.path=PATH",

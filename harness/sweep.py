@@ -1,12 +1,15 @@
 """One run of one ablation: measure what the records lack, write each record as soon as it is known.
 
 A run may be killed at any point: whole records stay, and the next run goes on from them. Two runs at once merge into
-the same records under a lock and never time at the same moment.
+the same records under a lock and never time at the same moment. Timings are taken in rounds that visit every case
+(harness/rounds.py); what is finished is replaced by finished measurements only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +19,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from harness import metrics, provenance, video
+from harness import metrics, provenance, rounds, video
 from harness.case import Ablation, Clip, Entry, case_id
 from harness.measure import effort_for, measure
 from harness.progress import Progress, human
+from harness.rounds import QUICK_ROUNDS, ROUNDS
+from harness.table import COLUMNS
 from reports.record import Measurement, Record, RecordError, read_record, write_manifest, write_record
 
 TIMING_LOCK = ".timing.lock"
 RECORD_LOCK = ".records.lock"
+ABANDONED = 3600  # seconds after which a part of a file is no other run's any more
 
 
 @dataclass(frozen=True)
@@ -69,52 +75,115 @@ def sweep(
     clips: dict[str, tuple[Path, dict[str, Any]]],
     quick: bool = False,
     force: bool = False,
+    wanted: int | None = None,
     time_limit: float = 900,
     console: Console | None = None,
     arguments: list[str] | None = None,
 ) -> Outcome:
     """Measure the metrics `names` of all `entries`; records and manifest go to `folder_of(out, ...)`.
 
+    Timed metrics are taken in `wanted` rounds (None: 3, in quick mode 1), each case of a round in a process of its own.
     Counted metrics of all cases come first: they take seconds, and an interrupted run then has a full table of costs.
     """
     console = console or Console(quiet=True)
+    wanted = wanted or (QUICK_ROUNDS if quick else ROUNDS)
     folder = folder_of(out, ablation.name, quick)
     folder.mkdir(parents=True, exist_ok=True)
+    _clear_parts(folder)
     _write_manifest(ablation, entries, names, folder, quick, arguments)
     shared = provenance.collect()
-    kinds = {
-        "count": [name for name in names if not metrics.get(name).timed],
-        "time": [name for name in names if metrics.get(name).timed],
-    }
-    work = []
-    for kind, of_kind in kinds.items():
-        for entry in entries:
-            lacking = of_kind if force else _lacking(_read(folder, entry, console), of_kind, entry)
-            if lacking:
-                work.append((kind, entry, lacking))
-    steps = {kind: sum(1 for item in work if item[0] == kind) for kind in kinds}
+    store = Store(ablation, folder, console, shared["commit"])
+    work = _plan(store, entries, names, wanted, force)
+    steps = {kind: sum(1 for step in work if step.kind == kind) for kind in ("count", "time")}
     console.print(_opening(ablation, entries, work), highlight=False)
-    progress = Progress(console, steps, {"count": 2.0, "time": 6.0 if quick else 25.0})
-    failures = []
-    for kind, entry, lacking in work:
-        case = entry.case
+    progress = Progress(console, steps, {"count": 2.0, "time": 6.0 if quick else 4.0 + 20.0 / wanted})
+    failures: list[str] = []
+    failed: set[tuple[str, str]] = set()
+    for step in work:
+        case, entry = step.entry.case, step.entry
         clip, facts = clips.get(clip_key(case.clip), (None, None))
-        with progress.step(kind, f"{case.row} · {', '.join(lacking)}") as say:
+        names = [name for name in step.names if (case_id(case), name) not in failed]
+        with progress.step(step.kind, step.label(names)) as say:
+            if not names:
+                say("left out: an earlier round says why")
+                continue
+            effort = effort_for(case.device, quick)
 
-            def take(names: list[str], case=case, clip=clip) -> list[Measurement]:
-                return measure(case, names, clip, effort=effort_for(case.device, quick), time_limit=time_limit)
+            def take(names: list[str], case=case, clip=clip, effort=effort) -> list[Measurement]:
+                measured = []
+                for some, rounds_of_it in _by_rounds(names, wanted):
+                    part = effort.split(rounds_of_it)
+                    measured += measure(case, some, clip, effort=part, time_limit=time_limit)
+                return measured
 
-            if kind == "time":
-                measured = _one_at_a_time(out, folder, entry, lacking, force, take, console)
+            if step.kind == "time":
+                measured = _one_at_a_time(out, store, step, names, force, take)
             else:
-                measured = take(lacking)
-            _merge(folder, ablation, entry, measured, {**shared, "clip": facts, "time": provenance.now()})
+                measured = take(names)
+            if measured:
+                store.merge(entry, step.round, measured, {**shared, "clip": facts, "time": provenance.now()})
             say(_result(measured))
         failures += [f"{case.row} · {m.name}: {m.missing}" for m in measured if m.missing and m.retry]
+        absent = {m.name for m in measured if m.missing}
+        failed |= {(case_id(case), name) for name in names if absent & set(metrics.get(name).measures)}
     return Outcome(folder, failures)
 
 
-def _opening(ablation: Ablation, entries: list[Entry], work: list) -> str:
+@dataclass(frozen=True)
+class Step:
+    """One case to be counted, or visited in one round of timing."""
+
+    kind: str
+    entry: Entry
+    names: list[str]
+    round: tuple[int, int] | None = None  # its number and how many are wanted
+
+    def label(self, names: list[str]) -> str:
+        number, wanted = self.round or (1, 1)
+        which = f" · round {number} of {wanted}" if wanted > 1 else ""
+        return f"{self.entry.case.row} · {', '.join(names or self.names)}{which}"
+
+
+def _plan(store: Store, entries: list[Entry], names: list[str], wanted: int, force: bool) -> list[Step]:
+    """The steps to do: counted metrics of all cases, then the rounds of the timed ones."""
+    counted = [name for name in names if not metrics.get(name).timed]
+    timed = [name for name in names if metrics.get(name).timed]
+    work = []
+    for entry in entries:
+        record = store.read(entry, say=True)
+        lacking = counted if force else [name for name in counted if not _counted(record, name)]
+        if lacking:
+            work.append(Step("count", entry, lacking))
+    missing: dict[tuple[str, str], set[int]] = {}
+    for entry in entries:
+        for name in timed:
+            of_this = 1 if metrics.get(name).once else wanted
+            missing[case_id(entry.case), name] = (
+                store.repeat(entry, name, of_this) if force else store.left(entry, name, of_this)
+            )
+    for number in range(1, wanted + 1):
+        for entry in rounds.order(entries, number):
+            lacking = [name for name in timed if number in missing[case_id(entry.case), name]]
+            if lacking:
+                work.append(Step("time", entry, lacking, (number, wanted)))
+    return work
+
+
+def _by_rounds(names: list[str], wanted: int) -> list[tuple[list[str], int]]:
+    """Metrics with the number of rounds that share their effort: 1 in processes that only the first round has."""
+    split = {metrics.get(name).process for name in names if not metrics.get(name).once}
+    parts = [name for name in names if metrics.get(name).process in split]
+    whole = [name for name in names if name not in parts]
+    return [(some, n) for some, n in ((parts, wanted), (whole, 1)) if some]
+
+
+def _counted(record: Record | None, name: str) -> bool:
+    """Whether a record settles a counted metric."""
+    there = [record.get(measurement) if record else None for measurement in metrics.get(name).measures]
+    return not any(m is None or (m.missing and m.retry) for m in there)
+
+
+def _opening(ablation: Ablation, entries: list[Entry], work: list[Step]) -> str:
     there = "" if work else "; every measurement is there already (force=true repeats them)"
     return f"{ablation.name}: {len(entries)} cases, {len(work)} steps to do{there}"
 
@@ -154,74 +223,112 @@ def _read(folder: Path, entry: Entry, console: Console | None = None) -> Record 
         return None
 
 
-def _lacking(record: Record | None, names: list[str], entry: Entry) -> list[str]:
-    """The metrics that a record does not settle: absent, worth another try, or timed on another machine or torch."""
-    if record is None:
-        return names
-    machine = provenance.machine(entry.case.device)
+class Store:
+    """The records of one ablation as one run sees and changes them.
 
-    def settled(name: str) -> bool:
-        metric = metrics.get(name)
-        there = [record.get(measurement) for measurement in metric.measures]
-        if any(m is None or (m.missing and m.retry) for m in there):
-            return False
-        return not metric.timed or all(m.details.get("machine") == machine for m in there)
+    `anew` holds the rounds of measurements that are begun again although a finished one is there: by force, or because
+    that one is of another machine. They enter the record once they are finished too.
+    """
 
-    return [name for name in names if not settled(name)]
+    def __init__(self, ablation: Ablation, folder: Path, console: Console, commit: str | None):
+        self.ablation, self.folder, self.console, self.commit = ablation, folder, console, commit
+        self.anew: dict[tuple[str, str], Measurement | None] = {}
+        every = [metrics.get(name) for name in metrics.names()]
+        self.once = {measurement for metric in every if metric.once for measurement in metric.measures}
+
+    def read(self, entry: Entry, say: bool = False) -> Record | None:
+        return _read(self.folder, entry, self.console if say else None)
+
+    def left(self, entry: Entry, name: str, wanted: int) -> set[int]:
+        """The rounds of a timed metric that the record lacks; all of them where it holds nothing to go on from."""
+        machine, record = provenance.machine(entry.case.device), self.read(entry)
+        lacking: set[int] = set()
+        for measurement in metrics.get(name).measures:
+            key = (case_id(entry.case), measurement)
+            there = self.anew[key] if key in self.anew else record.get(measurement) if record else None
+            if there is not None and there.details.get("machine") != machine:
+                lacking |= self.repeat(entry, name, wanted)
+            elif there is not None and there.samples and not rounds.continues(there, machine, self.commit):
+                lacking |= self.repeat(entry, name, wanted) if rounds.left(there, wanted) else set()
+            else:
+                lacking |= rounds.left(there, wanted)
+        return lacking
+
+    def repeat(self, entry: Entry, name: str, wanted: int) -> set[int]:
+        """Begin a timed metric again."""
+        self.anew |= {(case_id(entry.case), measurement): None for measurement in metrics.get(name).measures}
+        return set(range(1, wanted + 1))
+
+    def merge(
+        self, entry: Entry, number: tuple[int, int] | None, measured: list[Measurement], source: dict[str, Any]
+    ) -> None:
+        """Add measurements to the record of a case as it is now, so that a run beside this one loses nothing."""
+        identifier, case = case_id(entry.case), entry.case
+        source |= {name: getattr(case, name) for name in ("device", "dtype", "kernel", "seed", "threads")}
+        stamp = {"commit": source["commit"], "dirty": source["dirty"], "measured": source.pop("time")}
+        with FileLock(self.folder / RECORD_LOCK):
+            old = self.read(entry)
+            if source["clip"] is None:  # nothing of this run looked at the clip
+                source["clip"] = old.provenance.get("clip") if old else None
+            measurements = dict(old.measurements) if old else {}
+            for one in measured:
+                one = Measurement(**{**vars(one), "details": {**stamp, **one.details}})
+                if number is None:
+                    measurements[one.name] = one
+                else:
+                    self._join(identifier, measurements, one, *number)
+            write_record(
+                Record(identifier, self.ablation.name, case.row, case.to_dict(), measurements, source), self.folder
+            )
+
+    def _join(self, identifier: str, measurements: dict[str, Measurement], one: Measurement, number: int, wanted: int):
+        key, there = (identifier, one.name), measurements.get(one.name)
+        wanted = 1 if one.name in self.once else wanted
+        if key not in self.anew:
+            if number not in rounds.taken(there):  # else a run beside this one was faster
+                measurements[one.name] = rounds.joined(there, one, number, wanted)
+            return
+        fresh = rounds.joined(self.anew[key], one, number, wanted)
+        if rounds.complete(fresh) or not rounds.complete(there):
+            measurements[one.name] = fresh
+            del self.anew[key]
+        else:
+            self.anew[key] = fresh
+
+
+def _clear_parts(folder: Path) -> None:
+    """Remove what runs that were killed while they wrote left beside the records."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
 
 
 def _one_at_a_time(
-    out: Path,
-    folder: Path,
-    entry: Entry,
-    names: list[str],
-    force: bool,
-    take: Callable[[list[str]], list[Measurement]],
-    console: Console,
+    out: Path, store: Store, step: Step, names: list[str], force: bool, take: Callable[[list[str]], list[Measurement]]
 ) -> list[Measurement]:
     """Time under the lock of the output folder. What another run measured meanwhile is not measured again."""
     lock = FileLock(out / TIMING_LOCK)
+    number, wanted = step.round
     try:
         lock.acquire(timeout=0.5)
-        waited = False
     except Timeout:
-        console.print("    another run is timing in this output folder; waiting for it", highlight=False)
+        store.console.print("    another run is timing in this output folder; waiting for it", highlight=False)
         lock.acquire()
-        waited = True
     try:
-        record = _read(folder, entry) if waited and not force else None
-        still = _lacking(record, names, entry)
-        there = (
-            [record.measurements[m] for name in names if name not in still for m in metrics.get(name).measures]
-            if record
-            else []
-        )
-        return there + (take(still) if still else [])
+        still = names if force else [name for name in names if number in store.left(step.entry, name, wanted)]
+        return take(still) if still else []
     finally:
         lock.release()
 
 
-def _merge(folder: Path, ablation: Ablation, entry: Entry, measured: list[Measurement], source: dict[str, Any]) -> None:
-    """Add measurements to the record of a case as it is now, so that a run beside this one loses nothing."""
-    identifier = case_id(entry.case)
-    case = entry.case
-    source |= {name: getattr(case, name) for name in ("device", "dtype", "kernel", "seed", "threads")}
-    stamp = {"commit": source["commit"], "dirty": source["dirty"], "measured": source.pop("time")}
-    with FileLock(folder / RECORD_LOCK):
-        old = _read(folder, entry)
-        if source["clip"] is None:  # nothing of this run looked at the clip
-            source["clip"] = old.provenance.get("clip") if old else None
-        measurements = dict(old.measurements) if old else {}
-        for one in measured:
-            measurements[one.name] = Measurement(**{**vars(one), "details": {**stamp, **one.details}})
-        write_record(Record(identifier, ablation.name, case.row, case.to_dict(), measurements, source), folder)
-
-
 def _result(measured: list[Measurement]) -> str:
+    if not measured:
+        return "another run measured it meanwhile"
     shown = []
     for one in measured:
         if one.missing:
             shown.append(f"{one.name} — {one.missing}")
-        elif one.name in ("params", "macs", "latency", "peak_memory", "throughput"):
+        elif one.name in COLUMNS:
             shown.append(f"{one.name.replace('_', ' ')} {human(one)}")
     return ", ".join(dict.fromkeys(shown))

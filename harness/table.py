@@ -18,6 +18,13 @@ COLUMNS = {
     "latency": "latency ↓",
     "throughput": "throughput ↑",
     "peak_memory": "peak memory ↓",
+    "training_latency": "training step ↓",
+    "training_memory": "training memory ↓",
+    "predicted_training_memory": "training memory, predicted ↓",
+    "largest_batch": "largest batch ↑",
+    "largest_batch_throughput": "throughput at it ↑",
+    "training_largest_batch": "largest batch in training ↑",
+    "training_largest_batch_throughput": "throughput at it, training ↑",
 }
 
 
@@ -36,7 +43,7 @@ def results(folder: Path, entries: list[Entry]) -> Group:
                 reasons[f"{entry.case.row}: {measurement.missing}"] = None
     shown = [name for name in COLUMNS if any(name in measurements for _, measurements in rows)]
     table = Table(
-        title=Text(folder.name + (": median [quartiles]" if "latency" in shown else "")), title_justify="left"
+        title=Text(folder.name + (": median [95 % interval]" if "latency" in shown else "")), title_justify="left"
     )
     table.add_column("row", overflow="fold")
     for name in shown:

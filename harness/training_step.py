@@ -28,6 +28,14 @@ class TrainingStep:
         self.loss: Tensor | None = None
         self.phases = {"forward": self.forward, "backward": self.backward, "optimizer": self.update}
 
+    @property
+    def optimizer_text(self) -> str:
+        return f"AdamW({', '.join(f'{name}={value}' for name, value in OPTIMIZER.items())})"
+
+    def eagerly(self) -> Tensor:
+        """Class scores without compilation, with gradients on."""
+        return self.model(self.clips)
+
     def __call__(self) -> Tensor:
         """One step. Returns its loss, before the update."""
         for phase in self.phases.values():

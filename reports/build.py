@@ -2,14 +2,15 @@
 outputs/kinetics`.
 
 Writes `report.md`, `table.csv` and the figures into each folder, then `report.md` beside the folders: the list of
-all ablations. The same files give the same bytes.
+all ablations; and the page of costs again, where there is one (`reports/cost_page.py`). The same files give the same
+bytes.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from reports import figure, markdown, table
+from reports import cost_page, figure, markdown, table
 from reports.paper_table import PaperTableError
 from reports.record import MANIFEST, RecordError, write_bytes, write_text
 
@@ -62,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
             failed = True
     for outputs in dict.fromkeys(folder.resolve().parent for folder in folders if folder.is_dir()):
         print(build_index(outputs))
+        if (outputs / cost_page.PAGE).is_file():
+            print(cost_page.build(outputs))
     return 1 if failed else 0
 
 

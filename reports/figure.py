@@ -22,6 +22,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from reports import roofline
 from reports.table import AblationTable, Row
 
 MEASURED, VARIANT, PRINTED = "#0072B2", "#A3CCE6", "#111111"
@@ -333,55 +334,146 @@ def _common(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def scaling(table: AblationTable) -> tuple[Figure, str] | None:
-    """Multiply-adds, latency and peak memory against the number of tokens, log-log, one line per scheme."""
-    series: dict[str, list[Row]] = {}
-    for row in table.measured:
-        if _tokens(row):
-            series.setdefault(row.name.split(" · ")[0], []).append(row)
-    panels = [
-        (title, name, unit)
-        for title, name, unit in (
-            ("GMACs, one view", "macs", 1e9), ("latency, ms", "latency", 1), ("peak memory, MiB", "peak_memory", 2**20)
-        )
-        if table.has(name)
-    ]  # fmt: skip
-    if not series or not panels:
+    """Multiply-adds, latency and peak memory against the number of tokens, log-log, with a fitted line per scheme.
+
+    One column for frames and one for size where the rows vary both; each takes the rows that differ in it alone.
+    """
+    rows = [row for row in table.measured if _tokens(row)]
+    lines = [(axis, of_axis) for axis in ("frames", "size") if (of_axis := _line(rows, axis))]
+    kinds = (
+        ("GMACs, one view", "macs", 1e9),
+        ("latency, ms", "latency", 1),
+        ("peak memory, MiB", "peak_memory", 2**20),
+    )
+    panels = [(kind, axis, of_axis) for kind in kinds if table.has(kind[1]) for axis, of_axis in lines]
+    if not panels:
         return None
-    figure = Figure(figsize=(WIDTH, 4.6), dpi=DPI)
-    longest = max(len(scheme) for scheme in series)
-    label, margin = 0.025 + 0.0063 * longest, 0.052
-    share = 1 / len(panels)
-    everything = sorted({_tokens(row) for rows in series.values() for row in rows})
+    down = -(-len(panels) // 2)
+    foot, head, high = 0.62, 0.40, 3.15
+    tall = down * high + foot
+    figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
+    schemes = list(dict.fromkeys(scheme_of(row) for row in rows))
+    longest = max(len(_end_label(scheme, rows, "frames", 1.0)) for scheme in schemes)
+    label, margin, share = 0.025 + 0.0063 * longest, 0.062, 0.5
     absent: dict[str, str] = {}
-    for index, (title, name, unit) in enumerate(panels):
-        axes = figure.add_axes((margin + index * share, 0.165, share - margin - label, 0.735))
+    for index, ((title, name, unit), axis, of_axis) in enumerate(panels):
+        at = (margin + index % 2 * share, 1 - ((index // 2 + 1) * high - 0.55) / tall)
+        axes = figure.add_axes((*at, share - margin - label, (high - 0.55 - head) / tall))
         ends = []
-        for number, (scheme, rows) in enumerate(series.items()):
-            known = sorted((_tokens(row), row.value(name) / unit) for row in rows if row.value(name) is not None)
-            lost = [row for row in rows if row.value(name) is None]
+        for scheme in dict.fromkeys(scheme_of(row) for row in of_axis):
+            of_scheme = [row for row in of_axis if scheme_of(row) == scheme]
+            known = sorted((_tokens(row), row.value(name) / unit) for row in of_scheme if row.value(name) is not None)
+            lost = [row for row in of_scheme if row.value(name) is None]
             for row in lost:
-                absent.setdefault(row.name.replace(" · ", ", "), row.reason(name))
+                absent.setdefault(f"{scheme} at {_clip(row)}", row.reason(name))
             if not known:
                 continue
+            number = schemes.index(scheme)
             color, marker = FAMILIES[number % len(FAMILIES)], MARKERS[number % len(MARKERS)]
-            axes.plot(*zip(*known, strict=True), color=color, marker=marker, ms=5, lw=1.6)
-            ends.append((*known[-1], scheme + (" †" if lost else ""), color))
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_title(title, pad=8)
-        axes.set_xlabel("tokens (log scale)", fontsize=9)
-        axes.set_xticks(everything, [f"{n:,}" for n in everything], fontsize=8.5)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.tick_params(axis="y", labelsize=8.5)
-        axes.grid(True)
-        _end_labels(figure, axes, ends, everything[-1])
+            slope, line = _fitted(known)
+            axes.plot(*zip(*known, strict=True), color=color, marker=marker, ms=5, ls="")
+            axes.plot(*zip(*line, strict=True), color=color, lw=1.3)
+            said = _end_label(scheme, of_scheme if name != "peak_memory" else [], axis, slope)  # fused: no n x n scores
+            ends.append((*known[-1], said + (" †" if lost else ""), color))
+        _log_axes(axes, title, axis, of_axis)
+        _end_labels(figure, axes, ends, max(_tokens(row) for row in of_axis))
+    said = (
+        "Behind each name: exponent of the fitted line, by least squares of log cost on log tokens over the points of "
+        "its panel;\nin brackets: exponent of the scheme's attention products alone, in theory."
+    )
+    figure.text(0.012, 0.40 / tall, said, fontsize=8.5, color="#5A5A5A", va="center")
     if absent:
-        said = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
-        figure.text(margin, 0.025, f"† no value for {said}"[:170], fontsize=8.5, color="#5A5A5A", va="center")
-    return figure, f"Cost against the number of tokens: {', '.join(title for title, _, _ in panels)}"
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+        figure.text(0.012, 0.12 / tall, f"† no value for {reasons}"[:170], fontsize=8.5, color="#5A5A5A", va="center")
+    return figure, f"Cost against tokens: {', '.join(dict.fromkeys(kind[0] for kind, _, _ in panels))}"
+
+
+THEORY = {  # exponents of the attention products with frames and with size; a pyramid's by its pooled stages
+    "full": {"frames": (2, 2), "size": (2, 2)},
+    "divided": {"frames": (1, 2), "size": (1, 2)},
+    "space_only": {"frames": (1, 1), "size": (2, 2)},
+    "local_window": {"frames": (1, 1), "size": (1, 1)},
+    "shifted_window": {"frames": (1, 1), "size": (1, 1)},
+    "global_pyramid": {"frames": (1, 1), "size": (1, 1)},
+}
+
+
+def theory(row: Row, axis: str) -> str | None:
+    """The exponent of a row's attention products in the tokens, as "2" or "1–2"; None for a scheme that is not known.
+
+    Source: the closed forms of the schemes. Projections and MLP, which every model has, grow with exponent 1.
+    """
+    config = row.record.case.get("config") or {}
+    attention = config.get("attention") or {}
+    used = {name for pattern in config.get("stages") or () for name in pattern}
+    schemes = {(attention.get(name) or {}).get("scheme", name) for name in used}
+    if not schemes or not schemes <= set(THEORY):
+        return None
+    low = min(THEORY[scheme][axis][0] for scheme in schemes)
+    high = max(THEORY[scheme][axis][1] for scheme in schemes)
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def exponent(points: list[tuple[float, float]]) -> tuple[float, float] | None:
+    """Slope and intercept of log cost over log tokens, by least squares; None with fewer than two sizes."""
+    logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
+    mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True)) if logs else (0, 0)
+    spread = sum((x - mean_x) ** 2 for x, _ in logs)
+    if spread < 1e-12:
+        return None
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in logs) / spread
+    return slope, mean_y - slope * mean_x
+
+
+def _fitted(points: list[tuple[float, float]]) -> tuple[float | None, list[tuple[float, float]]]:
+    """The exponent, and the ends of the fitted line; no exponent and the points themselves where nothing is fitted."""
+    found = exponent(points)
+    if found is None:
+        return None, points
+    slope, offset = found
+    return slope, [(x, math.exp(offset + slope * math.log(x))) for x, _ in (points[0], points[-1])]
+
+
+def scheme_of(row: Row) -> str:
+    return row.name.split(" · ")[0]
+
+
+def _clip(row: Row) -> str:
+    clip = row.record.case["clip"]
+    return f"{clip['frames']}x{clip['size']}x{clip['size']}"
+
+
+def _line(rows: list[Row], axis: str) -> list[Row]:
+    """The rows that differ in one axis of the clip alone: of all values of the other, that with the longest line."""
+    other = {"frames": "size", "size": "frames"}[axis]
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.record.case["clip"][other], []).append(row)
+    lengths = {value: len({row.record.case["clip"][axis] for row in of}) for value, of in groups.items()}
+    best = max(lengths, key=lambda value: (lengths[value], value), default=None)
+    return groups[best] if best is not None and lengths[best] > 1 else []
+
+
+def _end_label(scheme: str, rows: list[Row], axis: str, slope: float | None) -> str:
+    known = next((said for row in rows if scheme_of(row) == scheme and (said := theory(row, axis))), None)
+    return scheme + ("" if slope is None else f" {slope:.2f}") + (f" ({known})" if known else "")
+
+
+def _log_axes(axes: Axes, title: str, axis: str, rows: list[Row]) -> None:
+    clip = rows[0].record.case["clip"]
+    fixed = f"{clip['size']}x{clip['size']} pixels" if axis == "frames" else f"{clip['frames']} frames"
+    ticks = {_tokens(row): row.record.case["clip"][axis] for row in rows}
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_title(f"{title}, with {axis}, at {fixed}", pad=11)
+    axes.set_xlabel(f"{'frames' if axis == 'frames' else 'pixels'} and, below, tokens (log scale)", fontsize=9)
+    axes.set_xticks(sorted(ticks), [f"{ticks[n]}\n{n:,}" for n in sorted(ticks)], fontsize=8.5)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="y", labelsize=8.5)
+    axes.grid(True)
 
 
 def _tokens(row: Row) -> int | None:
@@ -431,6 +523,101 @@ def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, 
         )
 
 
+OPERATORS = {  # group: what it is called, its colour
+    "attention": ("attention products", "#0072B2"),
+    "projections": ("projections", "#56B4E9"),
+    "mlp": ("MLP", "#D55E00"),
+    "convolutions": ("embedding, position, pooling", "#E69F00"),
+    "norms": ("norms", "#009E73"),
+    "movement": ("data movement", "#CC79A7"),
+    "rest": ("rest", "#BDBDBD"),
+}
+
+
+def operator_share(table: AblationTable) -> tuple[Figure, str] | None:
+    """Stacked bars: what the multiply-adds of each row belong to, beside what its time belongs to."""
+    kinds = (("macs", "share of multiply-adds, %"), ("time", "share of time, %"))
+    rows = [row for row in table.measured if any(shares_of(row, kind) for kind, _ in kinds)]
+    panels = [(title, [shares_of(row, kind) for row in rows]) for kind, title in kinds]
+    panels = [(title, parts) for title, parts in panels if any(parts)]
+    if not panels:
+        return None
+    used = [group for group in OPERATORS if any(s and s.get(group) for _, parts in panels for s in parts)]
+    head = 0.68
+    tall = 0.42 * len(rows) + head + 0.37
+    figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
+    left = min(0.30, 0.03 + 0.0082 * max(len(row.name) for row in rows))
+    share = (0.985 - left) / len(panels)
+    top, bottom = 1 - head / tall, 0.32 / tall
+    for index, (title, parts) in enumerate(panels):
+        axes = figure.add_axes((left + index * share, bottom, share - 0.035, top - bottom))
+        _stacks(axes, title, parts, [row.name for row in rows] if index == 0 else [""] * len(rows))
+    figure.legend(
+        handles=[Patch(color=OPERATORS[group][1], label=OPERATORS[group][0]) for group in used], loc="upper left",
+        bbox_to_anchor=(0.005, 1 - 0.02 / tall), ncols=7, fontsize=9, handlelength=1.0, columnspacing=1.2,
+    )  # fmt: skip
+    return figure, f"What each row spends on what: {', '.join(title for title, _ in panels)}"
+
+
+def shares_of(row: Row, kind: str) -> dict[str, float] | None:
+    """The shares of a row's multiply-adds ("macs") or time ("time") by group, or None where they were not measured."""
+    values = {group: row.value(f"{kind}_{group}") or 0 for group in OPERATORS}
+    total = sum(values.values())
+    return {group: value / total for group, value in values.items()} if total else None
+
+
+def _stacks(axes: Axes, title: str, parts: list[dict[str, float] | None], labels: list[str]) -> None:
+    """One bar from 0 to 100 for each row; the number stands in every part that has room for it."""
+    for place, shares in enumerate(parts):
+        if shares is None:
+            axes.text(1, place, "— see the table", va="center", ha="left", fontsize=8.5, color=FAINT)
+            continue
+        start = 0.0
+        for group, (_, color) in OPERATORS.items():
+            wide = 100 * shares[group]
+            axes.barh(place, wide, left=start, height=0.66, color=color, edgecolor="white", lw=0.6)
+            if wide >= 5.5:
+                ink = "white" if group in ("attention", "mlp", "norms") else INK
+                axes.text(start + wide / 2, place, f"{wide:.0f}", va="center", ha="center", fontsize=8.5, color=ink)
+            start += wide
+    axes.set_title(title, pad=6)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(len(parts) - 0.45, -0.55)
+    axes.set_yticks(range(len(parts)), labels)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", length=3, labelsize=8.5, colors=FAINT)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.spines["bottom"].set_visible(False)
+
+
+def roofline_shares(table: AblationTable) -> tuple[Figure, str] | None:
+    """Multiply-adds per second of each row as a bar, the rate of a large matrix product on its machine as a diamond."""
+    rows = [row for row in table.measured if roofline.share(row) is not None]
+    if not rows:
+        return None
+    rates = [roofline.achieved(row) / 1e9 for row in rows]
+    ceilings = [row.value("matmul_ceiling") / 1e9 for row in rows]
+    text = [f"{100 * roofline.share(row):.0f} %" for row in rows]
+    head = 0.68
+    tall = 0.36 * len(rows) + head + 0.37
+    figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
+    left = min(0.40, 0.03 + 0.0082 * max(len(row.name) for row in rows))
+    bottom = 0.32 / tall
+    axes = figure.add_axes((left, bottom, 0.95 - left, 1 - head / tall - bottom))
+    _bars(
+        axes, _Panel("GMAC/s of a forward pass, and its share of the ceiling", rates, text, ceilings), rows, labels=True
+    )
+    handles = [
+        Patch(color=MEASURED, label="achieved"),
+        Line2D([], [], color=PRINTED, marker="D", ls="", ms=5, label="ceiling: a large matrix product"),
+    ]
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(left - 0.012, 1 - 0.02 / tall), ncols=2, fontsize=9,
+        handlelength=1.2, columnspacing=1.6,
+    )  # fmt: skip
+    return figure, "Multiply-adds per second, and their share of the rate of a large matrix product on the same machine"
+
+
 def _comparable(row: Row, column: str) -> int | float | None:
     """A published cell where the measured case is the published one."""
     return row.printed(column) if row.comparable is True else None
@@ -454,4 +641,6 @@ _FIGURES: dict[str, Callable[[AblationTable], tuple[Figure, str] | None]] = {
     "cost": cost,
     "accuracy_vs_flops": accuracy_vs_flops,
     "scaling": scaling,
+    "operator_share": operator_share,
+    "roofline": roofline_shares,
 }

@@ -6,7 +6,8 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from reports import counting, verdict
+from reports import counting, statistics, verdict
+from reports.statistics import Ratio
 from reports.table import AblationTable, Row
 from reports.verdict import Verdict
 
@@ -22,8 +23,19 @@ CSV_COLUMNS = (
     "row", "params", "params_with_classifier", "macs", "macs_by_authors_rule", "views", "published_flops_g",
     "published_params_m", "verdict_flops", "verdict_params", "note", "explanation", "fit", "comparable",
     "measured_flops_g", "measured_params_m", "counting", "params_count", "macs_with_classifier", "layernorm_elements",
-    "batchnorm_elements", "latency_ms", "latency_q1", "latency_q3", "latency_n", "throughput", "peak_memory_bytes",
+    "batchnorm_elements", "latency_ms", "latency_q1", "latency_q3", "latency_n", "latency_low", "latency_high",
+    "latency_wide", "latency_rounds", "throughput", "throughput_low", "throughput_high", "peak_memory_bytes",
+    "peak_memory_low", "peak_memory_high", "baseline", "latency_ratio", "latency_ratio_low", "latency_ratio_high",
+    "latency_ratio_verdict", "latency_noise_floor",
 )  # fmt: skip
+NOT_DISTINGUISHABLE = "not distinguishable"
+IN_COLUMNS = ("latency", "throughput", "peak_memory")  # of the first table; what else was timed has a table of its own
+UNITS = {  # unit: as shown, divided by
+    "bytes": ("MiB", 2**20), "bytes, predicted": ("MiB, predicted", 2**20), "MAC/s": ("GMAC/s", 10**9),
+    "bytes/s": ("GB/s", 10**9),
+}  # fmt: skip
+ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
+RATIOS = ("latency", "training_latency")
 
 
 class Notes:
@@ -43,7 +55,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     notes = Notes()
     main = _main_table(table, notes)
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
-    parts += [_links(figures), main, _legend(table)]
+    parts += [_links(figures), main, _legend(table), _further(table, notes), _precision(table)]
     if notes.texts:
         parts.append(
             "## Notes\n\n" + "\n".join(f"{i}. {_sentence(text)}" for i, text in enumerate(notes.texts, start=1))
@@ -133,9 +145,10 @@ def _main_table(table: AblationTable, notes: Notes) -> str:
     columns: list[tuple[str, Any]] = [("row", lambda row: _name(row, notes))]
     columns += _cost_columns(table, notes)
     if table.asked("latency"):
-        columns.append(("latency ↓, ms: median (quartiles, n)", lambda row: _latency(row, notes)))
+        columns.append(("latency ↓, ms: median (95 % interval, n)", lambda row: _spread(row, "latency", notes)))
+        columns += _ratio_columns(table, "latency", notes)
     if table.asked("throughput"):
-        columns.append(("throughput ↑, clips/s", lambda row: _plain(row, "throughput", 1, notes)))
+        columns.append(("throughput ↑, clips/s", lambda row: _spread(row, "throughput", notes, count=False)))
     if table.asked("peak_memory"):
         columns.append(("peak memory ↓, MiB", lambda row: _plain(row, "peak_memory", 2**20, notes)))
     for column in IN_MAIN_TABLE:
@@ -145,6 +158,10 @@ def _main_table(table: AblationTable, notes: Notes) -> str:
     for key in FACTS:
         if len(found.get(key, [])) > 1:
             columns.append((key, lambda row, k=key: row.facts().get(k, MISSING)))
+    return _lines(table, columns)
+
+
+def _lines(table: AblationTable, columns: list[tuple[str, Any]]) -> str:
     lines = ["| " + " | ".join(_escape(heading) for heading, _ in columns) + " |"]
     lines.append("| --- |" + " ---: |" * (len(columns) - 1))
     for row in table.rows:
@@ -227,12 +244,109 @@ def _params(row: Row, notes: Notes) -> str:
     return _missing(row, "params", notes) if exact is None else f"{_number(shown)} ({exact:,})"
 
 
-def _latency(row: Row, notes: Notes) -> str:
-    measured = row.measurement("latency")
-    if measured is None or not measured.samples:
-        return _missing(row, "latency", notes)
-    low, high = measured.quartiles
-    return f"{_significant(measured.median)} ({_significant(low)}–{_significant(high)}, n={len(measured.samples)})"
+def _spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: float = 1) -> str:
+    """A median with its interval; what makes it less sure than others stands in a footnote."""
+    measured, interval = row.measurement(name), row.interval(name)
+    if measured is None or interval is None:
+        return _missing(row, name, notes)
+    shown = "{:.0f}".format if measured.unit == "clips" else _significant
+    value, low, high = (shown(one / scale) for one in (interval.value, interval.low, interval.high))
+    n = f"n={len(measured.samples)}" if count else ""
+    inside = ", ".join(part for part in (f"{low}–{high}" if len(measured.samples) > 1 else "", n) if part)
+    text = f"{value} ({inside})" if inside else value
+    if interval.wide:
+        text += notes.mark(f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough")
+    if measured.details.get("bound", "memory") != "memory":
+        text += notes.mark(f"larger batches may fit: the search ended with this: {measured.details['bound']}")
+    unfinished = row.unfinished(name)
+    return text + (notes.mark(unfinished) if unfinished else "")
+
+
+def _ratio_columns(table: AblationTable, name: str, notes: Notes) -> list[tuple[str, Any]]:
+    """The column of ratios to the baseline, where the ablation names one that is measured."""
+    bases = [base for row in table.rows if (base := table.baseline_of(row)) and base.value(name) is not None]
+    if not bases:
+        return []
+    one = bases[0].name if len({base.name for base in bases}) == 1 else "the baseline"
+    return [(f"{_words(name)} ↓ / {one}: ratio (95 % interval)", lambda row: _ratio(table, row, name, notes))]
+
+
+def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
+    if table.baseline_of(row) is row:
+        return "1 (baseline)" if row.value(name) is not None else MISSING
+    ratio = table.ratio(row, name)
+    if ratio is None:
+        return MISSING
+    if isinstance(ratio, str):
+        return MISSING + notes.mark(ratio)
+    differs = table.ran_differently(row, name)
+    return ratio_text(ratio) + (notes.mark(f"different things ran: {differs}") if differs else "")
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """A ratio with its interval, and whether it says anything."""
+    one = ratio.interval
+    text = f"{_significant(one.value)} ({_significant(one.low)}–{_significant(one.high)})"
+    return text if ratio.distinguishable else f"{text}, {NOT_DISTINGUISHABLE}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def further_names(table: AblationTable) -> list[str]:
+    """What was timed beside the columns of the first table, in the order of the records."""
+    found: dict[str, None] = {}
+    for row in table.measured:
+        for name, measured in row.record.measurements.items():
+            if name not in IN_COLUMNS and "machine" in measured.details:
+                found[name] = None
+    return list(found)
+
+
+def _further(table: AblationTable, notes: Notes) -> str:
+    names = further_names(table)
+    if not names:
+        return ""
+    columns: list[tuple[str, Any]] = [("row", lambda row: row.name)]
+    for name in names:
+        measured = next(m for row in table.measured if (m := row.measurement(name)))
+        unit, scale = UNITS.get(measured.unit, (measured.unit, 1))
+        heading = f"{_words(name)}{ARROWS[measured.better]}, {unit}"
+        columns.append(
+            (heading, lambda row, name=name, scale=scale: _spread(row, name, notes, count=False, scale=scale))
+        )
+        if name in RATIOS:
+            columns += _ratio_columns(table, name, notes)
+    return "## Further measurements\n\n" + _lines(table, columns)
+
+
+def _precision(table: AblationTable) -> str:
+    """How medians, intervals and ratios are made, and how far they can be trusted on this machine."""
+    timed = [name for name in (*IN_COLUMNS, *further_names(table)) if table.has(name)]
+    if not timed:
+        return ""
+    said = [
+        "In brackets: 95 % bootstrap intervals of the medians, drawn from whole rounds and then from the samples of "
+        "each round; a round visits every row once, each in a process of its own."
+    ]
+    for name in RATIOS:
+        if not (table.has(name) and _ratio_columns(table, name, Notes())):
+            continue
+        floor = table.floor(name)
+        base = f"Ratios of {_words(name)} are medians over the rounds of one median over the baseline's in that round. "
+        verdict_ = (
+            f"A ratio whose interval holds 1, or which is closer to 1 than the noise floor, is {NOT_DISTINGUISHABLE}"
+        )
+        if floor is None:
+            why = f"(no row has two rounds, so {statistics.ASSUMED_FLOOR:.0%} is assumed)"
+        else:
+            why = (
+                f"({floor:.1%} here: by how much the same row differs from itself, the largest over the smallest "
+                "median of its rounds, without what moved all rows of a round alike; the median over the rows)"
+            )
+        said.append(f"{base}{verdict_} {why}.")
+    return "\n\n".join(["## How sure", " ".join(said)])
 
 
 def _plain(row: Row, name: str, scale: int, notes: Notes, decimals: int | None = None) -> str:
@@ -309,30 +423,59 @@ def _links(figures: dict[str, str]) -> str:
 
 
 def table_csv(table: AblationTable) -> str:
-    """One line per row: exact integers, raw medians, verdicts, published accuracies and circumstances."""
+    """One line per row: exact integers, raw medians, intervals, ratios, verdicts, accuracies, circumstances."""
     printed = sorted(
         {column for row in table.rows if row.published for column in row.published.cells} - {"flops", "params"}
     )
-    columns = [*CSV_COLUMNS, *(f"published_{column}" for column in printed), *FACTS, "case_id", "missing"]
+    further = [column for name in further_names(table) for column in (name, f"{name}_low", f"{name}_high")]
+    further += [
+        f"{name}_{column}"
+        for name in RATIOS
+        if name not in IN_COLUMNS and table.asked(name)
+        for column in ("ratio", "ratio_low", "ratio_high", "ratio_verdict", "noise_floor")
+    ]
+    columns = [*CSV_COLUMNS, *(f"published_{column}" for column in printed), *further, *FACTS, "case_id", "missing"]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
-        writer.writerow({key: "" if value is None else value for key, value in _csv_row(row, printed).items()})
+        writer.writerow({key: "" if value is None else value for key, value in _csv_row(table, row, printed).items()})
     return out.getvalue()
 
 
-def _csv_row(row: Row, printed: list[str]) -> dict[str, Any]:
+def _csv_spread(row: Row, name: str) -> dict[str, Any]:
+    interval = row.interval(name)
+    return {f"{name}_low": interval.low if interval else None, f"{name}_high": interval.high if interval else None}
+
+
+def _csv_ratio(table: AblationTable, row: Row, name: str) -> dict[str, Any]:
+    ratio = table.ratio(row, name)
+    if not isinstance(ratio, Ratio):
+        return {f"{name}_ratio_verdict": ratio}
+    one = ratio.interval
+    return {
+        f"{name}_ratio": one.value,
+        f"{name}_ratio_low": one.low,
+        f"{name}_ratio_high": one.high,
+        f"{name}_ratio_verdict": (
+            ("higher" if one.value > 1 else "lower") if ratio.distinguishable else NOT_DISTINGUISHABLE
+        ),
+        f"{name}_noise_floor": ratio.floor,
+    }
+
+
+def _csv_row(table: AblationTable, row: Row, printed: list[str]) -> dict[str, Any]:
     latency = row.measurement("latency")
     timed = latency is not None and bool(latency.samples)
     notes = [note for note in (row.note, row.published.note if row.published else None) if note]
     absent = [
         f"{name}: {m.missing}" for name, m in (row.record.measurements if row.record else {}).items() if m.missing
     ]
+    further = further_names(table)
     values = {
         name: row.value(name)
         for name in (
-            "params", "params_with_classifier", "macs", "macs_with_classifier", "layernorm_elements",
+            *further, "params", "params_with_classifier", "macs", "macs_with_classifier", "layernorm_elements",
             "batchnorm_elements", "throughput",
         )
     }  # fmt: skip
@@ -356,6 +499,11 @@ def _csv_row(row: Row, printed: list[str]) -> dict[str, Any]:
         "latency_q1": latency.quartiles[0] if timed else None,
         "latency_q3": latency.quartiles[1] if timed else None,
         "latency_n": len(latency.samples) if timed else None,
+        "latency_wide": _bool(row.interval("latency").wide) if timed else None,
+        "latency_rounds": len(statistics.by_round(latency)) if timed else None,
+        **{key: value for name in (*IN_COLUMNS, *further) for key, value in _csv_spread(row, name).items()},
+        "baseline": row.baseline,
+        **{key: value for name in RATIOS if table.asked(name) for key, value in _csv_ratio(table, row, name).items()},
         "peak_memory_bytes": row.value("peak_memory"),
         **{f"published_{column}": _csv_cell(row.printed(column)) for column in printed},
         **{key: row.facts().get(key) for key in FACTS},

@@ -5,17 +5,19 @@ is kept as a warning or a reason, nothing is dropped in silence. The text and fi
 these rows alone.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from reports import counting, paper_table, verdict
+from reports import counting, paper_table, statistics, verdict
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
 from reports.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
+from reports.statistics import Interval, Ratio
 from reports.verdict import Verdict
 
 TIMED = ("latency", "throughput", "peak_memory")
+WHAT_RAN = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads")  # as in Row.circumstances
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Row:
     fit: bool = False
     note: str | None = None
     comparable: bool | str = True
+    baseline: str | None = None
     default_views: int | None = None
     default_counting: str | None = None
     default_params_count: str | None = None
@@ -67,6 +70,33 @@ class Row:
             return "published only: no model here stands for this row"
         measured = self.measurement(name)
         return (measured.missing if measured else self.missing) or f"{name} was not asked for in this run"
+
+    def interval(self, name: str) -> Interval | None:
+        """The median of a measurement with its interval, or None where there are no samples."""
+        measured = self.measurement(name)
+        if measured is None or not measured.samples:
+            return None
+        return statistics.median_interval(statistics.by_round(measured))
+
+    def unfinished(self, name: str) -> str | None:
+        """What is still lacking of a measurement that has samples, in words."""
+        measured = self.measurement(name)
+        if measured is None or not measured.samples:
+            return None
+        done, wanted = len(statistics.by_round(measured)), measured.details.get("rounds_wanted", 1)
+        if done >= wanted:
+            return None
+        reasons = dict.fromkeys(measured.details.get("failed_rounds", {}).values())
+        return f"{done} of {wanted} rounds measured so far" + (f": {'; '.join(reasons)}" if reasons else "")
+
+    def circumstances(self, name: str) -> dict[str, str]:
+        """What must be the same before this measurement is set against another row's, in words."""
+        if self.record is None or (measured := self.measurement(name)) is None:
+            return {}
+        one = replace(self.record, measurements={name: measured})
+        words = {key: value for key, value in facts(one).items() if key in WHAT_RAN}
+        operators = measured.details.get("operators")
+        return words | ({"operators": ", ".join(operators)} if isinstance(operators, list) else {})
 
     def printed(self, column: str) -> int | float | None:
         """A published cell."""
@@ -160,6 +190,49 @@ class AblationTable:
     def publishes(self, column: str) -> bool:
         return any(row.printed(column) is not None for row in self.rows)
 
+    def baseline_of(self, row: Row) -> Row | None:
+        return next((other for other in self.rows if other.name == row.baseline), None)
+
+    def floor(self, name: str) -> float | None:
+        """The noise floor of a measurement, from the rounds of all rows; None where no row has two."""
+        measured = [m for row in self.rows if (m := row.measurement(name)) and m.samples]
+        return statistics.noise_floor([statistics.by_round(m) for m in measured], common_drift=True)
+
+    def ratio(self, row: Row, name: str) -> Ratio | str | None:
+        """A measurement over its baseline's; a reason where both have samples and yet no ratio; None where not.
+
+        Medians of rounds in common are set against each other, so that a drift of the machine falls out.
+        """
+        base = self.baseline_of(row)
+        if base is None or base is row or row.value(name) is None or base.value(name) is None:
+            return None
+        ours, theirs = row.circumstances(name), base.circumstances(name)
+        for key in ("device", "threads"):
+            if ours.get(key) != theirs.get(key):
+                return f"no ratio: measured with {key} {ours.get(key)}, the baseline with {theirs.get(key)}"
+        pair = [statistics.by_round(one.measurement(name)) for one in (row, base)]
+        if not any(map(any, pair[1].values())):
+            return "no ratio: the baseline is 0"
+        if set(pair[0]) & set(pair[1]):
+            interval = statistics.paired_ratio_interval(*pair)
+        else:
+            interval = statistics.ratio_interval(*pair)
+        floor = self.floor(name)
+        return Ratio(interval, statistics.ASSUMED_FLOOR if floor is None else floor)
+
+    def ran_differently(self, row: Row, name: str) -> str | None:
+        """How a row and its baseline ran, where they ran different things."""
+        base = self.baseline_of(row)
+        if base is None or base is row:
+            return None
+        ours, theirs = row.circumstances(name), base.circumstances(name)
+        said = [
+            f"{key} {ours[key]} here, {theirs[key]} in the baseline"
+            for key in WHAT_RAN
+            if key in ours and key in theirs and ours[key] != theirs[key]
+        ]
+        return "; ".join(said) or None
+
     def verdicts(self) -> list[Verdict]:
         """The verdicts of all published cost cells, row by row."""
         both = [v for row in self.rows for v in (row.verdict_flops, row.verdict_params)]
@@ -234,6 +307,7 @@ def _row(entry: dict[str, Any], folder: Path, paper: PaperTable | None, warnings
         fit=bool(entry.get("fit")),
         note=entry.get("note"),
         comparable=entry.get("comparable", True),
+        baseline=entry.get("baseline"),
         **_defaults(paper),
     )
 
@@ -268,7 +342,7 @@ def facts(record: Record) -> dict[str, str]:
     The first six only where something was timed; a record whose timings come from different runs names all of them.
     """
     case, measured = record.case, [m for m in record.measurements.values() if m.samples]
-    timed = [m for m in measured if m.name in TIMED]
+    timed = [m for m in measured if m.name in TIMED or "machine" in m.details]
     words: dict[str, str] = {}
     if timed:
         words["device"] = _said(timed, record, "machine") or str(case.get("device"))

@@ -70,6 +70,7 @@ class Meter:
 
 
 def go(out, names=("params", "latency"), rows=("one", "two", "three"), settings=None, **options):
+    options = {"rounds": 1} | options
     return session.run([ablation(rows)], settings or Settings(threads=1), list(names), out, **options)
 
 

@@ -115,13 +115,16 @@ def test_a_long_joint_attention_costs_no_memory_to_count():
 
 def test_every_timed_metric_of_a_case(tmp_path):
     one = tiny(batch_size=2)
-    timed = [name for name in metrics.names() if metrics.get(name).timed]
+    # Energy needs a counter that a CPU lacks, and the searches for a batch take their time: both have tests of theirs.
+    left_out = ("energy", "largest_batch", "training_largest_batch")
+    timed = [name for name in metrics.names() if metrics.get(name).timed and name not in left_out]
     measured = by_name(measure.measure(one, timed, clip_file(tmp_path, one), effort=LITTLE))
     assert set(measured) == {name for metric in timed for name in metrics.get(metric).measures}
     for measurement in measured.values():
-        assert measurement.missing is None
+        assert measurement.missing is None, (measurement.name, measurement.missing)
         assert measurement.details["machine"] == provenance.machine("cpu")
-        assert measurement.details["kernel"] == "sdpa"
+        assert measurement.details.get("kernel", "sdpa") == "sdpa"
+    assert measured["latency"].details["kernel"] == measured["training_latency"].details["kernel"] == "sdpa"
     latency, throughput = measured["latency"], measured["throughput"]
     assert len(latency.samples) >= 3
     assert throughput.samples == pytest.approx([2000 / ms for ms in latency.samples])

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def test_published_and_measured_stand_side_by_side(tmp_path):
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert report.startswith("# What does it cost?\n")
     assert (
-        "| LG | 240 | 240 (4 × 60.09) | reproduced | 21.8 | 21.8 (21,767,360) | reproduced | 508 (504–515, n=4) |"
+        "| LG | 240 | 240 (4 × 60.09) | reproduced | 21.8 | 21.8 (21,767,360) | reproduced | 508 (500–530, n=4) |"
         in report
     )
     assert (
@@ -422,3 +423,74 @@ def test_the_tables_are_the_collected_ones():
             }
             settings = {{"views": "test_views"}.get(key, key): value for key, value in entry["settings"].items()}
             assert row.settings == settings, f"{name}, {row.name}"
+
+
+# intervals and ratios
+
+
+def in_rounds(row, levels, name="latency", unit="ms", **details) -> Record:
+    """A record with four samples around each level, one level per round."""
+    one = one_record(row)
+    samples = [level * share for level in levels for share in (0.99, 1.0, 1.0, 1.01)]
+    said = {"machine": MACHINE, "kernel": "sdpa", "threads": 2, "operators": ["flash"]} | details
+    said |= {"rounds": [n for n in range(1, len(levels) + 1) for _ in range(4)], "rounds_wanted": 3}
+    measured = Measurement(name, unit, "lower", samples, details=said)
+    return replace(one, measurements=one.measurements | {name: measured})
+
+
+def against_base(folder, *records):
+    rows = [{"baseline": "base"} for _ in records]
+    return write(folder, list(records), rows, table=None)
+
+
+def test_ratios_stand_beside_the_noise_floor(tmp_path):
+    drift = (1.0, 1.3, 0.9)
+    levels = {"base": 100, "same": 100.5, "slow": 150, "fast": 60, "other": 200}
+    records = [in_rounds(row, [level * d for d in drift]) for row, level in levels.items()]
+    folder = against_base(tmp_path / "scales", *records)
+    rows = {row["row"]: row for row in csv_rows(folder)}
+    assert [rows[row]["latency_ratio_verdict"] for row in levels] == [
+        "", "not distinguishable", "higher", "lower", "higher",
+    ]  # fmt: skip
+    assert float(rows["slow"]["latency_ratio"]) == pytest.approx(1.5)
+    assert float(rows["slow"]["latency_ratio_low"]) < 1.5 < float(rows["slow"]["latency_ratio_high"]) < 1.55
+    assert float(rows["slow"]["latency_noise_floor"]) < 0.01
+    assert (rows["base"]["latency_wide"], rows["base"]["latency_rounds"]) == ("true", "3")
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| 1 (baseline) |" in report
+    assert "latency ↓ / base: ratio (95 % interval)" in report
+    assert "The interval is wider than 10% of the median" in report
+    assert "| 1.50 (" in report
+    assert ", not distinguishable |" in report
+
+
+def test_one_round_assumes_a_floor_and_a_part_of_the_rounds_is_marked(tmp_path):
+    folder = against_base(tmp_path / "scales", in_rounds("base", [100]), in_rounds("x", [105]))
+    report = (folder / "report.md").read_text(encoding="utf-8") if build.build(folder) else ""
+    assert "no row has two rounds, so 10% is assumed" in report
+    assert "1 of 3 rounds measured so far" in report
+    assert csv_rows(folder)[1]["latency_ratio_verdict"] == "not distinguishable"
+
+
+def test_what_ran_differently_is_said_and_other_machines_have_no_ratio(tmp_path):
+    levels = [100, 101, 100]
+    other = in_rounds("kernel", levels, operators=["math"], kernel="reference")
+    elsewhere = in_rounds("machine", levels, machine="Another CPU")
+    folder = against_base(tmp_path / "scales", in_rounds("base", levels), other, elsewhere)
+    rows = csv_rows(folder)
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Different things ran: kernel reference here, sdpa in the baseline; operators math here, flash in" in report
+    assert "No ratio: measured with device Another CPU, the baseline with" in report
+    assert rows[1]["latency_ratio"]
+    assert not rows[2]["latency_ratio"]
+
+
+def test_what_else_was_timed_has_a_table_of_its_own(tmp_path):
+    records = [in_rounds(row, [level] * 3, "training_latency") for row, level in (("base", 300), ("heavy", 900))]
+    folder = against_base(tmp_path / "scales", *records)
+    rows = csv_rows(folder)
+    assert float(rows[1]["training_latency"]) == 900
+    assert float(rows[1]["training_latency_ratio"]) == pytest.approx(3)
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "## Further measurements\n\n| row | training latency ↓, ms |" in report
+    assert "| heavy | 900 (" in report

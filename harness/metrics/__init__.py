@@ -24,7 +24,8 @@ from reports.record import Measurement
 class Metric:
     """`measures` names the measurements that `run` returns; `order` sorts timed metrics that share a `process`.
 
-    What one metric of a process lacks, memory or support, the ones after it lack too.
+    A metric of `once` is measured in the first round only. What one metric of a process lacks, memory or support, the
+    ones after it lack too.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Metric:
     timed: bool
     order: int
     process: str
+    once: bool = False
 
     def missing(self, reason: str, *, retry: bool, details: dict[str, Any] | None = None) -> list[Measurement]:
         """The measurements of this metric, all absent for one reason."""
@@ -46,7 +48,13 @@ _metrics: dict[str, Metric] = {}
 
 
 def register(
-    name: str, measures: dict[str, tuple[str, str]], *, timed: bool = False, order: int = 0, process: str = "forward"
+    name: str,
+    measures: dict[str, tuple[str, str]],
+    *,
+    timed: bool = False,
+    order: int = 0,
+    process: str = "forward",
+    once: bool = False,
 ):
     """Decorator that adds a metric. A taken name is an error."""
 
@@ -55,7 +63,7 @@ def register(
             raise ValueError(
                 f"metric {name!r} is registered already, by {_metrics[name].run.__module__}; choose another name"
             )
-        _metrics[name] = Metric(name, run, measures, timed, order, process)
+        _metrics[name] = Metric(name, run, measures, timed, order, process, once)
         return run
 
     return add

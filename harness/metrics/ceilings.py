@@ -24,17 +24,17 @@ MEASURES = {"matmul_ceiling": ("MAC/s", "higher"), "copy_ceiling": ("bytes/s", "
 
 @register("ceilings", MEASURES, timed=True, order=7)
 def ceilings(workload: Workload) -> list[Measurement]:
-    """A copy reads and writes each byte, so it counts twice its size."""
+    """The dtype, device and threads are those of the case. A copy reads and writes each byte: it counts twice."""
     import torch
 
-    quick = workload.effort.samples < REPEATS
+    quick = workload.effort.warm_up_seconds < 1
     kind = workload.device.type
     side = QUICK_SIDE if quick else SIDE[kind]
     size = (QUICK_COPIED if quick else COPIED[kind]) // workload.dtype.itemsize
-    generator = torch.Generator().manual_seed(workload.case.seed)
+    generator = torch.Generator(workload.device).manual_seed(workload.case.seed)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(workload.device, workload.dtype)
+        return torch.randn(shape, generator=generator, device=workload.device, dtype=workload.dtype)
 
     with torch.inference_mode():
         a, b, product = random(side, side), random(side, side), random(side, side)

@@ -20,7 +20,7 @@ WINDOWS, SECONDS, QUICK_SECONDS = 3, 2.0, 0.5  # the counter moves in steps of u
 NO_COUNTER = "no energy counter for this device"
 
 
-@register("energy", {"energy": ("J", "lower")}, timed=True, order=5)
+@register("energy", {"energy": ("J", "lower")}, timed=True, order=5, once=True)
 def energy(workload: Workload) -> list[Measurement]:
     """One sample for each stretch of forward passes without a pause: counted energy divided by clips."""
     import torch
@@ -30,7 +30,7 @@ def energy(workload: Workload) -> list[Measurement]:
         details = {"machine": workload.machine}
         return [Measurement("energy", "J", "lower", missing=reason, details=details)]
     model, samples, passes = workload.model, [], []
-    least = QUICK_SECONDS if workload.effort.samples < 10 else SECONDS
+    least = QUICK_SECONDS if workload.effort.warm_up_seconds < 1 else SECONDS
     with torch.inference_mode():
         model(workload.input)
         workload.synchronize()

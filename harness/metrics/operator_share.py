@@ -25,7 +25,7 @@ PASSES = 3
 MARK, WHOLE = "module ", "whole pass"
 
 
-@register("operator_share", MEASURES, timed=True, order=6)
+@register("operator_share", MEASURES, timed=True, order=6, once=True)
 def operator_share(workload: Workload) -> list[Measurement]:
     """A few profiled passes after one that is not; the groups of each sum to its total."""
     if workload.case.compile:
@@ -37,7 +37,7 @@ def operator_share(workload: Workload) -> list[Measurement]:
     with torch.inference_mode():
         workload.eager(workload.input)
         workload.synchronize()
-        for _ in range(min(PASSES, workload.effort.samples)):
+        for _ in range(PASSES):
             for name, milliseconds in _one_pass(workload).items():
                 samples[name].append(milliseconds)
     details = {

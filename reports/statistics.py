@@ -1,0 +1,150 @@
+"""How sure a median is, and whether two of them differ: intervals from raw samples, without assuming a distribution.
+
+Samples come in rounds. Each round is a process of its own and visits every case once, so samples of one round resemble
+each other more than samples of two. The intervals therefore come from a bootstrap in two steps: rounds are drawn with
+replacement, then samples within each round drawn. The same samples give the same interval.
+
+Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, Ch. 13 (percentile intervals); Davison and
+Hinkley, Bootstrap Methods and their Application, 1997, Sec. 3.8 (drawing groups, then within them).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from reports.record import Measurement
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+WIDE = 0.10  # an interval wider than this share of its median is marked
+ASSUMED_FLOOR = 0.10  # where no case has two rounds: medians of one process drift by about that much between runs
+FEWEST_FOR_DRIFT = 4  # so many cases must share their rounds before their common drift is told from their noise
+
+Rounds = Mapping[int, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the interval that covers it; `low` and `high` equal it where there is a single sample."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        """As a share of the figure."""
+        return (self.high - self.low) / self.value if self.value else 0.0
+
+    @property
+    def wide(self) -> bool:
+        return self.width > WIDE
+
+    def excludes(self, value: float) -> bool:
+        return not self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One median over another, with the noise floor below which no difference counts."""
+
+    interval: Interval
+    floor: float
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval leaves 1 out and the ratio is further from 1, either way, than the noise floor."""
+        value = self.interval.value
+        return self.interval.excludes(1) and max(value, 1 / value) - 1 > self.floor
+
+
+def by_round(measurement: Measurement) -> Rounds:
+    """The samples of each round; a measurement that names no rounds is one."""
+    numbers = measurement.details.get("rounds")
+    if not isinstance(numbers, list) or len(numbers) != len(measurement.samples):
+        return {1: measurement.samples} if measurement.samples else {}
+    found: dict[int, list[float]] = {}
+    for number, sample in zip(numbers, measurement.samples, strict=True):
+        found.setdefault(number, []).append(sample)
+    return {number: tuple(found[number]) for number in sorted(found)}
+
+
+def median_interval(rounds: Rounds) -> Interval:
+    """The median of all samples and its 95 % interval."""
+    pooled = [sample for samples in rounds.values() for sample in samples]
+    return _interval(float(np.median(pooled)), _medians(tuple(map(tuple, rounds.values())), seed=0))
+
+
+def ratio_interval(rounds: Rounds, baseline: Rounds) -> Interval:
+    """The median of `rounds` over the median of `baseline`, the two measured independently of each other.
+
+    Raises: ValueError where the baseline's median is 0.
+    """
+    value, base = median_interval(rounds).value, median_interval(baseline).value
+    if base == 0:
+        raise ValueError("a ratio to a median of 0")
+    first = _medians(tuple(map(tuple, rounds.values())), seed=0)
+    second = _medians(tuple(map(tuple, baseline.values())), seed=1)
+    return _interval(value / base, first / second)
+
+
+def paired_ratio_interval(rounds: Rounds, baseline: Rounds) -> Interval:
+    """The median over the rounds of one median over the other: what slows a whole round leaves it alone.
+
+    Only rounds that both have count. Raises: ValueError where there is none, or a median of the baseline is 0.
+    """
+    shared = sorted(set(rounds) & set(baseline))
+    if not shared:
+        raise ValueError(f"no round in common: {sorted(rounds)} and {sorted(baseline)}")
+    if not all(np.median(baseline[number]) for number in shared):
+        raise ValueError("a ratio to a median of 0")
+    value = np.median([np.median(rounds[number]) / np.median(baseline[number]) for number in shared])
+    within = np.stack([_medians((rounds[n],), seed=0) / _medians((baseline[n],), seed=1) for n in shared])
+    generator = np.random.default_rng(2)
+    drawn = generator.integers(len(shared), size=(RESAMPLES, len(shared)))
+    return _interval(float(value), np.median(within[drawn, generator.integers(RESAMPLES, size=drawn.shape)], axis=1))
+
+
+def noise_floor(cases: Sequence[Rounds], *, common_drift: bool) -> float | None:
+    """The A/A variation: by how much the same case differs from itself between rounds, as a share of its median.
+
+    For each case the largest median of a round over the smallest, less 1; the floor is the median of that over all
+    cases with two rounds or more, None where there is none. With three rounds that is about the 95 % range of the ratio
+    of two medians that are truly equal. `common_drift=True` first takes out of each round what moved all its cases
+    alike (from four cases on), since ratios within a round do not see it either; leave it in to compare two runs.
+    """
+    several = [{n: float(np.median(samples)) for n, samples in case.items()} for case in cases if len(case) > 1]
+    several = [case for case in several if all(case.values())]
+    if not several:
+        return None
+    alike = [case for case in several if set(case) == set(several[0])]
+    if common_drift and len(alike) >= FEWEST_FOR_DRIFT:
+        typical = [float(np.median(list(case.values()))) for case in alike]
+        level = {n: np.median([case[n] / t for case, t in zip(alike, typical, strict=True)]) for n in alike[0]}
+        several = [{n: value / level.get(n, 1.0) for n, value in case.items()} for case in several]
+    return float(np.median([max(case.values()) / min(case.values()) - 1 for case in several]))
+
+
+@lru_cache(maxsize=1024)
+def _medians(groups: tuple[tuple[float, ...], ...], seed: int) -> np.ndarray:
+    """Medians of resamples: as many groups as there are, drawn with replacement, then as many samples of each."""
+    generator = np.random.default_rng(seed)
+    values = [np.asarray(group, dtype=float) for group in groups]
+    drawn = np.sort(generator.integers(len(values), size=(RESAMPLES, len(values))), axis=1)
+    sizes = {len(one) for one in values}
+    if len(sizes) == 1:
+        chosen = drawn[:, :, None], generator.integers(*sizes, size=(*drawn.shape, *sizes))
+        return np.median(np.stack(values)[chosen].reshape(RESAMPLES, -1), axis=1)[generator.permutation(RESAMPLES)]
+    medians = []
+    for chosen, count in zip(*np.unique(drawn, axis=0, return_counts=True), strict=True):
+        samples = [values[g][generator.integers(len(values[g]), size=(count, len(values[g])))] for g in chosen]
+        medians.append(np.median(np.concatenate(samples, axis=1), axis=1))
+    return generator.permutation(np.concatenate(medians))  # else two series would meet in the order of their rounds
+
+
+def _interval(value: float, resampled: np.ndarray) -> Interval:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, (tail, 1 - tail))
+    return Interval(value, min(float(low), value), max(float(high), value))

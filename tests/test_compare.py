@@ -1,0 +1,171 @@
+"""Two runs side by side: what changed beyond noise, what ran differently, and what cannot be compared."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_reports import MACS, one_record, write
+
+from harness import compare
+from reports.record import Measurement
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = [1, 1, 2, 2, 3, 3]
+
+
+def run(folder, rows, name="scales", **manifest):
+    """A folder of records: `rows` maps each row to what differs in it."""
+    records = [record(row, **changes) for row, changes in rows.items()]
+    return write(folder / name, records, table=None, **manifest)
+
+
+def record(row, level=500.0, kernel="sdpa", operators=("flash",), machine="Example CPU", spread=0.01, **changes):
+    """A record with three rounds of latency around `level` and of memory."""
+    one = one_record(row, machine=machine, **changes)
+    details = {"machine": machine, "kernel": kernel, "operators": list(operators), "torch": "2.13.0", "threads": 2}
+    details |= {"rounds": ROUNDS, "rounds_wanted": 3}
+    shares = (0.0, 1.0, 0.5, -0.5, -1.0, 0.2)
+    samples = tuple(level * (1 + spread * share) for share in shares)
+    timed = {
+        "latency": Measurement("latency", "ms", "lower", samples, details=details),
+        "throughput": Measurement("throughput", "clips/s", "higher", tuple(1000 / s for s in samples), details=details),
+    }
+    return replace(one, measurements={**one.measurements, **timed})
+
+
+def lines(found, name="latency"):
+    return {line.row: line for line in found.timings if line.name == name}
+
+
+def compared(first, second):
+    return compare.compare(compare.load(first), compare.load(second))
+
+
+def test_what_is_slower_faster_and_neither(tmp_path):
+    before = run(tmp_path / "a", {"same": {}, "slow": {}, "fast": {}, "little": {}})
+    after = run(
+        tmp_path / "b", {"same": {}, "slow": dict(level=700), "fast": dict(level=300), "little": dict(level=503)}
+    )
+    found = compared(before, after)
+    latency, throughput = lines(found), lines(found, "throughput")
+    assert {row: line.verdict for row, line in latency.items()} == {
+        "same": "not distinguishable",
+        "slow": "slower",
+        "fast": "faster",
+        "little": "not distinguishable",
+    }
+    assert (throughput["slow"].verdict, throughput["fast"].verdict) == ("slower", "faster")
+    assert latency["slow"].ratio.interval.value == pytest.approx(1.4)
+    assert {line.row for line in found.slower} == {"slow"}
+    assert (found.counts, found.lost, found.circumstances) == ([], [], {})
+    page = compare.markdown(found, "A", "B")
+    assert "| example | slow | latency | 500.5 ms | 700.7 ms | 1.40 (" in page
+    assert "Exact counts: 20 equal, 0 differ." in page
+
+
+def test_exact_counts_that_differ_are_listed(tmp_path):
+    found = compared(run(tmp_path / "a", {"x": {}}), run(tmp_path / "b", {"x": dict(macs=MACS + 1)}))
+    (line,) = found.counts
+    assert (line.name, line.before, line.after) == ("macs", f"{MACS:,} MAC", f"{MACS + 1:,} MAC")
+    assert "Exact counts that differ" in compare.markdown(found, "A", "B")
+
+
+def test_different_kernels_are_never_compared_in_silence(tmp_path):
+    other = dict(kernel="reference", operators=["explicit softmax"], level=900)
+    found = compared(run(tmp_path / "a", {"x": {}, "y": {}}), run(tmp_path / "b", {"x": {}, "y": other}))
+    assert lines(found)["x"].notes == ()
+    assert lines(found)["y"].notes == ("kernel: sdpa → reference", "operators: flash → explicit softmax")
+    assert list(found.circumstances["kernel"].values()) == [["example: y"]]
+    page = compare.markdown(found, "A", "B")
+    assert "Different kernels or operators ran" in page
+    assert "## Different circumstances" in page
+
+
+def test_two_machines_and_formats_are_matched_and_told(tmp_path):
+    second = run(tmp_path / "b", {"x": dict(machine="Example GPU", dtype="bfloat16", level=50)})
+    found = compared(run(tmp_path / "a", {"x": {}}), second)
+    assert found.matched == 1
+    assert set(found.circumstances) == {"device", "dtype"}
+    assert "The machines differ" in compare.markdown(found, "A", "B")
+
+
+def test_rows_ablations_and_measurements_in_one_only(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    run(first, {"x": {}, "gone": {}, "full": {}})
+    run(second, {"x": {}, "new": {}, "full": dict(latency="out of memory")}, name="scales")
+    run(second, {"z": {}}, name="other")
+    lost = compare.read_record(next((second / "scales").glob("full-*.json")))
+    empty = replace(lost.measurements["latency"], samples=(), missing="out of memory")
+    write(
+        second / "scales",
+        [record("x"), record("new"), replace(lost, measurements=lost.measurements | {"latency": empty})],
+        table=None,
+    )
+    found = compared(first, second)
+    assert found.only == {"A": ["scales: gone"], "B": ["other (all 1 rows)", "scales: new"]}
+    (line,) = found.lost
+    assert (line.row, line.after, line.worse) == ("full", "— (out of memory)", True)
+
+
+def test_an_ablation_s_folder_and_an_outputs_folder_both_do(tmp_path):
+    folder = run(tmp_path / "a", {"x": {}})
+    assert compared(folder, tmp_path / "a").matched == compared(tmp_path / "a", folder).matched == 1
+
+
+def test_a_partial_measurement_says_so(tmp_path):
+    part = record("x")
+    latency = part.measurements["latency"]
+    latency = replace(latency, samples=latency.samples[:4], details=latency.details | {"rounds": ROUNDS[:4]})
+    second = write(tmp_path / "b" / "scales", [replace(part, measurements={"latency": latency})], table=None)
+    assert lines(compared(run(tmp_path / "a", {"x": {}}), second))["x"].notes == ("B has 2 of 3 rounds",)
+
+
+def test_what_moves_all_rows_alike_is_told(tmp_path):
+    rows = "abcd"
+    first = run(tmp_path / "a", {row: {} for row in rows})
+    found = compared(first, run(tmp_path / "b", {row: dict(level=1000) for row in rows}))
+    assert "latency B / A is 2 in the median over all rows" in compare.markdown(found, "A", "B")
+    assert {line.verdict for line in found.timings if line.name == "peak_memory"} == {"not distinguishable"}
+
+
+def test_the_command_and_its_exit_status(tmp_path, capsys):
+    before = run(tmp_path / "a", {"x": {}})
+    after = run(tmp_path / "b", {"x": dict(level=900)})
+    assert compare.main([str(before), str(after)]) == 0
+    assert "| slower |" in capsys.readouterr().out
+    assert compare.main([str(before), str(after), "fail_on=slower"]) == 1
+    assert compare.main([str(after), str(before), "fail_on=slower"]) == 0
+    assert compare.main(["--help"]) == 0
+    assert "fail_on=slower" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give two folders of records, A and B; given: 0"),
+        (["{a}", "nowhere"], "nowhere is not a folder"),
+        (["{a}", "{empty}"], "no records in"),
+        (["{a}", "{a}", "fail_on=slow"], "did you mean 'slower'"),
+        (["{a}", "{a}", "fial_on=slower"], "unknown option 'fial_on'; did you mean 'fail_on'"),
+        (["{a}", "{a}", "--fail"], "unknown flag '--fail'"),
+        (["{a}", "{broken}"], "cannot be read as a record"),
+    ],
+)
+def test_a_wrong_command_is_refused_with_the_way_out(tmp_path, capsys, arguments, message):
+    places = {
+        "a": run(tmp_path / "a", {"x": {}}),
+        "empty": tmp_path / "empty",
+        "broken": run(tmp_path / "c", {"x": {}}),
+    }
+    places["empty"].mkdir()
+    next(places["broken"].glob("x-*.json")).write_text("{")
+    assert compare.main([argument.format(**places) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_torch_is_needed(tmp_path):
+    code = "import sys; from harness import compare; compare.main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    folder = str(run(tmp_path / "a", {"x": {}}))
+    subprocess.run([sys.executable, "-c", code, folder, folder], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -1,0 +1,216 @@
+"""Rounds: every case in turn, resumed where they stopped, joined into one series, reported with what is lacking."""
+
+import re
+
+import pytest
+from test_harness import Meter, ablation, go
+
+from harness import case, metrics, provenance, rounds, sweep
+from harness.case import AblationError, Settings
+from harness.measure import CPU, CUDA, QUICK
+from reports import build, table
+from reports.record import Measurement, read_manifest, read_record, read_records
+
+KILLED = {"missing": "the measuring process was killed (signal 9)", "retry": True}
+FULL = {"missing": "out of memory", "retry": False}
+
+
+@pytest.fixture(autouse=True)
+def _no_clip(monkeypatch):
+    monkeypatch.setattr(sweep, "decode_clips", lambda *_: {})  # `Meter` looks at none
+
+
+def timed(meter):
+    return [row for row, names in meter.asked if "latency" in names]
+
+
+def latencies(folder):
+    return {record.row: record.get("latency") for record in read_records(folder)}
+
+
+def test_every_second_round_goes_backwards(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    assert go(tmp_path, rounds=None) == 0
+    assert timed(meter) == ["one", "two", "three", "three", "two", "one", "one", "two", "three"]
+    for one in latencies(tmp_path / "trial").values():
+        assert one.details["rounds"] == [1, 2, 3]
+        assert one.details["rounds_wanted"] == len(one.samples) == 3
+        assert [visit["round"] for visit in one.details["visits"]] == [1, 2, 3]
+        assert rounds.complete(one)
+    assert go(tmp_path, rounds=None) == 0
+    assert len(timed(meter)) == 9
+
+
+def test_quick_mode_visits_once(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    assert go(tmp_path, rounds=None, settings=Settings(threads=1, quick=True)) == 0
+    assert timed(meter) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("effort", [CPU, CUDA, QUICK])
+def test_rounds_share_the_effort_of_one(effort):
+    for wanted in (1, 2, 3, 7):
+        part = effort.split(wanted)
+        assert part.seconds * wanted == pytest.approx(effort.seconds)
+        assert part.budget * wanted == pytest.approx(effort.budget)
+        assert effort.samples <= part.samples * wanted < effort.samples + wanted
+        assert part.fewest >= 1
+    assert effort.split(1) == effort
+
+
+def test_an_interrupted_run_goes_on_with_the_rounds_that_are_missing(tmp_path, monkeypatch, capsys):
+    meter = Meter(monkeypatch)
+    answers = iter([None] * 4 + [KeyboardInterrupt()])
+    monkeypatch.setattr(meter, "answer", Answers(answers))
+    assert go(tmp_path, names=["latency"], rounds=3) == 130
+    kept = latencies(tmp_path / "trial")
+    assert {row: len(one.samples) for row, one in kept.items()} == {"one": 1, "two": 1, "three": 2}
+    report = (tmp_path / "trial" / "report.md").read_text()
+    assert "1 of 3 rounds measured so far" in report
+    assert not any(rounds.complete(one) for one in kept.values())
+    meter.asked.clear()
+    meter.answer = {}
+    assert go(tmp_path, names=["latency"], rounds=3) == 0
+    assert timed(meter) == ["two", "one", "one", "two", "three"]
+    assert all(sorted(one.details["rounds"]) == [1, 2, 3] for one in latencies(tmp_path / "trial").values())
+    assert "rounds measured so far" not in (tmp_path / "trial" / "report.md").read_text()
+
+
+class Answers(dict):
+    """Answers of `Meter` one after the other, whatever is asked."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+
+    def get(self, key, default=None):
+        return next(self.answers, None) if key == "latency" else default
+
+
+def test_more_rounds_join_those_that_are_there(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    assert go(tmp_path, rounds=1) == 0
+    assert go(tmp_path, rounds=3) == 0
+    assert len(timed(meter)) == 9
+    assert {tuple(one.details["rounds"]) for one in latencies(tmp_path / "trial").values()} == {(1, 2, 3)}
+    assert go(tmp_path, rounds=2) == 0
+    assert len(timed(meter)) == 9
+
+
+def test_a_round_that_fails_keeps_the_others_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    meter = Meter(monkeypatch)
+    monkeypatch.setattr(meter, "answer", Answers(iter([None, KILLED])))
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 1
+    assert "one · latency: the measuring process was killed" in capsys.readouterr().err
+    assert len(timed(meter)) == 2  # no third try of what failed in this run
+    one = latencies(tmp_path / "trial")["one"]
+    assert (len(one.samples), one.details["failed_rounds"]) == (1, {"2": KILLED["missing"]})
+    assert f"1 of 3 rounds measured so far: {KILLED['missing']}" in (tmp_path / "trial" / "report.md").read_text()
+    meter.answer = {}
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
+    one = latencies(tmp_path / "trial")["one"]
+    assert len(one.samples) == 3
+    assert "failed_rounds" not in one.details
+
+
+def test_lack_of_memory_in_the_first_round_is_the_result_of_all(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch, {("one", "latency"): FULL})
+    assert go(tmp_path, rounds=3) == 0
+    assert timed(meter).count("one") == 1
+    assert timed(meter).count("two") == 3
+    assert go(tmp_path, rounds=3) == 0
+    assert len(timed(meter)) == 7
+
+
+def test_force_replaces_what_is_finished_only_once_it_is_finished_too(tmp_path, monkeypatch, capsys):
+    meter = Meter(monkeypatch)
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
+    before = latencies(tmp_path / "trial")["one"]
+    meter.answer = Answers(iter([None, KeyboardInterrupt()]))
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3, force=True) == 130
+    assert latencies(tmp_path / "trial")["one"] == before
+    meter.answer = {}
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=2, force=True) == 0
+    after = latencies(tmp_path / "trial")["one"]
+    assert (after.details["rounds"], after.details["rounds_wanted"]) == ([1, 2], 2)
+
+
+def test_samples_of_other_code_are_not_continued(tmp_path, monkeypatch, capsys):
+    meter = Meter(monkeypatch)
+    meter.answer = Answers(iter([None, KeyboardInterrupt()]))
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 130
+    collected = provenance.collect()
+    monkeypatch.setattr(provenance, "collect", lambda: collected | {"commit": "another"})
+    meter.answer = {}
+    meter.asked.clear()
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
+    assert len(timed(meter)) == 3
+    assert latencies(tmp_path / "trial")["one"].details["rounds"] == [1, 2, 3]
+
+
+def test_records_from_before_there_were_rounds_are_whole():
+    old = Measurement("latency", "ms", "lower", (1.0, 2.0))
+    assert rounds.complete(old)
+    assert rounds.left(old, 3) == set()
+
+
+def test_a_visit_that_ran_something_else_is_seen():
+    details = {"kernel": "sdpa", "operators": ["flash"], "settled": True, "machine": "m"}
+    first = rounds.joined(None, Measurement("latency", "ms", "lower", (1.0,), details=details), 1, 2)
+    other = details | {"operators": ["math"], "settled": False}
+    both = rounds.joined(first, Measurement("latency", "ms", "lower", (3.0, 4.0), details=other), 2, 2)
+    assert both.samples == (1.0, 3.0, 4.0)
+    assert both.details["operators"] == ["flash", "math"]
+    assert both.details["kernel"] == "sdpa"
+    assert both.details["settled"] is False
+    assert [visit["samples"] for visit in both.details["visits"]] == [1, 2]
+
+
+# baselines
+
+
+def test_every_row_has_the_baseline_of_its_point(tmp_path):
+    varied = ablation(["a", "b"], vary={"clip.frames": [2, 4]}, baseline="b")
+    entries = case.resolve(varied, Settings(threads=1))
+    assert [entry.manifest()["baseline"] for entry in entries] == ["b · clip.frames=2", "b · clip.frames=4"] * 2
+
+
+def test_a_baseline_that_is_no_row_is_named():
+    raw = {"question": "?", "model": "dualformer_tiny", "rows": [{"row": "full"}], "baseline": "ful"}
+    with pytest.raises(AblationError, match="baseline is no row of it: 'ful'; did you mean 'full'"):
+        case.from_dict(raw, "mine")
+
+
+def test_ratios_to_the_baseline_reach_report_and_csv(tmp_path, monkeypatch):
+    from harness import session
+
+    Meter(monkeypatch)
+    trial = ablation(["one", "two"], baseline="one")
+    assert session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2) == 0
+    folder = tmp_path / "trial"
+    for row in read_manifest(folder)["rows"]:
+        assert row["baseline"] == "one"
+    loaded = table.load(folder)
+    ratio = loaded.ratio(loaded.rows[1], "latency")
+    assert (ratio.interval.value, ratio.distinguishable) == (1, False)
+    report = (folder / "report.md").read_text()
+    assert "latency ↓ / one: ratio (95 % interval)" in report
+    assert "1.00 (1.00–1.00), not distinguishable" in report
+    assert "noise floor" in report
+    assert re.search(r"latency_ratio_verdict.*\n.*\n.*not distinguishable", (folder / "table.csv").read_text())
+    assert read_record(next(iter(folder.glob("two-*.json")))).get("latency").details["rounds"] == [1, 2]
+    assert build.build(folder)
+
+
+def test_what_is_measured_once_is_left_to_the_first_round_with_the_whole_effort(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    once = [name for name in metrics.names() if metrics.get(name).once]
+    assert once
+    assert go(tmp_path, names=["latency", *once], rows=["one"], rounds=3) == 0
+    later = [names for _, names in meter.asked if not set(names) & set(once)]
+    assert later == [("latency",)] * 2
+    for names, shared in sweep._by_rounds(["latency", *once], 3):
+        assert shared == (3 if "latency" in names else 1)
+        assert {metrics.get(name).process == "forward" for name in names} == {"latency" in names}
+    assert go(tmp_path, names=["latency", *once], rows=["one"], rounds=3) == 0
+    assert len(meter.asked) == len(later) + len(sweep._by_rounds(["latency", *once], 3))
