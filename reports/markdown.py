@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from decimal import Decimal
 from typing import Any
 
@@ -407,9 +408,10 @@ def _published(table: AblationTable) -> str:
 
 
 def _again(table: AblationTable) -> str:
-    what = f"ablation={table.name}"
-    what += f" 'metrics=[{','.join(table.metrics)}]'" if table.metrics else ""
-    what += " quick=true" if table.quick else ""
+    words = [word for word in table.arguments or (f"ablation={table.name}",) if not word.startswith("metrics=")]
+    words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics else []
+    words += ["quick=true"] if table.quick and "quick=true" not in words else []
+    what = shlex.join(words)
     folder = f"outputs/{'quick/' if table.quick else ''}{table.name}"
     return (
         "## Make it again\n\n```bash\n"

@@ -174,6 +174,7 @@ class AblationTable:
     size_note: str | None = None
     warnings: tuple[str, ...] = ()
     quick: bool = False
+    arguments: tuple[str, ...] = ()  # the words of the command that made the records
 
     @property
     def measured(self) -> tuple[Row, ...]:
@@ -280,6 +281,7 @@ def load(folder: str | Path) -> AblationTable:
         size_note=manifest.get("size_note"),
         warnings=tuple(warnings),
         quick=folder.resolve().parent.name == "quick",
+        arguments=tuple(manifest.get("arguments") or ()),
     )
 
 

@@ -494,3 +494,10 @@ def test_what_else_was_timed_has_a_table_of_its_own(tmp_path):
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "## Further measurements\n\n| row | training latency ↓, ms |" in report
     assert "| heavy | 900 (" in report
+
+
+def test_the_command_that_makes_a_report_again_keeps_what_the_run_was_given(tmp_path):
+    words = ["ablation=pyramid_scales", "metrics=[macs]", "clip.frames=16", "batch_size=8"]
+    record.write_manifest({"name": "pyramid_scales", "question": "?", "rows": [], "arguments": words}, tmp_path)
+    again = markdown.report(table.load(tmp_path), {})
+    assert "python -m harness.run ablation=pyramid_scales clip.frames=16 batch_size=8" in again
