@@ -59,7 +59,10 @@ def commit() -> dict[str, Any]:
     head = _output("git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD")
     if not top or not head or Path(top).resolve() != ROOT:
         return {"commit": "unknown", "dirty": None}
-    return {"commit": head, "dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain"))}
+    return {
+        "commit": head,
+        "dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain", "--", ":!results", ":!outputs")),
+    }
 
 
 def packages() -> dict[str, str | None]:

@@ -47,13 +47,23 @@ def build_index(outputs: str | Path) -> Path:
     return write_text(markdown.index(tables, broken), outputs / "report.md")
 
 
+def _ablations(folder: Path) -> list[Path]:
+    """The folder itself, or the ablations anywhere below one that is none."""
+    below = [] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.rglob(MANIFEST))
+    return below or [folder]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.build", description=__doc__.partition("\n\n")[0])
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="an ablation's folder, such as outputs/pyramid_scales"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="an ablation's folder, such as outputs/pyramid_scales, or one that holds such folders",
     )
     failed = False
-    folders = parser.parse_args(arguments).folders
+    folders = [found for given in parser.parse_args(arguments).folders for found in _ablations(given)]
     for folder in folders:
         try:
             for path in build(folder):
@@ -61,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         except (*EXPECTED, KeyError, OSError) as error:
             print(f"{folder}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
             failed = True
-    for outputs in dict.fromkeys(folder.resolve().parent for folder in folders if folder.is_dir()):
+    for outputs in dict.fromkeys(folder.parent for folder in folders if (folder / MANIFEST).is_file()):
         print(build_index(outputs))
         if (outputs / cost_page.PAGE).is_file():
             print(cost_page.build(outputs))

@@ -1,8 +1,12 @@
 """What several files state about the project is the same in each of them."""
 
+import csv
+import json
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import pytest
 import yaml
@@ -51,3 +55,25 @@ def test_every_direct_dependency_is_pinned_within_its_range():
 @pytest.mark.parametrize("package", ["attention_zoo", "backbones", "harness", "reports"])
 def test_every_room_is_packaged(package):
     assert f"{package}*" in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+
+
+def test_the_readme_shows_what_the_records_hold():
+    """Its table, its verdict counts and its speed-up are those of the committed runs."""
+    readme, results = read("README.md"), ROOT / "results" / "cpu-amd-epyc-2-cores"
+    with (results / "pyramid_scales" / "table.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            line = next(line for line in readme.splitlines() if line.startswith(f"| {row['row']} |"))
+            latency = "{:.0f} ({:.0f}–{:.0f})".format(*(float(row[f"latency_{k}"]) for k in ("ms", "low", "high")))
+            memory = f"{int(row['peak_memory_bytes']) / 2**20:.0f}"
+            figures = [row["measured_flops_g"], row["measured_params_m"], latency, memory]
+            figures += [row["published_flops_g"] or "—", row["verdict_flops"] or "—", row["published_top1"] or "—"]
+            assert all(f" {figure} |" in line for figure in figures), (line, figures)
+    verdicts = Counter()
+    for table in results.glob("*/table.csv"):
+        with table.open(newline="") as file:
+            verdicts.update(row[k] for row in csv.DictReader(file) for k in ("verdict_flops", "verdict_params"))
+    for verdict in ("reproduced", "explained", "not reproduced"):
+        assert f"{verdicts[verdict]} are {verdict}" in readme or f"{verdicts[verdict]} {verdict}" in readme
+    (record,) = (results / "speedup").glob("*.json")
+    speedup = json.loads(record.read_text())["measurements"]["speedup"]
+    assert f"{median(speedup['samples']):.2f} times as fast" in readme
