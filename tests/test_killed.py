@@ -97,7 +97,8 @@ def held(folder):
 
 def finished(samples):
     """The measurements of which nothing is lacking."""
-    return {key for key, of_one in samples.items() if key[1].startswith("params") or len(of_one) == ROUNDS}
+    in_one_round = ("params", "params_with_classifier", "peak_memory")
+    return {key for key, of_one in samples.items() if key[1] in in_one_round or len(of_one) == ROUNDS}
 
 
 def live(trial, out, generator):
