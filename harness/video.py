@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tempfile
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from harness.clips import decoding
+from harness.clips.decoding import VideoError
+from harness.clips.sampling import Sampling, test_indices
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,12 +27,7 @@ if TYPE_CHECKING:
 MEAN = (123.675, 116.28, 103.53)  # RGB on the scale 0-255, as in the Kinetics configurations of both families
 STD = (58.395, 57.12, 57.375)
 SAMPLE = "sample_clip.mp4"
-NO_STREAM = "no video stream"
-REENCODE = "re-encode it (`ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4`) or give another file as clip=PATH"
-
-
-class VideoError(ValueError):
-    """A video that cannot be used; the message names the file and the way out."""
+ELSE = "or leave clip out to use the built-in sample"
 
 
 @dataclass(frozen=True)
@@ -63,28 +60,16 @@ def normalise(frames: np.ndarray) -> Float[Tensor, "3 t h w"]:
 
 
 def sample_indices(total: int, frames: int, stride: int) -> list[int]:
-    """Frame numbers of the one test clip of a video with `total` frames.
-
-    The clip spans frames x stride and stands in the middle of the video; a shorter video starts at 0 and wraps around.
-    """
-    if total < 1:
-        raise ValueError(f"a video with {total} frames has no clip")
-    spare = total - frames * stride + 1
-    start = spare // 2 if spare > 0 else 0
-    return [(start + stride * i) % total for i in range(frames)]
+    """Frame numbers of the one test clip of a video with `total` frames: it stands in the middle and wraps around."""
+    return test_indices(total, Sampling(frames, stride), clips=1)[0]
 
 
 def check_file(path: str | Path) -> None:
     """Raises: VideoError, when there is no readable file with something in it."""
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise VideoError(f"clip={path}: no such file; check the path, or leave clip out to use the built-in sample")
-    if not path.is_file():
-        raise VideoError(f"clip={path}: a folder or device, not a video file; give the file itself")
-    if not os.access(path, os.R_OK):
-        raise VideoError(f"clip={path}: not readable by this user; change its permissions or copy it")
-    if path.stat().st_size == 0:
-        raise VideoError(f"clip={path}: the file is empty (0 bytes); fetch or export it again")
+    try:
+        decoding.check_file(path)
+    except VideoError as error:
+        raise VideoError(f"clip={error}, {ELSE}") from None
 
 
 def file_digest(path: str | Path) -> str:
@@ -94,77 +79,24 @@ def file_digest(path: str | Path) -> str:
 
 
 def decode(path: str | Path, frames: int = 32, stride: int = 2, size: int = 224) -> Decoded:
-    """Decode one clip with decord; with PyAV where decord is not installed or cannot read the file (the result says
-    which).
+    """Decode one clip; the result says with which decoder, and why not with decord where that was installed.
 
     Raises: VideoError naming the file, when it is missing, empty, truncated, without a video stream or not decodable.
     """
-    path = Path(path).expanduser()
     for name, value in (("frames", frames), ("stride", stride), ("size", size)):
         if value < 1:
             raise ValueError(f"clip.{name} is {value}; allowed: 1 or more")
-    check_file(path)
-    failures = []
-    for name, reader in (("decord", _with_decord), ("PyAV", _with_pyav)):
-        try:
-            total, decoder, pictures = reader(path, frames, stride)
-            pixels = np.stack([_resize_and_crop(picture, size) for picture in pictures])
-        except ImportError:
-            failures.append(f"{name} is not installed")
-            continue
-        except Exception as error:  # both libraries raise whatever their C side reports; none of it may pass unnamed
-            failures.append(f"{name}: {_first_line(error, path)}")
-            continue
-        if failures and "not installed" not in failures[0]:
-            decoder += " (decord could not read the file)"
-        return Decoded(pixels, path.name, decoder, total)
-    if failures[-1].endswith(NO_STREAM):
-        raise VideoError(f"clip={path}: the file has {NO_STREAM}, perhaps only sound; give a video file as clip=PATH")
-    raise VideoError(
-        f"clip={path}: cannot be decoded as a video, it may be truncated or damaged ({'; '.join(failures)}); {REENCODE}"
-    )
-
-
-def _with_decord(path: Path, frames: int, stride: int) -> tuple[int, str, Iterable[np.ndarray]]:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
-    total = len(reader)
-    if total < 1:
-        raise VideoError("no frames")
-    pictures = reader.get_batch(sample_indices(total, frames, stride)).asnumpy()
-    return total, f"decord {decord.__version__}", pictures
-
-
-def _with_pyav(path: Path, frames: int, stride: int) -> tuple[int, str, Iterable[np.ndarray]]:
-    import av
-
-    total = sum(1 for _ in _pyav_frames(path))  # headers promise frames that are not there, so they are counted
-    if total < 1:
-        raise VideoError("no frames")
-    wanted = sample_indices(total, frames, stride)
-    found: dict[int, np.ndarray] = {}
-    for index, frame in enumerate(_pyav_frames(path)):
-        if index in wanted:
-            # decord applies the display rotation of the file, PyAV leaves it to the caller
-            found[index] = np.rot90(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0) // 90)
-        if index > max(wanted):
-            break
-    return total, f"PyAV {av.__version__}", [found[index] for index in wanted]
-
-
-def _pyav_frames(path: Path) -> Iterator:
-    import av
-
-    with av.open(str(path.absolute())) as container:
-        cover_art = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover_art]
-        if not streams:
-            raise VideoError(NO_STREAM)
-        stream = streams[0]
-        stream.thread_type = "NONE"
-        yield from container.decode(stream)
+    try:
+        with decoding.open_video(path) as video:
+            pictures = video.read(sample_indices(len(video), frames, stride))
+            facts = video.facts  # now, for decord may have failed on the frames
+    except VideoError as error:
+        raise VideoError(f"clip={error}, {ELSE}") from error
+    decoder = facts.decoder
+    if facts.fallback and facts.fallback != decoding.NO_DECORD:
+        decoder += f" ({facts.fallback})"
+    pixels = np.stack([_resize_and_crop(picture, size) for picture in pictures])
+    return Decoded(pixels, Path(path).name, decoder, facts.frames)
 
 
 def _resize_and_crop(picture: np.ndarray, size: int) -> np.ndarray:
@@ -181,15 +113,6 @@ def _resize_and_crop(picture: np.ndarray, size: int) -> np.ndarray:
         picture = planes[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
     top, left = (height - size) // 2, (width - size) // 2
     return np.ascontiguousarray(picture[top : top + size, left : left + size])
-
-
-def _first_line(error: Exception, path: Path) -> str:
-    """The sentence of a decoder's error, without time, source position, stack trace and path."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    text = re.sub(r"^\[[\d:]+\] ", "", text)
-    text = re.sub(r"^\S+\.cc:\d+: ", "", text)
-    return text.replace(str(path.absolute()), "the file")[:160]
 
 
 def sample_clip(folder: str | Path) -> Path:

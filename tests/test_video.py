@@ -1,5 +1,6 @@
 """Video in: which frames are taken, how they are cropped, and what each unusable file is told."""
 
+import sys
 import wave
 
 import av
@@ -98,7 +99,7 @@ def test_short_side_and_centre_crop(height, width):
 
 def test_pyav_takes_over_and_sees_the_same_pixels(sample, monkeypatch):
     expected = video.decode(sample, 6, 2, 56)
-    monkeypatch.setattr(video, "_with_decord", lambda *_: (_ for _ in ()).throw(ImportError("decord")))
+    monkeypatch.setitem(sys.modules, "decord", None)  # to import it fails
     fallback = video.decode(sample, 6, 2, 56)
     assert fallback.decoder == f"PyAV {av.__version__}"
     assert fallback.frames_in_file == expected.frames_in_file
@@ -106,8 +107,10 @@ def test_pyav_takes_over_and_sees_the_same_pixels(sample, monkeypatch):
 
 
 def test_pyav_reads_what_decord_cannot_and_the_clip_says_so(tmp_path, monkeypatch):
+    decord = pytest.importorskip("decord", reason="decord is not installed")
     path = encode(tmp_path / "small.mp4", video.moving_scene(6, 32, 48))
-    monkeypatch.setattr(video, "_with_decord", lambda *_: (_ for _ in ()).throw(RuntimeError("[1:2] no such codec")))
+    failing = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("[1:2] /a/b.cc:3: no such codec"))  # noqa: E731
+    monkeypatch.setattr(decord, "VideoReader", failing)
     assert "decord could not read" in video.decode(path, 4, 1, 32).decoder
 
 
