@@ -1,0 +1,205 @@
+"""Data sets: lists of labelled videos, each read from the files that its owners distribute. One file each; a file added
+here is found by the command line, the tests and the help.
+
+A data set is a list (`DataSet`), not a loader: paths under a root, labels and class names. Nothing is downloaded or
+decoded, and torch is not imported. What is listed stays listed: a video that is missing on the disk remains an item, so
+that an evaluation can report its coverage instead of shrinking its denominator.
+`python -m harness.datasets` says what there is and which files each needs; `check NAME root=...` walks one before a
+long run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.case import nearest
+
+SPLITS = ("train", "val", "test")
+
+
+class DataError(ValueError):
+    """A data set that cannot be listed; the message names the file (and line) and the way out."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled video: a file, a part of a file, or a folder of pictures.
+
+    `path` is relative to the root of the data set (absolute only where its list names files outside of the root).
+    `start` and `end` are seconds and cut a file down to the labelled part. `frames` is the number of pictures where
+    `path` is a folder of them (`harness.datasets.frames.read_frames` reads those); None for a video file.
+    """
+
+    path: str
+    label: int
+    start: float | None = None
+    end: float | None = None
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The videos of one split, in the order of its list.
+
+    `sided`: left and right matter, so clips are never flipped. `mirror` then says which class a flipped clip of a class
+    would belong to, for those classes where the data set's authors give a pair. `source` says who distributes it.
+    """
+
+    name: str
+    split: str
+    root: Path
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    sided: bool = False
+    mirror: dict[int, int] | None = None
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def path(self, item: Item) -> Path:
+        """Where the file or folder of an item lies on this machine."""
+        return self.root / item.path
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the list: paths under the root, labels, cuts and class names. The same wherever the files lie."""
+        total = hashlib.sha256()
+        for name in self.classes:
+            total.update(f"{name}\n".encode())
+        total.update(b"\n")
+        for item in self.items:
+            cut = "" if item.start is None and item.end is None else f"\t{item.start}\t{item.end}"
+            pictures = "" if item.frames is None else f"\t{item.frames}"
+            total.update(f"{item.path}\t{item.label}{cut}{pictures}\n".encode())
+        return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one registered data set is listed: `load(split, root, **options)`, and the files that this needs."""
+
+    name: str
+    load: Callable[..., DataSet]
+    needs: str
+
+    @property
+    def what(self) -> str:
+        """The first sentence of the loader's docstring."""
+        return (inspect.getdoc(self.load) or "").split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Names and defaults of what may be given beside split and root."""
+        parameters = inspect.signature(self.load).parameters
+        return {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def needs_root(self) -> bool:
+        return inspect.signature(self.load).parameters["root"].default is inspect.Parameter.empty
+
+
+_sources: dict[str, Source] = {}
+
+
+def register(name: str, *, needs: str = ""):
+    """Decorator that adds a data set: a function `(split, root, *, option=default, ...) -> DataSet`.
+
+    A data set that needs no root gives `root` a default. `needs` says in words which files must lie under the root.
+    A taken name is an error.
+    """
+
+    def add(load: Callable[..., DataSet]) -> Callable[..., DataSet]:
+        if name in _sources and _sources[name].load.__module__ != load.__module__:
+            raise ValueError(
+                f"data set {name!r} is registered already, by {_sources[name].load.__module__}; choose another name"
+            )
+        _sources[name] = Source(name, load, needs)
+        return load
+
+    return add
+
+
+def names() -> list[str]:
+    """All registered data sets, by name."""
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("__"):
+            importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_sources)
+
+
+def get(name: str) -> Source:
+    """Raises: KeyError with the nearest valid name."""
+    if name not in names():
+        raise KeyError(f"unknown data set {name!r}; {nearest(name, names())}")
+    return _sources[name]
+
+
+def load(name: str, split: str, root: str | Path | None = None, **options: Any) -> DataSet:
+    """The list of one split. `name` is a registered name, or a folder with class folders or with train.csv and val.csv.
+
+    Raises: DataError naming what was looked for, where, and the way out.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
+    name, root = resolve(name, root)
+    source = get(name)
+    unknown = [option for option in options if option not in source.options]
+    if unknown:
+        raise DataError(f"data set {name} has no option {unknown[0]!r}; {nearest(unknown[0], list(source.options))}")
+    for option, value in options.items():
+        default = source.options[option]
+        allowed = (str, type(None)) if default is None else (type(default),)
+        if type(value) not in allowed:
+            kinds = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", type(None): "none"}
+            raise DataError(
+                f"{option}={value!r} is not {' or '.join(kinds.get(kind, kind.__name__) for kind in allowed)}"
+            )
+    dataset = source.load(split, root, **options)
+    if not dataset.items:
+        raise DataError(f"{name} {split} in {dataset.root}: lists no videos")
+    return dataset
+
+
+def resolve(name: str, root: str | Path | None = None) -> tuple[str, Path | None]:
+    """The registered name and the root that `name` and `root` mean; a folder given as name is looked into.
+
+    Raises: DataError.
+    """
+    if name in names():
+        if root is None:
+            if get(name).needs_root:
+                raise DataError(f"data set {name} needs its files: give root=FOLDER; needed there: {get(name).needs}")
+            return name, None
+        root = Path(root).expanduser()
+        if get(name).needs_root and not root.is_dir():
+            what = "a file, not a folder" if root.exists() else "no such folder"
+            raise DataError(f"root={root}: {what}; give the folder that holds {name}: {get(name).needs}")
+        return name, root
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if "/" in name or name.startswith((".", "~")):
+            raise DataError(f"{name}: neither a folder nor the name of a data set; names: {', '.join(names())}")
+        raise DataError(f"unknown data set {name!r}; {nearest(name, names())}; or give the path of a folder")
+    if root is not None:
+        raise DataError(f"data={name} is a folder already, so root={root} is one too many; give one of them")
+    return _kind_of(folder), folder
+
+
+def _kind_of(folder: Path) -> str:
+    if (folder / "train.csv").is_file() or (folder / "val.csv").is_file():
+        return "csv"
+    splits = [split for split in ("train", "val", "validation", "test") if (folder / split).is_dir()]
+    if splits and any(entry.is_dir() for split in splits for entry in (folder / split).iterdir()):
+        return "folder"
+    raise DataError(
+        f"{folder}: no data set found in this folder; looked for train.csv or val.csv (lines `path,label`), and for "
+        f"class folders in train/ and val/; for another layout give its name and root=: {', '.join(names())}"
+    )

@@ -1,0 +1,202 @@
+"""`python -m harness.datasets`: the data sets and what each needs; `check NAME root=...` walks one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import datasets
+from harness.options import Command, UsageError, option, run
+
+PROGRAM = "python -m harness.datasets"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Options of `check`."""
+
+    root: str | None = option(None, "the folder that holds the data set")
+    split: str = option("all", "which split to walk", choices=("all", *datasets.SPLITS))
+    workers: int = option(2, "processes that open files; 0: this one alone", least=0)
+    whole: bool = option(False, "decode every frame instead of the first, middle and last")
+    show: int = option(10, "how many problems of a split to print", least=0)
+    out: str | None = option(None, "write everything that was found to this JSON file")
+    frames: int = option(32, "frames of a clip, for the estimate", least=1)
+    stride: int = option(2, "stride of a clip, for the estimate", least=1)
+    clips: int = option(12, "clips to decode for the estimate of an epoch; 0: no estimate", least=0)
+
+
+CHECK = Command(
+    f"{PROGRAM} check",
+    "Walks a data set, whose name (or folder) stands first: missing, empty, truncated and undecodable files, "
+    "class balance, leaks between the splits, "
+    "lengths, and how long decoding an epoch takes. Options of the data set itself (see the list) may be given too. "
+    "Exit status: 0 no problems, 1 problems, 2 a wrong command, 130 interrupted (what was found so far is printed).",
+    Check,
+    (
+        ("kinetics400 root=/data/k400 workers=8 out=k400.json", "every file of all splits that are there"),
+        ("hmdb51 root=/data/hmdb fold=2 split=val whole=true", "every frame of one split"),
+        ("/data/gestures", "a folder with train.csv and val.csv, or with class folders in train/ and val/"),
+    ),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv == ["list"]:
+        print(overview())
+        return 0
+    if argv[0] in ("-h", "--help"):
+        print(f"usage: {PROGRAM}   lists the data sets\n       {CHECK.name} NAME [option=value ...]\n\n{CHECK.purpose}")
+        return 0
+    if argv[0] != "check":
+        print(
+            f"error: unknown command {argv[0]!r}; allowed: list, check\n`{PROGRAM} --help` explains them.",
+            file=sys.stderr,
+        )
+        return 2
+    if len(argv) > 1 and argv[1] in ("-h", "--help"):
+        return run(CHECK, lambda options: 0, ["--help"])
+    if len(argv) < 2 or ("=" in argv[1] and not Path(argv[1]).exists()):
+        print(
+            f"error: name the data set first: {CHECK.name} NAME; names: {', '.join(datasets.names())}, or a folder",
+            file=sys.stderr,
+        )
+        return 2
+    name, rest = argv[1], argv[2:]
+    own, mine = _parted(name, rest)
+    return run(CHECK, lambda options: check(name, own, options), mine)
+
+
+def overview() -> str:
+    """Every data set with the files that it needs and its options."""
+    parts = []
+    for name in datasets.names():
+        source = datasets.get(name)
+        lines = [name, *_wrapped(source.what), *_wrapped(f"needs: {source.needs or 'nothing'}")]
+        if source.options:
+            defaults = ", ".join(f"{key}={str(value).lower()}" for key, value in source.options.items())
+            lines += _wrapped(f"options: {defaults}")
+        parts.append("\n".join(lines))
+    parts.append(
+        "A folder may stand for a name: with train.csv and val.csv it is `csv`, with class folders in train/ and val/\n"
+        "it is `folder`.\n"
+        f"{CHECK.name} NAME root=FOLDER   walks one before a long run"
+    )
+    return "\n\n".join(parts)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+
+
+def _parted(name: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments that are options of the data set itself, and the rest."""
+    try:
+        known = datasets.get(name if name in datasets.names() else datasets.resolve(name)[0]).options
+    except datasets.DataError:
+        known = {}  # `check` says what is wrong with the name
+    own, rest = {}, []
+    for argument in arguments:
+        key, equals, raw = argument.partition("=")
+        if equals and key in known and not hasattr(Check, key) and key not in own:
+            own[key] = _value(raw, known[key])
+        else:
+            rest.append(argument)
+    return own, rest
+
+
+def _value(raw: str, default: Any) -> Any:
+    """What an option of a data set says; text that its kind does not fit is refused by `datasets.load`."""
+    if default is None or isinstance(default, str):
+        return None if default is None and raw.lower() in ("none", "null") else raw
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError:
+        return raw
+
+
+def check(name: str, own: dict[str, Any], options: Check) -> int:
+    """Returns 0 without problems, 1 with some, 130 when interrupted. Raises: UsageError."""
+    from harness.datasets import check as checking
+    from reports.record import write_json
+
+    if options.out:
+        _check_writable(Path(options.out))
+    walks = [checking.Walk(dataset) for dataset in _splits(name, own, options)]
+    first, complete, estimate = walks[0], True, None
+    with _one_interrupt():
+        try:
+            for walk in walks:
+                progress = checking.Progress(len(walk.dataset.items), walk.dataset.split)
+                checking.walk(walk, options.whole, options.workers, progress)
+            if options.clips:
+                seconds = checking.decoding_seconds(first, options.frames, options.stride, options.clips)
+                videos = len(first.dataset.items)
+                estimate = checking.estimate(seconds, videos, options.workers, options.frames, options.stride)
+        except KeyboardInterrupt:
+            complete = False
+        found = checking.report(walks, complete, estimate, options.frames, options.stride)
+        written = write_json(found, Path(options.out)) if options.out else None
+        print(checking.text(found, options.show))
+        if written:
+            print(written)
+    if not complete:
+        return 130
+    return 1 if found["problems"] else 0
+
+
+def _check_writable(out: Path) -> None:
+    """Before a long walk, not after it. Raises: UsageError."""
+    folder = next((place for place in (out.absolute().parent, *out.absolute().parents) if place.exists()), out)
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        what = "a folder; name a file in it" if out.is_dir() else f"{folder} is not a folder that can be written to"
+        raise UsageError(f"out={out}: {what}")
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """The first interrupt ends the walk; impatient ones after it do not end the report of what was found so far."""
+
+    def answer(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, answer)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _splits(name: str, own: dict[str, Any], options: Check) -> list[datasets.DataSet]:
+    """The chosen splits; of `all`, those that are there, and once a list that serves as two. Raises: UsageError."""
+    found: list[datasets.DataSet] = []
+    failures: dict[str, datasets.DataError] = {}
+    for split in datasets.SPLITS if options.split == "all" else (options.split,):
+        try:
+            dataset = datasets.load(name, split, options.root, **own)
+        except datasets.DataError as error:
+            failures[split] = error
+            continue
+        if dataset.digest not in {one.digest for one in found}:
+            found.append(dataset)
+    if not found:
+        raise UsageError(str(next(iter(failures.values()))))
+    for split, error in failures.items():
+        if split != "test":  # few data sets have one
+            print(f"warning: the split {split} is left out: {error}", file=sys.stderr)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""What the readers of annotation files share: finding a file, reading it with line numbers, finding the videos.
+
+Every error names the file and the line. Nothing here decodes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.datasets import DataError, Item
+
+VIDEOS = tuple(".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .wmv .flv .ts .ogv .3gp .gif".split())
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+ANNOTATION_FOLDERS = ("", "annotations", "annotation", "labels", "splits")
+DEEPEST = 6  # folders below the root in which videos are looked for
+
+
+def find(
+    root: Path,
+    candidates: Sequence[str],
+    what: str,
+    source: str,
+    given: str | None = None,
+    folders: Sequence[str] = ANNOTATION_FOLDERS,
+    split: str | None = None,
+) -> Path:
+    """The first of `candidates` (file names) in the root or one of its usual folders for annotations.
+
+    `given` is what the caller's option said: a folder to look in instead, absolute or under the root, or (where `split`
+    is given) a file whose name holds `{split}`, so that one option cannot mean one list for every split.
+    Raises: DataError saying what was looked for, where, and who distributes it.
+    """
+    if given is not None:
+        if split is not None and "{split}" in given:
+            return _place(given.replace("{split}", split), root, Path.is_file, "file")
+        place = _place(given, root, Path.exists, "file or folder")
+        if not place.is_dir():
+            hint = "" if split is None else " or write {split} in the name, where it says train or val"
+            raise DataError(f"annotations={given}: one file cannot list every split; give its folder{hint}")
+        root, folders = place, ("",)
+    for folder in folders:
+        for name in candidates:
+            if (root / folder / name).is_file():
+                return root / folder / name
+    where = ", ".join(str(root / folder) for folder in folders[:3])
+    shown = " or ".join(candidates[:2]) + (f" (or {', '.join(candidates[2:])})" if candidates[2:] else "")
+    raise DataError(
+        f"{what}: no {shown} in {where}{' or alike' if len(folders) > 3 else ''}; get it from {source}, or say where "
+        f"it lies: annotations={'FOLDER' if split is None else 'FOLDER or FILE, with {split} for train, val or test'}"
+    )
+
+
+def _place(given: str, root: Path, exists: Callable[[Path], bool], what: str) -> Path:
+    for place in (Path(given).expanduser(), root / given):
+        if exists(place):
+            return place
+    raise DataError(f"annotations={given}: no such {what}, neither here nor in {root}")
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file, stripped; empty ones and comments (`# `) are left out. Raises: DataError."""
+    text = read_text(path)
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if line and not line.startswith("# "):
+            yield number, line
+
+
+def rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Numbered rows of a csv file, fields stripped; empty rows are left out. Raises: DataError."""
+    reader = csv.reader(read_text(path).splitlines(), delimiter=delimiter, skipinitialspace=True)
+    try:
+        for row in reader:
+            fields = [field.strip() for field in row]
+            if any(fields):
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not csv: {error}") from error
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file that holds a `kind` (list or dict). Raises: DataError."""
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg}; fetch the file again") from error
+    if not isinstance(value, kind):
+        names = {list: "a list", dict: "an object"}
+        raise DataError(f"{path}: holds {names.get(type(value), type(value).__name__)}, not {names[kind]}")
+    return value
+
+
+def read_text(path: Path) -> str:
+    """Raises: DataError, when the file is missing, unreadable or not text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def bad(path: Path, number: int, line: str | Sequence[str], expected: str) -> DataError:
+    """The error about one malformed line."""
+    text = line if isinstance(line, str) else ",".join(line)
+    return DataError(f"{path}, line {number}: {text[:80]!r} is not {expected}")
+
+
+def whole_number(text: str, path: Path, number: int, line: str | Sequence[str], expected: str) -> int:
+    """A count or label from 0. Raises: DataError."""
+    if not (text.isascii() and text.isdigit()):
+        raise bad(path, number, line, expected)
+    return int(text)
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """One name a line; lines may begin with their number (`1 ApplyEyeMakeup`, from 0 or 1). Raises: DataError."""
+    listed = list(lines(path))
+    names = [line for _, line in listed]
+    if not names:
+        raise DataError(f"{path}: names no class; one name a line")
+    parts = [name.split(None, 1) for name in names]
+    if all(len(pair) == 2 and pair[0].isdigit() for pair in parts):
+        if [int(pair[0]) for pair in parts] in (list(range(len(names))), list(range(1, len(names) + 1))):
+            names = [pair[1] for pair in parts]
+    seen: set[str] = set()
+    for name, (number, line) in zip(names, listed, strict=True):
+        if name in seen:
+            raise bad(path, number, line, "new: this class is named a second time")
+        seen.add(name)
+    return tuple(names)
+
+
+def find_class_names(root: Path, beside: Path, candidates: Sequence[str], given: str | None) -> tuple[str, ...] | None:
+    """The class names of `classes=`, else of the first of `candidates` beside the list or in the root; None without."""
+    if given is not None:
+        for place in (Path(given).expanduser(), root / given):
+            if place.is_file():
+                return class_names(place)
+        raise DataError(f"classes={given}: no such file, neither here nor in {root}")
+    for folder in (beside.parent, root):
+        for name in candidates:
+            if (folder / name).is_file():
+                return class_names(folder / name)
+    return None
+
+
+def label_of(text: str, classes: Sequence[str] | None, path: Path, number: int, line: str | Sequence[str]) -> int:
+    """The label that a list gives as a number. Raises: DataError, when it is none or there are fewer classes."""
+    label = whole_number(text, path, number, line, "a line that ends in a label, a whole number from 0")
+    if classes is not None and label >= len(classes):
+        raise bad(
+            path,
+            number,
+            line,
+            f"within the {len(classes)} classes that are named; the largest label is {len(classes) - 1}",
+        )
+    return label
+
+
+def numbered(labels: Iterable[int]) -> tuple[str, ...]:
+    """Names for classes that nobody named: their numbers."""
+    return tuple(str(label) for label in range(max(labels, default=-1) + 1))
+
+
+def under(root: Path, path: str) -> str:
+    """A listed path relative to the root where it lies in it, so that lists do not depend on the machine."""
+    if not os.path.isabs(path):
+        return path.removeprefix("./")
+    try:
+        return Path(path).relative_to(root.absolute()).as_posix()
+    except ValueError:
+        return path
+
+
+class Found:
+    """The video files and folders of pictures below a root, by their names without extension.
+
+    A folder of pictures is known by the first numbered one and not read any further. Where a name occurs more than
+    once, the path with most of `near` (parts of a path, the most telling first) is taken, then the shortest.
+    """
+
+    def __init__(self, root: Path, inside: str | None = None):
+        start = root / inside if inside else root
+        if not start.is_dir():
+            raise DataError(f"videos={inside}: no such folder in {root}")
+        self.files: dict[str, list[str]] = {}
+        self.folders: dict[str, list[str]] = {}
+        self._walk(start, "" if start == root else f"{Path(os.path.relpath(start, root)).as_posix()}/", 0)
+
+    def _walk(self, folder: Path | str, prefix: str, depth: int) -> None:
+        below = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    stem, dot, extension = entry.name.rpartition(".")
+                    if dot and f".{extension.lower()}" in VIDEOS:
+                        self.files.setdefault(stem, []).append(f"{prefix}{entry.name}")
+                    elif prefix and dot and f".{extension.lower()}" in PICTURES and stem[-3:].isdigit():
+                        path = prefix.rstrip("/")
+                        self.folders.setdefault(path.rpartition("/")[2], []).append(path)
+                        return
+                    elif not entry.name.startswith(".") and entry.is_dir():
+                        below.append(entry)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+        if depth < DEEPEST:
+            for entry in below:
+                self._walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.folders)
+
+    def file(self, stem: str, near: Sequence[str] = ()) -> str | None:
+        return _nearest(self.files.get(stem), near)
+
+    def folder(self, name: str, near: Sequence[str] = ()) -> str | None:
+        return _nearest(self.folders.get(name), near)
+
+
+def located(found: Found, root: Path, name: str, label: int, expected: str, near: Sequence[str] = ()) -> Item:
+    """The item of a video that is a file or, where there is none, a folder of pictures; a missing one stands where its
+    owners have it."""
+    path = found.file(name, near)
+    if path is None and (pictures := found.folder(name, near)) is not None:
+        from harness.datasets.frames import count_frames
+
+        return Item(pictures, label, frames=count_frames(root / pictures))
+    return Item(path or expected, label)
+
+
+def _nearest(paths: list[str] | None, near: Sequence[str]) -> str | None:
+    if not paths:
+        return None
+    if len(paths) == 1:
+        return paths[0]
+    return min(paths, key=lambda path: ([part not in path.split("/") for part in near], path.count("/"), path))

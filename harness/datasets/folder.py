@@ -1,0 +1,66 @@
+"""Class folders: `train/<class>/<video>`, `val/<class>/<video>`; the layout that ImageFolder made common.
+
+Classes are the folders of all splits in the order of the alphabet, so that every split numbers them alike. A folder of
+numbered pictures counts as one video. Whether left and right matter is not known, so clips are not flipped unless
+`sided=false` says that they may be: a wrong flip harms without a sign.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.datasets import DataError, DataSet, Item, register
+from harness.datasets.files import PICTURES, VIDEOS
+from harness.datasets.frames import count_frames
+
+SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+
+
+@register("folder", needs="class folders with videos in train/ and val/ (test/ for split=test)")
+def folder(split: str, root: Path, *, sided: bool = True) -> DataSet:
+    """Any folder of class folders: `train/<class>/<video>` and `val/<class>/<video>`."""
+    places = {name: place for name in SPLIT_FOLDERS if (place := _place(root, name)) is not None}
+    if split not in places:
+        looked = " or ".join(SPLIT_FOLDERS[split])
+        raise DataError(
+            f"{root}: no folder {looked} with class folders for the split {split}; there: {', '.join(places) or 'none'}"
+        )
+    classes = sorted({entry.name for place in places.values() for entry in place.iterdir() if _is_class(entry)})
+    items: list[Item] = []
+    for label, name in enumerate(classes):
+        if (places[split] / name).is_dir():
+            items += _videos(root, places[split] / name, label)
+    if not items:
+        raise DataError(f"{places[split]}: its class folders hold no videos; known endings: {', '.join(VIDEOS)}")
+    return DataSet("folder", split, root, tuple(items), tuple(classes), sided=sided, source=str(root.name))
+
+
+def _place(root: Path, split: str) -> Path | None:
+    for name in SPLIT_FOLDERS[split]:
+        place = root / name
+        if place.is_dir() and any(_is_class(entry) for entry in place.iterdir()):
+            return place
+    return None
+
+
+def _is_class(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def _videos(root: Path, place: Path, label: int) -> list[Item]:
+    items = []
+    with os.scandir(place) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = Path(entry.path).relative_to(root).as_posix()
+            if entry.is_dir():
+                with os.scandir(entry.path) as inside:
+                    pictures = any(file.name.lower().endswith(PICTURES) for file in inside)
+                items += (
+                    [Item(path, label, frames=count_frames(entry.path))]
+                    if pictures
+                    else _videos(root, Path(entry.path), label)
+                )
+            elif entry.name.lower().endswith(VIDEOS):
+                items.append(Item(path, label))
+    return items

@@ -1,0 +1,174 @@
+"""Kinetics-400, -600 and -700: ten-second clips of videos from YouTube, one action each.
+
+Source: the lists and files that the CVDF distributes, https://github.com/cvdfoundation/kinetics-dataset:
+`annotations/{train,val,test}.csv` (Kinetics-600: also `.txt`) with the columns `label,youtube_id,time_start,time_end,
+split` (and `is_cc` in some), and files named `<youtube_id>_<time_start, six digits>_<time_end, six digits>.mp4`, flat
+in `train/`, `val/` and `test/` as they are unpacked, or in class folders as `arrange_by_classes.py` and mmaction2
+arrange them. Where the replacements for damaged videos are unpacked under the root (`replacement_for_corrupted_k400/`),
+they are taken.
+
+Labels count the class names in the order of the alphabet, as published checkpoints do. A plain list of lines
+`path label` is read too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from harness.datasets import DataError, DataSet, Item, register
+from harness.datasets.files import (
+    Found,
+    bad,
+    find,
+    find_class_names,
+    label_of,
+    lines,
+    rows,
+    under,
+)
+
+SOURCE = "https://github.com/cvdfoundation/kinetics-dataset"
+NEEDS = (
+    "train.csv, val.csv (in the root or annotations/; columns label,youtube_id,time_start,time_end,split) and the "
+    "videos <youtube_id>_<start>_<end>.mp4, flat or in class folders; or lists of lines `path label`"
+)
+REPLACEMENT = "replacement_for_corrupted_k400"
+
+
+@register("kinetics400", needs=NEEDS)
+def kinetics400(
+    split: str, root: Path, *, annotations: str | None = None, videos: str | None = None, classes: str | None = None,
+    subset: bool = False,
+) -> DataSet:  # fmt: skip
+    """Kinetics-400: 400 human actions, about 240 000 training and 20 000 validation clips of ten seconds."""
+    return _kinetics(400, split, root, annotations, videos, classes, subset)
+
+
+@register("kinetics600", needs=NEEDS)
+def kinetics600(
+    split: str, root: Path, *, annotations: str | None = None, videos: str | None = None, classes: str | None = None,
+    subset: bool = False,
+) -> DataSet:  # fmt: skip
+    """Kinetics-600: 600 human actions, about 390 000 training and 30 000 validation clips of ten seconds."""
+    return _kinetics(600, split, root, annotations, videos, classes, subset)
+
+
+@register("kinetics700", needs=NEEDS)
+def kinetics700(
+    split: str, root: Path, *, annotations: str | None = None, videos: str | None = None, classes: str | None = None,
+    subset: bool = False,
+) -> DataSet:  # fmt: skip
+    """Kinetics-700 (2017 or 2020): 700 human actions, about 540 000 training and 35 000 validation clips."""
+    return _kinetics(700, split, root, annotations, videos, classes, subset)
+
+
+def candidates(count: int, split: str) -> list[str]:
+    """File names under which the list of a split is known: CVDF's, DeepMind's, mmaction2's."""
+    other = {"val": "validate"}.get(split, split)
+    known = [f"{split}.csv", f"kinetics_{split}.csv", f"kinetics{count}_{split}.csv", f"kinetics-{count}_{split}.csv"]
+    plain = [f"kinetics{count}_{split}_list_videos.txt", f"{split}_list.txt", f"{split}.list"]
+    # the .csv of Kinetics-600 at the CVDF are incomplete, its .txt are not
+    texts = [f"{split}.txt", f"kinetics_{count}_{split}.txt"]
+    return (texts + known if count == 600 else known + texts) + ([f"{other}.csv"] if other != split else []) + plain
+
+
+def _kinetics(
+    count: int, split: str, root: Path, annotations: str | None, videos: str | None, classes: str | None, subset: bool
+) -> DataSet:
+    name = f"kinetics{count}"
+    path = find(root, candidates(count, split), f"{name} {split}", SOURCE, annotations, split=split)
+    named = find_class_names(root, path, ("classes.txt", f"label_map_k{count}.txt", "label_map.txt"), classes)
+    if not _is_official(path):
+        items, known = _plain(path, root, named), named
+        known = known or tuple(str(label) for label in range(count))
+        if max((item.label for item in items), default=0) >= len(known):
+            raise DataError(
+                f"{path}: its largest label is {max(item.label for item in items)}, but {name} has {len(known)}"
+            )
+    else:
+        listed = _official(path)
+        known = named or _names(path, listed, count, subset)
+        items = _located(listed, known, path, root, videos, split)
+    return DataSet(name, split, root, tuple(items), known, source=SOURCE)
+
+
+def _is_official(path: Path) -> bool:
+    """Whether the list has the columns of the owners, not a path and a number."""
+    for _, row in rows(path):
+        return len(row) >= 3
+    raise DataError(f"{path}: the list is empty")
+
+
+def _official(path: Path) -> list[tuple[int, str, str]]:
+    """(line, label, file name without extension) of each row. Raises: DataError."""
+    head: dict[str, int] = {"label": 0, "youtube_id": 1, "time_start": 2, "time_end": 3}
+    found = []
+    for index, (number, row) in enumerate(rows(path)):
+        if index == 0 and "youtube_id" in (field.lower() for field in row):
+            head = {field.lower(): column for column, field in enumerate(row)}
+            head = {{"start_time": "time_start", "end_time": "time_end"}.get(key, key): at for key, at in head.items()}
+            if "label" not in head:
+                raise DataError(f"{path}: has no column `label`: this split was published without; use val")
+            missing = [key for key in ("time_start", "time_end") if key not in head]
+            if missing:
+                raise bad(path, number, row, f"a header with the column {missing[0]}")
+            continue
+        expected = "label,youtube_id,time_start,time_end"
+        if len(row) <= max(head[key] for key in ("label", "youtube_id", "time_start", "time_end")):
+            raise bad(path, number, row, expected)
+        label, clip = row[head["label"]].replace('"', ""), row[head["youtube_id"]]
+        try:
+            start, end = (int(float(row[head[key]])) for key in ("time_start", "time_end"))
+        except ValueError:
+            raise bad(path, number, row, f"{expected} with times in seconds") from None
+        if not label or not re.fullmatch(r"[\w-]+", clip):
+            raise bad(path, number, row, f"{expected}: label or youtube_id is empty or odd")
+        found.append((number, label, f"{clip}_{start:06d}_{end:06d}"))
+    if not found:
+        raise DataError(f"{path}: lists no videos")
+    return found
+
+
+def _names(path: Path, listed: list[tuple[int, str, str]], count: int, subset: bool) -> tuple[str, ...]:
+    """All class names in the order of the alphabet; of a part of the data set, those of all lists beside this one."""
+    names = {label for _, label, _ in listed}
+    for split in ("train", "val") if len(names) != count else ():
+        beside = [path.parent / name for name in candidates(count, split)]
+        other = next((place for place in beside if place.is_file() and place != path), None)
+        if other is not None and _is_official(other):
+            names |= {label for _, label, _ in _official(other)}
+    if len(names) != count and not subset:
+        raise DataError(
+            f"{path}: names {len(names)} classes, kinetics{count} has {count}, so labels would not be those of "
+            f"published checkpoints; give classes=FILE (all {count} names, one a line) or, to number these alone, "
+            "subset=true"
+        )
+    return tuple(sorted(names))
+
+
+def _located(
+    listed: list[tuple[int, str, str]], known: tuple[str, ...], path: Path, root: Path, videos: str | None, split: str
+) -> list[Item]:
+    found = Found(root, videos)
+    labels = {name: label for label, name in enumerate(known)}
+    alike = {name.replace(" ", "_"): label for name, label in labels.items()}
+    folders = {"val": ("val", "validate", "validation"), "train": ("train",), "test": ("test",)}[split]
+    items = []
+    for number, name, stem in listed:
+        label = labels.get(name, alike.get(name.replace(" ", "_")))
+        if label is None:
+            raise bad(path, number, name, f"one of the {len(known)} class names")
+        near = (REPLACEMENT, *folders, name, name.replace(" ", "_"))
+        items.append(Item(found.file(stem, near) or f"{videos or split}/{stem}.mp4", label))
+    return items
+
+
+def _plain(path: Path, root: Path, classes: tuple[str, ...] | None) -> list[Item]:
+    items = []
+    for number, line in lines(path):
+        parts = re.split(r"[\s,]+(?=\S+$)", line)
+        if len(parts) != 2:
+            raise bad(path, number, line, "`path label`")
+        items.append(Item(under(root, parts[0]), label_of(parts[1], classes, path, number, line)))
+    return items

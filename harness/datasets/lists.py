@@ -1,0 +1,220 @@
+"""Plain lists: `train.csv` and `val.csv` of one's own, and the annotation lists of mmaction2 and SlowFast.
+
+All name a path under the root and a label from 0 on each line. Class names come from `classes.txt` (or
+`classes=FILE`); without it classes are called by their numbers, counted over the lists of all splits that are there.
+Such a list does not say whether left and right matter, so clips are not flipped unless `sided=false` says that they may
+be: a wrong flip harms without a sign.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.datasets import SPLITS, DataError, DataSet, Item, register
+from harness.datasets.files import bad, find, find_class_names, label_of, lines, numbered, rows, under, whole_number
+
+FOLDERS = ("", "annotations", "lists", "data_list")
+NUMBER = re.compile(r"[-+]?[\d.]+")
+HERE = "whoever made the data set"
+
+
+@register("csv", needs="train.csv, val.csv (test.csv) with lines `path,label`; classes.txt with one class name a line")
+def csv(
+    split: str, root: Path, *, annotations: str | None = None, classes: str | None = None, sided: bool = True
+) -> DataSet:
+    """Lists of one's own: `path,label` on each line of train.csv and val.csv.
+
+    Labels are numbers from 0, or class names. A header `path,label,start,end` may add seconds that cut a file; other
+    columns need a header too and are not read.
+    """
+    return _listed("csv", split, root, ("{split}.csv",), _read_csv, annotations, classes, sided, HERE)
+
+
+@register(
+    "mmaction",
+    needs="<data>_{train,val}_list_videos.txt or _list_rawframes.txt, or {train,val}_list.txt, {train,val}.txt: lines "
+    "`path label`, or `folder frames label` for folders of pictures",
+)
+def mmaction(
+    split: str, root: Path, *, annotations: str | None = None, classes: str | None = None, videos: str = "",
+    sided: bool = True,
+) -> DataSet:  # fmt: skip
+    """Annotation lists of mmaction2: `path label` for videos, `folder frames label` for folders of pictures.
+
+    Source: https://github.com/open-mmlab/mmaction2, VideoDataset and RawframeDataset. `videos` is its `data_prefix`.
+    """
+    names = (
+        "*{split}_list_videos.txt",
+        "*{split}_list_rawframes.txt",
+        "*{split}_list.txt",
+        "*{split}*videos.txt",
+        "{split}.txt",
+    )
+    source = "https://github.com/open-mmlab/mmaction2 (tools/data)"
+    return _listed("mmaction", split, root, names, _read_mmaction, annotations, classes, sided, source, videos)
+
+
+@register("slowfast", needs="train.csv, val.csv, test.csv with lines `path label`, parted by a space or a comma")
+def slowfast(
+    split: str, root: Path, *, annotations: str | None = None, classes: str | None = None, videos: str = "",
+    sided: bool = True,
+) -> DataSet:  # fmt: skip
+    """Annotation lists of SlowFast, TimeSformer and their kin: `path label`, parted by a space or a comma.
+
+    Source: https://github.com/facebookresearch/SlowFast, slowfast/datasets/DATASET.md. `videos` is its `PATH_PREFIX`.
+    """
+    source = "https://github.com/facebookresearch/SlowFast (slowfast/datasets/DATASET.md)"
+    return _listed(
+        "slowfast", split, root, ("{split}.csv",), _read_slowfast, annotations, classes, sided, source, videos
+    )
+
+
+def _listed(
+    name: str,
+    split: str,
+    root: Path,
+    patterns: Sequence[str],
+    read: Callable[[Path, tuple[str, ...] | None], tuple[list[Item], set[str]]],
+    annotations: str | None,
+    classes: str | None,
+    sided: bool,
+    source: str,
+    videos: str = "",
+) -> DataSet:
+    path = _find(root, patterns, split, annotations)
+    if path is None:
+        tried = [pattern.format(split=split) for pattern in patterns]
+        path = find(root, tried, f"{name} {split}", source, annotations, FOLDERS, split)  # says what was looked for
+    named = find_class_names(root, path, ("classes.txt", "label_map.txt"), classes)
+    items, words = read(path, named)
+    if named is None:  # every split must number the classes alike
+        every = {path: (items, words)}
+        for other in SPLITS:
+            if (beside := _find(root, patterns, other, annotations)) is not None and beside not in every:
+                every[beside] = read(beside, None)
+        if any(texts for _, texts in every.values()):
+            named = tuple(sorted(set().union(*(texts for _, texts in every.values()))))
+            items, _ = read(path, named)
+        else:
+            named = numbered(item.label for listed, _ in every.values() for item in listed)
+    placed = tuple(_under(item, root, videos) for item in items)
+    return DataSet(name, split, root, placed, named, sided=sided, source=path.name)
+
+
+def _under(item: Item, root: Path, videos: str) -> Item:
+    path = item.path if not videos else (Path(videos) / item.path).as_posix()
+    return Item(under(root, path), item.label, item.start, item.end, item.frames)
+
+
+def _find(root: Path, patterns: Sequence[str], split: str, annotations: str | None) -> Path | None:
+    """The list of a split; None where there is none. Raises: DataError, where more than one fits."""
+    folders = [root / folder for folder in FOLDERS]
+    if annotations is not None:
+        given = annotations.replace("{split}", split)
+        for place in (Path(given).expanduser(), root / given):
+            if place.is_dir():
+                folders = [place]
+                break
+            if place.is_file() and "{split}" in annotations:
+                return place
+        else:
+            return None
+    for pattern in patterns:
+        for folder in folders:
+            fitting = sorted(path for path in folder.glob(pattern.format(split=split)) if path.is_file())
+            if len(fitting) > 1:
+                both = ", ".join(path.name for path in fitting[:4])
+                raise DataError(
+                    f"{folder} holds more than one list for {split} ({both}); say which with annotations=FILE, with "
+                    "{split} where its name says train or val"
+                )
+            if fitting:
+                return fitting[0]
+    return None
+
+
+def _read_csv(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
+    """Items, and the labels as text where they are class names and not numbers."""
+    listed = list(rows(path))
+    columns = {"path": 0, "label": 1}
+    if listed and "label" in (field.lower() for field in listed[0][1]):
+        columns = {field.lower(): at for at, field in enumerate(listed.pop(0)[1])}
+        columns.setdefault("path", columns.get("file", columns.get("video", 0)))
+        width = len(columns)
+    else:
+        width = 2
+    # the first line decides, so that a slip in another one is not taken for a class name
+    by_name = bool(listed) and len(listed[0][1]) == width and not NUMBER.fullmatch(listed[0][1][columns["label"]])
+    names = {name: label for label, name in enumerate(classes or ())}
+    items, words = [], set()
+    for number, row in listed:
+        if len(row) != width or not row[columns["path"]]:
+            raise bad(
+                path, number, row, f"`{','.join(columns)}`" + ("" if width > 2 else " (more columns need a header)")
+            )
+        text = row[columns["label"]]
+        if not by_name:
+            label = label_of(text, classes, path, number, row)
+        elif classes is None:
+            label = 0  # until the names of all splits are known
+            words.add(text)
+        elif text in names:
+            label = names[text]
+        else:
+            raise bad(path, number, row, f"labelled with one of the {len(classes)} class names")
+        start, end = (_seconds(row, columns, name, path, number) for name in ("start", "end"))
+        if start is not None and end is not None and end <= start:
+            raise bad(path, number, row, "cut so that its end comes after its start")
+        items.append(Item(row[columns["path"]], label, start, end))
+    return items, words
+
+
+def _seconds(row: list[str], columns: dict[str, int], name: str, path: Path, number: int) -> float | None:
+    text = row[columns[name]] if name in columns else ""
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise bad(path, number, row, f"cut at a number of seconds ({name} {text!r})") from None
+    if not 0 <= seconds < float("inf"):
+        raise bad(path, number, row, f"cut at a number of seconds from 0 ({name} {text!r})")
+    return seconds
+
+
+def _read_mmaction(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
+    items: list[Item] = []
+    pictures: bool | None = None  # decided by the first line, so that a broken line cannot pass as the other kind
+    for number, line in lines(path):
+        parts = line.split()
+        if pictures is None:
+            pictures = len(parts) == 3 and "." not in Path(parts[0]).name and parts[1].isdigit()
+        if pictures and len(parts) != 3:
+            raise bad(path, number, line, "`folder frames label` (several labels and offsets are not supported)")
+        if pictures:
+            frames = whole_number(parts[1], path, number, line, "`folder frames label` with a number of frames")
+            items.append(Item(parts[0], label_of(parts[2], classes, path, number, line), frames=frames))
+            continue
+        parts = line.rsplit(None, 1)
+        if len(parts) != 2:
+            raise bad(path, number, line, "`path label`")
+        items.append(Item(parts[0], label_of(parts[1], classes, path, number, line)))
+    return items, set()
+
+
+def _read_slowfast(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
+    items: list[Item] = []
+    for number, line in lines(path):
+        if not items and line.startswith("original_vid"):
+            raise DataError(
+                f"{path}: a frame list of SlowFast (Something-Something V2) holds no labels; use the data set "
+                "something_something_v2 with its json files, or an mmaction list of folders of pictures"
+            )
+        comma = "," in line and line.rpartition(",")[2].strip().isdigit()
+        parts = [part.strip() for part in (line.rsplit(",", 1) if comma else line.rsplit(None, 1))]
+        if len(parts) != 2:
+            raise bad(path, number, line, "`path label` or `path,label`")
+        items.append(Item(parts[0], label_of(parts[1], classes, path, number, line)))
+    return items, set()
