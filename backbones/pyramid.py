@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from attention_zoo import Grid
+from backbones.depthwise import depthwise
 
 if TYPE_CHECKING:
     from backbones.config import ModelConfig
@@ -91,8 +92,7 @@ class ConditionalPosition(nn.Conv3d):
         super().__init__(dim, dim, kernel_size=tuple(kernel), padding=tuple(n // 2 for n in kernel), groups=dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        y = super().forward(rearrange(x, "b t h w d -> b d t h w"))
-        return x + rearrange(y, "b d t h w -> b t h w d")
+        return x + depthwise(x, self.weight, self.bias)
 
     def macs(self, grid: Grid) -> int:
         return grid.tokens * self.weight.numel()

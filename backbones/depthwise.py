@@ -1,0 +1,68 @@
+"""A depthwise convolution with a backward pass that is fast on a CPU.
+
+PyTorch's own takes 8 to 25 times as long as its forward pass there. The gradient of the input is a convolution with the
+flipped kernel, which runs as fast as the forward pass; that of the kernel is one product and sum for each of its taps.
+One thread, 16x56x56 tokens of width 64, kernel 3x3x3: 88 instead of 191 ms; 8x2x2 tokens of width 64, 16 clips: 1.5
+instead of 11.6 ms. On a GPU, in a compiled graph and for gradients of gradients PyTorch's own is used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv3d, pad
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Same-size depthwise convolution of channels-last tokens.
+
+    Args:
+        x: (b, t, h, w, d).
+        weight: (d, 1, kt, kh, kw), each kernel size odd; zeros are added around the tokens.
+    """
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if wanted and x.device.type == "cpu" and not torch.compiler.is_compiling() and not _transformed(x):
+        return _Depthwise.apply(x, weight, bias)
+    return _convolved(x, weight, bias)
+
+
+def _transformed(x: Tensor) -> bool:
+    """Whether a mode or a function transform looks at the operators, which should see PyTorch's own."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    channels_first = x.permute(0, 4, 1, 2, 3)
+    padding = tuple(n // 2 for n in weight.shape[2:])
+    return conv3d(channels_first, weight, bias, padding=padding, groups=len(weight)).permute(0, 2, 3, 4, 1)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolved(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _convolved(gradient, weight.flip(2, 3, 4), None) if of_x else None,
+            _of_weight(x, weight.shape, gradient) if of_weight else None,
+            gradient.sum(dim=(0, 1, 2, 3)) if of_bias else None,
+        )
+
+
+def _of_weight(x: Tensor, shape: torch.Size, gradient: Tensor) -> Tensor:
+    """What each tap of the kernel met: the tokens shifted to where it looks, times the gradient, summed."""
+    (kt, kh, kw), (t, h, w) = shape[2:], x.shape[1:4]
+    padded = pad(x, (0, 0, kw // 2, kw // 2, kh // 2, kh // 2, kt // 2, kt // 2))
+    taps = [
+        (padded[:, i : i + t, j : j + h, k : k + w] * gradient).sum(dim=(0, 1, 2, 3))
+        for i in range(kt)
+        for j in range(kh)
+        for k in range(kw)
+    ]
+    return torch.stack(taps, dim=1).reshape(shape)
