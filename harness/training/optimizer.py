@@ -1,0 +1,140 @@
+"""The optimizer of a recipe: which parameters learn at which rate and decay, and the rate at every step.
+
+The rate is a pure function of the step (`lr_factor`), so a run that is resumed needs no state of a scheduler.
+
+Sources: the training configurations of DualFormer and Video Swin, with what mmcv makes of them; TimeSformer's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from harness.training.recipe import Optimisation
+
+# What wrapping (DDP, torch.compile, the student of token labelling) puts into names.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod\.)+|^(?:module\.)+")
+STUDENT = re.compile(r"^student\.")
+CLASSIFIERS = re.compile(r"^(?:classifier|position_head)\.")  # position_head: the student's, over positions
+
+# Our names under which the released codes' rules look for theirs.
+RELEASED_NAMES = (
+    (re.compile(r"^classifier\."), "cls_head.fc_cls."),
+    (re.compile(r"^position_head\."), "cls_head.token_linear."),
+    (re.compile(r"^stages\.(\d+)\.position\."), r"backbone.pos_block.\1.proj.0."),
+    (re.compile(r"^(.*)\.bias\.table$"), r"backbone.\1.relative_position_bias_table"),
+    (re.compile(r"^"), "backbone."),
+)
+# Part of a name -> (which learning rate, whether it is decayed). Of the rules that match, the longest alone counts, as
+# in mmcv. So `norm` never wins inside of the backbone, and the backbone's norms and biases ARE decayed, against the
+# rule's intention; position encodings and bias tables learn at the classifier's rate.
+RELEASED_RULES = {
+    "relative_position_bias_table": ("lr", False),
+    "absolute_pos_embed": ("lr", False),
+    "pos_block": ("lr", False),
+    "backbone": ("backbone_lr", True),
+    "norm": ("lr", False),
+    "": ("lr", True),
+}
+
+
+def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
+    """The groups of an optimizer, every trainable parameter in exactly one of them; "names" lists a group's.
+
+    `optimisation.groups` says what belongs where:
+
+    - "paper": the backbone at its rate, the classifier at its own; everything is decayed.
+    - "code": the rules of the released configurations (`RELEASED_RULES`), as they act.
+    - "plain": rates as in "paper"; tensors of one axis (norms, biases) are not decayed.
+
+    Groups of equal rate and decay are one. Raises: ValueError if nothing is to be trained.
+    """
+    found: dict[tuple[float, float], dict[str, Any]] = {}
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for name, parameter in trained:
+        rate, decays = _settings(plain_name(name), parameter.ndim, optimisation.groups)
+        key = (getattr(optimisation, rate), optimisation.weight_decay if decays else 0.0)
+        group = found.setdefault(key, {"params": [], "names": [], "lr": key[0], "weight_decay": key[1]})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if not found:
+        raise ValueError("no parameter of the model requires a gradient: there is nothing to train")
+    groups = list(found.values())
+    assert len({id(p) for group in groups for p in group["params"]}) == sum(len(g["params"]) for g in groups)
+    assert sum(len(group["names"]) for group in groups) == len(trained)
+    return groups
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter in the bare model."""
+    return STUDENT.sub("", WRAPPERS.sub("", name))
+
+
+def released_rule(released_name: str) -> str:
+    """The rule that decides about a parameter of a released code: the longest that its name contains."""
+    return max((rule for rule in RELEASED_RULES if rule in released_name), key=len)
+
+
+def _settings(name: str, axes: int, groups: str) -> tuple[str, bool]:
+    """(which learning rate, whether the parameter is decayed)."""
+    if groups == "code":
+        pattern, released = next((p, r) for p, r in RELEASED_NAMES if p.match(name))
+        return RELEASED_RULES[released_rule(pattern.sub(released, name, count=1))]
+    rate = "lr" if CLASSIFIERS.match(name) else "backbone_lr"
+    return rate, axes > 1 or groups == "paper"
+
+
+def optimizer(model: nn.Module, optimisation: Optimisation) -> torch.optim.Optimizer:
+    """AdamW, fused: one pass over the weights, no copies of them; or SGD with momentum.
+
+    Each group keeps its full rate as "initial_lr"; `set_lr` scales it.
+    """
+    groups = parameter_groups(model, optimisation)
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    if optimisation.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, momentum=optimisation.momentum, nesterov=optimisation.nesterov and optimisation.momentum > 0
+        )
+    return torch.optim.AdamW(groups, betas=optimisation.betas, eps=optimisation.eps, fused=True)
+
+
+def lr_factor(step: int, steps_per_epoch: int, optimisation: Optimisation) -> float:
+    """What the learning rates are multiplied by at a step (counted from 0).
+
+    The schedule times a linear warm-up, which takes each step from `warmup_start` to 1 over a number of epochs that may
+    be fractional. "cosine_per_epoch" is the released codes': ½(1 + cos(π epoch / epochs)) at the whole epoch. "cosine"
+    and "linear" move at every step and reach their end after the last one.
+
+    Raises: ValueError.
+    """
+    if step < 0 or steps_per_epoch < 1:
+        raise ValueError(
+            f"step {step} of {steps_per_epoch} steps per epoch; steps count from 0, an epoch has one or more"
+        )
+    epoch = step / steps_per_epoch
+    factor = _schedule(epoch, optimisation)
+    if epoch < optimisation.warmup_epochs:
+        factor *= 1 - (1 - epoch / optimisation.warmup_epochs) * (1 - optimisation.warmup_start)
+    return factor
+
+
+def _schedule(epoch: float, optimisation: Optimisation) -> float:
+    if optimisation.schedule == "step":
+        return optimisation.milestone_factor ** sum(epoch >= milestone for milestone in optimisation.milestones)
+    if optimisation.schedule == "cosine_per_epoch":
+        epoch = math.floor(epoch)
+    done = min(epoch / optimisation.epochs, 1.0)
+    left = 1 - done if optimisation.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return optimisation.end_lr + (1 - optimisation.end_lr) * left
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's rate becomes its full rate times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
