@@ -1,0 +1,202 @@
+"""One training run as a value: what is trained, on what, how, and where its files go; and what comes out of it.
+
+A job is stored beside its checkpoints. A run that finds the same job there goes on with it; `same_run` says which
+fields make it the same: those that the weights depend on, not the ones that say how fast or where it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.training.recipe import Recipe
+
+STRATEGIES = ("single", "ddp", "fsdp")
+# What may change between two starts of one run: its weights do not depend on these, beyond the rounding of sums.
+# (Data and initial weights are told apart by their content, see `harness.training.loop`.)
+FREE = (
+    "folder", "root", "workers", "threads", "preload", "save_every_seconds", "log_every", "tensorboard", "controls",
+    "strategy", "activation_checkpointing", "evaluate_every", "checkpoint",
+)  # fmt: skip
+WORDS = (
+    "source",
+    "recipe_source",
+    "model",
+    "model_changes",
+    "data",
+    "initial",
+    "notes",
+    "differs",
+    "assumed",
+)  # of a recipe
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot start, go on or be stored; the message says what to do."""
+
+
+class Stopped(TrainingError):
+    """A run that was asked to stop, and has written a checkpoint to go on from."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run.
+
+    Args:
+        model: the name that people know the model by; `config` (ModelConfig.to_dict()) is what is built.
+        recipe: how it is trained and tested.
+        data: name of a data set or a folder, see `harness.datasets`; `root`: where its files are.
+        classes: number of classes, as the data set has.
+        folder: receives job.json, log.jsonl, checkpoints/, predictions.npz and result.json.
+        dtype: "float32", or the number format of autocast. Weights and optimizer stay in float32.
+        micro_batch: clips of one forward pass on one device; the batch of the recipe is split into such parts, over
+            devices and one after the other (accumulation). None: the batch over the number of devices.
+        order: "ordered"; or a control that is trained and tested so: "shuffled", "single" (see `clips.sampling`).
+        preload: decode all clips once, into memory.
+        checkpoint: initial weights; `inflate`: they are of an image model.
+        evaluate_every: epochs between evaluations during training; None for one at the end.
+        max_steps: ends training early, with the schedule of the whole recipe.
+        log_every: steps per line of log.jsonl; None: about twenty lines per epoch.
+        save_every_seconds: a checkpoint is written this often, and at the end of every epoch.
+        controls: also test the final weights with frames shuffled and with a single frame repeated.
+        test_split: what is tested on.
+        data_options: further options of the data set.
+    """
+
+    model: str
+    config: dict[str, Any]
+    recipe: Recipe
+    data: str
+    root: str | None
+    classes: int
+    folder: Path
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    kernel: str = "auto"
+    compile: bool = False
+    threads: int | None = None
+    workers: int = 0
+    micro_batch: int | None = None
+    order: str = "ordered"
+    preload: bool = False
+    checkpoint: str | None = None
+    inflate: bool = False
+    activation_checkpointing: bool = False
+    strategy: str = "single"
+    evaluate_every: float | None = None
+    max_steps: int | None = None
+    save_every_seconds: float = 300.0
+    log_every: int | None = None
+    tensorboard: bool = False
+    controls: bool = False
+    test_split: str = "val"
+    data_options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only. `folder` is left out: a run folder may be moved."""
+        raw = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("folder", "recipe")}
+        return {**json.loads(json.dumps(raw)), "recipe": json.loads(json.dumps(self.recipe.to_dict()))}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], folder: str | Path) -> Job:
+        from harness.training.recipe import Recipe
+
+        return cls(**{**raw, "recipe": Recipe.from_dict(raw["recipe"]), "folder": Path(folder)})
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on, as JSON values, nested values at dotted paths."""
+        raw = {key: value for key, value in self.to_dict().items() if key not in FREE}
+        raw["recipe"] = {key: value for key, value in raw["recipe"].items() if key not in WORDS}
+        if raw["recipe"]["token_labels"]:
+            raw["recipe"]["token_labels"].pop("checkpoint")
+        return _flat(raw | {"device": self.device.partition(":")[0], "data": Path(self.data).name})
+
+    @property
+    def digest(self) -> str:
+        """Names the run: equal jobs have equal digests, wherever their folders are."""
+        return digest(self.identity())
+
+    def changed(self, **values: Any) -> Job:
+        return replace(self, **values)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run leaves in result.json.
+
+    `scores` is `Scores.to_dict()` of the final evaluation; `controls` the same of the same weights with the frames
+    "shuffled" and with a "single" frame repeated. `seconds`: "train", "evaluate", "total" (over all starts of the run).
+    """
+
+    scores: dict[str, Any]
+    controls: dict[str, dict[str, Any]]
+    steps: int
+    epochs: float
+    loss: float  # the mean of the last logged steps
+    parameters: int
+    seconds: dict[str, float]
+    clips_per_second: float
+    data_wait: float  # share of the training time in which the next batch was waited for
+    replaced: int  # training clips that could not be decoded and were replaced by others
+    coverage: float  # share of the test videos that were decoded
+    job: str  # digest
+    recipe: str  # digest
+    data: dict[str, str]  # digests of "train" and "test"
+    checkpoint: str  # the final weights, relative to the run's folder
+    provenance: dict[str, Any]
+    history: list[dict[str, Any]] = field(default_factory=list)  # evaluations during training
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return self.scores["top1"]["value"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Result:
+        return cls(**raw)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def model_config(model: str, recipe: Recipe, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The config of a named model, for the clips of a recipe and with its stochastic depth and dropout.
+
+    `changes`, dotted paths and their values, have the last word. Imports torch.
+
+    Raises: UnknownName, ValueError: there is no such model, or a change is impossible.
+    """
+    from backbones import models
+
+    size = recipe.augmentation.size
+    values = {"clip": [recipe.sampling.frames, size, size], "drop_path": recipe.drop_path, "dropout": recipe.dropout}
+    values = {name: value for name, value in values.items() if value is not None}
+    return models.config(model).changed(values | (changes or {})).to_dict()
+
+
+def first_difference(here: dict[str, Any], there: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first field in which two identities differ: (name, here, there)."""
+    for key in [*here, *(key for key in there if key not in here)]:
+        if here.get(key) != there.get(key):
+            return key, here.get(key), there.get(key)
+    return None
+
+
+def _flat(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in raw.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

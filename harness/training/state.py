@@ -1,0 +1,246 @@
+"""Checkpoints of a run: whole folders or none, the last good ones always kept, damage noticed before it is used.
+
+`checkpoints/step-0000120/` holds model.safetensors (weights and config, see `backbones.checkpoint`), state.pt
+(optimizer and counters; tensors and plain values only, so that reading it runs no code) and checksums.json, which is
+written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.checkpoint import load_checkpoint, save_checkpoint
+from backbones.pyramid import Pyramid
+from harness.training import distributed
+from harness.training.job import TrainingError
+
+logger = logging.getLogger(__name__)
+
+FOLDER, WEIGHTS, STATE, SUMS = "checkpoints", "model.safetensors", "state.pt", "checksums.json"
+NAME = re.compile(r"^step-(\d+)$")
+KEPT = 2  # newest checkpoints that are kept, beside the best one
+FORMAT = 1
+
+
+class Damaged(ValueError):
+    """A checkpoint folder that cannot be used; the message names it and what is wrong."""
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:07d}"
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of which there are checkpoints, whether good or not, the newest first."""
+    root = folder / FOLDER
+    found = (NAME.match(entry.name) for entry in root.iterdir()) if root.is_dir() else ()
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def save(folder: Path, step: int, model: Pyramid, state: Mapping[str, Any], *, best: int | None = None) -> Path:
+    """Writes the checkpoint of a step, then deletes those that are no longer needed.
+
+    A step that has a checkpoint already keeps it: the same step of the same run has the same weights.
+
+    Raises: TrainingError, where it cannot be written; what was there before is untouched.
+    """
+    root = folder / FOLDER
+    target = root / name_of(step)
+    if not target.exists():
+        needed = size_of(model, state)
+        temporary = root / f".{name_of(step)}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _remove_temporary(root)
+            temporary.mkdir()
+            _write(temporary, model, {**state, "format": FORMAT, "step": step})
+            os.replace(temporary, target)
+            _sync_folder(root)
+        except (OSError, RuntimeError) as error:  # torch.save turns what the file system says into a RuntimeError
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise TrainingError(_not_written(folder, needed, error)) from error
+    _delete_old(folder, step, best)
+    return target
+
+
+def size_of(model: nn.Module, state: Any) -> int:
+    """About how many bytes a checkpoint takes."""
+    return sum(t.numel() * t.element_size() for t in [*model.state_dict().values(), *_tensors(state)]) + 2**16
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(entry)
+
+
+def _write(folder: Path, model: Pyramid, state: dict[str, Any]) -> None:
+    save_checkpoint(model, folder / WEIGHTS)
+    with (folder / STATE).open("wb") as file:
+        torch.save(state, file)
+    sums = {name: _digest(folder / name) for name in (WEIGHTS, STATE)}
+    (folder / SUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    for name in (WEIGHTS, STATE, SUMS):
+        with (folder / name).open("rb+") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _not_written(folder: Path, needed: int, error: Exception) -> str:
+    free = "an unknown number of"
+    with contextlib.suppress(OSError):
+        free = f"{shutil.disk_usage(folder).free:,}"
+    last = last_good(folder)
+    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    return (
+        f"the checkpoint cannot be written to {folder}: {str(error).splitlines()[0]}. It needs about {needed:,} bytes, "
+        f"{free} are free; {kept}. Make room, or move the folder and give its new place as out=; the same command then "
+        "goes on from there"
+    )
+
+
+def last_good(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole."""
+    for step in steps(folder):
+        path = folder / FOLDER / name_of(step)
+        try:
+            check(path)
+        except Damaged:
+            continue
+        return path
+    return None
+
+
+def check(path: Path) -> None:
+    """Raises: Damaged, where a file is missing or is not what was written."""
+    try:
+        sums = json.loads((path / SUMS).read_text(encoding="utf-8"))
+        for name in (WEIGHTS, STATE):
+            if sums.get(name) != _digest(path / name):
+                raise Damaged(f"{path / name} is damaged: it is not what was written")
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is damaged: it lacks {Path(error.filename).name}") from None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole. A damaged one is told of and set aside under another name.
+
+    What a killed run was about to write or to delete goes.
+    """
+    _remove_temporary(folder / FOLDER)
+    for step in steps(folder):
+        path = folder / FOLDER / name_of(step)
+        try:
+            check(path)
+        except Damaged as error:
+            aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:4]}")
+            logger.warning("%s; set aside as %s, the checkpoint before it is used", error, aside.name)
+            with contextlib.suppress(OSError):  # a folder that cannot be renamed is passed over all the same
+                os.replace(path, aside)
+            continue
+        return path
+    return None
+
+
+def load(path: Path, model: Pyramid) -> dict[str, Any]:
+    """Fills the model from a checkpoint and returns the rest of its state.
+
+    Raises: Damaged, CheckpointError, TrainingError.
+    """
+    state = _read_state(path / STATE)
+    load_checkpoint(model, path / WEIGHTS)
+    return state
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise Damaged(f"{path} is damaged: {(str(error).splitlines() or [''])[0]}") from error
+    if state.get("format") != FORMAT:
+        raise TrainingError(f"{path} has the format {state.get('format')}, this version reads {FORMAT}")
+    return state
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """What the optimizer keeps of each parameter, by the parameter's name and as full tensors on the CPU.
+
+    By name, and not by number as in `Optimizer.state_dict`, so that the groups may be in any order and the weights
+    spread over any number of devices. Every process of a run must call it.
+    """
+    found = {}
+    for name, parameter in model.named_parameters():
+        of_one = {
+            key: distributed.whole(value.detach()).cpu().clone() if isinstance(value, Tensor) else value
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+        if of_one:
+            found[name] = of_one
+    return found
+
+
+def load_optimizer_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Gives the optimizer the state that `optimizer_state` returned."""
+    for name, parameter in model.named_parameters():
+        if name in saved:
+            optimizer.state[parameter] = {
+                key: _placed(value, parameter) if isinstance(value, Tensor) else value
+                for key, value in saved[name].items()
+            }
+
+
+def _placed(value: Tensor, parameter: Tensor) -> Tensor:
+    """Moments lie where their parameter does; the number of steps is a single number on its device."""
+    return distributed.like(value, parameter) if value.ndim else value.to(parameter.device)
+
+
+def _delete_old(folder: Path, newest: int, best: int | None) -> None:
+    kept = [step for step in steps(folder) if step <= newest][:KEPT]
+    for step in steps(folder):
+        if step not in kept and step != best:
+            path = folder / FOLDER / name_of(step)
+            doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            with contextlib.suppress(OSError):  # it is deleted at the next chance
+                os.replace(path, doomed)  # at once and as a whole: a half-deleted folder would look damaged
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _remove_temporary(root: Path) -> None:
+    for entry in root.glob(".step-*.tmp"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    """The names in a folder are on the disk, too."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
