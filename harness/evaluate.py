@@ -1,0 +1,229 @@
+"""How often a checkpoint is right: `python -m harness.evaluate checkpoint=FILE data=NAME root=FOLDER`.
+
+Every video of a split is shown in several views, whose probabilities are averaged. What comes out: top-1, top-5 and
+mean class accuracy with 95 % intervals, coverage (videos that could not be decoded are misses, and are named), a table
+of classes, and the predictions for all views, from which accuracy for fewer views follows without the model. A stopped
+evaluation goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import options
+from harness.clips.sampling import ORDERS
+from harness.datasets import SPLITS, DataError, DataSet
+from harness.datasets import load as load_data
+from harness.evaluation import trained
+from harness.options import UsageError, option
+
+if TYPE_CHECKING:
+    from harness.evaluation.predictions import Predictions
+    from harness.evaluation.scores import Scores
+
+OUT = Path("outputs/evaluation")
+SHOWN = 5  # failures, and classes, that are named on the screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(trained.TestOptions):
+    data: str | None = option(None, "name of a data set or a folder of clips; for our checkpoints what they trained on")
+    root: str | None = option(None, "folder of the data set")
+    split: str = option("val", "which part", choices=SPLITS)
+    data_changes: dict[str, Any] = option({}, "an option of the data set, as python -m harness.datasets lists them")
+    views: str | None = option(None, "clips x crops, as in views=4x1; for trained models as in their recipe, else 4x1")
+    order: str | None = option(None, "order of frames: a control, or as trained", choices=ORDERS)
+    workers: int = option(0, "processes that decode", least=0)
+    out: str | None = option(None, f"folder for predictions and scores; a new one in {OUT} if left out")
+    save_every_seconds: float = option(60.0, "how often unfinished predictions are written", least=0)
+
+
+COMMAND = options.Command(
+    "python -m harness.evaluate",
+    "Accuracy of a checkpoint on a data set: top-1, top-5 and mean class with 95 % intervals, classes, coverage.",
+    Options,
+    (
+        ("checkpoint=outputs/train/RUN/checkpoints/step-0001200/model.safetensors", "as it was trained"),
+        (
+            "model=dualformer_tiny checkpoint=dualformer_tiny.pth data=kinetics400 root=k400 views=4x1 device=cuda",
+            "a published checkpoint",
+        ),
+        ("checkpoint=model.safetensors data=clips views=10x3", "a folder with val.csv; many views, to compare fewer"),
+    ),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return options.run(COMMAND, evaluate, argv)
+
+
+def evaluate(given: Options) -> int:
+    """Returns the exit status. Raises: UsageError."""
+    views = trained.parsed_views(given.views)
+    dataset = (
+        _listed(given, given.data, given.root, given.data_changes) if given.data else None
+    )  # a slip is told at once
+    loaded = trained.load_trained(given, views)
+    if dataset is None:
+        if loaded.data is None:
+            raise UsageError("data is missing; give data=NAME and root=FOLDER, or data=FOLDER of clips")
+        dataset = _listed(given, loaded.data, given.root or loaded.root, loaded.data_options | given.data_changes)
+    data = Path(given.data or loaded.data).name  # of a folder the last part
+    check_classes(dataset, data, loaded)
+
+    from harness.evaluation.predictions import PredictionsError
+    from harness.evaluation.scores import scores
+    from harness.evaluation.views import predict, weights_digest
+
+    digest = weights_digest(loaded.model)
+    layout = f"{loaded.testing.clips}x{loaded.testing.crops}"
+    folder = Path(given.out) if given.out else OUT / f"{data}-{dataset.split}-{layout}-{digest[:8]}"
+    order = given.order or loaded.order
+    print(f"{loaded.title}, weights {digest[:8]}")
+    print(f"{data} {dataset.split}: {len(dataset)} videos; {loaded.protocol()}", end="")
+    print(f"; frames {order}" if order != "ordered" else "", flush=True)
+    try:
+        predictions = predict(
+            loaded.model,
+            dataset,
+            loaded.sampling,
+            loaded.testing,
+            loaded.augmentation,
+            device=given.device,
+            dtype=given.dtype,
+            batch_size=given.batch_size,
+            workers=given.workers,
+            order=order,
+            say=lambda text: print(text, flush=True),
+            keep=folder / trained.PREDICTIONS,
+            save_every_seconds=given.save_every_seconds,
+            facts={"model": loaded.name, "config": loaded.model.config.to_dict()},
+        )
+        found = scores(predictions)
+    except (PredictionsError, OSError) as error:
+        raise UsageError(str(error)) from error
+    print(summary(found, predictions))
+    try:
+        write_scores(folder, found, predictions)
+    except OSError as error:
+        raise UsageError(f"{folder}: the scores cannot be written: {error}") from error
+    print(f"written to {folder}: {trained.PREDICTIONS}, scores.json, per_class.csv, per_class.md")
+    return 0
+
+
+def _listed(given: Options, name: str, root: str | None, more: dict[str, Any]) -> DataSet:
+    try:
+        return load_data(name, given.split, root, **more)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+
+
+def check_classes(dataset: DataSet, data: str, loaded: trained.Trained) -> None:
+    """Raises: UsageError, where model and data set do not mean the same classes."""
+    if len(dataset.classes) != loaded.model.num_classes:
+        raise UsageError(
+            f"{data} has {len(dataset.classes)} classes, the checkpoint answers for {loaded.model.num_classes}; "
+            "it was trained on another data set"
+        )
+    if loaded.named and list(loaded.classes) != list(dataset.classes):
+        number = next(i for i, (a, b) in enumerate(zip(loaded.classes, dataset.classes, strict=True)) if a != b)
+        raise UsageError(
+            f"class {number} is {loaded.classes[number]!r} for the checkpoint, {dataset.classes[number]!r} in {data}: "
+            "the labels have another order, or it is another data set"
+        )
+
+
+def summary(found: Scores, predictions: Predictions) -> str:
+    """What a person reads at the end."""
+    few = " (says nothing with so few classes)" if len(predictions.classes) <= 5 else ""
+    lines = [
+        f"top-1       {found.top1}",
+        f"top-5       {found.top5}{few}",
+        f"mean class  {found.mean_class}",
+        f"coverage    {100 * found.coverage:.1f} % ({found.decoded} of {found.videos} videos; the rest count as misses)"
+        if found.decoded < found.videos
+        else f"coverage    100 % ({found.videos} videos)",
+    ]
+    failures = list(predictions.failures.items())
+    lines += [f"    {name}: {reason}" for name, reason in failures[:SHOWN]]
+    if len(failures) > SHOWN:
+        lines.append(f"    and {len(failures) - SHOWN} more, see scores.json")
+    wrong = (row for row in found.per_class if row.right < row.videos)
+    worst = sorted(wrong, key=lambda row: (row.right / row.videos, row.index))
+    if worst:
+        lines.append("hardest classes")
+        for row in worst[:SHOWN]:
+            taken = f", taken for {row.confused_with} {row.confused} times" if row.confused_with else ""
+            lines.append(f"    {row.name}: {row.right} of {row.videos}{taken}")
+    return "\n".join(lines)
+
+
+def write_scores(folder: Path, found: Scores, predictions: Predictions) -> None:
+    """scores.json (with accuracy against views), per_class.csv and per_class.md. Raises: OSError."""
+    from harness.evaluation.scores import by_views
+
+    content = found.to_dict() | {
+        "by_views": by_views(predictions) if predictions.is_grid else [],
+        "failures": predictions.failures,
+        "facts": predictions.facts,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "scores.json", json.dumps(content, ensure_ascii=False) + "\n")
+    table = io.StringIO()
+    rows = [_row(row) for row in content["per_class"]]
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(folder / "per_class.csv", table.getvalue())
+    _write(folder / "per_class.md", _markdown(found))
+
+
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    figures = {
+        f"{name}{suffix}": entry[name][key] if entry[name] else ""
+        for name in ("top1", "top5")
+        for key, suffix in (("value", "_percent"), ("low", "_low"), ("high", "_high"))
+    }
+    names = {"index": entry["index"], "class": entry["name"]}
+    counts = {name: entry[name] for name in ("videos", "decoded", "right")}
+    return names | counts | figures | {"confused_with": entry["confused_with"] or "", "confused": entry["confused"]}
+
+
+def _markdown(found: Scores) -> str:
+    lines = [
+        "| class | videos | decoded | top-1, % ↑ | 95 % interval | most often taken for |",
+        "| --- | ---: | ---: | ---: | :---: | --- |",
+    ]
+    for row in found.per_class:
+        taken = f"{_cell(row.confused_with)} ({row.confused})" if row.confused_with else "—"
+        top1 = f"{row.top1.value:.1f} | {row.top1.low:.1f} to {row.top1.high:.1f}" if row.top1 else "— | —"
+        lines.append(f"| {_cell(row.name)} | {row.videos} | {row.decoded} | {top1} | {taken} |")
+    mean, total = found.mean_class, f"{found.videos} | {found.decoded}"
+    lines.append(f"| **mean of the classes** | {total} | {mean.value:.1f} | {mean.low:.1f} to {mean.high:.1f} | |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

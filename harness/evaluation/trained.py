@@ -1,0 +1,338 @@
+"""A trained model as the command lines take it: a checkpoint, what it was trained for, and how it is to be tested.
+
+What the command line leaves open is settled by the recipe that it names; else by the job that a training run left
+beside its checkpoints; else by the model's own clip and the defaults. Nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.case import DTYPES, nearest
+from harness.clips.sampling import KINDS, Sampling
+from harness.clips.settings import Augmentation
+from harness.options import UsageError, option
+from harness.training.recipe import SOURCES, Recipe, RecipeError, Testing
+from harness.training.recipe import load as load_recipe
+
+if TYPE_CHECKING:
+    from backbones.pyramid import Pyramid
+
+JOB = "job.json"
+ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
+PREDICTIONS = "predictions.npz"
+WITHOUT = "a model without trained weights answers at random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOptions:
+    """What all command lines that test a checkpoint have in common."""
+
+    __test__ = False  # not a test, whatever pytest thinks of its name
+
+    checkpoint: str = option(meaning=f"file of trained weights, ours or a published one; {WITHOUT}")
+    model: str | None = option(None, "name of the model; may be left out for checkpoints written here")
+    model_changes: dict[str, Any] = option({}, "a field of the model of a published checkpoint, as model.position=none")
+    recipe: str | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")
+    recipe_source: str = option("paper", "whose values, where paper and released code differ", choices=SOURCES)
+    frames: int | None = option(None, "frames of a clip", least=1)
+    stride: int | None = option(None, "every how many frames", least=1)
+    sampling: str | None = option(None, "how frames are chosen", choices=KINDS)
+    size: int | None = option(None, "side of a crop in pixels", least=1)
+    resize: int | None = option(None, "short side of the frames that crops are cut from", least=1)
+    mean: list[float] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
+    std: list[float] | None = option(None, "the same for the deviation")
+    classes: str | None = option(None, "file with the names of the classes, one a line in the order of the labels")
+    device: str = option("cpu", "where to run: cpu, cuda, cuda:N")
+    dtype: str = option("float32", "number format of autocast", choices=DTYPES)
+    kernel: str = option("auto", "what computes the attention")
+    threads: int | None = option(None, "threads of the CPU", least=1)
+    batch_size: int = option(4, "views in one forward pass", least=1)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with its weights, the names of its classes and the way its clips are made."""
+
+    model: Pyramid
+    name: str
+    checkpoint: Path
+    layout: str
+    classes: tuple[str, ...]
+    named: bool  # whether `classes` are names; else they are numbers
+    sampling: Sampling
+    testing: Testing
+    augmentation: Augmentation
+    order: str = "ordered"  # a control is tested as it was trained
+    data: str | None = None  # what it was trained on, where that is known, as are `root` and `data_options`
+    root: str | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Side of a crop in pixels."""
+        return self.testing.size or self.augmentation.size
+
+    @property
+    def title(self) -> str:
+        """One line on what it is."""
+        file = "" if self.name == self.checkpoint.name else f" from {self.checkpoint.name}"
+        return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes"
+
+    def protocol(self) -> str:
+        """One line on how clips are made."""
+        s, t = self.sampling, self.testing
+        step = f", every {_ordinal(s.stride)}" if s.kind == "dense" and s.stride > 1 else ""
+        kind = "" if s.kind == "dense" else f" ({s.kind})"
+        views = f"{t.clips} clip{'s' * (t.clips > 1)} x {t.crops} crop{'s' * (t.crops > 1)}"
+        return f"{views} of {s.frames} frames{step}{kind}, {self.size} x {self.size} pixels of short side {t.resize}"
+
+
+def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Trained:
+    """The model that the options name, on its device, in eval mode.
+
+    Args:
+        views: (clips, crops); None for those of the recipe or job, 4 x 1 where there is none.
+
+    Raises: UsageError, which names the option and the way out.
+    """
+    import torch
+
+    import backbones
+
+    path = Path(given.checkpoint).expanduser()
+    check_device(given.device)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    job = job_beside(path)
+    try:
+        recipe = load_recipe(given.recipe, given.recipe_source) if given.recipe else job["recipe"] if job else None
+    except RecipeError as error:
+        raise UsageError(str(error)) from None
+    try:
+        model, name, layout = _model(given, path, recipe, job)
+    except (backbones.CheckpointError, OSError) as error:
+        raise UsageError(str(error)) from None
+    clip = model.clip
+    if clip.h != clip.w and given.size is None:
+        raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
+    names = class_names(Path(given.classes).expanduser(), model.num_classes) if given.classes else None
+    if names is None and job:
+        names = _names_beside(job["folder"], model.num_classes)
+    try:
+        sampling, testing, augmentation = _protocol(given, recipe, frames=clip.t, size=clip.h, views=views)
+    except ValueError as error:  # the settings check themselves
+        raise UsageError(str(error)) from None
+    return Trained(
+        model=model.to(given.device).eval(),
+        name=name,
+        checkpoint=path,
+        layout=layout,
+        classes=tuple(names or map(str, range(model.num_classes))),
+        named=names is not None,
+        sampling=sampling,
+        testing=testing,
+        augmentation=augmentation,
+        **({key: job[key] for key in ("order", "data", "root", "data_options")} if job else {}),
+    )
+
+
+def parsed_views(text: str | None) -> tuple[int, int] | None:
+    """(clips, crops) of "4x1". Raises: UsageError."""
+    if text is None:
+        return None
+    numbers = text.lower().split("x")
+    if len(numbers) != 2 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise UsageError(f"views={text} is not CLIPSxCROPS; write views=4x1 for 4 clips of one crop, 4x3 for three")
+    return int(numbers[0]), int(numbers[1])
+
+
+def check_device(device: str) -> None:
+    """Raises: UsageError, for a device that is none or is not here."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"unknown device {device!r}; {nearest(device, ('cpu', 'cuda', 'cuda:N'))}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            f"device={device}: torch {torch.__version__} sees no CUDA device; use device=cpu or a CUDA build of torch"
+        )
+    if number and int(number) >= torch.cuda.device_count():
+        raise UsageError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+
+
+def class_names(path: Path, count: int | None = None) -> list[str]:
+    """Names of classes from a text file with one a line, or a JSON file: a list, or a mapping of names to numbers.
+
+    Raises: UsageError, when there is no such file, or not `count` names in it.
+    """
+    if not path.is_file():
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise UsageError(f"classes={path}: {what}; give a text file with the name of one class a line, or leave it out")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = _names_of_json(json.loads(text)) if path.suffix == ".json" else text.splitlines()
+    except (UnicodeDecodeError, json.JSONDecodeError, ValueError, TypeError) as error:
+        raise UsageError(f"classes={path}: not a list of names ({error}); give one name a line") from None
+    names = [name.strip() for name in names if name.strip()]
+    if count is not None and len(names) != count:
+        raise UsageError(
+            f"classes={path} has {len(names)} names, the checkpoint answers for {count} classes; "
+            "give the list that it was trained with, or leave classes out to see numbers"
+        )
+    return names
+
+
+def _names_of_json(content: Any) -> list[str]:
+    if isinstance(content, dict):
+        numbers = {int(number): str(name) for name, number in content.items()}
+        if sorted(numbers) != list(range(len(content))):
+            raise ValueError("its numbers are not 0, 1, 2, ...")
+        return [numbers[number] for number in range(len(content))]
+    if not isinstance(content, list):
+        raise ValueError("neither a list nor a mapping of names to numbers")
+    return [str(name) for name in content]
+
+
+def job_beside(checkpoint: Path) -> dict[str, Any] | None:
+    """What the training run that wrote a checkpoint left beside it, where it was one: recipe, data, order, folder."""
+    for folder in list(checkpoint.absolute().parents)[:ABOVE]:
+        path = folder / JOB
+        if path.is_file():
+            try:
+                raw = json.loads(path.read_text(encoding="utf-8"))
+                raw = raw.get("job", raw)
+                return {
+                    "recipe": Recipe.from_dict(raw["recipe"]),
+                    "model": raw.get("model"),
+                    "data": raw.get("data"),
+                    "root": raw.get("root"),
+                    "data_options": raw.get("data_options") or {},
+                    "order": raw.get("order", "ordered"),
+                    "folder": folder,
+                }
+            except (OSError, ValueError, KeyError, AttributeError) as error:
+                logging.getLogger(__name__).warning("%s is not used: it cannot be read (%s)", path, error)
+                return None
+    return None
+
+
+def _names_beside(folder: Path, count: int) -> list[str] | None:
+    """The class names that the predictions of a finished training run hold."""
+    from harness.evaluation.predictions import Predictions, PredictionsError
+
+    try:
+        names = Predictions.load(folder / PREDICTIONS).classes
+    except (FileNotFoundError, PredictionsError):
+        return None
+    return names if len(names) == count else None
+
+
+def _model(
+    given: TestOptions, path: Path, recipe: Recipe | None, job: dict[str, Any] | None
+) -> tuple[Pyramid, str, str]:
+    """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
+    import backbones
+    from backbones import checkpoint as files
+    from backbones.layouts import NATIVE, translate
+
+    tensors, metadata = files.read(path)
+    if "config" in metadata:
+        model = backbones.from_checkpoint(path, kernel=given.kernel)
+        _check_same_model(given, path, model)
+        return _answering(model, path), given.model or (job or {}).get("model") or path.name, NATIVE.name
+    name = given.model or (recipe.model if recipe else None)
+    if name is None:
+        raise UsageError(
+            f"{path} does not say of which model it is; give model=NAME, such as model=dualformer_tiny, or recipe=NAME"
+        )
+    if name not in backbones.names():
+        raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
+    try:
+        weight = translate(tensors).tensors.get("classifier.weight")
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if weight is None:
+        raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
+    changes: dict[str, Any] = dict(recipe.model_changes) if recipe and recipe.model == name else {}
+    for key, value in (("clip.t", given.frames), ("clip.h", given.size), ("clip.w", given.size)):
+        changes |= {key: value} if value else {}
+    try:
+        model = backbones.create(name, weight.shape[0], kernel=given.kernel, changes=changes | given.model_changes)
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"model={name}: {error.args[0] if error.args else error}") from None
+    try:
+        report = backbones.load_checkpoint(model, path)
+    except files.CheckpointError as error:
+        found = "\n".join(line for line in str(error).splitlines() if "strict=False" not in line)  # a hint for programs
+        raise UsageError(
+            f"{found}\n  is it {name}? a model trained with other sizes needs frames=..., size=... or model.FIELD=..."
+        ) from None
+    return model, name, report.layout
+
+
+def _answering(model: Pyramid, path: Path) -> Pyramid:
+    if not model.num_classes:
+        raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
+    return model
+
+
+def _check_same_model(given: TestOptions, path: Path, model: Pyramid) -> None:
+    """A checkpoint of ours says what it is; what the command line says beside must not contradict it."""
+    import backbones
+
+    if given.model_changes:
+        raise UsageError(f"{path} holds its own config; leave model.{next(iter(given.model_changes))} out")
+    if given.model is None:
+        return
+    if given.model not in backbones.names():
+        raise UsageError(f"unknown model {given.model!r}; {nearest(given.model, backbones.names())}")
+    here, there = backbones.config(given.model).to_dict(), model.config.to_dict()
+    free = ("clip", "drop_path", "dropout", "activation_checkpointing")  # these are of a training, not of the model
+    differs = [key for key in here if key not in free and here[key] != there[key]]
+    if differs:
+        key = differs[0]
+        raise UsageError(
+            f"{path} is not of {given.model}: {key} is {there[key]} in the file, {here[key]} in {given.model}; "
+            "leave model out, the file says what it is"
+        )
+
+
+def _protocol(
+    given: TestOptions, recipe: Recipe | None, *, frames: int, size: int, views: tuple[int, int] | None
+) -> tuple[Sampling, Testing, Augmentation]:
+    sampling = recipe.sampling if recipe else Sampling(frames=frames)
+    testing = recipe.testing if recipe else Testing(resize=size)
+    augmentation = recipe.augmentation if recipe else Augmentation(size=size)
+    sampling = replace(
+        sampling,
+        frames=given.frames or sampling.frames,
+        stride=given.stride or sampling.stride,
+        kind=given.sampling or sampling.kind,
+    )
+    usual = testing.size or augmentation.size
+    side = given.size or usual
+    clips, crops = views or (testing.clips, testing.crops)
+    resize = given.resize or round(testing.resize * side / usual)  # the crop keeps its share of the frame
+    testing = replace(testing, clips=clips, crops=crops, size=side, resize=resize)
+    for name, value in (("mean", given.mean), ("std", given.std)):
+        if value is not None:
+            augmentation = replace(augmentation, **{name: _three(name, value)})
+    return sampling, testing, augmentation
+
+
+def _three(name: str, values: Sequence[Any]) -> tuple[float, ...]:
+    if len(values) != 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise UsageError(f"{name}={list(values)} is not three numbers, as in {name}=[104,117,128]")
+    return tuple(float(value) for value in values)
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -1,0 +1,113 @@
+"""What a checkpoint sees in a video: `python -m harness.predict model=NAME checkpoint=FILE clip=video.mp4`.
+
+Prints the classes with the highest probability, averaged over views. Checkpoints written here say of which model they
+are; published ones (DualFormer, Video Swin) need `model=` or `recipe=`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import options
+from harness.datasets import DataSet, Item
+from harness.evaluation import trained
+from harness.options import UsageError, option
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.evaluation.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(trained.TestOptions):
+    clip: str = option(meaning="a video file")
+    top: int = option(5, "how many classes are printed", least=1)
+    views: str | None = option(None, "clips x crops, as in views=4x1; for trained models as in their recipe, else 4x1")
+
+
+COMMAND = options.Command(
+    "python -m harness.predict",
+    "The classes that a trained model sees in a video, with probabilities.",
+    Options,
+    (
+        ("checkpoint=model.safetensors clip=video.mp4", "a checkpoint written here"),
+        (
+            "model=dualformer_tiny checkpoint=dualformer_tiny.pth clip=video.mp4 classes=kinetics400.txt",
+            "a published one",
+        ),
+    ),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return options.run(COMMAND, predict, argv)
+
+
+def predict(given: Options) -> int:
+    """Returns the exit status. Raises: UsageError."""
+    path = checked_clip(given.clip)
+    loaded = trained.load_trained(given, trained.parsed_views(given.views))
+    clips = views_of(path, loaded)
+
+    import numpy as np
+
+    from harness.evaluation.views import probabilities_of
+
+    parts = clips.split(given.batch_size)
+    aug = loaded.augmentation
+    rows = [probabilities_of(loaded.model, p.to(given.device), aug.mean, aug.std, given.dtype) for p in parts]
+    probabilities = np.concatenate(rows).mean(axis=0, dtype=np.float64)
+    if not np.isfinite(probabilities).all():
+        raise UsageError(
+            f"{loaded.checkpoint}: the scores are not finite; the weights have diverged, or dtype={given.dtype} is too "
+            "narrow for them: try dtype=float32"
+        )
+    print(loaded.title)
+    print(f"{path.name}: {loaded.protocol()}")
+    if not loaded.named:
+        print("classes have no names; classes=FILE gives them, one a line")
+    best = np.argsort(-probabilities, kind="stable")[: given.top]
+    labels = {index: loaded.classes[index] if loaded.named else f"class {index}" for index in best}
+    width = max(map(len, labels.values()))
+    for place, index in enumerate(best, 1):
+        print(f"{place:>3}  {labels[index]:<{width}}  {100 * probabilities[index]:5.1f} %")
+    return 0
+
+
+def checked_clip(text: str) -> Path:
+    """The path of a video file. Raises: UsageError, before anything slow is done."""
+    from harness.clips.decoding import VideoError, check_file
+
+    path = Path(text).expanduser()
+    try:
+        check_file(path)
+    except VideoError as error:
+        raise UsageError(_named(path, error)) from None
+    return path
+
+
+def views_of(path: Path, loaded: Trained) -> torch.Tensor:
+    """The views of one video, uint8 "v 3 t h w". Raises: UsageError, where it cannot be decoded."""
+    from harness.clips.loading import TestClips
+
+    alone = DataSet("clip", "test", path.absolute().parent, (Item(path.name, 0),), loaded.classes)
+    sample = TestClips(alone, loaded.sampling, loaded.testing, loaded.size, order=loaded.order)[0]
+    if isinstance(sample["views"], str):
+        raise UsageError(_named(path, sample["views"]))
+    return sample["views"]
+
+
+def _named(path: Path, error: object) -> str:
+    """The error of a decoder, which names the path in one way or another, as one of the option `clip`."""
+    text = str(error).removeprefix("clip=")
+    for known in (path.absolute(), path):
+        text = text.removeprefix(f"{known}: ")
+    return f"clip={path}: {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
