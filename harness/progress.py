@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
-from reports import statistics
+from reports import accuracy, statistics
 from reports.record import Measurement
 
 
@@ -58,6 +58,8 @@ def human(measurement: Measurement | None) -> str:
     """A measurement as a person reads it: a few digits and a unit; a dash where there is none."""
     if measurement is None or measurement.missing:
         return "—"
+    if accuracy.is_accuracy(measurement.name):
+        return _human_accuracy(measurement)
     value = measurement.value
     if measurement.unit == "ms" and len(measurement.samples) > 1:
         interval = statistics.median_interval(statistics.by_round(measurement))
@@ -70,3 +72,10 @@ def human(measurement: Measurement | None) -> str:
     if measurement.unit == "count":
         return f"{value / 1e6:.3f} M"
     return f"{value:.4g} {measurement.unit}"
+
+
+def _human_accuracy(measurement: Measurement) -> str:
+    """The mean over seeds with its interval; of a single seed the interval over its videos."""
+    found = accuracy.accuracy(measurement)
+    inside = f" [{found.interval.low:.1f}–{found.interval.high:.1f}]" if found.interval else ""
+    return f"{found.value:.1f} %{inside}, {found.seeds} seed{'' if found.seeds == 1 else 's'}"

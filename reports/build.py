@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reports import cost_page, figure, markdown, table
+from reports import accuracy, cost_page, figure, markdown, table
 from reports.paper_table import PaperTableError
 from reports.record import MANIFEST, RecordError, write_bytes, write_text
 
@@ -25,7 +25,8 @@ def build(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     rows = table.load(folder)
     written, captions = [], {}
-    for name in rows.figures:
+    with_accuracy = ("accuracy_cost",) if accuracy.names(rows) else ()
+    for name in dict.fromkeys((*rows.figures, *with_accuracy)):
         drawing = figure.draw(name, rows)
         if drawing is not None:
             written.append(write_bytes(drawing.png, folder / f"{name}.png"))

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports import figure, roofline, statistics, table
-from reports.markdown import MISSING
 from reports.paper_table import PaperTableError
 from reports.record import MANIFEST, Measurement, RecordError, write_text
 from reports.statistics import Interval
 from reports.table import AblationTable, Row
+from reports.text import MISSING
 
 PAGE = "cost.md"
 SCHEMES = ("scaling", "attention_schemes")  # the ablations whose rows are schemes on clips of several sizes

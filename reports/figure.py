@@ -1,49 +1,36 @@
-"""The figures of a report as PNG bytes: the same rows give the same bytes.
-
-One hue carries what was measured here, black what a paper printed; where rows are families or schemes, the colours
-are those of Okabe and Ito, told apart by readers with any colour vision, and every line is labelled at its end
-instead of in a legend.
-"""
+"""The figures of a report, by name: the same rows give the same bytes."""
 
 import difflib
-import io
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from reports import roofline
+from reports import accuracy_figures, roofline
+from reports.drawing import (
+    DPI,
+    FAINT,
+    FAMILIES,
+    INK,
+    MARKERS,
+    MEASURED,
+    PRINTED,
+    VARIANT,
+    WIDTH,
+    Drawing,
+    place_labels,
+    rendered,
+    styled,
+)
 from reports.table import AblationTable, Row
-
-MEASURED, VARIANT, PRINTED = "#0072B2", "#A3CCE6", "#111111"
-INK, FAINT, GRID = "#222222", "#8A8A8A", "#E4E4E4"
-FAMILIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-WIDTH, DPI = 10.0, 130
-STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
-    "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8, "figure.facecolor": "white",
-    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure ready to be written: its bytes and the sentence that stands for it where it cannot be seen."""
-
-    png: bytes
-    caption: str
 
 
 def names() -> list[str]:
@@ -56,20 +43,13 @@ def draw(name: str, table: AblationTable) -> Drawing | None:
         close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise KeyError(f"unknown figure {name!r}; {hint}allowed: {', '.join(names())}")
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+    with styled():
         drawn = _FIGURES[name](table)
-        if drawn is None:
-            return None
-        figure, caption = drawn
-        out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
-    return Drawing(out.getvalue(), caption)
+        return None if drawn is None else rendered(*drawn)
 
 
 def cost(table: AblationTable) -> tuple[Figure, str] | None:
-    """One bar per measured row: operations beside what the paper printed, latency with quartiles, peak memory."""
+    """One bar per measured row: operations beside what the paper printed, latency with interval, peak memory."""
     rows = [row for row in table.rows if row.value("macs") is not None or row.value("latency") is not None]
     panels = _cost_panels(table, rows)
     if not rows or not panels:
@@ -81,7 +61,7 @@ def cost(table: AblationTable) -> tuple[Figure, str] | None:
     if panels[0].printed and any(panels[0].printed):
         handles.append(Line2D([], [], color=PRINTED, marker="D", ls="", ms=5, label="published"))
     if any(panel.spread for panel in panels):
-        handles.append(Line2D([], [], color=INK, lw=1.2, label="quartiles"))
+        handles.append(Line2D([], [], color=INK, lw=1.2, label="95 % interval"))
     head = 0.68 if len(handles) > 1 else 0.36
     tall = 0.36 * len(rows) + head + 0.37
     figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
@@ -96,7 +76,8 @@ def cost(table: AblationTable) -> tuple[Figure, str] | None:
             handles=handles, loc="upper left", bbox_to_anchor=(left - 0.012, 1 - 0.02 / tall), ncols=4, fontsize=9,
             handlelength=1.2, columnspacing=1.6,
         )  # fmt: skip
-    return figure, f"Cost per row: {', '.join(panel.title for panel in panels)}"
+    caption = f"Cost per row: {', '.join(panel.title for panel in panels)}"
+    return figure, caption + ("; lines are 95 % intervals" if any(panel.spread for panel in panels) else "")
 
 
 @dataclass(frozen=True)
@@ -127,7 +108,8 @@ def _cost_panels(table: AblationTable, rows: list[Row]) -> list[_Panel]:
     if any(row.value("latency") is not None for row in rows):
         timed = True
         values = [row.value("latency") for row in rows]
-        spread = [None if row.value("latency") is None else row.measurement("latency").quartiles for row in rows]
+        intervals = [row.interval("latency") for row in rows]  # the same as in the table
+        spread = [None if one is None else (one.low, one.high) for one in intervals]
         panels.append(_Panel("latency, ms", values, [_short(value) for value in values], spread=spread))
     if any(row.value("peak_memory") is not None for row in rows):
         timed = True
@@ -233,7 +215,7 @@ def accuracy_vs_flops(table: AblationTable) -> tuple[Figure, str] | None:
     figure.legend(handles=handles, loc="center right", bbox_to_anchor=(0.985, 0.955), ncols=2, fontsize=9.5)
     if any("IN-" in text for _, _, text, _, _ in labels):
         figure.text(0.985, 0.03, "IN: pre-trained on ImageNet", fontsize=9, color=FAINT, ha="right", va="center")
-    _place_labels(figure, axes, labels, points, segments)
+    place_labels(figure, axes, labels, points, segments)
     return figure, f"Published {data} accuracy against the operations of all test views, published and measured"
 
 
@@ -251,86 +233,6 @@ def _family(row: Row) -> str:
     """The model's name without its size and setting: DualFormer-T -> DualFormer."""
     name = row.name.split(",")[0].split(" (")[0]
     return re.sub(r"[-/](T|S|B|L|XL|XXL)(\b.*)?$", "", name)
-
-
-def _place_labels(
-    figure: Figure,
-    axes: Axes,
-    labels: list[tuple[float, float, str, str, bool]],
-    points: list[tuple[float, float, int]],
-    segments: list[tuple[float, float, float, float]],
-) -> None:
-    """Write each label beside its point at the first place where it covers no point, no other label and no border."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    frame = axes.get_window_extent(renderer)
-    scale = figure.dpi / 72
-    taken = []
-    for x, y, size in points:
-        px, py = axes.transData.transform((x, y))
-        half = size * scale / 2 + 3
-        taken.append((px - half, py - half, px + half, py + half))
-    for x0, y0, x1, y1 in segments:
-        (px, py), (qx, qy) = axes.transData.transform([(x0, y0), (x1, y1)])
-        for share in (i / 40 for i in range(41)):
-            x, y = px + share * (qx - px), py + share * (qy - py)
-            taken.append((x - 1, y - 1, x + 1, y + 1))
-    notes, places = [], []
-    for (x, y, text, color, bold), (_, _, size) in zip(labels, points, strict=True):
-        weight = "bold" if bold else "normal"
-        note = axes.annotate(
-            text, (x, y), (0, 0), textcoords="offset points", fontsize=9, color=color, weight=weight, zorder=5
-        )
-        notes.append(note)
-        options = []
-        for preference, place in enumerate(_offsets(size / 2 + 2)):
-            _move(note, place)
-            box = note.get_window_extent(renderer)
-            outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
-            options.append(((box.x0 - 1, box.y0, box.x1 + 1, box.y1), preference + (1e6 if outside else 0), place))
-        places.append(options)
-    fixed = [
-        [cost + 50 * sum(_common(box, other) for k, other in enumerate(taken) if k != i) for box, cost, _ in options]
-        for i, options in enumerate(places)
-    ]
-    chosen = [min(range(len(costs)), key=costs.__getitem__) for costs in fixed]
-    for _ in range(8):  # each label in turn takes its best place among the others, until none moves
-        before = list(chosen)
-        for i, options in enumerate(places):
-            others = [places[k][chosen[k]][0] for k in range(len(places)) if k != i]
-            costs = [fixed[i][c] + 50 * sum(_common(box, o) for o in others) for c, (box, _, _) in enumerate(options)]
-            chosen[i] = min(range(len(costs)), key=costs.__getitem__)
-        if chosen == before:
-            break
-    for note, options, choice in zip(notes, places, chosen, strict=True):
-        _move(note, options[choice][2])
-
-
-def _move(note: Annotation, place: tuple[float, float, str, str]) -> None:
-    note.xyann = place[:2]
-    note.set_horizontalalignment(place[2])
-    note.set_verticalalignment(place[3])
-
-
-def _offsets(gap: float) -> list[tuple[float, float, str, str]]:
-    """Places for a label in the order of preference: right, left, above, below, then farther out."""
-    places = []
-    for far in (0, 6, 12, 20):
-        d = gap + far
-        places += [
-            (d, 0, "left", "center"),
-            (-d, 0, "right", "center"),
-            (0, d, "center", "bottom"),
-            (0, -d, "center", "top"),
-        ]
-        places += [(d * 0.7, d * 0.7, "left", "bottom"), (d * 0.7, -d * 0.7, "left", "top")]
-        places += [(-d * 0.7, d * 0.7, "right", "bottom"), (-d * 0.7, -d * 0.7, "right", "top")]
-    return places
-
-
-def _common(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def scaling(table: AblationTable) -> tuple[Figure, str] | None:
@@ -643,4 +545,6 @@ _FIGURES: dict[str, Callable[[AblationTable], tuple[Figure, str] | None]] = {
     "scaling": scaling,
     "operator_share": operator_share,
     "roofline": roofline_shares,
+    "accuracy_cost": accuracy_figures.accuracy_cost,
+    "testing_views": accuracy_figures.testing_views,
 }

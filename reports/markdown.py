@@ -7,12 +7,12 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
-from reports import counting, statistics, verdict
+from reports import accuracy, accuracy_section, counting, statistics, verdict
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row
+from reports.text import MISSING, Notes, counted, escape, sentence, significant, table_lines
 from reports.verdict import Verdict
 
-MISSING = "—"
 ACCURACY = {  # published accuracy columns: heading and unit; percent, higher is better
     "top1": "top-1", "top5": "top-5", "k400_top1": "K400 top-1", "k400_top5": "K400 top-5", "k600_top1": "K600 top-1",
     "k600_top5": "K600 top-5", "diving48_top1": "Diving-48 top-1", "hmdb51_top1": "HMDB-51 top-1",
@@ -39,45 +39,44 @@ ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
 RATIOS = ("latency", "training_latency")
 
 
-class Notes:
-    """Numbered footnotes; the same text gets the same number."""
-
-    def __init__(self):
-        self.texts: list[str] = []
-
-    def mark(self, text: str) -> str:
-        if text not in self.texts:
-            self.texts.append(text)
-        return f" [{self.texts.index(text) + 1}]"
-
-
 def report(table: AblationTable, figures: dict[str, str]) -> str:
     """The whole report; `figures` maps the file name of each figure to its caption."""
     notes = Notes()
     main = _main_table(table, notes)
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
-    parts += [_links(figures), main, _legend(table), _further(table, notes), _precision(table)]
+    parts += [_links(figures), main, _legend(table), accuracy_section.section(table, notes)]
+    parts += [_further(table, notes), _precision(table)]
     if notes.texts:
         parts.append(
-            "## Notes\n\n" + "\n".join(f"{i}. {_sentence(text)}" for i, text in enumerate(notes.texts, start=1))
+            "## Notes\n\n" + "\n".join(f"{i}. {sentence(text)}" for i, text in enumerate(notes.texts, start=1))
         )
     if table.paper:
         parts.append(_published(table))
     if table.warnings:
-        parts.append("## Warnings\n\n" + "\n".join(f"- {_sentence(text)}" for text in table.warnings))
+        parts.append("## Warnings\n\n" + "\n".join(f"- {sentence(text)}" for text in table.warnings))
     parts.append(_again(table))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def summary(table: AblationTable) -> list[str]:
-    """Two lines: what became of the published costs, and what the measurements say."""
-    return [line for line in (_verdict_line(table), _measured_line(table)) if line]
+    """What became of the published costs, what the measurements say, and what the accuracies do."""
+    return [line for line in (_verdict_line(table), _measured_line(table), *accuracy_section.summary(table)) if line]
 
 
 def verdict_counts(table: AblationTable) -> dict[str, int]:
     """How many published cost cells got each verdict."""
     kinds = [v.kind for v in table.verdicts()]
     return {kind: kinds.count(kind) for kind in verdict.VERDICTS if kind in kinds}
+
+
+def ordering_counts(table: AblationTable) -> dict[str, int]:
+    """How many of the paper's orders were confirmed, contradicted or not told, on the built-in data's largest budget.
+
+    Other data and smaller budgets judge the same orders; they stand in the report itself.
+    """
+    own = [name for name in accuracy.names(table) if accuracy.is_built_in(table, name)]
+    found = [counts for name in own if (counts := accuracy.verdict_counts(accuracy.orderings(table, name).values()))]
+    return found[-1] if found else {}
 
 
 def _verdict_line(table: AblationTable) -> str:
@@ -95,7 +94,7 @@ def _verdict_line(table: AblationTable) -> str:
         verdict.PUBLISHED_ONLY: "published only (no model here stands for the row)",
     }
     said = [f"{n} {words.get(kind, kind)}" for kind, n in counts.items()]
-    return f"Of {_count(sum(counts.values()), 'published cost figure')}: {', '.join(said)}."
+    return f"Of {counted(sum(counts.values()), 'published cost figure')}: {', '.join(said)}."
 
 
 def _measured_line(table: AblationTable) -> str:
@@ -104,21 +103,15 @@ def _measured_line(table: AblationTable) -> str:
     said = []
     for name, unit, scale in (("macs", "G multiply-adds per view", 10**9), ("latency", "ms per forward pass", 1)):
         rows = [row for row in table.rows if row.value(name) is not None]
-        if not rows or (name == "latency" and _mixed(table)):
+        if not rows or (name == "latency" and table.mixed):
             continue
         low, high = min(rows, key=lambda row: row.value(name)), max(rows, key=lambda row: row.value(name))
-        least, most = (_significant(row.value(name) / scale) for row in (low, high))
+        least, most = (significant(row.value(name) / scale) for row in (low, high))
         span = f"{least}" if least == most else f"{least} ({low.name}) to {most} ({high.name})"
         said.append(f"{span} {unit}")
     absent = [row for row in table.rows if row.record is None and not row.published_only]
     line = f"Measured: {'; '.join(said)}." if said else ""
-    return line + (f" {_count(len(absent), 'row')} not measured." if absent else "")
-
-
-def _mixed(table: AblationTable) -> bool:
-    """Whether timings of different circumstances stand in the table, so that no two rows are compared."""
-    found = table.facts()
-    return any(len(found.get(key, [])) > 1 for key in ("device", "dtype", "kernel", "mode", "batch", "threads"))
+    return line + (f" {counted(len(absent), 'row')} not measured." if absent else "")
 
 
 def circumstances(table: AblationTable) -> str:
@@ -137,9 +130,9 @@ def circumstances(table: AblationTable) -> str:
     line = start + ", ".join(said) + "." if said else ""
     if differ:
         line += f" The rows differ in {', '.join(differ)}: see those columns."
-    if timed and _mixed(table):
+    if timed and table.mixed:
         line += " Latency and memory of rows that differ there must not be compared."
-    return line.strip() + (f"\n{_sentence(table.size_note)}" if table.size_note else "")
+    return line.strip() + (f"\n{sentence(table.size_note)}" if table.size_note else "")
 
 
 def _main_table(table: AblationTable, notes: Notes) -> str:
@@ -155,19 +148,12 @@ def _main_table(table: AblationTable, notes: Notes) -> str:
     for column in IN_MAIN_TABLE:
         if table.publishes(column):
             columns.append((f"{ACCURACY[column]} ↑, %, published", lambda row, c=column: _published_cell(row, c)))
+    columns += accuracy_section.main_columns(table, notes)
     found = table.facts()
     for key in FACTS:
         if len(found.get(key, [])) > 1:
             columns.append((key, lambda row, k=key: row.facts().get(k, MISSING)))
-    return _lines(table, columns)
-
-
-def _lines(table: AblationTable, columns: list[tuple[str, Any]]) -> str:
-    lines = ["| " + " | ".join(_escape(heading) for heading, _ in columns) + " |"]
-    lines.append("| --- |" + " ---: |" * (len(columns) - 1))
-    for row in table.rows:
-        lines.append("| " + " | ".join(_escape(cell(row)) for _, cell in columns) + " |")
-    return "\n".join(lines)
+    return table_lines(table.rows, columns)
 
 
 def _cost_columns(table: AblationTable, notes: Notes) -> list[tuple[str, Any]]:
@@ -175,7 +161,7 @@ def _cost_columns(table: AblationTable, notes: Notes) -> list[tuple[str, Any]]:
     columns: list[tuple[str, Any]] = []
     if table.publishes("flops"):
         views = sorted({row.views for row in table.rows if row.views})
-        over = f"{_count(views[0], 'view')}" if len(views) == 1 else "all views"
+        over = f"{counted(views[0], 'view')}" if len(views) == 1 else "all views"
         columns += [
             (f"GFLOPs ↓, {over}, published", lambda row: _published_cell(row, "flops")),
             (f"GFLOPs ↓, {over}, measured", lambda row: _flops(row, notes)),
@@ -250,7 +236,7 @@ def _spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: flo
     measured, interval = row.measurement(name), row.interval(name)
     if measured is None or interval is None:
         return _missing(row, name, notes)
-    shown = "{:.0f}".format if measured.unit == "clips" else _significant
+    shown = "{:.0f}".format if measured.unit == "clips" else significant
     value, low, high = (shown(one / scale) for one in (interval.value, interval.low, interval.high))
     n = f"n={len(measured.samples)}" if count else ""
     inside = ", ".join(part for part in (f"{low}–{high}" if len(measured.samples) > 1 else "", n) if part)
@@ -287,7 +273,7 @@ def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval, and whether it says anything."""
     one = ratio.interval
-    text = f"{_significant(one.value)} ({_significant(one.low)}–{_significant(one.high)})"
+    text = f"{significant(one.value)} ({significant(one.low)}–{significant(one.high)})"
     return text if ratio.distinguishable else f"{text}, {NOT_DISTINGUISHABLE}"
 
 
@@ -300,7 +286,7 @@ def further_names(table: AblationTable) -> list[str]:
     found: dict[str, None] = {}
     for row in table.measured:
         for name, measured in row.record.measurements.items():
-            if name not in IN_COLUMNS and "machine" in measured.details:
+            if name not in IN_COLUMNS and "machine" in measured.details and not accuracy.is_accuracy(name):
                 found[name] = None
     return list(found)
 
@@ -319,7 +305,7 @@ def _further(table: AblationTable, notes: Notes) -> str:
         )
         if name in RATIOS:
             columns += _ratio_columns(table, name, notes)
-    return "## Further measurements\n\n" + _lines(table, columns)
+    return "## Further measurements\n\n" + table_lines(table.rows, columns)
 
 
 def _precision(table: AblationTable) -> str:
@@ -354,7 +340,7 @@ def _plain(row: Row, name: str, scale: int, notes: Notes, decimals: int | None =
     value = row.value(name)
     if value is None:
         return _missing(row, name, notes)
-    return _significant(value / scale) if decimals is None else str(verdict.rounded(value, scale, decimals))
+    return significant(value / scale) if decimals is None else str(verdict.rounded(value, scale, decimals))
 
 
 def _missing(row: Row, name: str, notes: Notes) -> str:
@@ -383,13 +369,12 @@ def _legend(table: AblationTable) -> str:
             said.append("Parameters include the classifier in the rows whose published figure does.")
     elif table.asked("params"):
         said.append("Parameters leave the classifier out.")
-    if any(table.publishes(column) for column in IN_MAIN_TABLE):
-        said.append("Accuracies are published, not measured here.")
+    said.append(accuracy_section.legend(table, any(table.publishes(column) for column in IN_MAIN_TABLE)))
     if table.paper and any(row.published is None for row in table.rows):
         said.append(f"{MISSING} in a published column or its verdict: the paper prints no such figure.")
     elif table.paper and any(row.published_only for row in table.rows):
         said.append(f"{MISSING}: not printed by the paper, or no model here stands for the row.")
-    return " ".join(said)
+    return " ".join(part for part in said if part)
 
 
 def _rules(table: AblationTable) -> str:
@@ -403,7 +388,7 @@ def _rules(table: AblationTable) -> str:
 def _published(table: AblationTable) -> str:
     paper = table.paper
     lines = ["## The published table", "", f"{paper.title}: {paper.table}, {paper.paper}. Source: {paper.source}."]
-    lines += ["", *(f"- {_sentence(note)}" for note in paper.notes)] if paper.notes else []
+    lines += ["", *(f"- {sentence(note)}" for note in paper.notes)] if paper.notes else []
     return "\n".join(lines)
 
 
@@ -436,12 +421,15 @@ def table_csv(table: AblationTable) -> str:
         if name not in IN_COLUMNS and table.asked(name)
         for column in ("ratio", "ratio_low", "ratio_high", "ratio_verdict", "noise_floor")
     ]
+    further += accuracy_section.csv_columns(table)
+    orderings = {name: accuracy.orderings(table, name) for name in accuracy.names(table)}
     columns = [*CSV_COLUMNS, *(f"published_{column}" for column in printed), *further, *FACTS, "case_id", "missing"]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
-        writer.writerow({key: "" if value is None else value for key, value in _csv_row(table, row, printed).items()})
+        cells = _csv_row(table, row, printed) | accuracy_section.csv_row(table, row, orderings)
+        writer.writerow({key: "" if value is None else value for key, value in cells.items()})
     return out.getvalue()
 
 
@@ -524,8 +512,10 @@ def _bool(value: bool) -> str:
 
 def index(tables: list[AblationTable], broken: dict[str, str]) -> str:
     """The list of all ablations with the verdicts of their costs; `broken` maps a folder to what is wrong with it."""
-    lines = ["# Ablations", "", "| ablation | question | rows measured | " + " | ".join(verdict.VERDICTS[:4]) + " |"]
-    lines.append("| --- | --- | ---: |" + " ---: |" * 4)
+    orders = {table.name: ordering_counts(table) for table in tables}
+    heads = [*verdict.VERDICTS[:4], *(f"order {kind}" for kind in accuracy.DECIDED if any(orders.values()))]
+    lines = ["# Ablations", "", "| ablation | question | rows measured | " + " | ".join(heads) + " |"]
+    lines.append("| --- | --- | ---: |" + " ---: |" * len(heads))
     totals = dict.fromkeys(verdict.VERDICTS, 0)
     for table in tables:
         counts = verdict_counts(table)
@@ -534,44 +524,27 @@ def index(tables: list[AblationTable], broken: dict[str, str]) -> str:
         ours = [row for row in table.rows if not row.published_only]
         cells = [
             f"[{table.name}]({table.name}/report.md)",
-            _escape(table.question),
+            escape(table.question),
             f"{len(table.measured)} of {len(ours)}",
         ]
         cells += [str(counts.get(kind, 0)) if table.paper else MISSING for kind in verdict.VERDICTS[:4]]
+        if any(orders.values()):
+            cells += [str(orders[table.name].get(k, 0)) if orders[table.name] else MISSING for k in accuracy.DECIDED]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Numbers under a verdict are published cost figures (operations and parameters)"]
     lines[-1] += f", {sum(totals.values())} in all."
     if totals[verdict.NOT_COMPARED]:
-        lines[-1] += f" {_count(totals[verdict.NOT_COMPARED], 'figure')} not compared: the reports say why."
+        lines[-1] += f" {counted(totals[verdict.NOT_COMPARED], 'figure')} not compared: the reports say why."
+    if any(orders.values()):
+        lines[-1] += (
+            " Orders are published differences in accuracy to a baseline, held against small models trained here, by "
+            "paired tests over seeds."
+        )
     if broken:
-        lines += ["", "## Not listed", "", *(f"- {name}: {_sentence(reason)}" for name, reason in broken.items())]
+        lines += ["", "## Not listed", "", *(f"- {name}: {sentence(reason)}" for name, reason in broken.items())]
     lines += ["", "Rebuild: `python -m reports.build outputs/*/`"]
     return "\n".join(lines) + "\n"
 
 
-def _significant(value: float) -> str:
-    """Three significant digits, never fewer than the whole number: 1234, 123, 12.3, 1.23, 0.0123."""
-    if value == 0:
-        return "0"
-    size = Decimal(repr(float(value))).adjusted()
-    return f"{value:.0f}" if size >= 2 else f"{value:.{2 - size}f}"
-
-
 def _number(value: Decimal) -> str:
     return format(value, "f")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def _escape(text: str) -> str:
-    return (
-        text.replace("|", "\\|").replace("\n", " ").replace("*", "\\*") if "**" not in text else text.replace("\n", " ")
-    )
-
-
-def _sentence(text: str) -> str:
-    text = " ".join(text.split())
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "?", "!")) else text + "."

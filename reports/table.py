@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reports import counting, paper_table, statistics, verdict
+from reports.accuracy import is_accuracy
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
 from reports.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
 from reports.statistics import Interval, Ratio
@@ -239,6 +240,12 @@ class AblationTable:
         both = [v for row in self.rows for v in (row.verdict_flops, row.verdict_params)]
         return [v for v in both if v.kind is not None]
 
+    @property
+    def mixed(self) -> bool:
+        """Whether timings of different circumstances stand in the table, so that no two rows are compared."""
+        found = self.facts()
+        return any(len(found.get(key, [])) > 1 for key in ("device", "dtype", "kernel", "mode", "batch", "threads"))
+
     def facts(self) -> dict[str, list[str]]:
         """Every circumstance with the values it takes, in the order of the rows; more than one value needs a column."""
         found: dict[str, list[str]] = {}
@@ -344,7 +351,8 @@ def facts(record: Record) -> dict[str, str]:
     The first six only where something was timed; a record whose timings come from different runs names all of them.
     """
     case, measured = record.case, [m for m in record.measurements.values() if m.samples]
-    timed = [m for m in measured if m.name in TIMED or "machine" in m.details]
+    timed = [m for m in measured if _is_timed(m)]
+    tried = timed or any(m.missing and not is_accuracy(m.name) for m in record.measurements.values())
     words: dict[str, str] = {}
     if timed:
         words["device"] = _said(timed, record, "machine") or str(case.get("device"))
@@ -358,9 +366,14 @@ def facts(record: Record) -> dict[str, str]:
     if clip:
         length = "1 frame" if clip.get("frames") == 1 else f"{clip.get('frames')} frames at stride {clip.get('stride')}"
         size = f"{length}, {clip.get('size')}x{clip.get('size')} pixels"
-        words["clip"] = size + (f" ({source})" if timed and source else "")
+        words["clip"] = size + (f" ({source})" if tried and source else "")
     words["commit"] = _commits(measured, record)
     return words
+
+
+def _is_timed(measured: Measurement) -> bool:
+    """Whether a measurement says how the case itself ran here; training for accuracy has circumstances of its own."""
+    return measured.name in TIMED or ("machine" in measured.details and not is_accuracy(measured.name))
 
 
 def _said(measured: list[Measurement], record: Record, key: str) -> str:

@@ -1,0 +1,418 @@
+"""Accuracy measured here: what it is, how sure it is, and whether it orders the rows as the paper does.
+
+A measurement `top1_<budget>` holds one top-1 accuracy per seed on the built-in data set, `top1_<budget>_<data>` on
+another; its details name seeds, data, clip and the controls. A mean over seeds has Student's t interval, a single run
+Wilson's over its videos, and says so. Small models on the built-in data are never set against published accuracies;
+what is asked of them is the sign of a difference: does the row that the paper calls better come out better here? That
+is tested against the baseline row by the paired t test over seeds, with Holm's rule over the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from reports import means, verdict
+from reports.means import Paired
+from reports.record import Measurement
+from reports.statistics import Interval
+from reports.verdict import Verdict
+
+if TYPE_CHECKING:
+    from reports.table import AblationTable, Row
+
+BUILT_IN = ("motion", "motion_large")
+BUDGETS = ("quick", "proxy", "full")
+CONTROLS = {"shuffled": "frames shuffled", "single": "a single frame"}
+NAME = re.compile(rf"top1_({'|'.join(BUDGETS)})(?:_(.+))?")
+
+CONFIRMED = "confirmed"
+CONTRADICTED = "contradicted"
+NOT_DISTINGUISHABLE = "not distinguishable at this scale"
+NO_PUBLISHED_ORDERING = "no published ordering"
+ONE_SEED = "one seed: no test"
+NOT_TESTED = "not tested"
+DECIDED = (CONFIRMED, CONTRADICTED, NOT_DISTINGUISHABLE)
+SIGNIFICANT = 0.05
+
+SAME = {"data_digest": "data", "videos": "test videos", "epochs": "epochs"}  # or a row and its baseline have no test
+PUBLISHED_COLUMNS = {"kinetics400": ("k400_top1", "top1"), "kinetics600": ("k600_top1",)}
+PUBLISHED_DATA = {"kinetics-400": "kinetics400", "kinetics-600": "kinetics600"}
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a measurement's name is one of accuracy."""
+    return NAME.fullmatch(name) is not None
+
+
+def budget(name: str) -> str:
+    """`quick`, `proxy` or `full`. Raises: ValueError for a name that is not one of accuracy."""
+    found = NAME.fullmatch(name)
+    if not found:
+        raise ValueError(f"{name!r} is no measurement of accuracy; such are called top1_{'|'.join(BUDGETS)}[_<data>]")
+    return found[1]
+
+
+def names(table: AblationTable) -> list[str]:
+    """The accuracies that were asked for in any row: the built-in data first, budgets from small to large."""
+    return sorted_names(name for row in table.measured for name in row.record.measurements)
+
+
+def sorted_names(found: Iterable[str]) -> list[str]:
+    """Of some measurements' names those of accuracies, each once, in the order of `names`."""
+    own = {name: NAME.fullmatch(name) for name in found if is_accuracy(name)}
+    return sorted(own, key=lambda name: (own[name][2] or "", BUDGETS.index(own[name][1])))
+
+
+def reason(row: Row, name: str) -> str:
+    """Why a row has no such accuracy."""
+    if row.record is None or row.measurement(name) is not None:
+        return row.reason(name)
+    data = NAME.fullmatch(name)[2]
+    return f"its accuracy {f'on {data} ' if data else ''}(accuracy={budget(name)}) was not asked for in this run"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A percentage, its 95 % interval, and where the interval comes from: several seeds, or the videos of one run."""
+
+    interval: Interval | None
+    value: float
+    seeds: int
+    videos: int | None
+
+    @property
+    def over_seeds(self) -> bool:
+        return self.seeds > 1
+
+    def __str__(self) -> str:
+        seeds = f"n={self.seeds}" if self.over_seeds else "one seed"
+        if self.interval is None:
+            return f"{self.value:.1f} ({seeds})"
+        return f"{self.value:.1f} ({self.interval.low:.1f}–{self.interval.high:.1f}, {seeds})"
+
+
+def accuracy(measured: Measurement | None, samples: Sequence[float] | None = None) -> Accuracy | None:
+    """The accuracy that a measurement holds, or that another list of one percentage per seed does.
+
+    None where there are no samples. One seed without a number of videos has no interval.
+    """
+    if measured is None:
+        return None
+    samples = [one for one in (measured.samples if samples is None else samples) if one is not None]
+    if not samples:
+        return None
+    videos = measured.details.get("videos")
+    if len(samples) > 1:
+        interval = within(means.mean_interval(samples, _step(measured) / 12**0.5))
+    elif videos:
+        share = means.share_interval(samples[0] / 100, videos)
+        interval = Interval(samples[0], 100 * share.low, 100 * share.high)
+    else:
+        return Accuracy(None, samples[0], 1, None)
+    return Accuracy(interval, interval.value, len(samples), videos)
+
+
+def within(interval: Interval) -> Interval:
+    """No accuracy lies below 0 % or above 100 %."""
+    return Interval(interval.value, max(0.0, interval.low), min(100.0, interval.high))
+
+
+def by_seed(measured: Measurement | None, key: str | None = None) -> dict[Any, float]:
+    """The samples, or the list in the details called `key`, by their seeds."""
+    if measured is None:
+        return {}
+    values = measured.samples if key is None else measured.details.get(key) or ()
+    seeds = measured.details.get("seeds") or list(range(len(measured.samples)))
+    return {seed: value for seed, value in zip(seeds, values, strict=False) if value is not None}
+
+
+def cost_of_order(measured: Measurement | None, control: str) -> Paired | None:
+    """How many percentage points the control lies below the same weights given the frames in order; None below two
+    seeds."""
+    ours, theirs = by_seed(measured), by_seed(measured, control)
+    shared = [seed for seed in ours if seed in theirs]
+    if len(shared) < 2:
+        return None
+    return means.paired([ours[s] for s in shared], [theirs[s] for s in shared], _step(measured))
+
+
+def _step(measured: Measurement) -> float:
+    """One video of the test set in percentage points; 0 where their number is not known."""
+    videos = measured.details.get("videos")
+    return 100 / videos if videos else 0.0
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """A row against the baseline: the paired difference in percentage points, and what became of the paper's order.
+
+    `p` is the two-sided p of the row alone, `p_holm` that among all tested rows, which decides. `reason` says why
+    there is no test.
+    """
+
+    kind: str
+    published: Decimal | None = None
+    difference: Paired | None = None
+    p_holm: float | None = None
+    reason: str | None = None
+
+    @property
+    def distinguishable(self) -> bool:
+        return self.p_holm is not None and self.p_holm < SIGNIFICANT
+
+    @property
+    def direction(self) -> str:
+        """Where the row lies here, in words."""
+        if self.difference is None:
+            return ""
+        if not self.distinguishable:
+            return NOT_DISTINGUISHABLE
+        return "higher here" if self.difference.interval.value > 0 else "lower here"
+
+
+def orderings(table: AblationTable, name: str) -> dict[str, Ordering]:
+    """By the name of the row, the ordering of each row that has this accuracy and a baseline that has it too."""
+    tests: dict[str, Paired] = {}
+    found: dict[str, Ordering] = {}
+    column = published_column(table, name)
+    for row in table.rows:
+        base = table.baseline_of(row)
+        if base is None or base is row or row.value(name) is None or base.value(name) is None:
+            continue
+        ours, theirs = row.measurement(name), base.measurement(name)
+        published = _published_difference(row, base, column)
+        reason = _not_alike(ours, theirs)
+        pairs = [(by_seed(ours)[seed], one) for seed, one in by_seed(theirs).items() if seed in by_seed(ours)]
+        if reason:
+            found[row.name] = Ordering(NOT_TESTED, published, reason=reason)
+        elif len(pairs) < 2:
+            alone = len(ours.samples) < 2 or len(theirs.samples) < 2
+            few = None if alone else "the row and the baseline have fewer than two seeds in common"
+            found[row.name] = Ordering(ONE_SEED if alone else NOT_TESTED, published, reason=few)
+        else:
+            tests[row.name] = means.paired(*zip(*pairs, strict=True), _step(ours))
+            found[row.name] = Ordering("", published)
+    for row_name, p in zip(tests, means.holm([one.p for one in tests.values()]), strict=True):
+        published = found[row_name].published
+        judged = _judged(tests[row_name], p, published)
+        found[row_name] = Ordering(judged, published, tests[row_name], p)
+    return found
+
+
+def _judged(test: Paired, p: float, published: Decimal | None) -> str:
+    if not published:  # nothing printed, or the same accuracy for both
+        return NO_PUBLISHED_ORDERING
+    if p >= SIGNIFICANT:
+        return NOT_DISTINGUISHABLE
+    return CONFIRMED if (test.interval.value > 0) == (published > 0) else CONTRADICTED
+
+
+def _published_difference(row: Row, base: Row, column: str | None) -> Decimal | None:
+    printed = [one.printed(column) for one in (row, base)] if column else [None]
+    return None if None in printed else Decimal(str(printed[0])) - Decimal(str(printed[1]))
+
+
+def _not_alike(ours: Measurement, theirs: Measurement) -> str | None:
+    """Why two rows may not be compared, in words."""
+    for key, words in SAME.items():
+        values = [str(one.details.get(key)) for one in (ours, theirs)]
+        if values[0] != values[1]:
+            return f"not tested: {words} {values[0][:12]} here, {values[1][:12]} in the baseline"
+    return None
+
+
+def published_column(table: AblationTable, name: str) -> str | None:
+    """The printed accuracy that an accuracy is held against: of the same data, else the paper's main one."""
+    data = data_of(table, name)
+    own = next((column for column in printed_columns(data) if table.publishes(column)), None)
+    return own or next((column for column in ("top1", "k400_top1") if table.publishes(column)), None)
+
+
+def printed_columns(data: str) -> tuple[str, ...]:
+    """Under which names the papers' tables print the top-1 accuracy of a data set."""
+    return PUBLISHED_COLUMNS.get(data, (f"{data}_top1",))
+
+
+def data_of(table: AblationTable, name: str) -> str:
+    """The data set behind an accuracy: as the records say, else as its name does."""
+    stated = said(table, name, "data")
+    return stated[0] if stated else NAME.fullmatch(name)[2] or BUILT_IN[0]
+
+
+def is_built_in(table: AblationTable, name: str) -> bool:
+    """Whether the data came with the project, so that no paper has a figure for it."""
+    stated = said(table, name, "built_in")
+    return bool(stated[0]) if stated else data_of(table, name) in BUILT_IN
+
+
+def judge_full(table: AblationTable, row: Row, name: str) -> Verdict:
+    """The published accuracy of a row against the one measured at full scale: reproduced where the interval holds it.
+
+    The interval is widened by half of the last printed digit. Rows of another data set, width or clip than the
+    published ones are not compared, with the reason.
+    """
+    column, measured = full_column(table, name), row.measurement(name)
+    printed = row.printed(column) if column else None
+    if printed is None:
+        return verdict.NOTHING_PUBLISHED
+    if row.published_only:
+        return Verdict(verdict.PUBLISHED_ONLY)
+    found = accuracy(measured)
+    if row.comparable is not True:
+        return Verdict(verdict.NOT_COMPARED, str(row.comparable or "not the published setting"))
+    if found is None:
+        return Verdict(verdict.NOT_COMPARED, reason(row, name))
+    if found.interval is None:
+        return Verdict(verdict.NOT_COMPARED, "one run without its number of videos has no interval")
+    smaller = _not_full(row, measured)
+    if smaller:
+        return Verdict(verdict.NOT_COMPARED, smaller)
+    half = Decimal(1).scaleb(Decimal(str(printed)).as_tuple().exponent) / 2
+    holds = found.interval.low - float(half) <= printed <= found.interval.high + float(half)
+    return Verdict(verdict.REPRODUCED if holds else verdict.NOT_REPRODUCED)
+
+
+def full_column(table: AblationTable, name: str) -> str | None:
+    """The printed column that an accuracy at full scale stands beside; None for any other accuracy."""
+    if budget(name) != "full" or is_built_in(table, name):
+        return None
+    data = data_of(table, name)
+    for column in printed_columns(data):
+        said = {PUBLISHED_DATA.get(str(row.published.settings.get("dataset", "")).lower()) for row in _printed(table)}
+        if table.publishes(column) and (column != "top1" or said <= {None, data}):
+            return column
+    return None
+
+
+def _printed(table: AblationTable) -> list[Row]:
+    return [row for row in table.rows if row.published is not None]
+
+
+def _not_full(row: Row, measured: Measurement) -> str | None:
+    """How a run at full scale is smaller than the row it belongs to."""
+    if measured.details.get("width_factor", 1) != 1:
+        return f"trained at width factor {measured.details['width_factor']}"
+    if measured.details.get("depth") is not None:
+        return f"trained with at most {measured.details['depth']} blocks a stage"
+    clip = row.record.case.get("clip") or {}
+    for key in ("frames", "size"):
+        here, there = measured.details.get(key), clip.get(key)
+        if here is not None and there is not None and here != there:
+            return f"trained with {key} {here}, the row has {there}"
+    return None
+
+
+def macs_per_view(row: Row, name: str) -> float | None:
+    """Multiply-adds of one view of the model that was trained: as stated with the accuracy, else the row's own where
+    the row itself was trained."""
+    measured = row.measurement(name)
+    stated = measured.details.get("macs")
+    return stated if stated is not None else None if _not_full(row, measured) else row.value("macs")
+
+
+def said(table: AblationTable, name: str, key: str) -> list[Any]:
+    """The values that an entry of the details takes over the rows, each once."""
+    values = [m.details[key] for m in _measurements(table, name) if m.details.get(key) is not None]
+    return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
+def _measurements(table: AblationTable, name: str) -> Iterable[Measurement]:
+    return [m for row in table.measured if (m := row.measurement(name))]
+
+
+def data_words(table: AblationTable, name: str) -> str:
+    """The data set as a heading names it."""
+    data = data_of(table, name)
+    return f"built-in data ({data})" if is_built_in(table, name) else data
+
+
+def setting(table: AblationTable, name: str) -> str:
+    """Data set, budget, frames x size, how much smaller the models were, seeds: what a heading has to say."""
+    parts = [data_words(table, name), budget(name)]
+    frames, size, width, depth = (said(table, name, key) for key in ("frames", "size", "width_factor", "depth"))
+    if frames and len(size) == 1:
+        long = f"{frames[0]}" if len(frames) == 1 else f"{min(frames)}–{max(frames)}"
+        parts.append(f"{long}x{size[0]}x{size[0]}")
+    if len(width) == 1:
+        parts.append("full width" if width[0] == 1 else f"width factor {width[0]:g}")
+    if len(depth) == 1:
+        parts.append(f"at most {depth[0]} blocks a stage")
+    counts = {len(m.samples) for m in _measurements(table, name) if m.samples}
+    if counts:
+        low, high = min(counts), max(counts)
+        parts.append(f"{low}–{high} seeds" if low != high else f"{low} seed{'' if low == 1 else 's'}")
+    return ", ".join(parts)
+
+
+def unfinished(measured: Measurement) -> str | None:
+    """Which of the wanted seeds are lacking, in words."""
+    done, wanted = measured.details.get("seeds") or [], measured.details.get("wanted_seeds") or []
+    lacking = [seed for seed in wanted if seed not in done]
+    if not measured.samples or not lacking:
+        return None
+    failed = measured.details.get("failed") or {}
+    reasons = dict.fromkeys(failed[str(seed)] for seed in lacking if str(seed) in failed)
+    return f"{len(done)} of {len(wanted)} seeds trained so far" + (f": {'; '.join(reasons)}" if reasons else "")
+
+
+def differs(table: AblationTable, row: Row, name: str) -> str | None:
+    """In what the accuracy of a row was measured otherwise than that of other rows, in words."""
+    measured = row.measurement(name)
+    words = {"frames": "frames", "size": "size", "width_factor": "width factor", "recipe": "recipe"} | SAME
+    found = [
+        f"{words[key]} {str(measured.details.get(key, 'not stated'))[:12]}"
+        for key in words
+        if len(said(table, name, key)) > 1
+    ]
+    return f"trained with {', '.join(found)}, other rows otherwise" if found else None
+
+
+def control_means(rows: Iterable[Row], name: str) -> dict[str, float]:
+    """The mean over rows and seeds of each control that was tried."""
+    found = {key: [by_seed(row.measurement(name), key).values() for row in rows] for key in CONTROLS}
+    return {key: fmean(fmean(one) for one in values if one) for key, values in found.items() if any(values)}
+
+
+def verdict_counts(found: Iterable[Ordering]) -> dict[str, int]:
+    """How many rows got each of the three answers."""
+    kinds = [one.kind for one in found]
+    return {kind: kinds.count(kind) for kind in DECIDED if kind in kinds}
+
+
+def summary(table: AblationTable, name: str) -> str | None:
+    """One sentence on an accuracy: what became of the paper's order; None where nothing was measured."""
+    known = [row for row in table.rows if row.value(name) is not None]
+    if not known:
+        return None
+    best, least = (choose(known, key=lambda row: accuracy(row.measurement(name)).value) for choose in (max, min))
+    values = [f"{accuracy(row.measurement(name)).value:.1f} % ({row.name})" for row in (least, best)]
+    span = f"Top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
+    span += "".join(f", {mean:.1f} % with {CONTROLS[key]}" for key, mean in control_means(known, name).items())
+    found = orderings(table, name)
+    if not found:
+        return f"{span}."
+    kinds = [one.kind for one in found.values()]
+    if all(kind == ONE_SEED for kind in kinds):
+        return f"{span}; {ONE_SEED} of the ordering."
+    bases = list(dict.fromkeys(row.baseline for row in table.rows if row.name in found))
+    base = bases[0] if len(bases) == 1 else "their baselines"
+    counts = verdict_counts(found.values())
+    judged = {kind: [row for row, one in found.items() if one.kind == kind] for kind in counts}
+    if sum(counts.values()) == 1:
+        ((kind, (row,)),) = judged.items()
+        return f"{span}; the one order against {base} that the paper prints ({row}) is {kind}."
+    if counts:
+        parts = [
+            f"{n} {k}" + (f" ({', '.join(judged[k])})" if k != NOT_DISTINGUISHABLE else "") for k, n in counts.items()
+        ]
+        return f"{span}; of the {sum(counts.values())} orders against {base} that the paper prints: {', '.join(parts)}."
+    tested = [one for one in found.values() if one.difference]
+    if not tested:
+        return f"{span}; no order could be tested."
+    told = sum(one.distinguishable for one in tested)
+    return f"{span}; {told} of {len(tested)} rows can be told from {base}, and the paper prints no order of them."

@@ -1,0 +1,427 @@
+"""Accuracy in the reports: intervals, the verdict on the paper's order, and what a reader is shown."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from test_reports import one_record, write
+
+from harness import table as terminal
+from harness.progress import human
+from reports import accuracy, build, confusion, figure, means, record, table, testing_views
+from reports.paper_table import PaperRow, PaperTable
+from reports.record import Measurement, RecordError
+from reports.table import AblationTable, Row
+
+MOTION = {
+    "data": "motion", "built_in": True, "data_digest": "ab12cd34ef56", "frames": 8, "size": 64, "width_factor": 0.25,
+    "epochs": 6.0, "videos": 400, "classes": 10, "machine": "Example CPU, 2 cores",
+}  # fmt: skip
+
+
+def trained(*samples, name="top1_quick", seeds=None, **details) -> Measurement:
+    said = MOTION | {"seeds": list(range(len(samples)) if seeds is None else seeds)} | details
+    if not samples:
+        return Measurement(name, "percent", "higher", missing=said.pop("missing"), details=said)
+    return Measurement(name, "percent", "higher", samples, details=said)
+
+
+def with_accuracy(row, *measured, **changes):
+    one = one_record(row, **changes)
+    return replace(one, measurements=one.measurements | {m.name: m for m in measured})
+
+
+PUBLISHED = {"base": 79.5, "worse": 78.4, "better": 79.9, "level": 79.5}
+
+
+def rows_of(samples: dict[str, Measurement], published=PUBLISHED) -> AblationTable:
+    """Rows with nothing but an accuracy, beside a paper that prints the accuracy of some."""
+    rows = []
+    for name, measured in samples.items():
+        printed = None
+        if name in published:
+            printed = PaperRow(name, {"top1": published[name]}, None, "not_stated", "not_stated")
+        one = record.Record(name, "example", name, {}, {measured.name: measured})
+        rows.append(Row(name, printed, one, baseline="base"))
+    return AblationTable("example", "Which is better?", tuple(rows))
+
+
+# intervals and tests
+
+
+@pytest.mark.parametrize(
+    ("share", "degrees", "expected"),  # Abramowitz and Stegun, Table 26.10
+    [(0.975, 1, 12.706), (0.975, 2, 4.303), (0.975, 3, 3.182), (0.95, 4, 2.132), (0.995, 9, 3.250), (0.975, 30, 2.042)],
+)
+def test_quantiles_of_t(share, degrees, expected):
+    assert means.t_quantile(share, degrees) == pytest.approx(expected, abs=5e-4)
+    assert means.t_quantile(1 - share, degrees) == -means.t_quantile(share, degrees)
+    assert means.two_sided_p(means.t_quantile(share, degrees), degrees) == pytest.approx(2 * (1 - share), rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.01, 0.7, 3.0, 40.0, 1e4])
+def test_p_of_one_and_two_degrees_in_closed_form(t):
+    assert means.two_sided_p(t, 1) == pytest.approx(1 - 2 * math.atan(t) / math.pi, rel=1e-9)
+    assert means.two_sided_p(t, 2) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-6)
+    assert means.two_sided_p(-t, 7) == means.two_sided_p(t, 7)
+    normal = math.erfc(t / math.sqrt(2))
+    assert means.two_sided_p(t, 10**7) == pytest.approx(normal, rel=1e-4, abs=1e-12)
+
+
+def test_intervals_of_a_mean_and_of_a_share():
+    one = means.mean_interval([70.0, 71.0, 72.0])
+    assert (one.value, one.high - 71) == (71, pytest.approx(4.302653 / math.sqrt(3)))
+    assert means.share_interval(0.0, 10).high == pytest.approx(0.27753, abs=1e-5)
+    assert means.share_interval(0.5, 100).low == pytest.approx(0.40383, abs=1e-5)
+    assert means.share_interval(1.0, 5).high == 1
+    for wrong in (
+        lambda: means.mean_interval([70.0]),
+        lambda: means.share_interval(1.1, 5),
+        lambda: means.paired([], []),
+    ):
+        with pytest.raises(ValueError, match="allowed|two samples"):
+            wrong()
+
+
+def test_the_paired_test_and_holm():
+    found = means.paired([1.0, 2.0, 4.0], [0.0, 0.0, 0.0])  # t = (7/3) / sqrt(7/9) = 2.6458
+    assert found.p == pytest.approx(1 - math.sqrt(7 / 9), abs=1e-9)  # t / sqrt(2 + t^2) with t^2 = 7
+    assert means.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert means.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert means.holm([]) == []
+
+
+def test_differences_that_are_alike_to_the_video_are_not_taken_as_certain():
+    assert means.paired([70.0, 71.0], [69.75, 70.75]).p == 0
+    assert 0.05 < means.paired([70.0, 71.0], [69.75, 70.75], step=0.25).p < 0.5
+    assert means.paired([70.0, 71.0], [70.0, 71.0], step=0.25).p == 1
+
+
+def test_one_seed_has_the_interval_of_its_videos_and_says_so():
+    one, three = accuracy.accuracy(trained(71.25)), accuracy.accuracy(trained(70.0, 71.0, 72.0))
+    assert str(one) == "71.2 (66.6–75.5, one seed)"
+    assert str(three) == "71.0 (68.5–73.5, n=3)"
+    assert str(accuracy.accuracy(trained(71.25, videos=None))) == "71.2 (one seed)"
+    assert str(accuracy.accuracy(trained(99.0, 100.0))) == "99.5 (93.1–100.0, n=2)"
+    assert accuracy.accuracy(trained(missing="out of memory")) is None
+
+
+# the order of the rows
+
+
+def kinds(samples, **options):
+    return {name: one.kind for name, one in accuracy.orderings(rows_of(samples, **options), "top1_quick").items()}
+
+
+def test_an_order_is_confirmed_contradicted_or_not_distinguishable():
+    drift = np.array([0.0, 2.0, -1.5])  # of a seed, common to all rows
+    samples = {
+        "base": trained(*(70 + drift)),
+        "worse": trained(*(65 + drift + [0.25, 0, -0.25])),
+        "better": trained(*(66 + drift + [0, 0.25, 0.25])),
+        "level": trained(*(75 + drift + [0, 0.25, 0.25])),
+        "ours": trained(*(71 + drift + [1, -2, 1.5])),
+    }
+    assert kinds(samples) == {
+        "worse": accuracy.CONFIRMED,
+        "better": accuracy.CONTRADICTED,
+        "level": accuracy.NO_PUBLISHED_ORDERING,  # the paper prints the same accuracy for both
+        "ours": accuracy.NO_PUBLISHED_ORDERING,
+    }
+    found = accuracy.orderings(rows_of(samples), "top1_quick")
+    assert found["worse"].difference.interval.value == pytest.approx(-5)
+    assert (found["worse"].published, found["worse"].difference.pairs) == (-accuracy.Decimal("1.1"), 3)
+    assert (found["level"].direction, found["ours"].direction) == ("higher here", accuracy.NOT_DISTINGUISHABLE)
+    noisy = samples | {"worse": trained(69.0, 73.0, 67.0)}
+    assert kinds(noisy)["worse"] == accuracy.NOT_DISTINGUISHABLE
+    assert accuracy.summary(rows_of(samples), "top1_quick") == (
+        "Top-1 on built-in data (motion), quick, 8x64x64, width factor 0.25, 3 seeds: 65.2 % (worse) to 75.3 % "
+        "(level); of the 2 orders against base that the paper prints: 1 confirmed (worse), 1 contradicted (better)."
+    )
+
+
+def test_holm_raises_p_by_the_number_of_rows():
+    base = trained(70.0, 72.0, 68.0)
+    row = trained(69.0, 70.5, 66.75)
+    alone = accuracy.orderings(rows_of({"base": base, "worse": row}), "top1_quick")["worse"]
+    others = {f"ours {n}": trained(70.0, 71.0, 69.25) for n in range(3)}
+    among = accuracy.orderings(rows_of({"base": base, "worse": row} | others), "top1_quick")["worse"]
+    assert alone.difference.p == alone.p_holm
+    assert among.p_holm == pytest.approx(4 * alone.p_holm)
+    assert (alone.kind, among.kind) == (accuracy.CONFIRMED, accuracy.NOT_DISTINGUISHABLE)
+
+
+def test_what_cannot_be_tested_says_why():
+    base = trained(70.0, 72.0, 68.0)
+    one_seed = {"base": base, "worse": trained(60.0)}
+    assert kinds(one_seed) == {"worse": "one seed: no test"}
+    assert accuracy.summary(rows_of(one_seed), "top1_quick").endswith("one seed: no test of the ordering.")
+    assert kinds({"worse": trained(60.0, 61.0)}) == {}
+    for changed in (dict(data_digest="other"), dict(videos=390), dict(epochs=9.0), dict(seeds=[7, 8, 9])):
+        other = accuracy.orderings(rows_of({"base": base, "worse": trained(60.0, 61.0, 59.0, **changed)}), "top1_quick")
+        assert other["worse"].kind == accuracy.NOT_TESTED
+        assert "here, " in other["worse"].reason or "in common" in other["worse"].reason
+    paired = trained(68.0, 60.0, 62.0, seeds=[2, 0, 1])  # in another order: pairs go by the seed
+    found = accuracy.orderings(rows_of({"base": base, "worse": paired}), "top1_quick")["worse"]
+    assert found.difference.interval.value == pytest.approx(-(10 + 10 + 0) / 3)
+    missing = {"base": base, "worse": trained(missing="out of memory")}
+    assert kinds(missing) == {}
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_rows_that_are_equal_are_rarely_told_apart(rows):
+    """Under equal means any row is called confirmed or contradicted in about 5 % of the tables, or less."""
+    random = np.random.default_rng(0)
+    published = {"base": 79.5} | {f"row {n}": 79.0 for n in range(rows)}
+    wrong, tables = 0, 1000
+    for _ in range(tables):
+        drift = random.normal(0, 1.5, 3)
+        draws = {name: np.clip(70 + drift + random.normal(0, 1.0, 3), 0, 100) for name in published}
+        seen = {name: trained(*(float(round(4 * x) / 4) for x in draw)) for name, draw in draws.items()}
+        wrong += any(kind != accuracy.NOT_DISTINGUISHABLE for kind in kinds(seen, published=published).values())
+    assert (0.03 if rows == 1 else 0.02) < wrong / tables < 0.065, wrong / tables
+
+
+# full scale
+
+
+def at_full_scale(value, **details):
+    settings = dict(
+        data="kinetics400", built_in=False, frames=32, size=224, width_factor=1, videos=19_760, name="top1_full"
+    )
+    return trained(value, **settings | details)
+
+
+@pytest.mark.parametrize(
+    ("measured", "comparable", "expected"),
+    [
+        (at_full_scale(79.2), True, "reproduced"),
+        (at_full_scale(78.0), True, "not reproduced"),
+        (at_full_scale(79.5, width_factor=0.5), True, "not compared (trained at width factor 0.5)"),
+        (at_full_scale(79.5, frames=16), True, "not compared (trained with frames 16, the row has 32)"),
+        (at_full_scale(79.5), "a longer clip", "not compared (a longer clip)"),
+        (at_full_scale(79.5, data="diving48"), True, ""),
+        (trained(79.5, name="top1_full"), True, ""),  # the built-in data is never set against a paper
+    ],
+)
+def test_full_scale_stands_beside_the_published_accuracy(tmp_path, measured, comparable, expected):
+    entry = {"published": "(LG, LG, LG, LG)", "comparable": comparable}
+    rows = table.load(write(tmp_path / "scales", [with_accuracy("LG", measured)], [entry]))
+    assert str(accuracy.judge_full(rows, rows.rows[0], "top1_full")) == expected
+
+
+# what a reader sees
+
+
+def ablation(tmp_path, base=None, **manifest):
+    """Three rows of Table 3, trained with three seeds, and one that failed."""
+    controls = dict(shuffled=[24.0, 25.0, 23.0], single=[10.0, 11.0, 9.5], coverage=[1.0, 1.0, 0.995])
+    accuracies = [
+        base or trained(70.0, 72.0, 68.5, top5=[95.0, 96.0, 94.0], **controls),
+        trained(65.0, 66.75, 63.25, **controls),
+        trained(70.0, 71.0, 69.0, **controls),
+        trained(missing="the loss was no longer a number at step 12"),
+    ]
+    names = ["LG", "LG1", "ours", "lost"]
+    entries = [{"published": f"({', '.join([name] * 4)})" if name in ("LG", "LG1") else None} for name in names]
+    records = [with_accuracy(name, one) for name, one in zip(names, accuracies, strict=True)]
+    return write(tmp_path / "scales", records, [entry | {"baseline": "LG"} for entry in entries], **manifest)
+
+
+def built(folder):
+    build.build(folder)
+    rows = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text(encoding="utf-8"))))
+    return (folder / "report.md").read_text(encoding="utf-8"), {row["row"]: row for row in rows}
+
+
+def test_the_report_shows_accuracy_with_its_setting_and_its_verdict(tmp_path):
+    folder = ablation(tmp_path)
+    report, rows = built(folder)
+    heading = "top-1 ↑, %, measured on built-in data (motion), quick, 8x64x64, width factor 0.25, 3 seeds"
+    assert f"| top-1 ↑, %, published | {heading}: mean (95 % interval) |" in report
+    assert "| 79.5 | 70.2 (65.8–74.5, n=3) [1] |" in report
+    assert "99.5 % of the test videos could be decoded; the others count as wrong." in report
+    assert "The loss was no longer a number at step 12." in report
+    assert "Accuracies are published, not measured here" not in report
+    assert "Those of a smaller setting are not to be compared with the published ones" in report
+    assert "| LG | 0 (baseline) | — | — | — |" in report
+    assert "| −1.1 | confirmed |" in report
+    assert "| — | no published ordering; not distinguishable at this scale |" in report
+    assert "#### Does the data need time?" in report
+    assert "frames shuffled | top-1, %, a single frame |" in report
+    assert "Guessing among 10 classes gives 10.0 %." in report
+    assert "- Top-1 on built-in data (motion), quick" in report
+    assert "![Measured top-1 accuracy against latency; lines are 95 % intervals](accuracy_cost.png)" in report
+    assert "Further measurements" not in report  # an accuracy is no timing
+    assert "Example CPU, 2 cores, torch" in report.partition("## Accuracy")[0]
+    assert (rows["LG"]["top1_quick"], rows["LG"]["top1_quick_seeds"]) == (str(210.5 / 3), "3")
+    assert (rows["LG"]["top1_quick_interval"], rows["LG"]["top1_quick_data"]) == ("seeds", "motion")
+    assert float(rows["LG1"]["top1_quick_difference"]) == pytest.approx(-5.1667, abs=1e-3)
+    assert (rows["LG1"]["top1_quick_ordering"], rows["LG1"]["top1_quick_published_difference"]) == ("confirmed", "-1.1")
+    assert float(rows["LG"]["top1_quick_shuffled"]) == 24
+    assert (rows["lost"]["top1_quick"], rows["LG"]["published_top1"]) == ("", "79.5")
+    index = build.build_index(folder.parent).read_text(encoding="utf-8")
+    assert "| order confirmed | order contradicted | order not distinguishable at this scale |" in index
+    assert index.splitlines()[4].endswith("| 1 | 0 | 0 |")
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    folder = ablation(tmp_path, figures=["cost", "accuracy_cost"])
+    first = {path.name: path.read_bytes() for path in build.build(folder)}
+    assert list(first) == ["cost.png", "accuracy_cost.png", "table.csv", "report.md"]
+    assert {path.name: path.read_bytes() for path in build.build(folder)} == first
+
+
+def test_seeds_that_lack_and_other_settings_stand_in_footnotes(tmp_path):
+    folder = ablation(
+        tmp_path,
+        trained(70.0, 72.0, wanted_seeds=[0, 1, 2], failed={"2": "killed by a signal"}, frames=4),
+    )
+    report, _ = built(folder)
+    assert "2 of 3 seeds trained so far: killed by a signal." in report
+    assert "Trained with frames 4, other rows otherwise." in report
+    assert "quick, 4–8x64x64, width factor 0.25, 2–3 seeds" in report
+
+
+def test_a_report_without_accuracy_says_that_it_is_published_only(tmp_path):
+    folder = write(tmp_path / "scales", [one_record()], [{"published": "(LG, LG, LG, LG)"}])
+    report, _ = built(folder)
+    assert "Accuracies are published, not measured here." in report
+    assert "Accuracy measured here" not in report
+    assert not (folder / "accuracy_cost.png").exists()
+
+
+def test_the_terminal_shows_percent_interval_and_seeds(tmp_path):
+    assert human(trained(70.0, 71.0, 72.0)) == "71.0 % [68.5–73.5], 3 seeds"
+    assert human(trained(71.25)) == "71.2 % [66.6–75.5], 1 seed"
+    assert human(trained(missing="out of memory")) == "—"
+    folder = ablation(tmp_path)
+    cases = [SimpleNamespace(case=one) for one in record.read_manifest(folder)["rows"]]
+    entries = [SimpleNamespace(case=SimpleNamespace(row=one.case["row"], id=one.case["case_id"])) for one in cases]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(terminal, "case_id", lambda case: case.id)
+        console = Console(width=220, record=True, file=io.StringIO())
+        console.print(terminal.results(folder, entries))
+    text = console.export_text()
+    assert "70.2 % [65.8–74.5], 3 seeds" in text
+    assert "top-1 ↑ (motion, quick, 8x64x64, width factor 0.25)" in text
+    assert "that the paper prints (LG1) is confirmed." in " ".join(text.split())
+
+
+def test_rows_without_timings_keep_the_words_for_the_clip(tmp_path):
+    records = [one_record("timed"), one_record("lost", timed=False, latency="out of memory")]
+    records.append(with_accuracy("trained", trained(70.0), timed=False))
+    rows = table.load(write(tmp_path / "scales", records, table=None))
+    assert (
+        rows.rows[0].facts()["clip"] == rows.rows[1].facts()["clip"] == "32 frames at stride 2, 224x224 pixels (sample)"
+    )
+    assert "device" not in rows.rows[2].facts()  # where it was trained is said with the accuracy
+
+
+def test_the_figure_of_costs_draws_the_intervals_of_the_table(tmp_path):
+    rows = table.load(write(tmp_path / "scales", [one_record()], table=None))
+    (panel,) = (panel for panel in figure._cost_panels(rows, list(rows.rows)) if panel.title == "latency, ms")
+    interval = rows.rows[0].interval("latency")
+    assert panel.spread == [(interval.low, interval.high)]
+    assert figure.draw("cost", rows).caption.endswith("; lines are 95 % intervals")
+
+
+# confusion matrices
+
+
+def scores_of(k, videos=20):
+    counts = np.random.default_rng(k).multinomial(videos, np.full(k, 1 / k), size=k) + 5 * np.eye(k, dtype=int)
+    return {"confusion": counts.tolist(), "classes": [f"a class with a long name, number {n}" for n in range(k)]}
+
+
+@pytest.mark.parametrize("k", [2, 30, 120])  # with numbers, with names, with some of the names
+def test_confusion_matrices_are_drawn_at_any_size(tmp_path, k, capsys):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(scores_of(k) | {"videos": 10**4}))
+    assert confusion.main([str(path), str(tmp_path / "out" / "matrix.png")]) == 0
+    png = (tmp_path / "out" / "matrix.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert k > 2 or png == confusion.picture(confusion.read(path))
+    assert "matrix.png" in capsys.readouterr().out
+
+
+def test_shares_and_mistakes_of_a_confusion_matrix():
+    counts = np.array([[8, 2, 0], [0, 0, 0], [5, 0, 5]])
+    assert confusion.shares(counts).tolist() == [[80, 20, 0], [0, 0, 0], [50, 0, 50]]
+    assert confusion.mistakes(counts, ["a", "b", "c"]) == [("c", "a", 5, 10), ("a", "b", 2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "holds no confusion matrix"),
+        ("{", "cannot be read as scores"),
+        ('{"confusion": [[1, 2]]}', "no square of counts"),
+        ('{"confusion": [[1, 2], [3]]}', "no square of counts"),
+        ('{"confusion": [[1, 2], [3, 4]], "classes": ["a"]}', "1 class names do not fit"),
+    ],
+)
+def test_scores_without_a_matrix_are_named(tmp_path, content, message, capsys):
+    path = tmp_path / "scores.json"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=message):
+        confusion.read(path)
+    assert confusion.main([str(path), str(tmp_path / "out.png")]) == 1
+    assert "scores.json" in capsys.readouterr().err
+
+
+# views at test time
+
+
+BY_VIEWS = [
+    {
+        "clips": clips,
+        "crops": crops,
+        "views": clips * crops,
+        "top1": 80.0 + clips / 4 + crops / 8,
+        "low": 79,
+        "high": 82,
+    }
+    for crops in (1, 3)
+    for clips in (1, 2, 4)
+]
+
+
+def test_published_points_of_testing_views():
+    found = {(p.clips, p.crops): p.top1 for p in testing_views.published("DualFormer-S", "diving48")}
+    assert found == {(4, 1): 81.2, (4, 3): 81.8}
+    assert [p.top1 for p in testing_views.published("DualFormer-T", "kinetics400")] == [79.5]
+    assert testing_views.published("DualFormer-T", "motion") == ()
+
+
+def test_views_are_drawn_and_tabled_from_a_file(tmp_path, capsys):
+    path = tmp_path / "views.json"
+    path.write_text(
+        json.dumps({"views": BY_VIEWS, "macs_per_view": 159e9, "model": "DualFormer-S", "data": "diving48"})
+    )
+    assert testing_views.main([str(path), str(tmp_path / "views.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "| 4 | 3 | 12 | 1908 | 81.4 (79.0–82.0) | 81.8 (DualFormer-S (4x3), Table 2) |" in printed
+    assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
+    path.write_text(json.dumps(BY_VIEWS))
+    assert testing_views.main([str(path), str(tmp_path / "views.png")]) == 0
+    assert "GMACs" not in capsys.readouterr().out
+    for wrong, message in (("[]", "there are no tests"), ('[{"clips": 1}]', "is no test"), ("{}", "no entry 'views'")):
+        path.write_text(wrong)
+        assert testing_views.main([str(path), str(tmp_path / "views.png")]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_views_stand_in_the_report_of_an_ablation(tmp_path):
+    folder = ablation(tmp_path, trained(70.0, by_views=BY_VIEWS, macs=2e9), figures=["testing_views"])
+    report, _ = built(folder)
+    assert "#### What more views at test time buy" in report
+    assert "| 4 | 3 | 12 | 24.0 | 81.4 (79.0–82.0) |" in report
+    assert (folder / "testing_views.png").read_bytes().startswith(b"\x89PNG")
+    assert isinstance(table.load(folder).paper, PaperTable)
