@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.case import nearest
-from reports import statistics
+from reports import accuracy, means, statistics
 from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
 from reports.record import MANIFEST, Measurement, Record, RecordError, canonical, read_manifest, read_record
 from reports.statistics import Ratio
@@ -212,11 +212,12 @@ def _set_against(found: Comparison, one: Record, other: Record, name: str) -> No
             worse = bool(before.samples) and _timed(before)
             found.lost.append(Line(*where, _text(before), _text(after), worse=worse))
         return
-    if not (_timed(before) or _timed(after)):
+    if accuracy.is_accuracy(name) or not (_timed(before) or _timed(after)):
         if before.samples == after.samples:
             found.same_counts += 1
         else:
-            found.counts.append(Line(*where, _text(before), _text(after), verdict="differs"))
+            verdict = _accuracies(before, after) if accuracy.is_accuracy(name) else "differs"
+            found.counts.append(Line(*where, _text(before), _text(after), verdict=verdict))
         return
     ratio = None
     if before.median:
@@ -239,6 +240,17 @@ def _set_against(found: Comparison, one: Record, other: Record, name: str) -> No
         if len(statistics.by_round(m)) < m.details.get("rounds_wanted", 1)
     ]
     found.timings.append(Line(*where, _text(before), _text(after), ratio, verdict, tuple(notes), worse))
+
+
+def _accuracies(before: Measurement, after: Measurement) -> str:
+    """What two runs of the same seeds say: the mean difference in points, paired over the seeds they share."""
+    ours, theirs = (dict(zip(m.details.get("seeds", ()), m.samples, strict=False)) for m in (after, before))
+    shared = [seed for seed in ours if seed in theirs]
+    if len(shared) < 2:
+        return "differs; no test with fewer than 2 shared seeds"
+    found = means.paired([ours[seed] for seed in shared], [theirs[seed] for seed in shared]).interval
+    text = f"{found.value:+.1f} points [{found.low:+.1f}, {found.high:+.1f}]"
+    return text if found.low > 0 or found.high < 0 else f"{NOT_DISTINGUISHABLE}: {text}"
 
 
 def _what_ran(measurement: Measurement, record: Record) -> dict[str, str]:

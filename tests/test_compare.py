@@ -169,3 +169,15 @@ def test_no_torch_is_needed(tmp_path):
     code = "import sys; from harness import compare; compare.main(sys.argv[1:]); assert 'torch' not in sys.modules"
     folder = str(run(tmp_path / "a", {"x": {}}))
     subprocess.run([sys.executable, "-c", code, folder, folder], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_accuracies_are_compared_over_shared_seeds(tmp_path):
+    from harness.compare import _accuracies
+
+    def measured(samples, seeds):
+        return Measurement("top1_quick", "percent", "higher", samples, details={"seeds": seeds, "machine": "m"})
+
+    before = measured([50.0, 52.0, 51.0], [0, 1, 2])
+    assert _accuracies(before, measured([60.1, 61.9, 61.0], [0, 1, 2])).startswith("+10.0 points")
+    assert "not distinguishable" in _accuracies(before, measured([50.5, 51.0, 52.0], [0, 1, 2]))
+    assert "fewer than 2" in _accuracies(before, measured([60.0], [0]))
