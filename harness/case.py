@@ -90,7 +90,11 @@ def case_id(case: Case) -> str:
 
 @dataclass
 class Row:
-    """One row of an ablation's file. `published` names the row of the paper's table that it stands for."""
+    """One row of an ablation's file. `published` names the row of the paper's table that it stands for.
+
+    `recipe` is how its model was trained for the published accuracy, and `training` what else differs when it is
+    trained: fields of `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`.
+    """
 
     row: str
     published: str | None = None
@@ -101,6 +105,8 @@ class Row:
     explanation: str | None = None
     fit: bool = False
     note: str | None = None
+    recipe: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -110,6 +116,8 @@ class Ablation:
     An axis is a dotted path into the case, or `clip`, whose values are several of the clip's entries at once. `in_all`
     says whether `ablation=all`, the tables of costs, takes it. `baseline` names the row that others are set against, at
     the same point of the axes; or, as in `kernel=reference`, the value of an axis, which each row is set against.
+    `accuracy` is the budget with which the rows are trained where the command line names neither budget nor metrics;
+    `recipe` that of the published accuracies.
     """
 
     name: str
@@ -124,6 +132,8 @@ class Ablation:
     size_note: str | None = None
     in_all: bool = True
     baseline: str | None = None
+    accuracy: str | None = None
+    recipe: str | None = None
 
 
 @dataclass
@@ -242,6 +252,7 @@ _TYPES = {
     "name": str, "question": str, "rows": list, "model": str, "table": str, "published_rows": str, "vary": dict,
     "metrics": list, "figures": list, "size_note": str, "row": str, "published": str, "changes": dict, "clip": dict,
     "num_classes": int, "explanation": str, "fit": bool, "note": str, "in_all": bool, "baseline": str,
+    "accuracy": str, "recipe": str, "training": dict,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from harness import case, metrics, session
+from harness.accuracy import budget
 from harness.case import AblationError, Settings, nearest
 from harness.session import COMMAND, UsageError
 
@@ -74,12 +75,28 @@ class Options:
         None, "visits to every case, in turn, among which its timing is split", "1 and up; none: 3, 1 in quick mode"
     )
     time_limit: float = option(900.0, "seconds for one visit to a case", "above 0")
+    accuracy: str | None = option(
+        None, "train every row too, within a budget", "{budgets}; none: as the ablation, where no metrics are named"
+    )
+    data: str | None = option(
+        None, "data set to train on", "a name of `python -m harness.datasets` or a folder; none: as the budget"
+    )
+    root: str | None = option(None, "where the files of the data set are", "a folder")
+    seeds: list[int] | None = option(None, "one training of every row for each", "[0,1,...]; none: as the budget")
+    recipe: str | None = option(
+        None, "how to train; recipe.FIELD=VALUE changes a field of it", "a file of conf/recipe; none: as the budget"
+    )
+    recipe_source: str = option("paper", "whose values, where a paper and its code differ", "paper, code")
+    jobs: int | None = option(None, "trainings side by side", "1 and up; none: one per GPU, or per core of a CPU")
     out: str = option("outputs", "folder of records and reports", "a folder, made if it is not there")
 
 
 OPTIONS = {f.name: f for f in fields(Options) if f.name not in ("clip", "model")}
 CLIP = {f"clip.{f.name}": f for f in fields(ClipOptions)}
-PATHS = ("clip", "clip.path", "out")  # taken as they stand: file names may hold what Hydra's grammar reads otherwise
+LAUNCHER = "hydra/launcher"
+OPEN = ("model", "recipe", "data", "hydra.launcher")  # groups whose fields are checked by what they belong to
+# Taken as they stand: file names may hold what Hydra's grammar reads otherwise.
+PATHS = ("clip", "clip.path", "out", "data", "root")
 
 ALIASES = {"gpu": "cuda", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16"}  # for hints only
 
@@ -90,6 +107,9 @@ EXAMPLES = (
     ("ablation=pyramid_scales clip=holiday.mp4", "on a video of yours"),
     ("ablation=all metrics=[params,macs]", "every cost table, about a minute"),
     ("ablation=pyramid_scales metrics=[latency] force=true", "measure one metric again"),
+    ("ablation=position_encoding accuracy=quick metrics=[]", "accuracy alone, on the built-in data set"),
+    ("ablation=attention_schemes accuracy=quick data=clips", "on clips of yours: clips/train.csv, clips/val.csv"),
+    ("ablation=pyramid_scales accuracy=proxy device=cuda hydra/launcher=submitit_slurm", "on a cluster, a job a row"),
     ("ablation=position_encoding model.drop_path=0 clip.frames=16", "with a field of the models and the clip changed"),
 )
 
@@ -135,12 +155,22 @@ def _session(configs: list, given: dict[str, Any], argv: list[str], console: Con
         if name in given  # only what was given overrides rows and axes
     }
     clip = {key.removeprefix("clip."): value for key, value in given.items() if key.startswith("clip.")}
+    training = session.Training(
+        budget=given.get("accuracy"),
+        launcher=given.get(LAUNCHER),
+        launcher_parameters=given.get("hydra.launcher.", {}),
+        recipe_changes=given.get("recipe.", {}),
+        data_options=given.get("data.", {}),
+        **{name: given[name] for name in ("data", "root", "recipe", "recipe_source", "jobs") if name in given},
+        **({"seeds": tuple(given["seeds"])} if given.get("seeds") else {}),
+    )
     settings = Settings(**chosen, **clip, model=given.get("model", {}))
     return session.run(
         ablations,
         settings,
-        list(options.metrics) if options.metrics else None,
+        list(options.metrics) if options.metrics is not None else None,
         Path(options.out),
+        training=training,
         force=options.force,
         rounds=options.rounds,
         time_limit=options.time_limit,
@@ -157,10 +187,10 @@ def check_arguments(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
 
     Raises: UsageError naming the argument, what is allowed and the nearest valid name.
     """
-    overrides, given, model = [], {}, {}
+    overrides, given, model, free = [], {}, {}, {}
     for argument in argv:
         key, raw = _split(argument)
-        if ("clip.path" if key == "clip" else key) in given or key in model:
+        if ("clip.path" if key == "clip" else key) in given or key in model or key in free:
             raise UsageError(f"{key} is given twice; give it once")
         if key in PATHS:
             if not raw:
@@ -173,14 +203,26 @@ def check_arguments(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
         if key.startswith("model."):
             model[key] = value
             continue
+        if key.startswith(tuple(f"{group}." for group in OPEN)):
+            free[key] = value
+            continue
+        if key == LAUNCHER:
+            given[key] = str(value)
+            continue
         value = _checked(key, value)
         given[key] = value
-        if key != "ablation":
+        if key not in ("ablation", "recipe"):  # both are folders of conf/, which Hydra would look into
             overrides.append(f"{key}={_grammar(value)}")
     if model:
         changes = ",".join(f"{key.removeprefix('model.')}:{_grammar(value)}" for key, value in model.items())
         overrides.append("++model={" + changes + "}")
         given["model"] = {key.removeprefix("model."): value for key, value in model.items()}
+    for group in OPEN[1:]:
+        fields_of_it = {k.removeprefix(f"{group}."): v for k, v in free.items() if k.startswith(f"{group}.")}
+        if fields_of_it:
+            given[f"{group}."] = fields_of_it
+    if given.get("metrics") == [] and given.get("accuracy") in (None, "off"):
+        raise UsageError(f"metrics is an empty list and accuracy is off; allowed: {', '.join(metrics.names())}")
     return overrides, given
 
 
@@ -204,8 +246,9 @@ def _split(argument: str) -> tuple[str, str]:
         raise UsageError(f"{argument!r}: options are neither added nor removed; write {key.lstrip('+~')}={raw}")
     if key == "model":
         raise UsageError(f"{argument!r}: name the field, as in model.drop_path=0; the rows choose the models")
-    if key not in known and not re.fullmatch(r"model\.[\w.]+", key):
-        raise UsageError(f"unknown option {key!r}; {nearest(key, [*known, 'model.FIELD'])}")
+    groups = "|".join(map(re.escape, OPEN))
+    if key not in known and key != LAUNCHER and not re.fullmatch(rf"({groups})\.[\w.]+", key):
+        raise UsageError(f"unknown option {key!r}; {nearest(key, [*known, *(f'{group}.FIELD' for group in OPEN)])}")
     return key, raw
 
 
@@ -264,8 +307,25 @@ def _checked(key: str, value: Any) -> Any:
         for name in value:
             if name not in metrics.names():
                 raise UsageError(f"unknown metric {name!r}; {nearest(str(name), metrics.names())}")
-        if not value:
-            raise UsageError(f"metrics is an empty list; allowed: {', '.join(metrics.names())}")
+    elif key == "accuracy":
+        if value is False:  # YAML's reading of off
+            return budget.OFF
+        if value not in [budget.OFF, *budget.names()]:
+            raise UsageError(f"unknown budget accuracy={value}; {nearest(str(value), [budget.OFF, *budget.names()])}")
+    elif key == "seeds":
+        value = value if isinstance(value, list) else [value]
+        if not value or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in value):
+            raise UsageError(f"seeds={_grammar(value)}: not a list of whole numbers from 0, such as [0,1,2]")
+        if len(set(value)) != len(value):
+            raise UsageError(f"seeds={_grammar(value)}: a seed is given twice")
+    elif key == "recipe_source":
+        if value not in ("paper", "code"):
+            raise UsageError(f"unknown recipe_source {value!r}; {nearest(str(value), ('paper', 'code'))}")
+    elif key == "recipe":
+        from harness.training import recipe
+
+        if value not in recipe.names():
+            raise UsageError(f"unknown recipe {value!r}; {nearest(str(value), recipe.names())}")
     elif key == "device":
         if not isinstance(value, str) or not DEVICE.fullmatch(value):
             raise UsageError(
@@ -329,8 +389,8 @@ def help_text() -> str:
         f"usage: {COMMAND} ablation=NAME [option=value ...]",
         "",
         "Measures what attention schemes for video cost, all else equal. One ablation is one question: its rows",
-        "differ in stated things only, and each is counted exactly, timed on this machine and set beside the number",
-        "that its paper prints.",
+        "differ in stated things only, and each is counted exactly, timed on this machine, trained within a budget,",
+        "and set beside the number that its paper prints.",
         "",
         "Records go to <out>/<ablation>/, one file per case, with report.md, table.csv and plots beside them. What is",
         "there is not measured again: a run that was stopped goes on where it was. Without an ablation, the questions",
@@ -349,7 +409,9 @@ def help_text() -> str:
             if isinstance(one.default, bool)
             else one.default
         )
-        allowed = one.metadata["allowed"].format(metrics=", ".join(metrics.names()))
+        allowed = one.metadata["allowed"].format(
+            metrics=", ".join(metrics.names()), budgets=", ".join([budget.OFF, *budget.names()])
+        )
         line = f"  {name} ({default})".ljust(26) + f" {one.metadata['meaning']}; {allowed}"
         paragraphs += textwrap.wrap(line, 120, subsequent_indent=" " * 27, drop_whitespace=True)
     model = next(f for f in fields(Options) if f.name == "model")
@@ -357,6 +419,12 @@ def help_text() -> str:
         "  clip=PATH".ljust(26) + " short for clip.path=PATH",
         "  model.FIELD=VALUE".ljust(26)
         + f" {model.metadata['meaning']}, as in model.position=none or model.attention.L.window=[4,7,7]",
+        "  recipe.FIELD=VALUE".ljust(26) + " changes the recipe, as in recipe.optimisation.epochs=20",
+        "  data.OPTION=VALUE".ljust(26) + " an option of the data set, as in data.sided=true",
+        "  hydra/launcher=NAME".ljust(26) + " submitit_slurm or submitit_local: hand the trainings to a queue",
+        "  hydra.launcher.FIELD=VALUE" + " for the queue, as in hydra.launcher.slurm_partition=gpu",
+        "budgets of accuracy",
+        *(f"  {name}".ljust(26) + f" {budget.load(name).meaning}" for name in budget.names()),
         "  --cfg job".ljust(26) + " print the resolved configuration and stop",
         "",
         "ablations",

@@ -7,7 +7,9 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,26 @@ from rich.console import Console
 
 from harness import case, metrics
 from harness.case import Ablation, AblationError, Entry, Settings, nearest
+from harness.options import UsageError
 
 COMMAND = "python -m harness.run"
 
 
-class UsageError(ValueError):
-    """A command line that cannot be run; the message names the argument, what is allowed and the way out."""
+@dataclass(frozen=True)
+class Training:
+    """What a run says of accuracy; `budget` None: as each ablation, "off": none."""
+
+    budget: str | None = None
+    data: str | None = None
+    root: str | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+    recipe: str | None = None
+    recipe_source: str = "paper"
+    recipe_changes: dict[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
+    launcher: str | None = None
+    launcher_parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -29,13 +45,15 @@ def run(
     names: list[str] | None,
     out: Path,
     *,
+    training: Training | None = None,
     force: bool = False,
     rounds: int | None = None,
     time_limit: float = 900,
     console: Console | None = None,
     arguments: list[str] | None = None,
 ) -> int:
-    """Measure the metrics `names` (None: each ablation's own) and write the reports.
+    """Measure the metrics `names` (None: each ablation's own), train the rows where accuracy is wanted, and write the
+    reports.
 
     `arguments` are the words of the command line: with them the run says how to go on and how to make a report again.
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted.
@@ -46,6 +64,8 @@ def run(
     arguments = arguments or []
     wanted = {ablation.name: _metrics(ablation, names) for ablation in ablations}
     timed = any(metrics.get(name).timed for of_one in wanted.values() for name in of_one)
+    training = training or Training()
+    setups = {ablation.name: _setup(ablation, settings, training, names is None) for ablation in ablations}
     _check_writable(out)
     _check_clip(settings)
 
@@ -53,8 +73,10 @@ def run(
     from harness.video import VideoError
 
     settings.threads = settings.threads or (1 if settings.quick else provenance.default_threads())
-    if timed:
+    if timed or any(setups.values()):
         _check_machine(settings)
+    launcher = _launcher(training, settings, out)
+    classes = _classes(setups.values())
     entries = {ablation.name: case.resolve(ablation, settings) for ablation in ablations}
     folders, failures, interrupted = [], [], False
     with tempfile.TemporaryDirectory(prefix="attention-zoo-") as scratch, _terminate_like_interrupt():
@@ -79,6 +101,23 @@ def run(
                     arguments=_remake(ablation.name, arguments),
                 )
                 failures += outcome.failures
+                setup = setups[ablation.name]
+                if setup is not None:
+                    from harness.accuracy.sweep import sweep as train_rows
+
+                    failures += train_rows(
+                        ablation,
+                        entries[ablation.name],
+                        setup,
+                        classes,
+                        outcome.store,
+                        out,
+                        shared=outcome.shared,
+                        jobs=training.jobs,
+                        launcher=launcher,
+                        force=force and training.budget is not None,
+                        console=console,
+                    )
         except KeyboardInterrupt:
             interrupted = True
             console.print("interrupted; what is measured is kept")
@@ -97,6 +136,56 @@ def run(
     return 1 if failures else 0
 
 
+def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bool):
+    """How the rows of an ablation are trained; None for not at all.
+
+    Where the command line names no budget, an ablation that is measured as a `whole` follows its own; in quick mode,
+    which tries whether everything works, it is trained only where that is asked for.
+    """
+    from harness import provenance
+    from harness.accuracy.budget import OFF, load
+    from harness.accuracy.plan import Setup, check
+
+    name = training.budget or (ablation.accuracy if whole and not settings.quick else None) or OFF
+    given = [f.name for f in fields(training) if f.name != "budget" and getattr(training, f.name) != f.default]
+    if name == OFF:
+        named = [one for one in given if getattr(training, one) not in ({}, "paper")]
+        if named:
+            raise UsageError(f"{named[0]} is for accuracy, which is off here; add accuracy=quick, or leave it out")
+        return None
+    setup = Setup(
+        load(name),
+        **{n: getattr(training, n) for n in ("data", "root", "data_options", "seeds", "recipe", "recipe_source")},
+        recipe_changes=training.recipe_changes,
+        device=settings.device or "cpu",
+        dtype=settings.dtype,
+        kernel=settings.kernel or "auto",
+        threads=max(1, provenance.default_threads() // (training.jobs or provenance.default_threads())),
+    )
+    check(setup)
+    return setup
+
+
+def _classes(setups: Iterable[Any]) -> int:
+    """How many classes the data set of a run has. A built-in one is rendered here, before anything is timed."""
+    wanted = next((setup for setup in setups if setup is not None), None)
+    if wanted is None:
+        return 0
+    from harness.accuracy.sweep import classes_of
+
+    return classes_of(wanted)
+
+
+def _launcher(training: Training, settings: Settings, out: Path):
+    if training.launcher is None:
+        if training.launcher_parameters:
+            raise UsageError("hydra.launcher.FIELD needs hydra/launcher=submitit_slurm")
+        return None
+    from harness.accuracy.cluster import launcher
+
+    return launcher(training.launcher, training.launcher_parameters, out, settings.device or "cpu")
+
+
 def _remake(ablation: str, arguments: list[str]) -> list[str]:
     """The words that make one ablation's records again, without folders of this machine."""
     words = [f"ablation={ablation}"]
@@ -104,7 +193,9 @@ def _remake(ablation: str, arguments: list[str]) -> list[str]:
         key, _, value = word.partition("=")
         if key in ("clip", "clip.path"):
             words.append(f"clip={Path(value).name}")
-        elif key not in ("ablation", "force", "out", "time_limit"):
+        elif key == "root" or (key == "data" and len(Path(value).parts) > 1):
+            words.append(f"{key}={Path(value).name}")
+        elif key not in ("ablation", "force", "out", "time_limit", "jobs") and not key.startswith("hydra"):
             words.append(word)
     return words
 
@@ -150,7 +241,7 @@ def _terminate_like_interrupt():
 
 def _metrics(ablation: Ablation, chosen: list[str] | None) -> list[str]:
     """The metrics of a run in the registry's order, each checked."""
-    names = chosen or ablation.metrics
+    names = ablation.metrics if chosen is None else chosen
     for name in names:
         if name not in metrics.names():
             hint = nearest(str(name), metrics.names())

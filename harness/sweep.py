@@ -34,10 +34,12 @@ ABANDONED = 3600  # seconds after which a part of a file is no other run's any m
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: its folder and the failures that another try may mend."""
+    """What a run left: its folder, the failures that another try may mend, and what a training adds its results to."""
 
     folder: Path
     failures: list[str]
+    store: Store
+    shared: dict[str, Any]
 
 
 def folder_of(out: Path, ablation: str, quick: bool) -> Path:
@@ -126,7 +128,7 @@ def sweep(
         failures += [f"{case.row} · {m.name}: {m.missing}" for m in measured if m.missing and m.retry]
         absent = {m.name for m in measured if m.missing}
         failed |= {(case_id(case), name) for name in names if absent & set(metrics.get(name).measures)}
-    return Outcome(folder, failures)
+    return Outcome(folder, failures, store, shared)
 
 
 @dataclass(frozen=True)

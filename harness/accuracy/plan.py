@@ -1,0 +1,194 @@
+"""From the rows of an ablation to trainings: one job for each row and seed, each in a folder named by what it trains.
+
+Rows of two tables that train the same model on the same data with the same seed share one folder, so the default row of
+the DualFormer tables is trained once for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.accuracy.budget import NOMINAL_FRAMES, Budget, BudgetError, shrunk
+from harness.case import Ablation, AblationError, Entry
+from harness.options import UsageError
+from harness.training.job import Job, Result, TrainingError
+from harness.training.recipe import Recipe, RecipeError
+from harness.training.recipe import load as load_recipe
+from reports.record import slug
+
+RESULT = "result.json"
+TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens
+BUILT_IN = ("motion", "motion_large")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one run of the command line sets for all trainings; None leaves what the budget says."""
+
+    budget: Budget
+    data: str | None = None
+    root: str | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+    recipe: str | None = None
+    recipe_source: str = "paper"
+    recipe_changes: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    dtype: str | None = None
+    kernel: str = "auto"
+    threads: int = 1
+
+    @property
+    def data_name(self) -> str:
+        return self.data or self.budget.data
+
+    @property
+    def measurement(self) -> str:
+        """The name under which a record holds the accuracy: data sets and budgets never share one."""
+        name = f"top1_{self.budget.name}"
+        return name if self.data is None or self.data == self.budget.data else f"{name}_{data_slug(self.data)}"
+
+
+def data_slug(data: str) -> str:
+    """A data set as a part of a name: a folder stands without where it lies."""
+    return slug(Path(data).name).replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training that an ablation needs: of which case and seed it is, and the job."""
+
+    ablation: Ablation
+    entry: Entry
+    seed: int
+    job: Job
+    teacher: Task | None = None
+
+    def ready(self) -> Job | None:
+        """The job as it can run now; None while its teacher is not trained."""
+        if self.teacher is None:
+            return self.job
+        result = self.teacher.result()
+        if result is None:
+            return None
+        weights = self.teacher.job.folder / result.checkpoint
+        file = weights / "model.safetensors" if weights.is_dir() else weights
+        recipe = self.job.recipe.changed({"token_labels.checkpoint": str(file)})
+        return replace(self.job, recipe=recipe)
+
+    def result(self) -> Result | None:
+        """The stored result of the job, if it is finished and of this job. Raises: TrainingError."""
+        path = self.job.folder / RESULT
+        if not path.exists():
+            return None
+        try:
+            result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}); remove {self.job.folder} to train again") from error
+        return result if result.job == self.job.digest else None
+
+    @property
+    def label(self) -> str:
+        return f"{self.entry.case.row} · seed {self.seed}"
+
+
+def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, out: Path) -> list[Task]:
+    """All trainings of an ablation, seed by seed, so that an interrupted run leaves whole rows of comparisons.
+
+    Raises: AblationError naming the row whose model or recipe cannot be trained so.
+    """
+    found: list[Task] = []
+    for seed in setup.seeds or setup.budget.seeds:
+        of_seed: dict[str, Task] = {}
+        for entry in entries:
+            name = entry.row.training.get(TEACHER)
+            if name is not None and name not in of_seed:
+                raise AblationError(
+                    f"ablation {ablation.name}, row {entry.case.row!r}: its teacher {name!r} is no row above it; "
+                    f"rows above: {', '.join(of_seed) or 'none'}"
+                )
+            task = Task(ablation, entry, seed, job(ablation, entry, setup, classes, seed, out), of_seed.get(name))
+            if task.teacher is not None:
+                folder = task.job.folder.with_name(f"{task.job.folder.name}-of-{task.teacher.job.digest[:8]}")
+                task = replace(task, job=replace(task.job, folder=folder))
+            of_seed[entry.row.row] = task
+            found.append(task)
+    return found
+
+
+def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int, out: Path) -> Job:
+    """The training of one row with one seed. Raises: AblationError naming the row."""
+    from backbones.config import ModelConfig
+
+    row, where = entry.row, f"ablation {ablation.name}, row {entry.case.row!r}, accuracy={setup.budget.name}"
+    try:
+        recipe = _recipe(ablation, entry, setup)
+        config = shrunk(ModelConfig.from_dict(entry.case.config), setup.budget, recipe)
+    except (KeyError, ValueError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+        raise AblationError(f"{where}: {text}") from error
+    cuda = setup.device.startswith("cuda")
+    made = Job(
+        model=entry.case.model,
+        config=config.to_dict(),
+        recipe=recipe,
+        data=setup.data_name,
+        root=setup.root,
+        classes=classes,
+        folder=out,
+        seed=seed,
+        device="cuda" if cuda else "cpu",
+        dtype=setup.dtype or (setup.budget.dtype if cuda else "float32"),
+        kernel=setup.kernel,
+        threads=None if cuda else setup.threads,
+        preload=setup.budget.preload,
+        controls=setup.budget.controls,
+        data_options=setup.data_options,
+        test_split="test" if setup.data_name in BUILT_IN else "val",
+        **{key: value for key, value in row.training.items() if key != TEACHER and not key.startswith("recipe.")},
+    )
+    name = f"{slug(made.model)}-{setup.budget.name}-{data_slug(made.data)}-seed{seed}-{made.digest}"
+    return replace(made, folder=out / "training" / name)
+
+
+def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
+    """The recipe of a row. Frames follow the row's own clip: a row of 16 frames gets half of what one of 32 gets."""
+    row, budget = entry.row, setup.budget
+    name = setup.recipe or budget.recipe or row.recipe or ablation.recipe
+    if name is None:
+        raise BudgetError(
+            "no recipe is known for this row; name one, as in recipe=dualformer_tiny_k400, or take accuracy=quick"
+        )
+    recipe = load_recipe(name, setup.recipe_source)
+    changes: dict[str, Any] = {}
+    frames = row.clip.get("frames")
+    if frames is not None and budget.recipe is not None:
+        changes["sampling.frames"] = max(2, recipe.sampling.frames * frames // NOMINAL_FRAMES)
+    elif frames is not None:
+        changes |= {"sampling.frames": frames, "sampling.stride": row.clip.get("stride", recipe.sampling.stride)}
+    changes |= {k.removeprefix("recipe."): v for k, v in row.training.items() if k.startswith("recipe.")}
+    if TEACHER in row.training and recipe.token_labels is None:
+        changes["token_labels.teacher"] = row.training[TEACHER]
+    return recipe.changed(changes | setup.recipe_changes)
+
+
+def check(setup: Setup) -> None:
+    """What can be wrong before any data is looked at. Raises: UsageError."""
+    try:
+        if setup.recipe is not None or setup.recipe_changes:
+            load_recipe(setup.recipe or setup.budget.recipe or "quick", setup.recipe_source).changed(
+                setup.recipe_changes
+            )
+    except (RecipeError, KeyError) as error:
+        raise UsageError(str(error.args[0] if isinstance(error, KeyError) else error)) from error
+
+
+def distinct(found: list[Task]) -> list[Task]:
+    """The first task of each run folder: what has to be trained."""
+    seen: dict[Path, Task] = {}
+    for task in found:
+        seen.setdefault(task.job.folder, task)
+    return list(seen.values())

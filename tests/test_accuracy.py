@@ -1,0 +1,207 @@
+"""The accuracy half of a run: budgets, which trainings a table needs, and that nothing is trained twice or lost."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from training_runs import data_set
+
+from backbones import models
+from harness import case, run
+from harness.accuracy import budget, plan, pool
+from harness.accuracy.budget import Budget, BudgetError, shrunk
+from harness.accuracy.plan import Setup
+from harness.training import recipe as recipes
+from reports.record import read_record
+
+# As small as a pyramid goes: one narrow stage after another, few clips, two epochs.
+SMALL = [
+    "metrics=[]",
+    "accuracy=quick",
+    "recipe.optimisation.epochs=1",
+    "recipe.optimisation.batch_size=4",
+    "recipe.sampling.frames=2",
+    "recipe.augmentation.size=32",
+    "recipe.testing.resize=32",
+    "jobs=1",
+]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return data_set(tmp_path_factory.mktemp("clips"), train=8, val=6)
+
+
+def ran(folder, clips, *more, ablation="temporal_controls"):
+    words = [*SMALL, f"ablation={ablation}", f"data={clips}", f"out={folder}", *more]
+    given = {word.partition("=")[0] for word in more}
+    return run.main([word for word in words if word in more or word.partition("=")[0] not in given])
+
+
+def records(folder, ablation="temporal_controls"):
+    manifest = json.loads((folder / ablation / "ablation.json").read_text())
+    return {row["row"]: read_record(folder / ablation / f"{row['case_id']}.json") for row in manifest["rows"]}
+
+
+def results(folder):
+    return sorted(folder.glob("training/*/result.json"))
+
+
+@pytest.mark.parametrize("name", budget.names())
+def test_every_budget_shrinks_every_row_that_is_trained(name):
+    chosen = budget.load(name)
+    for ablation in map(case.load, case.names()):
+        if ablation.accuracy is None:
+            continue
+        entries = case.resolve(ablation, case.Settings())
+        for entry in entries:
+            made = plan.job(
+                ablation, entry, Setup(chosen, recipe=chosen.recipe or "dualformer_tiny_k400"), 12, 0, Path(".")
+            )
+            assert max(made.config["depths"]) <= (chosen.depth or 99)
+            widths = models.config(entry.case.model).widths
+            assert all(0 < small <= whole for small, whole in zip(made.config["widths"], widths, strict=True))
+
+
+def test_a_shrunk_model_keeps_its_pattern_and_divides_its_heads():
+    config = models.config("dualformer_tiny")
+    small = shrunk(config, Budget("b", "", "motion", width=0.25, depth=1), recipes.load("quick"))
+    assert small.stages == config.stages
+    assert small.attention == config.attention
+    assert small.depths == (2, 2, 2, 2)  # one turn of local and global
+    assert small.widths == (16, 32, 64, 128)
+    assert small.num_heads == (1, 1, 2, 4)
+
+
+def test_a_row_of_half_the_frames_trains_on_half_the_frames():
+    ablation = case.load("window_size")
+    frames = {}
+    for entry in case.resolve(ablation, case.Settings()):
+        frames[entry.case.row] = plan.job(
+            ablation, entry, Setup(budget.load("quick")), 12, 0, Path(".")
+        ).recipe.sampling.frames
+    assert frames["16x4, window (8,7,7)"] * 2 == frames["32x2, window (8,7,7), default"]
+
+
+def test_tables_share_the_training_of_a_row_that_they_have_in_common(tmp_path):
+    setup, folders = Setup(budget.load("quick")), {}
+    for name in ("pyramid_scales", "window_size", "position_encoding"):
+        ablation = case.load(name)
+        found = plan.tasks(ablation, case.resolve(ablation, case.Settings()), setup, 12, tmp_path)
+        folders[name] = {task.job.folder for task in found if "default" in task.entry.case.row and task.seed == 0}
+        assert len({task.job.folder for task in found}) <= len(found)
+    assert folders["pyramid_scales"] == folders["window_size"] == folders["position_encoding"]
+
+
+def test_seeds_and_data_make_trainings_of_their_own(tmp_path):
+    ablation = case.load("position_encoding")
+    entry = case.resolve(ablation, case.Settings())[0]
+    made = [
+        plan.job(ablation, entry, Setup(budget.load("quick"), data=data), 12, seed, tmp_path).folder
+        for data in (None, "motion_large")
+        for seed in (0, 1)
+    ]
+    assert len(set(made)) == 4
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["accuracy=quik"], "did you mean 'quick'"),
+        (["accuracy=quick", "seeds=[0,0]"], "given twice"),
+        (["accuracy=quick", "seeds=[-1]"], "whole numbers"),
+        (["accuracy=quick", "recipe=quikc"], "quick"),
+        (["accuracy=quick", "recipe.optimisation.epoch=3"], "epochs"),
+        (["accuracy=quick", "data=nothing_like_it"], "unknown data set"),
+        (["accuracy=full"], "root=FOLDER"),
+        (["metrics=[]"], "accuracy is off"),
+        (["metrics=[params]", "data=motion"], "which is off here"),
+        (["accuracy=quick", "hydra/launcher=slurm"], "submitit_slurm"),
+        (["accuracy=quick", "hydra.launcher.timeout_min=3"], "needs hydra/launcher"),
+    ],
+)
+def test_a_slip_is_told_before_any_work(words, message, tmp_path, capsys):
+    assert run.main(["ablation=pyramid_scales", f"out={tmp_path}", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("training/*"))
+
+
+def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys):
+    assert ran(tmp_path, clips, "seeds=[0,1]") == 0
+    found = records(tmp_path)
+    assert len(found) == 3
+    name = "top1_quick_" + plan.data_slug(str(clips))
+    for record in found.values():
+        measured = record.get(name)
+        assert len(measured.samples) == 2
+        assert measured.details["seeds"] == [0, 1]
+        assert measured.details["videos"] == 6
+        assert measured.details["coverage"] == [1.0, 1.0]
+        assert set(measured.details) >= {"shuffled", "single", "width_factor", "frames", "size", "machine"}
+    assert len(results(tmp_path)) == 6
+    written = {path: path.stat().st_mtime_ns for path in results(tmp_path)}
+    capsys.readouterr()
+    assert ran(tmp_path, clips, "seeds=[0,1]") == 0  # again: nothing to do
+    assert "6 of 6 trainings are there" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in results(tmp_path)} == written
+    results(tmp_path)[0].unlink()  # as if killed before its end
+    assert ran(tmp_path, clips, "seeds=[0,1]") == 0
+    assert sum(path.stat().st_mtime_ns != written[path] for path in results(tmp_path)) == 1
+
+
+def test_a_worker_that_is_killed_costs_its_own_row_only(tmp_path, clips, capsys, monkeypatch):
+    given, kill = pool._give, []
+
+    def give(slot, task, job):
+        given(slot, task, job)
+        if not kill:
+            kill.append(task)
+            os.kill(slot.process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(pool, "_give", give)
+    assert ran(tmp_path, clips, "seeds=[0]") == 1
+    name = "top1_quick_" + plan.data_slug(str(clips))
+    lost, *others = [record.get(name) for record in records(tmp_path).values()]
+    assert "signal 9" in lost.missing
+    assert lost.retry
+    assert all(len(other.samples) == 1 for other in others)
+    assert "signal 9" in capsys.readouterr().err
+    assert ran(tmp_path, clips, "seeds=[0]") == 0  # the next run mends it
+    assert all(record.get(name).samples for record in records(tmp_path).values())
+
+
+def test_a_teacher_is_trained_before_its_student(tmp_path, clips):
+    assert ran(tmp_path, clips, "seeds=[0]", ablation="token_labelling") == 0
+    found = {path.parent.name: json.loads((path.parent / "job.json").read_text()) for path in results(tmp_path)}
+    student = [one for one in found.values() if one["job"]["recipe"]["token_labels"]]
+    assert len(found) == 3
+    assert len(student) == 1
+    assert student[0]["content"]["teacher"]
+
+
+def test_a_teacher_must_stand_above(tmp_path):
+    ablation = case.load("token_labelling")
+    ablation = replace(ablation, rows=ablation.rows[::-1])
+    entries = case.resolve(ablation, case.Settings())
+    with pytest.raises(case.AblationError, match="no row above it"):
+        plan.tasks(ablation, entries, Setup(budget.load("quick")), 12, tmp_path)
+
+
+def test_trainings_go_through_a_queue(tmp_path, clips):
+    pytest.importorskip("submitit", reason="hydra/launcher needs submitit, which is not installed")
+    assert ran(tmp_path, clips, "seeds=[0]", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5") == 0
+    name = "top1_quick_" + plan.data_slug(str(clips))
+    assert all(record.get(name).samples for record in records(tmp_path).values())
+    assert not list(tmp_path.glob("training/*/submitted.json"))
+
+
+def test_a_budget_refuses_what_it_cannot_be():
+    with pytest.raises(BudgetError, match="did you mean 'proxy'"):
+        budget.load("proxi")
+    with pytest.raises(BudgetError, match="different whole numbers"):
+        Budget("b", "", "motion", seeds=(0, 0))
+    with pytest.raises(BudgetError, match="width"):
+        Budget("b", "", "motion", width=2.0)
