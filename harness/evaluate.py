@@ -2,8 +2,8 @@
 
 Every video of a split is shown in several views, whose probabilities are averaged. What comes out: top-1, top-5 and
 mean class accuracy with 95 % intervals, coverage (videos that could not be decoded are misses, and are named), a table
-of classes, and the predictions for all views, from which accuracy for fewer views follows without the model. A stopped
-evaluation goes on where it was when the same command is given again.
+of classes, a picture of which class is taken for which, and the predictions for all views, from which accuracy for
+fewer views follows without the model. A stopped evaluation goes on where it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def evaluate(given: Options) -> int:
         write_scores(folder, found, predictions)
     except OSError as error:
         raise UsageError(f"{folder}: the scores cannot be written: {error}") from error
-    print(f"written to {folder}: {trained.PREDICTIONS}, scores.json, per_class.csv, per_class.md")
+    written = [trained.PREDICTIONS, "scores.json", "per_class.csv", "per_class.md", "confusion.png"]
+    print(f"written to {folder}: {', '.join(name for name in written if (folder / name).is_file())}")
     return 0
 
 
@@ -143,6 +144,8 @@ def check_classes(dataset: DataSet, data: str, loaded: trained.Trained) -> None:
 
 def summary(found: Scores, predictions: Predictions) -> str:
     """What a person reads at the end."""
+    from harness.evaluation.views import DECODERS, RUN
+
     few = " (says nothing with so few classes)" if len(predictions.classes) <= 5 else ""
     lines = [
         f"top-1       {found.top1}",
@@ -153,22 +156,28 @@ def summary(found: Scores, predictions: Predictions) -> str:
         else f"coverage    100 % ({found.videos} videos)",
     ]
     failures = list(predictions.failures.items())
-    lines += [f"    {name}: {reason}" for name, reason in failures[:SHOWN]]
+    lines += [f"    {reason}" if name in reason else f"    {name}: {reason}" for name, reason in failures[:SHOWN]]
     if len(failures) > SHOWN:
         lines.append(f"    and {len(failures) - SHOWN} more, see scores.json")
+    decoders = predictions.facts.get(RUN, {}).get(DECODERS, {})
+    if decoders:
+        lines.append(f"decoded by  {', '.join(f'{name} ({count})' for name, count in decoders.items())}")
     wrong = (row for row in found.per_class if row.right < row.videos)
     worst = sorted(wrong, key=lambda row: (row.right / row.videos, row.index))
     if worst:
         lines.append("hardest classes")
         for row in worst[:SHOWN]:
-            taken = f", taken for {row.confused_with} {row.confused} times" if row.confused_with else ""
+            times = "once" if row.confused == 1 else f"{row.confused} times"
+            taken = f", taken for {row.confused_with} {times}" if row.confused_with else ""
             lines.append(f"    {row.name}: {row.right} of {row.videos}{taken}")
     return "\n".join(lines)
 
 
 def write_scores(folder: Path, found: Scores, predictions: Predictions) -> None:
-    """scores.json (with accuracy against views), per_class.csv and per_class.md. Raises: OSError."""
+    """scores.json (with accuracy against views), per_class.csv, per_class.md and confusion.png. Raises: OSError."""
     from harness.evaluation.scores import by_views
+    from reports import confusion
+    from reports.record import write_bytes
 
     content = found.to_dict() | {
         "by_views": by_views(predictions) if predictions.is_grid else [],
@@ -184,6 +193,8 @@ def write_scores(folder: Path, found: Scores, predictions: Predictions) -> None:
     writer.writerows(rows)
     _write(folder / "per_class.csv", table.getvalue())
     _write(folder / "per_class.md", _markdown(found))
+    if len(predictions.classes) > 1:
+        write_bytes(confusion.picture(content), folder / "confusion.png")
 
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:

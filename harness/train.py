@@ -157,7 +157,7 @@ def told(result: Any, folder: Path) -> list[str]:
     lines.append(
         f"{result.steps} steps in {seconds['train']:.0f} s ({result.clips_per_second:.1f} clips/s, "
         f"{100 * result.data_wait:.0f} % waiting for data), evaluation {seconds['evaluate']:.0f} s; "
-        f"{result.parameters / 1e6:.3f} M parameters, {result.replaced} clips replaced"
+        f"{result.parameters / 1e6:.3f} M parameters, {result.replaced} clip{'s' * (result.replaced != 1)} replaced"
     )
     return [*lines, f"{folder}: result.json, {result.checkpoint}"]
 

@@ -25,8 +25,8 @@ from reports.verdict import Verdict
 if TYPE_CHECKING:
     from reports.table import AblationTable, Row
 
-BUILT_IN = ("motion", "motion_large")
-BUDGETS = ("quick", "proxy", "full")
+BUILT_IN = ("motion_small", "motion", "motion_large")
+BUDGETS = ("quick", "small", "proxy", "full")
 CONTROLS = {"shuffled": "frames shuffled", "single": "a single frame"}
 NAME = re.compile(rf"top1_({'|'.join(BUDGETS)})(?:_(.+))?")
 

@@ -108,9 +108,9 @@ def _how(table: AblationTable, name: str) -> str:
         accuracy.said(table, name, key)
         for key in ("epochs", "recipe", "data_digest", "videos", "views", "seeds", "machine")
     )
-    digest = f" (digest {_joined([str(one)[:10] for one in digests])})" if digests else ""
+    digest = f" (digest {'; '.join(map(_digest, digests))})" if digests else ""
     text = f"Trained on {accuracy.data_words(table, name)}{digest}"
-    text += f" for {_joined(epochs)} epochs" if epochs else ""
+    text += f" for {_joined(epochs)} epoch{'' if epochs == [1] else 's'}" if epochs else ""
     text += f" by the recipe {_joined(recipes)}" if recipes else ""
     text += f", tested on {_joined(videos)} videos" if videos else ""
     text += f" with {_joined(views)} views (clips x crops)." if views else "."
@@ -118,7 +118,27 @@ def _how(table: AblationTable, name: str) -> str:
     if numbers:
         text += f" Seed{'s' if len(numbers) > 1 else ''} {_joined(numbers)}: a seed sets initial weights and the order "
         text += "of the clips, the same order for all rows."
+    decoders = {name for one in accuracy.said(table, name, "trained_with") for name in one.get("decoders", {})}
+    text += f" Test videos decoded by {_decoded(table, name, sorted(decoders))}." if decoders else ""
     return text + (f" Machine: {'; '.join(machines)}." if machines else "")
+
+
+def _decoded(table: AblationTable, name: str, decoders: list[str]) -> str:
+    """How many of the test videos each decoder read, in the run with most and the one with fewest where they differ."""
+    runs = [one["decoders"] for one in accuracy.said(table, name, "trained_with") if one.get("decoders")]
+    words = []
+    for decoder in decoders:
+        counts = [of_run.get(decoder, 0) for of_run in runs]
+        least, most = min(counts), max(counts)
+        words.append(f"{decoder} ({most})" if least == most else f"{decoder} ({least} to {most})")
+    return ", ".join(words)
+
+
+def _digest(of_data: Any) -> str:
+    """The digest of one list of videos, or those of the lists for training and test."""
+    if isinstance(of_data, dict):
+        return ", ".join(f"{split} {str(one)[:10]}" for split, one in of_data.items())
+    return str(of_data)[:10]
 
 
 def _joined(values: list[Any]) -> str:

@@ -1,8 +1,9 @@
 """Which classes are taken for which, as a picture: `python -m reports.confusion scores.json OUT.png`.
 
 The file is what an evaluation writes: an object with `confusion`, the counts of decoded videos by label and answer,
-and `classes`, their names. Rows are labels, columns answers; a cell is the share of its label's videos in percent.
-Small matrices show the numbers, larger ones the names alone, then every n-th name, with a line that says so.
+and `classes`, their names; or the result.json of a training, which holds that as `scores`. Rows are labels, columns
+answers; a cell is the share of its label's videos in percent. Small matrices show the numbers, larger ones the names
+alone, then every n-th name, with a line that says so.
 """
 
 import argparse
@@ -27,6 +28,8 @@ def read(path: Path) -> dict[str, Any]:
         scores = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecordError(f"{path} cannot be read as scores: {error}") from error
+    if isinstance(scores, dict) and isinstance(scores.get("scores"), dict):
+        scores = scores["scores"]
     if not isinstance(scores, dict) or "confusion" not in scores:
         raise RecordError(f"{path} holds no confusion matrix; expected an object with confusion and classes")
     try:

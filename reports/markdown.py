@@ -394,7 +394,8 @@ def _published(table: AblationTable) -> str:
 
 def _again(table: AblationTable) -> str:
     words = [word for word in table.arguments or (f"ablation={table.name}",) if not word.startswith("metrics=")]
-    words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics else []
+    of_suite = any(word.startswith("suite=") for word in words)  # whose steps say what is measured
+    words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics and not of_suite else []
     words += ["quick=true"] if table.quick and "quick=true" not in words else []
     what = shlex.join(words)
     folder = f"outputs/{'quick/' if table.quick else ''}{table.name}"

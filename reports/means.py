@@ -70,7 +70,8 @@ def share_interval(share: float, trials: int) -> Interval:
     z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials * trials))) / (1 + z2 / trials)
-    return Interval(share, min(share, middle - half), max(share, middle + half))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)  # sums round
+    return Interval(share, min(share, low), max(share, high))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Accuracy against the views of a test, with their cost (Fig. 5 of the DualFormer paper): one figure and its table.
 
-`python -m reports.testing_views views.json OUT.png` draws from a file: the list of {clips, crops, top1, low, high}
-that an evaluation gives, or an object with that list as `views` and, where known, `macs_per_view`, `title`, `model`
-and `data`. The last two find the points that a paper prints. The table is printed as Markdown.
+`python -m reports.testing_views scores.json OUT.png` draws from what an evaluation writes; or from any list of
+{clips, crops, top1, low, high}, or an object with such a list as `by_views` (or `views`) and, where known,
+`macs_per_view`, `title`, `model` and `data`. The last two find the points that a paper prints. The table is printed as
+Markdown.
 """
 
 import argparse
@@ -144,8 +145,9 @@ def read(path: Path) -> Curve:
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw = {"views": raw} if isinstance(raw, list) else raw
         printed = published(raw["model"], raw["data"]) if raw.get("model") and raw.get("data") else ()
-        title = str(raw.get("title") or raw.get("model") or path.stem)
-        return Curve(title, points(raw["views"]), raw.get("macs_per_view"), printed)
+        title = str(raw.get("title") or raw.get("model") or raw.get("facts", {}).get("model") or path.stem)
+        tests = raw["by_views"] if "by_views" in raw else raw["views"]
+        return Curve(title, points(tests), raw.get("macs_per_view"), printed)
     except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError, TypeError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else error
         raise RecordError(f"{path} cannot be read as tests with several views: {what}") from error
@@ -153,7 +155,7 @@ def read(path: Path) -> Curve:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.testing_views", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("views", type=Path, metavar="VIEWS.json", help="the tests: clips, crops, top1, low, high")
+    parser.add_argument("views", type=Path, metavar="SCORES.json", help="an evaluation's scores, or a list of tests")
     parser.add_argument("png", type=Path, metavar="OUT.png", help="the figure to write")
     given = parser.parse_args(arguments)
     try:

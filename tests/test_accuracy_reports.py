@@ -14,7 +14,7 @@ from test_reports import one_record, write
 
 from harness import table as terminal
 from harness.progress import human
-from reports import accuracy, build, confusion, figure, means, record, table, testing_views
+from reports import accuracy, accuracy_section, build, confusion, figure, means, record, table, testing_views
 from reports.paper_table import PaperRow, PaperTable
 from reports.record import Measurement, RecordError
 from reports.table import AblationTable, Row
@@ -271,6 +271,19 @@ def test_the_report_shows_accuracy_with_its_setting_and_its_verdict(tmp_path):
     assert index.splitlines()[4].endswith("| 1 | 0 | 0 |")
 
 
+def test_the_digests_of_training_and_test_data_are_both_named():
+    assert accuracy_section._digest("0123456789ab") == "0123456789"
+    assert accuracy_section._digest({"train": "a" * 64, "test": "b" * 64}) == "train aaaaaaaaaa, test bbbbbbbbbb"
+
+
+def test_the_report_says_what_has_decoded_the_test_videos():
+    runs = [{"decoders": {"decord 0.6.0": 38, "PyAV 18.1.0": 2}}, {"decoders": {"decord 0.6.0": 40}}, {}]
+    rows = {name: trained(70.0, trained_with=run) for name, run in zip(("base", "worse", "level"), runs, strict=True)}
+    said = accuracy_section._how(rows_of(rows), "top1_quick")
+    assert "Test videos decoded by PyAV 18.1.0 (0 to 2), decord 0.6.0 (38 to 40)." in said
+    assert "decoded by" not in accuracy_section._how(rows_of({"base": trained(70.0)}), "top1_quick")
+
+
 def test_the_same_records_give_the_same_bytes(tmp_path):
     folder = ablation(tmp_path, figures=["cost", "accuracy_cost"])
     first = {path.name: path.read_bytes() for path in build.build(folder)}
@@ -349,6 +362,8 @@ def test_confusion_matrices_are_drawn_at_any_size(tmp_path, k, capsys):
     assert png.startswith(b"\x89PNG")
     assert k > 2 or png == confusion.picture(confusion.read(path))
     assert "matrix.png" in capsys.readouterr().out
+    (tmp_path / "result.json").write_text(json.dumps({"scores": scores_of(k), "steps": 3}))  # of a training
+    assert confusion.read(tmp_path / "result.json") == scores_of(k)
 
 
 def test_shares_and_mistakes_of_a_confusion_matrix():
@@ -409,6 +424,10 @@ def test_views_are_drawn_and_tabled_from_a_file(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| 4 | 3 | 12 | 1908 | 81.4 (79.0–82.0) | 81.8 (DualFormer-S (4x3), Table 2) |" in printed
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
+    stored = {"views": [[0, 0]], "by_views": BY_VIEWS, "facts": {"model": "dualformer_small"}}  # of an evaluation
+    path.write_text(json.dumps(stored))
+    assert testing_views.read(path).points == testing_views.points(BY_VIEWS)
+    assert testing_views.read(path).title == "dualformer_small"
     path.write_text(json.dumps(BY_VIEWS))
     assert testing_views.main([str(path), str(tmp_path / "views.png")]) == 0
     assert "GMACs" not in capsys.readouterr().out

@@ -60,3 +60,20 @@ def test_number_formats_are_kept(dtype):
     y = depthwise(x, weight, None)
     y.float().sum().backward()
     assert y.dtype == x.grad.dtype == weight.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of_x", [torch.float32, torch.bfloat16, torch.float64])
+def test_autocast_narrows_it_as_it_does_pytorchs(dtype, of_x):
+    random = torch.Generator().manual_seed(0)
+    values = [torch.randn(*shape, generator=random) for shape in ((2, 4, 5, 3, 8), (8, 1, 3, 3, 3), (8,))]
+    values = [value.double() for value in values] if of_x == torch.float64 else [values[0].to(of_x), *values[1:]]
+    found = []
+    for convolution in (depthwise, by_pytorch):
+        inputs = [value.clone().requires_grad_() for value in values]
+        with torch.autocast("cpu", dtype):
+            y = convolution(*inputs)
+        found.append((y, *torch.autograd.grad(y.float().square().sum(), inputs)))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.5)

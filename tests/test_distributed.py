@@ -66,6 +66,8 @@ def assert_the_same_training(one, other):
             torch.testing.assert_close(tensor, weights_of_two[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: n + m)
     assert result_of_two["scores"]["videos"] == 5
     assert result_of_two["coverage"] == 1
+    assert result_of_two["provenance"]["decoders"] == result["provenance"]["decoders"]
+    assert sum(result["provenance"]["decoders"].values()) == 5
     assert result_of_two["provenance"]["processes"] == 2
     assert abs(result["loss"] - result_of_two["loss"]) < 1e-5
 

@@ -25,6 +25,7 @@ from harness.evaluation.predictions import Predictions, PredictionsError
 from harness.evaluation.scores import by_views, mean_class, scores, spread, wilson
 from harness.evaluation.views import NOT_FINITE, predict, predicted, video_names
 from harness.training import recipe
+from reports import confusion
 
 ROOT = Path(__file__).parents[1]
 
@@ -426,18 +427,25 @@ def test_the_command_line_writes_everything(folder, tmp_path, capsys):
     assert "top-1       83.3 % [43.6, 97.0]" in said
     assert "coverage    83.3 % (5 of 6 videos; the rest count as misses)" in said
     assert "green1.mp4" in said
+    assert "written to" in said
+    assert said.rstrip().endswith("per_class.md, confusion.png")
     assert sorted(file.name for file in out.iterdir()) == [
+        "confusion.png",
         "per_class.csv",
         "per_class.md",
         "predictions.npz",
         "scores.json",
     ]
     stored = json.loads((out / "scores.json").read_text())
+    assert (out / "confusion.png").read_bytes() == confusion.picture(stored)
     assert stored["top1"]["value"] == pytest.approx(500 / 6)
     assert stored["classes"] == list(COLOURS)
     assert stored["confusion"] == [[2, 0, 0], [0, 1, 0], [0, 0, 2]]
     assert [row["clips"] for row in stored["by_views"]] == [1, 2]
     assert list(stored["failures"]) == ["green1.mp4"]
+    ((decoder, count),) = stored["facts"]["run"]["decoders"].items()
+    assert f"decoded by  {decoder} ({count})" in said
+    assert count == 5
     with (out / "per_class.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["class"], row["videos"], row["right"]) for row in rows] == [

@@ -1,16 +1,17 @@
 """Clips come out the same however they are loaded; broken files are replaced and counted, or are an error."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from training_runs import CLASSES, data_set, recipe
+from training_runs import CLASSES, data_set, moving_square, recipe
 
 from harness import datasets
 from harness.clips import loading
-from harness.clips.decoding import VideoError
+from harness.clips.decoding import VideoError, open_video
 from harness.clips.loading import (
     Keys,
     LoadingError,
@@ -176,32 +177,88 @@ def test_preloading_what_does_not_fit_is_refused_early(training, monkeypatch):
         preload(training, 36)
 
 
-def test_clips_are_not_flipped_where_sides_matter(training):
+def test_preloading_counts_the_processes_of_the_machine(training, monkeypatch):
+    memory, needed = psutil.virtual_memory(), preload(training, 36).bytes
+    room = memory._replace(available=int(2 * needed / loading.SHARE_OF_MEMORY))
+    monkeypatch.setattr(loading.psutil, "virtual_memory", lambda: room)
+    preload(training, 36)
+    with pytest.raises(LoadingError, match=r"videos, in each of 16 processes\), but memory has"):
+        preload(training, 36, processes=16)
+
+
+def test_clips_are_not_flipped_where_sides_matter_unless_the_recipe_exchanges_labels(training):
     moving = [index for index, item in enumerate(training.items) if CLASSES[item.label] == "right"]
     augmentation = Augmentation(size=32, resize=36, crop="center", flip=1.0)
     plain = clips_of(replace(training, sided=False), augmentation=augmentation)
     sided = clips_of(replace(training, sided=True), augmentation=augmentation)
-    mirrored = clips_of(replace(training, sided=True, mirror={0: 1, 1: 0}), augmentation=augmentation)
+    pairs = replace(training, sided=True, mirror={0: 1, 1: 0})
+    mirrored = clips_of(pairs, augmentation=replace(augmentation, mirror=True))
     for index in moving:
+        same(sided[0, index], clips_of(pairs, augmentation=augmentation)[0, index])
+        same(sided[0, index], clips_of(replace(pairs, mirror=None), augmentation=mirrored.augmentation)[0, index])
         torch.testing.assert_close(plain[0, index]["clip"], sided[0, index]["clip"].flip(-1))
         torch.testing.assert_close(mirrored[0, index]["clip"], sided[0, index]["clip"].flip(-1))
         assert (sided[0, index]["label"], mirrored[0, index]["label"]) == (1, 0)
     (down, *_) = (index for index, item in enumerate(training.items) if CLASSES[item.label] == "down")
-    torch.testing.assert_close(mirrored[0, down]["clip"], sided[0, down]["clip"])
+    same(mirrored[0, down], sided[0, down])  # without a partner
+
+
+def test_a_mirror_takes_its_share_of_the_clips(training):
+    augmentation = Augmentation(size=32, resize=36, crop="center", flip=0.5, mirror=True)
+    (index, *_) = (index for index, item in enumerate(training.items) if CLASSES[item.label] == "right")
+    clips = clips_of(replace(training, sided=True, mirror={0: 1, 1: 0}), augmentation=augmentation)
+    labels = [clips[epoch, index]["label"] for epoch in range(60)]
+    assert 15 < labels.count(0) < 45
+    assert labels == [clips[epoch, index]["label"] for epoch in range(60)]
 
 
 def test_only_the_listed_part_is_read(training):
     """Rendered at 10 frames per second: 0.2 to 0.6 s are the frames 2 to 5."""
     item = replace(training.items[0], start=0.2, end=0.6)
-    with loading.opened(training, training.items[0]) as (total, fps, read):
+    with loading.opened(training, training.items[0]) as (total, fps, read, decoder):
         assert fps == pytest.approx(10)
         whole = read(range(total))
-    with loading.opened(training, item) as (total, _, read):
+        assert decoder().startswith(("decord", "PyAV"))
+    with loading.opened(training, item) as (total, _, read, _):
         assert total == 4
         np.testing.assert_array_equal(read(range(4)), whole[2:6])
     with pytest.raises(VideoError, match=r"train000.*9.* s, holds none of its 8 frames"):
         with loading.opened(training, replace(item, start=9.0, end=10.0)):
             pass
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "frames"),
+    [
+        (0.0, 0.4, [0, 1, 2, 3]),
+        (None, 0.8, [0, 1, 2, 3, 4]),  # the fifth is shown from 0.4 to 0.9 s
+        (0.4, 1.9, [4, 5, 6]),
+        (1.0, None, [5, 6, 7]),
+        (0.5, 0.6, [4]),  # lies within one frame
+    ],
+)
+def test_parts_of_a_variable_frame_rate_are_cut_by_time(tmp_path, start, end, frames):
+    """Ten frames a second for five frames, then two: the average would cut other ones."""
+    import av
+
+    times = [0, 100, 200, 300, 400, 900, 1400, 1900]
+    path = tmp_path / "variable.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 40, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time, picture in zip(times, moving_square("right", 3, len(times)), strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    item = datasets.Item(path.name, 0, start, end)
+    dataset = datasets.DataSet("cut", "train", tmp_path, (item,), ("right",))
+    with open_video(path) as video:
+        np.testing.assert_allclose(video.seconds, np.array(times) / 1000)
+        whole = video.read(range(len(times)))
+    with loading.opened(dataset, item) as (total, _, read, _):
+        np.testing.assert_array_equal(read(range(total)), whole[frames])
 
 
 def test_uniform_sampling_of_a_short_video(training):

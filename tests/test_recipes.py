@@ -14,7 +14,7 @@ from harness.training import recipe as recipes
 from harness.training.recipe import Optimisation, Recipe, RecipeError, TokenLabels, load
 
 ALL = recipes.names()
-OWN = ("quick", "proxy")
+OWN = ("quick", "small", "proxy")
 
 
 @pytest.mark.parametrize("source", recipes.SOURCES)
@@ -241,6 +241,13 @@ def test_a_slip_is_answered(changes, words):
         load("dualformer_tiny_k400").changed(changes)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_none_may_be_written_as_on_a_command_line():
+    recipe = load("video_swin_base_ssv2").changed(
+        {"augmentation.rand_augment": "none", "optimisation.clip_norm": "none"}
+    )
+    assert recipe.augmentation.rand_augment is recipe.optimisation.clip_norm is None
 
 
 def test_unknown_names_are_answered():

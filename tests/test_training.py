@@ -313,6 +313,14 @@ def test_tensorboard_that_is_not_there_is_named(data, tmp_path, monkeypatch):
         train(job(data, tmp_path / "run", tensorboard=True))
 
 
+def test_randaugment_without_its_library_is_told_before_anything_is_done(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    augmentation = replace(recipe().augmentation, rand_augment="n2-m7")
+    with pytest.raises(TrainingError, match=r"pip install 'attention-zoo\[augment\]'"):
+        train(job(data, tmp_path / "run", chosen=replace(recipe(), augmentation=augmentation)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_callers_random_numbers_and_threads_are_left_alone(data, tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(2)

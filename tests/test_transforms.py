@@ -437,7 +437,7 @@ def test_the_setting_of_rand_augment():
 def test_without_kornia_the_error_says_what_to_install(monkeypatch):
     rand_augment.operations.cache_clear()
     monkeypatch.setitem(sys.modules, "kornia", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install attention-zoo\[augment\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'attention-zoo\[augment\]'"):
         rand_augment.rand_augmented(torch.rand(1, 3, 8, 8), "n1-m7", generator())
 
 

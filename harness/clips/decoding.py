@@ -94,6 +94,12 @@ class Video:
     def __len__(self) -> int:
         return self.facts.frames
 
+    @property
+    def seconds(self) -> np.ndarray | None:
+        """When each frame is shown, in seconds from the first one; None where the file does not say. In files of a
+        variable frame rate this is not the number of the frame over `facts.fps`."""
+        return np.array(self._layout.seconds) if len(self._layout.seconds) == len(self) else None
+
     def close(self) -> None:
         self._reader, self._closed = None, True
 
@@ -523,7 +529,7 @@ def _first_line(error: Exception, path: Path) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     text = re.sub(r"(\[[\d:]+\] )?\S+\.cc:\d+: |\[Errno -?\d+\] ", "", text)
-    return text.replace(str(path), "the file")[:160]
+    return text.replace(f": '{path}'", "").replace(str(path), "the file")[:160]
 
 
 def _pyav_name() -> str:

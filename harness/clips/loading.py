@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from harness.clips.decoding import VideoError, open_video
+from harness.clips.decoding import Video, VideoError, open_video
 from harness.clips.sampling import Sampling, reordered, test_indices, training_indices
 from harness.clips.settings import Augmentation
 from harness.clips.transforms import augmented, test_view, with_short_side
@@ -34,6 +34,7 @@ from harness.datasets import DataError, DataSet, Item
 if TYPE_CHECKING:
     from harness.training.recipe import Testing
 
+PICTURES = "pictures"  # what stands for a decoder where an item is a folder of them
 TRIES = 10  # other clips that are tried in place of one that cannot be decoded
 ORDER, CLIP, CONTROL = 1, 2, 3  # what a random stream is for: no two purposes share one
 SHARE_OF_MEMORY = 0.8  # of what is available, that clips may take
@@ -91,18 +92,30 @@ class Keys:
                     yield [(epoch, int(index)) for index in part]
 
 
-@contextmanager
-def opened(dataset: DataSet, item: Item) -> Iterator[tuple[int, float | None, Callable[[Sequence[int]], np.ndarray]]]:
-    """An item's number of frames, frames per second, and a function that reads some of them as uint8 "n h w 3".
+class Opened(NamedTuple):
+    """An item to read from: its number of frames, frames per second, a function that reads some of them as uint8
+    "n h w 3", and one that says what has decoded them."""
 
-    Raises: VideoError naming the file.
-    """
+    total: int
+    fps: float | None
+    read: Callable[[Sequence[int]], np.ndarray]
+    decoder: Callable[[], str]
+
+
+@contextmanager
+def opened(dataset: DataSet, item: Item) -> Iterator[Opened]:
+    """Raises: VideoError naming the file."""
     if item.frames is not None:
-        yield item.frames, None, partial(_pictures, dataset.path(item))
+        yield Opened(item.frames, None, partial(_pictures, dataset.path(item)), lambda: PICTURES)
         return
     with open_video(dataset.path(item)) as video:
-        first, count = _cut(item, len(video), video.facts.fps, dataset.path(item))
-        yield count, video.facts.fps, lambda indices: video.read([first + index for index in indices])
+        first, count = _cut(item, video)
+        yield Opened(
+            count,
+            video.facts.fps,
+            lambda indices: video.read([first + index for index in indices]),
+            lambda: video.facts.decoder,  # when it is asked for: decord may fail on the frames
+        )
 
 
 def _pictures(folder: Path, indices: Sequence[int]) -> np.ndarray:
@@ -114,17 +127,27 @@ def _pictures(folder: Path, indices: Sequence[int]) -> np.ndarray:
         raise VideoError(str(error)) from error
 
 
-def _cut(item: Item, total: int, fps: float | None, path: Path) -> tuple[int, int]:
-    """The first frame and the number of frames of the part between `start` and `end` seconds."""
+def _cut(item: Item, video: Video) -> tuple[int, int]:
+    """The first frame and the number of frames of the part between `start` and `end` seconds: those that are shown for
+    the larger part of their time within it, or the one frame in which it lies as a whole."""
     if item.start is None and item.end is None:
-        return 0, total
-    if not fps:
-        raise VideoError(f"{path}: only a part of it is listed (in seconds), but the file states no frame rate")
-    first = round((item.start or 0.0) * fps)
-    last = total if item.end is None else min(total, round(item.end * fps))
-    if first >= total or last <= first:
+        return 0, len(video)
+    fps, times = video.facts.fps, video.seconds
+    if times is None and not fps:
         raise VideoError(
-            f"{path}: the listed part, {item.start} to {item.end} s, holds none of its {total} frames at {fps:g}/s"
+            f"{video.path}: only a part of it is listed (in seconds), but the file states neither times nor frame rate"
+        )
+    times = np.arange(len(video)) / fps if times is None else times
+    until = np.append(times[1:], times[-1] + (1 / fps if fps else 0))
+    start, end = item.start or 0.0, until[-1] if item.end is None else item.end
+    first, last = np.searchsorted((times + until) / 2, (start, end)).tolist()
+    if last <= first and 0 <= start < min(end, until[-1]):
+        first = int(np.searchsorted(times, start, side="right")) - 1
+        last = first + 1
+    if last <= first:
+        raise VideoError(
+            f"{video.path}: the listed part, {item.start} to {item.end} s, holds none of its {len(video)} frames, "
+            f"which end at {until[-1]:.2f} s"
         )
     return first, last - first
 
@@ -136,6 +159,7 @@ class Place(NamedTuple):
     start: int
     shape: tuple[int, ...]
     fps: float | None
+    decoder: str
 
 
 class Decoded:
@@ -171,22 +195,29 @@ class Decoded:
         size = math.prod(place.shape)
         return self.blocks[place.block][place.start : place.start + size].view(place.shape), place.fps
 
+    def decoder(self, index: int) -> str:
+        """What has decoded an item that could be."""
+        return self.places[index].decoder
+
 
 def _read(
     dataset: DataSet, preloaded: Decoded | None, index: int, choose: Callable[[int, float | None], list[list[int]]]
-) -> list[Tensor]:
-    """The frames that `choose(total, fps)` names: uint8 "t h w 3" for each of its lists. Raises: VideoError."""
+) -> tuple[list[Tensor], str]:
+    """The frames that `choose(total, fps)` names, uint8 "t h w 3" for each of its lists, and what has decoded them.
+
+    Raises: VideoError.
+    """
     item = dataset.items[index]
     try:
         if preloaded is not None:
             frames, fps = preloaded.frames(index)
-            return [frames[torch.tensor(one)] for one in choose(len(frames), fps)]
-        with opened(dataset, item) as (total, fps, read):
-            lists = choose(total, fps)
+            return [frames[torch.tensor(one)] for one in choose(len(frames), fps)], preloaded.decoder(index)
+        with opened(dataset, item) as source:
+            lists = choose(source.total, source.fps)
             wanted = sorted({index for one in lists for index in one})
-            frames = torch.from_numpy(read(wanted))
+            frames, decoder = torch.from_numpy(source.read(wanted)), source.decoder()
         place = {index: number for number, index in enumerate(wanted)}
-        return [frames[torch.tensor([place[index] for index in one])] for one in lists]
+        return [frames[torch.tensor([place[index] for index in one])] for one in lists], decoder
     except OSError as error:
         raise VideoError(_unreadable(dataset, item, error)) from error
 
@@ -200,6 +231,9 @@ class TrainingClips(Dataset):
 
     An item is {"clip": uint8 "3 t h w", "label", "index", "replaced": bool, "failed": indices tried in vain}. A clip
     that cannot be decoded is replaced by another one, drawn at random.
+
+    Clips of a `sided` data set are not flipped. With `augmentation.mirror` those are whose class has a partner in the
+    data set's `mirror`, and they take its label.
     """
 
     def __init__(
@@ -214,8 +248,8 @@ class TrainingClips(Dataset):
     ):
         self.dataset, self.sampling, self.seed, self.order = dataset, sampling, seed, order
         self.preloaded = preloaded
-        # Left and right matter: flipping is this class's, who knows what class the mirrored clip is of.
-        self.mirror = dataset.mirror if dataset.sided and augmentation.flip else None
+        # Where left and right matter, only this class knows what class a flipped clip is of, and so flips.
+        self.mirror = dataset.mirror if dataset.sided and augmentation.mirror else None
         self.flip = augmentation.flip
         self.augmentation = replace(augmentation, flip=0.0) if dataset.sided else augmentation
 
@@ -241,7 +275,7 @@ class TrainingClips(Dataset):
         )
 
     def _clip(self, index: int, random: np.random.Generator) -> tuple[Tensor, int]:
-        (pixels,) = _read(
+        (pixels,), _ = _read(
             self.dataset,
             self.preloaded,
             index,
@@ -255,7 +289,8 @@ class TrainingClips(Dataset):
 
 
 class TestClips(Dataset):
-    """The views of each test video: {"views": uint8 "v 3 t h w" or why it cannot be decoded, "label", "index"}.
+    """The views of each test video: {"views": uint8 "v 3 t h w" or why it cannot be decoded, "decoder": its name or
+    None, "label", "index"}.
 
     Views are ordered by clip, then crop. `size` is the side of a view in pixels.
     """
@@ -285,9 +320,9 @@ class TestClips(Dataset):
         return [(clip, crop) for clip in range(self.testing.clips) for crop in range(self.testing.crops)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        random, testing = numpy_random(CONTROL, self.seed, index), self.testing
+        random, testing, decoder = numpy_random(CONTROL, self.seed, index), self.testing, None
         try:
-            clips = _read(
+            clips, decoder = _read(
                 self.dataset,
                 self.preloaded,
                 index,
@@ -304,7 +339,7 @@ class TestClips(Dataset):
             )
         except VideoError as error:
             views = str(error)
-        return {"views": views, "label": self.dataset.items[index].label, "index": index}
+        return {"views": views, "decoder": decoder, "label": self.dataset.items[index].label, "index": index}
 
 
 def collated(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -351,6 +386,7 @@ def preload(
     workers: int = 0,
     *,
     shared: bool = False,
+    processes: int = 1,
     say: Callable[[int, int], None] | None = None,
 ) -> Decoded:
     """Decodes all frames of a data set once, with the short side resized to `short_side` (None: as decoded).
@@ -361,22 +397,24 @@ def preload(
     Args:
         workers: threads that decode; 0 for one per core that this process may use.
         shared: put the frames where worker processes can read them.
+        processes: how many processes of this machine do the same, each with frames of its own.
         say: told the number of items that are done, and of all.
 
     Raises: LoadingError, where the memory does not suffice.
     """
     count, store = len(dataset), _Store(shared)
 
-    def decode(index: int) -> tuple[int, Tensor | str, float | None]:
+    def decode(index: int) -> tuple[int, Tensor | str, float | None, str]:
         item = dataset.items[index]
         try:
-            with opened(dataset, item) as (total, fps, read):
-                frames = torch.from_numpy(read(range(total)))
+            with opened(dataset, item) as source:
+                frames = torch.from_numpy(source.read(range(source.total)))
+                fps, decoder = source.fps, source.decoder()
         except VideoError as error:
-            return index, str(error), None
+            return index, str(error), None, ""
         except OSError as error:
-            return index, _unreadable(dataset, item, error), None
-        return index, frames if short_side is None else with_short_side(frames, short_side), fps
+            return index, _unreadable(dataset, item, error), None, ""
+        return index, frames if short_side is None else with_short_side(frames, short_side), fps, decoder
 
     places: list[Any] = [None] * count
     threads = torch.get_num_threads()
@@ -390,28 +428,30 @@ def preload(
             done = 0
             for part in (first, rest):
                 for start in range(0, len(part), AT_ONCE):  # not all at once: what is decoded waits in memory
-                    for index, frames, fps in pool.map(decode, part[start : start + AT_ONCE]):
-                        places[index] = frames if isinstance(frames, str) else store.add(frames, fps)
+                    for index, frames, fps, decoder in pool.map(decode, part[start : start + AT_ONCE]):
+                        places[index] = frames if isinstance(frames, str) else store.add(frames, fps, decoder)
                         done += 1
                         if say:
                             say(done, count)
-                    _check_memory(dataset, store, done, count)
+                    _check_memory(dataset, store, done, count, processes)
     finally:
         torch.set_num_threads(threads)
     return Decoded(store.blocks, places)
 
 
-def _check_memory(dataset: DataSet, store: _Store, done: int, count: int) -> None:
-    left = store.used / max(done, 1) * (count - done)
+def _check_memory(dataset: DataSet, store: _Store, done: int, count: int, processes: int) -> None:
+    left = store.used / max(done, 1) * (count - done) * processes
     available = psutil.virtual_memory().available
     where, room = "memory", available * SHARE_OF_MEMORY
     if store.shared and os.path.isdir("/dev/shm"):
         free = shutil.disk_usage("/dev/shm").free
         where, room = ("memory", room) if room < free else ("/dev/shm, the shared memory,", free)
     if left > room:
+        each = f", in each of {processes} processes" if processes > 1 else ""
         raise LoadingError(
-            f"preload=true needs about {_gib(store.used + left)} for {dataset.name}, {dataset.split} ({count} videos), "
-            f"but {where} has {_gib(room)} left of {_gib(available)}; give preload=false, or a smaller resize"
+            f"preload=true needs about {_gib(store.used * processes + left)} for {dataset.name}, {dataset.split} "
+            f"({count} videos{each}), but {where} has {_gib(room)} left of {_gib(available)}; give preload=false, or a "
+            "smaller resize"
         )
 
 
@@ -425,7 +465,7 @@ class _Store:
     def __init__(self, shared: bool):
         self.shared, self.blocks, self.used, self.filled = shared, [], 0, 0
 
-    def add(self, frames: Tensor, fps: float | None) -> Place:
+    def add(self, frames: Tensor, fps: float | None, decoder: str) -> Place:
         size = frames.numel()
         if not self.blocks or self.filled + size > self.blocks[-1].numel():
             block = torch.empty(max(BLOCK_BYTES, size), dtype=torch.uint8)
@@ -433,4 +473,4 @@ class _Store:
             self.filled = 0
         start, self.filled, self.used = self.filled, self.filled + size, self.used + size
         self.blocks[-1][start : self.filled] = frames.reshape(-1)
-        return Place(len(self.blocks) - 1, start, tuple(frames.shape), fps)
+        return Place(len(self.blocks) - 1, start, tuple(frames.shape), fps, decoder)

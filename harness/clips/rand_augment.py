@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 PROBABILITY = 0.5  # that a drawn operation is carried out
 FILL = 128 / 255  # what comes in from outside the frame: gray
-INSTALL = "RandAugment needs kornia: pip install attention-zoo[augment], or set rand_augment to none"
+INSTALL = (
+    "RandAugment needs kornia: pip install 'attention-zoo[augment]', or give recipe.augmentation.rand_augment=none"
+)
 OPERATIONS = (
     "auto_contrast",
     "equalize",

@@ -31,7 +31,8 @@ class Augmentation:
     crop: str = "random_resized"  # "random" and "center" cut size x size without another change of scale
     area: tuple[float, float] = (0.08, 1.0)  # share of the frame that a random resized crop keeps
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # its width over its height
-    flip: float = 0.5  # probability of left for right; 0 where sides have a meaning
+    flip: float = 0.5  # probability of left for right; clips of `sided` data sets are not flipped
+    mirror: bool = False  # flip them, too, where the data set names the class of the flipped clip, which it then is
     rand_augment: str | None = None  # "n4-m7": four operations at magnitude 7 of 10; "n4-m7-s0.5": 7 with deviation 0.5
     erasing: float = 0.0  # probability that a box of the clip becomes noise
     jitter: float = 0.0  # brightness, contrast and saturation change by factors up to 1 - jitter and 1 + jitter
@@ -65,6 +66,8 @@ class Augmentation:
             raise ValueError(f"aspect is {self.aspect}; allowed: width over height, above 0")
         for name in ("flip", "erasing", "jitter"):
             _share(name, getattr(self, name))
+        if not isinstance(self.mirror, bool):
+            raise ValueError(f"mirror is {self.mirror!r}; allowed: true or false")
         if self.rand_augment is not None:
             rand_augment_settings(self.rand_augment)
         for name in ("mean", "std"):

@@ -48,8 +48,9 @@ class Item:
 class DataSet:
     """The videos of one split, in the order of its list.
 
-    `sided`: left and right matter, so clips are never flipped. `mirror` then says which class a flipped clip of a class
-    would belong to, for those classes where the data set's authors give a pair. `source` says who distributes it.
+    `sided`: left and right matter, so clips are not flipped. `mirror` then says which class a flipped clip of a class
+    would belong to, where that is known; a recipe that says `augmentation.mirror` flips clips of these classes and
+    exchanges their labels. `source` says who distributes it.
     """
 
     name: str

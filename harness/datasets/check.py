@@ -466,7 +466,7 @@ def text(found: dict[str, Any], show: int) -> str:
     """The report for people: a few lines a split, the first `show` problems, warnings, the estimate, a verdict."""
     lines = [f"{found['name']} in {found['root']}"]
     if found["sided"]:
-        lines.append("left and right matter here (or nobody said otherwise: sided): clips are never flipped")
+        lines.append("left and right matter here (or nobody said otherwise: sided): clips are not flipped")
     for name, split in found["splits"].items():
         classes = split["balance"]
         lines += [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from harness.training.recipe import Testing
 
 RUN = "run"  # the entry of the facts that does not decide whether two evaluations are the same
+DECODERS = "decoders"  # in it: how many of the videos each decoder has read
 SAY_EVERY_SECONDS = 10.0
 NOT_FINITE = "the model's scores are not finite"
 
@@ -128,7 +130,8 @@ def predicted(
     save_every_seconds: float = 60.0,
     facts: dict[str, Any] | None = None,
 ) -> Predictions:
-    """The same for anything that gives {"views": uint8 "v 3 t h w" or why there are none, "label", "index"}.
+    """The same for anything that gives {"views": uint8 "v 3 t h w" or why there are none, "label", "index"}; a
+    "decoder" may say what has read it.
 
     A data set (with a length and items) is read by `workers` processes, and only where something is left to predict;
     whatever else can be iterated over is read here, from its beginning.
@@ -142,7 +145,9 @@ def predicted(
         classes=list(classes),
         facts=json.loads(json.dumps(facts or {})),
     )
-    seconds = _resume(result, keep, say)
+    before = _resume(result, keep, say)
+    seconds, decoders = float(before.get("seconds", 0.0)), Counter(before.get(DECODERS, {}))
+    read_by: dict[int, str] = {}
     pending = set(result.pending.tolist())
     start = saved = told = time.monotonic()
     fresh = scored = right = 0  # of the videos that this call has predicted
@@ -150,6 +155,7 @@ def predicted(
     def finished(complete: bool) -> None:
         elapsed = seconds + time.monotonic() - start
         result.facts[RUN] = {"device": device.type, "batch_size": batch_size, "seconds": round(elapsed, 3)}
+        result.facts[RUN][DECODERS] = dict(sorted(decoders.items()))
         if keep is not None:
             result.save(keep)
         if complete and not result.decoded.any() and NOT_FINITE in result.failures.values():
@@ -157,12 +163,16 @@ def predicted(
                 f"{NOT_FINITE}, for any video: the weights have diverged, or {dtype} is too narrow for them"
             )
 
+    def samples() -> Iterator[dict[str, Any]]:
+        for sample in _samples(clips, pending, workers, device):
+            if sample.get("decoder"):
+                read_by[int(sample["index"])] = sample["decoder"]
+            yield sample
+
     was_training = model.training
     model.eval()
     try:
-        for index, probabilities in _answers(
-            model, _samples(clips, pending, workers, device), len(views), mean, std, device, dtype, batch_size
-        ):
+        for index, probabilities in _answers(model, samples(), len(views), mean, std, device, dtype, batch_size):
             if isinstance(probabilities, str):
                 result.failures[result.names[index]] = probabilities
             elif probabilities.shape[1] != len(classes):
@@ -176,6 +186,8 @@ def predicted(
                 result.scores[index] = probabilities
                 scored += 1
                 right += int(probabilities.mean(axis=0).argmax() == result.labels[index])
+            if index in read_by:
+                decoders[read_by.pop(index)] += 1
             pending.discard(index)
             fresh += 1
             now = time.monotonic()
@@ -218,16 +230,16 @@ def weights_digest(model: nn.Module) -> str:
     return total.hexdigest()
 
 
-def _resume(result: Predictions, keep: Path | None, say: Say | None) -> float:
-    """Takes over what a stopped evaluation has predicted; the seconds that it took."""
+def _resume(result: Predictions, keep: Path | None, say: Say | None) -> dict[str, Any]:
+    """Takes over what a stopped evaluation has predicted; what is known of its run."""
     if keep is None or not keep.exists():
-        return 0.0
+        return {}
     try:
         stored = Predictions.load(keep)
     except PredictionsError as error:
         if say is not None:
             say(f"{error}; this begins anew")
-        return 0.0
+        return {}
     same = {key: value for key, value in stored.facts.items() if key != RUN}
     for what, there, here in (
         *((name, getattr(stored, name), getattr(result, name)) for name in ("views", "names", "classes")),
@@ -243,7 +255,7 @@ def _resume(result: Predictions, keep: Path | None, say: Say | None) -> float:
     result.scores, result.failures = stored.scores, stored.failures
     if say is not None and done:
         say(f"{done} of {len(stored.names)} videos are predicted already")
-    return float(stored.facts.get(RUN, {}).get("seconds", 0.0))
+    return stored.facts.get(RUN, {})
 
 
 def _short(value: Any) -> str:

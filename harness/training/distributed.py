@@ -34,6 +34,7 @@ class Group:
     device: torch.device
     strategy: str = "single"
     control: Any = None
+    beside: int = 1  # of the processes, those on this machine
 
     @property
     def first(self) -> bool:
@@ -107,7 +108,7 @@ def group(job: Job) -> Iterator[Group]:
         dist.init_process_group(backend, timeout=TIMEOUT, **({"device_id": device} if device.type == "cuda" else {}))
     control = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=TIMEOUT)
     try:
-        yield Group(rank, world, device, job.strategy, control)
+        yield Group(rank, world, device, job.strategy, control, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     finally:
         if ours:
             dist.destroy_process_group()

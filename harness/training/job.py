@@ -113,6 +113,8 @@ class Job:
         """What the weights depend on, as JSON values, nested values at dotted paths."""
         raw = {key: value for key, value in self.to_dict().items() if key not in FREE}
         raw["recipe"] = {key: value for key, value in raw["recipe"].items() if key not in WORDS}
+        if not raw["recipe"]["augmentation"]["mirror"]:  # the runs of before there was this choice are without it
+            raw["recipe"]["augmentation"].pop("mirror")
         if raw["recipe"]["token_labels"]:
             raw["recipe"]["token_labels"].pop("checkpoint")
         return _flat(raw | {"device": self.device.partition(":")[0], "data": Path(self.data).name})

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,17 +45,21 @@ from harness.clips.loading import (
     training_batches,
 )
 from harness.clips.mixing import mixed
+from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
 from harness.clips.transforms import erased, normalised
 from harness.datasets import DataSet
-from harness.evaluation.predictions import Predictions, PredictionsError
+from harness.evaluation.predictions import Predictions
 from harness.evaluation.scores import scores as score
-from harness.evaluation.views import predict, video_names, weights_digest
+from harness.evaluation.views import DECODERS, RUN
 from harness.progress import duration
 from harness.training import distributed, state, token_labels
 from harness.training.distributed import Group
 from harness.training.initial import initialise
 from harness.training.job import Job, Result, Stopped, TrainingError, digest, first_difference
 from harness.training.optimizer import lr_factor, optimizer, set_lr
+from harness.training.recipe import Testing
+from harness.training.state import storing
+from harness.training.testing import tested
 from harness.training.told import board, line
 from harness.video import file_digest
 from reports.record import write_json, write_text
@@ -272,7 +277,7 @@ class _Run:
                 _check_same(job, content, _read(path)["content"])
             else:
                 stored = {"identity": job.identity(), "content": content, "job": job.to_dict()}
-                with _storing(job.folder):
+                with storing(job.folder):
                     write_json(stored, path)
         self.content = content
 
@@ -340,7 +345,12 @@ class _Run:
             self.decoded.pop(dataset.split, None)  # two sets at once may be more than the memory takes
             with line(self.console) as say:
                 told = partial(_told_of_decoding, say, dataset.split)
-                kept = Kept(of, preload(dataset, short_side, self.job.threads or 0, shared=shared, say=told))
+                kept = Kept(
+                    of,
+                    preload(
+                        dataset, short_side, self.job.threads or 0, shared=shared, processes=self.group.beside, say=told
+                    ),
+                )
             self.decoded[dataset.split] = kept
         return kept.frames
 
@@ -563,7 +573,7 @@ class _Run:
             "data_wait": round(counters.waiting_seconds / seconds, 4),
         }
         if self.group.first:
-            with _storing(job.folder), (job.folder / LOG).open("a", encoding="utf-8") as file:
+            with storing(job.folder), (job.folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self.line) + "\n")
             for name in ("loss", "lr", "top1", "clips_per_second"):
                 if self.line[name] is not None:
@@ -626,40 +636,19 @@ class _Run:
             self._save()
         self.module.train()
 
-    def _evaluated(self, testing: Any, order: str, name: str | None) -> Predictions | None:
-        """Predictions of the test videos by the model as it is. The processes share them; the first one gets all."""
-        begun, group, dataset = time.monotonic(), self.group, self.testing
-        preloaded = self._preloaded(dataset, testing.resize)
+    def _evaluated(self, testing: Testing, order: str, name: str | None) -> Predictions | None:
+        """Predictions of the test videos by the model as it is; the first process has those of all."""
+        begun, group = time.monotonic(), self.group
+        preloaded = self._preloaded(self.testing, testing.resize)
         distributed.average_statistics(self.model, group)
         model = distributed.plain(self.model, group, self.kernel)
-        if group.world > 1:
-            dataset = replace(dataset, items=dataset.items[group.rank :: group.world])
-            preloaded = preloaded and preloaded.part(slice(group.rank, None, group.world))
-        keep = self.job.folder / f"{name}.npz" if name and group.world == 1 else None
-        if keep is not None and not _continues(keep, model):
-            keep.unlink()
+        keep = self.job.folder / f"{name}.npz" if name else None
+        batch = max(testing.clips * testing.crops, min(self.micro, 64))
         with line(self.console) as say:
-            found = predict(
-                model,
-                dataset,
-                self.recipe.sampling,
-                testing,
-                self.recipe.augmentation,
-                device=self.device,
-                dtype=self.job.dtype,
-                batch_size=max(testing.clips * testing.crops, min(self.micro, 64)),
-                workers=self.job.workers,
-                order=order,
-                preloaded=preloaded,
-                say=say,
-                keep=keep,
-                facts={"model": self.job.model, "step": self.counters.step, "job": self.job.digest},
-            )
-        if group.world > 1:
-            found = _merged(group.gathered(found), self.testing) if group.first else group.gathered(found) and None
-            if found is not None and name:
-                with _storing(self.job.folder):
-                    found.save(self.job.folder / f"{name}.npz")
+            found = tested(
+                model, self.testing, testing, self.job, group, order=order, batch_size=batch, preloaded=preloaded,
+                say=say, keep=keep, step=self.counters.step,
+            )  # fmt: skip
         self.counters.evaluating_seconds += time.monotonic() - begun
         return found
 
@@ -696,10 +685,11 @@ class _Run:
                 "strategy": job.strategy,
                 "micro_batch": self.micro,
                 "workers": job.workers,
+                DECODERS: predictions.facts.get(RUN, {}).get(DECODERS, {}),  # of the test videos
             },
             history=counters.history,
         )
-        with _storing(job.folder):
+        with storing(job.folder):
             write_json(result.to_dict(), job.folder / RESULT)
         return result
 
@@ -710,6 +700,8 @@ def _check_device(job: Job) -> None:
     reason = unavailable(case)
     if reason is None and job.strategy == "fsdp" and job.dtype == "float16":
         reason = "float16 with strategy=fsdp: the gradients' scaler does not see all of them; use bfloat16 or float32"
+    if reason is None and job.recipe.augmentation.rand_augment and find_spec("kornia") is None:
+        reason = RANDAUGMENT_NEEDS
     if reason is not None:
         raise TrainingError(reason)
 
@@ -741,28 +733,6 @@ def _told_of_decoding(say: Callable[[str], None], split: str, done: int, count: 
     say(f"decoding {split} {done}/{count}")
 
 
-def _continues(path: Path, model: Pyramid) -> bool:
-    """Whether predictions, if there are any, are of these weights: on another machine a run may end with others."""
-    try:
-        return not path.exists() or Predictions.load(path).facts.get("weights_digest") == weights_digest(model)
-    except PredictionsError:
-        return False
-
-
-def _merged(parts: list[Predictions], dataset: DataSet) -> Predictions:
-    """The predictions of all processes, of which process r of w had the videos r, r + w, ..."""
-    world, names = len(parts), video_names(dataset)
-    first = parts[0]
-    all_scores = np.full((len(names), *first.scores.shape[1:]), np.nan, np.float32)
-    failures = {}
-    for rank, part in enumerate(parts):
-        all_scores[rank::world] = part.scores
-        failures |= {names[rank + world * part.names.index(name)]: why for name, why in part.failures.items()}
-    labels = np.array([item.label for item in dataset.items], np.int64)
-    facts = first.facts | {"data_digest": dataset.digest}
-    return Predictions(all_scores, labels, names, first.views, first.classes, failures, facts)
-
-
 def _cut_log(path: Path, step: int) -> None:
     """Leaves the lines up to a step: those after it are written again. A line that was cut off by a kill goes, too."""
     if not path.exists():
@@ -774,18 +744,5 @@ def _cut_log(path: Path, step: int) -> None:
                 kept.append(text)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    with _storing(path.parent):
+    with storing(path.parent):
         write_text("".join(f"{text}\n" for text in kept), path)
-
-
-@contextlib.contextmanager
-def _storing(folder: Path) -> Iterator[None]:
-    """A file that cannot be written is an error that names the folder and what is kept."""
-    try:
-        yield
-    except OSError as error:
-        last = state.last_good(folder)
-        kept = f"; the last good checkpoint is {last}" if last else ""
-        raise TrainingError(
-            f"{folder} cannot be written to: {error}{kept}. Make room, then give the same command again"
-        ) from error

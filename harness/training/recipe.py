@@ -110,6 +110,8 @@ class Testing:
     `size` is the side of a crop in pixels, None for that of training.
     """
 
+    __test__ = False  # not a test, whatever pytest thinks of its name
+
     clips: int = 4
     crops: int = 1
     resize: int = 224
@@ -292,7 +294,7 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
     """The paths of what a published recipe leaves to our defaults, where that means something for its run."""
     given = {name: values.get(name) or {} for name in SECTIONS}
     optimisation, mixing = given["optimisation"], given["mixing"]
-    silent = {"testing.size", "token_labels.checkpoint"}
+    silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror"}
     if optimisation.get("schedule") == "step":
         silent |= {"optimisation.end_lr"}
     else:
@@ -442,7 +444,7 @@ def _typed(where: str, kind: Any, value: Any) -> Any:
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in inner:
+        if type(None) in inner and (value is None or value in ("none", "None")):  # as command lines write it
             return None
         options = [one for one in inner if one is not type(None)]
         for one in options[:-1]:

@@ -16,7 +16,7 @@ import pickle
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +244,16 @@ def _sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """A file that cannot be written is an error that names the folder and what is kept."""
+    try:
+        yield
+    except OSError as error:
+        last = last_good(folder)
+        kept = f"; the last good checkpoint is {last}" if last else ""
+        raise TrainingError(
+            f"{folder} cannot be written to: {error}{kept}. Make room, then give the same command again"
+        ) from error

@@ -1,0 +1,99 @@
+"""The test of a training run: predictions of its test videos, which its processes share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from backbones.pyramid import Pyramid
+from harness.clips.loading import Decoded
+from harness.datasets import DataSet
+from harness.evaluation.predictions import Predictions, PredictionsError
+from harness.evaluation.views import DECODERS, RUN, predict, video_names, weights_digest
+from harness.training.distributed import Group
+from harness.training.job import Job
+from harness.training.recipe import Testing
+from harness.training.state import storing
+
+
+def tested(
+    model: Pyramid,
+    dataset: DataSet,
+    testing: Testing,
+    job: Job,
+    group: Group,
+    *,
+    order: str,
+    batch_size: int,
+    preloaded: Decoded | None,
+    say: Callable[[str], None],
+    keep: Path | None,
+    step: int,
+) -> Predictions | None:
+    """The predictions of all test videos in the first process, None in the others; stored in the file `keep`.
+
+    One process alone goes on with what `keep` holds, if it is of the same weights.
+    """
+    alone = group.world == 1
+    mine = dataset
+    if not alone:
+        mine = replace(dataset, items=dataset.items[group.rank :: group.world])
+        preloaded = preloaded and preloaded.part(slice(group.rank, None, group.world))
+    elif keep is not None and not _continues(keep, model):
+        keep.unlink()
+    found = predict(
+        model,
+        mine,
+        job.recipe.sampling,
+        testing,
+        job.recipe.augmentation,
+        device=group.device,
+        dtype=job.dtype,
+        batch_size=batch_size,
+        workers=job.workers,
+        order=order,
+        preloaded=preloaded,
+        say=say,
+        keep=keep if alone else None,
+        facts={"model": job.model, "step": step, "job": job.digest},
+    )
+    if alone:
+        return found
+    parts = group.gathered(found)
+    if not group.first:
+        return None
+    found = _merged(parts, dataset)
+    if keep is not None:
+        with storing(job.folder):
+            found.save(keep)
+    return found
+
+
+def _continues(path: Path, model: Pyramid) -> bool:
+    """Whether predictions, if there are any, are of these weights: on another machine a run may end with others."""
+    try:
+        return not path.exists() or Predictions.load(path).facts.get("weights_digest") == weights_digest(model)
+    except PredictionsError:
+        return False
+
+
+def _merged(parts: list[Predictions], dataset: DataSet) -> Predictions:
+    """The predictions of all processes, of which process r of w had the videos r, r + w, ..."""
+    world, names = len(parts), video_names(dataset)
+    first = parts[0]
+    all_scores = np.full((len(names), *first.scores.shape[1:]), np.nan, np.float32)
+    failures = {}
+    for rank, part in enumerate(parts):
+        all_scores[rank::world] = part.scores
+        failures |= {names[rank + world * part.names.index(name)]: why for name, why in part.failures.items()}
+    labels = np.array([item.label for item in dataset.items], np.int64)
+    decoders = sum((Counter(part.facts[RUN][DECODERS]) for part in parts), Counter())
+    facts = first.facts | {
+        "data_digest": dataset.digest,
+        RUN: first.facts[RUN] | {DECODERS: dict(sorted(decoders.items()))},
+    }
+    return Predictions(all_scores, labels, names, first.views, first.classes, failures, facts)
