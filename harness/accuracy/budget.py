@@ -66,8 +66,8 @@ class Budget:
 
 def names() -> list[str]:
     """All budgets, the cheapest first."""
-    order = {"quick": 0, "proxy": 1, "full": 2}
-    return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (order.get(name, 3), name))
+    order = {"quick": 0, "small": 1, "proxy": 2, "full": 3}
+    return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (order.get(name, len(order)), name))
 
 
 @cache

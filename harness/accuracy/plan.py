@@ -21,7 +21,7 @@ from reports.record import slug
 
 RESULT = "result.json"
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens
-BUILT_IN = ("motion", "motion_large")
+BUILT_IN = ("motion_small", "motion", "motion_large")
 
 
 @dataclass(frozen=True)

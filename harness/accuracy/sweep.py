@@ -6,6 +6,7 @@ trained is lost or trained again: not after a kill, and not when another table a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -20,6 +21,7 @@ from harness import provenance
 from harness.accuracy import plan, pool
 from harness.accuracy.plan import Setup, Task
 from harness.case import Ablation, Entry, case_id
+from harness.deadline import Deadline, OutOfTime
 from harness.options import UsageError
 from harness.progress import duration
 from harness.training.job import Job, Result
@@ -58,11 +60,13 @@ def sweep(
     jobs: int | None = None,
     launcher: Any = None,
     force: bool = False,
+    deadline: Deadline | None = None,
     console: Console | None = None,
 ) -> list[str]:
     """Train what is missing; returns what failed. `store` is the records' `harness.sweep.Store`.
 
-    `launcher` is a function with the signature of `pool.run` without its slots; None: this machine's devices.
+    `launcher` is a function with the signature of `pool.run` without its slots; None: this machine's devices. At the
+    `deadline` what is in work is saved and stopped; the next run goes on with it.
     """
     console = console or Console(quiet=True)
     found = plan.tasks(ablation, entries, setup, classes, out)
@@ -79,14 +83,23 @@ def sweep(
         return []
     progress, failures = _Progress(console, missing), {}
     run = launcher or (lambda tasks, tick: pool.run(tasks, pool.slots(setup.device, jobs, setup.threads), tick))
-    with progress.shown():
-        for done in run(missing, progress.tick):
+
+    def tick(in_work: list[Task]) -> None:
+        progress.tick(in_work)
+        if deadline is not None and deadline.passed:
+            raise OutOfTime
+
+    with progress.shown(), contextlib.suppress(OutOfTime):
+        for done in run(missing, tick):
             for task in by_folder[done.task.job.folder]:
                 if done.failure:
                     failures[case_id(task.entry.case), task.seed] = done.failure
             progress.done(done.task, done.failure)
             same = {case_id(task.entry.case) for task in by_folder[done.task.job.folder]}
             gather([task for task in found if case_id(task.entry.case) in same], setup, store, shared, failures)
+    if deadline is not None and progress.finished < len(missing):
+        left = len(missing) - progress.finished
+        deadline.left_out.append(f"{left} of {len(missing)} trainings of {ablation.name}")
     return [
         f"{task.label}: {failures[key]}" for task in found if (key := (case_id(task.entry.case), task.seed)) in failures
     ]
