@@ -32,12 +32,13 @@ def build(case: Case, *, device: str | None = None, kernel: str | None = None) -
             torch.manual_seed(case.seed)
         model = backbones.create(config, num_classes=case.num_classes, kernel=kernel or case.kernel)
         if target.type != "meta":
-            _fill_zeros(model)
+            fill_zeros(model)
             model = model.to(target, getattr(torch, case.dtype))
     return model.eval()
 
 
-def _fill_zeros(model: nn.Module) -> None:
+def fill_zeros(model: nn.Module) -> None:
+    """Draw the weights that are all zero: they would hide a wrong result, since zeros pass unseen."""
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():

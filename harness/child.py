@@ -95,8 +95,9 @@ def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
         return "out of memory" + (f": {', '.join(sizes)}" if sizes else ""), False
     if isinstance(error, KernelUnavailable | NotImplementedError) or "not implemented for" in text:
         return f"not supported: {text[:200]}", False
-    if type(error).__module__.startswith("torch._dynamo"):
-        return f"torch.compile failed: {text.partition(' Set TORCHDYNAMO_VERBOSE')[0][:300]}", False
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        on = " on flex, which compiles itself; run it with compile=false" if "flex_attention" in text else ""
+        return f"torch.compile failed{on}: {text.partition(' Set TORCHDYNAMO_VERBOSE')[0][:300]}", False
     return f"{type(error).__name__}: {text[:300]}", True
 
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.case import nearest
+from harness.options import until_closed
 from reports import accuracy, means, statistics
 from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
 from reports.record import MANIFEST, Measurement, Record, RecordError, canonical, read_manifest, read_record
@@ -370,4 +371,4 @@ def _show(found: Comparison, folders: list[Path], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from harness import provenance
 
+TIME_LIMIT = "time limit"  # in what `run` says of a process that took too long
+
 _turn = threading.Lock()
 _forker: subprocess.Popen | None = None
 
@@ -29,7 +31,7 @@ def run(request: Path, answer: Path, log: Path, time_limit: float) -> str | None
     """Let `harness.child` answer `request`, with its output in `log`. Returns what became of it if it failed."""
     status = _forked(request, answer, log, time_limit) if can_fork() else _spawned(request, answer, log, time_limit)
     if status is None:
-        return f"stopped at the time limit of {time_limit:g} s; raise time_limit"
+        return f"stopped at the {TIME_LIMIT} of {time_limit:g} s; raise time_limit"
     if status == -signal.SIGKILL:
         return "the measuring process was killed (signal 9), most likely because memory ran out"
     if status < 0:

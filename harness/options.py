@@ -7,6 +7,8 @@ Hydra; these need no files.)
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -50,6 +52,22 @@ def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) ->
 
     A `UsageError` of `work` reads like one of the parser. Modules that are slow to import belong inside `work`.
     """
+    return until_closed(lambda: _run(command, work, argv))
+
+
+def until_closed(work: Callable[[], int]) -> int:
+    """Work that prints; 141, as of a program ended by a broken pipe, where the reader has had enough (`| head`)."""
+    try:
+        status = work()
+        sys.stdout.flush()  # here, not when the interpreter ends, where nothing could be caught
+        return status
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held has a place to go
+        return 141
+
+
+def _run(command: Command, work: Callable[[Any], int], argv: list[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if any(argument in ("-h", "--help") for argument in argv):
         print(help_text(command))
@@ -116,7 +134,8 @@ def _value(argument: str, raw: str, option: Any, kind: Any) -> Any:
     kinds = get_args(kind) or (kind,)
     if raw.lower() in ("none", "null") and type(None) in kinds:
         return None
-    if str in kinds:
+    listed = any(one is list or getattr(one, "__origin__", None) is list for one in (kind, *kinds))
+    if str in kinds and not listed:
         value = raw
     else:
         value = _yaml(argument, raw)
@@ -125,7 +144,7 @@ def _value(argument: str, raw: str, option: Any, kind: Any) -> Any:
             value = _number(argument, value)
     if _is_dict(kind):
         raise UsageError(f"{argument!r}: name the field, as in {_prefix(option.name)}.FIELD=VALUE")
-    if list in kinds or any(getattr(one, "__origin__", None) is list for one in (kind, *kinds)):
+    if listed:
         value = value if isinstance(value, list) else [value]
     else:
         plain = tuple(one for one in kinds if isinstance(one, type))

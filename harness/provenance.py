@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from reports.record import slug
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "attention-zoo",
@@ -142,6 +144,14 @@ def machine(device: str) -> str:
         cards = gpu()
         return f"{cards[0]['name'] if cards else 'unknown GPU'}, torch {torch_version}"
     return f"{cpu_model()}, {usable_cores()} cores, torch {torch_version}"
+
+
+def device_slug(device: str) -> str:
+    """A name for this machine's device as a folder, such as "nvidia-h100-80gb-hbm3" or "cpu-amd-epyc-2-cores"."""
+    if device.startswith("cuda"):
+        cards = gpu()
+        return slug(cards[0]["name"] if cards else "gpu")
+    return slug(f"cpu {cpu_model()} {usable_cores()} cores")
 
 
 def _output(*command: str) -> str:

@@ -24,9 +24,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from harness import case, metrics, session
+from harness import case, metrics, session, suite
 from harness.accuracy import budget
 from harness.case import AblationError, Settings, nearest
+from harness.options import until_closed
 from harness.session import COMMAND, UsageError
 
 ALL = "all"
@@ -57,6 +58,10 @@ class Options:
     """What may stand on the command line, with types and defaults; the help is made from it."""
 
     ablation: Any = option(None, "the question to answer", "a name from the list below, or all")
+    suite: str | None = option(
+        None, "instead: all that a machine's record needs, within minutes, into results/<device>/", "{suites}"
+    )
+    steps: list[str] | None = option(None, "only these steps of the suite", "[NAME,...]; none: all")
     metrics: list[str] | None = option(
         None, "what to measure, such as [params,macs]", "{metrics}; none: as the ablation"
     )
@@ -88,6 +93,7 @@ class Options:
     )
     recipe_source: str = option("paper", "whose values, where a paper and its code differ", "paper, code")
     jobs: int | None = option(None, "trainings side by side", "1 and up; none: one per GPU, or per core of a CPU")
+    rows: list[str] | None = option(None, "only these rows of the ablation", "[NAME,...]; none: all")
     out: str = option("outputs", "folder of records and reports", "a folder, made if it is not there")
 
 
@@ -108,7 +114,11 @@ EXAMPLES = (
     ("ablation=all metrics=[params,macs]", "every cost table, about a minute"),
     ("ablation=pyramid_scales metrics=[latency] force=true", "measure one metric again"),
     ("ablation=position_encoding accuracy=quick metrics=[]", "accuracy alone, on the built-in data set"),
-    ("ablation=attention_schemes accuracy=quick data=clips", "on clips of yours: clips/train.csv, clips/val.csv"),
+    (
+        "ablation=attention_schemes accuracy=small 'rows=[full,divided]' data=clips",
+        "on clips of yours: clips/train.csv, clips/val.csv",
+    ),
+    ("suite=gpu", "what a GPU should record, in under 8 minutes on a large one; twice goes on"),
     ("ablation=pyramid_scales accuracy=proxy device=cuda hydra/launcher=submitit_slurm", "on a cluster, a job a row"),
     ("ablation=position_encoding model.drop_path=0 clip.frames=16", "with a field of the models and the clip changed"),
 )
@@ -116,7 +126,10 @@ EXAMPLES = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0 done, 1 a case failed, 2 a wrong command, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    return until_closed(lambda: _main(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str]) -> int:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
     try:
         if any(argument in ("-h", "--help") for argument in argv):
@@ -124,6 +137,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         show = "--cfg" in argv
         overrides, given = check_arguments([a for a in argv if not (show and a in ("--cfg", "job"))])
+        if "suite" in given:
+            return _suite(given, argv, console, show)
+        if "steps" in given:
+            raise UsageError("steps are those of a suite; add suite=gpu, or leave them out")
         if "ablation" not in given and not show:
             if given:
                 raise UsageError(f"no ablation is named; add ablation=NAME; allowed: {', '.join([*case.names(), ALL])}")
@@ -135,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
             print("---\n".join(OmegaConf.to_yaml(config) for config in configs), end="")
             return 0
         return _session(configs, given, argv, console)
-    except (UsageError, AblationError) as error:
+    except (UsageError, AblationError, suite.SuiteError) as error:
         return _refuse(str(error))
 
 
@@ -155,7 +172,24 @@ def _session(configs: list, given: dict[str, Any], argv: list[str], console: Con
         if name in given  # only what was given overrides rows and axes
     }
     clip = {key.removeprefix("clip."): value for key, value in given.items() if key.startswith("clip.")}
-    training = session.Training(
+    settings = Settings(**chosen, **clip, model=given.get("model", {}))
+    return session.run(
+        ablations,
+        settings,
+        list(options.metrics) if options.metrics is not None else None,
+        Path(options.out),
+        training=_training(given),
+        force=options.force,
+        rounds=options.rounds,
+        rows=list(options.rows) if options.rows else None,
+        time_limit=options.time_limit,
+        console=console,
+        arguments=argv,
+    )
+
+
+def _training(given: dict[str, Any]) -> session.Training:
+    return session.Training(
         budget=given.get("accuracy"),
         launcher=given.get(LAUNCHER),
         launcher_parameters=given.get("hydra.launcher.", {}),
@@ -164,16 +198,29 @@ def _session(configs: list, given: dict[str, Any], argv: list[str], console: Con
         **{name: given[name] for name in ("data", "root", "recipe", "recipe_source", "jobs") if name in given},
         **({"seeds": tuple(given["seeds"])} if given.get("seeds") else {}),
     )
-    settings = Settings(**chosen, **clip, model=given.get("model", {}))
-    return session.run(
-        ablations,
+
+
+def _suite(given: dict[str, Any], argv: list[str], console: Console, show: bool) -> int:
+    """A suite instead of an ablation."""
+    for key in given:
+        if key not in (*suite.SUITE_OPTIONS, LAUNCHER) and not key.endswith("."):
+            raise UsageError(
+                f"{key} does not go with a suite, whose steps set it; allowed: {', '.join(suite.SUITE_OPTIONS)}"
+            )
+    chosen = suite.load(given["suite"])
+    steps = chosen.chosen(given.get("steps"))
+    if show:
+        print(OmegaConf.to_yaml(OmegaConf.create([chosen.shown(step) for step in steps])), end="")
+        return 0
+    settings = Settings(**{name: given[name] for name in ("device", "quick", "threads") if name in given})
+    return suite.run(
+        chosen,
+        steps,
         settings,
-        list(options.metrics) if options.metrics is not None else None,
-        Path(options.out),
-        training=training,
-        force=options.force,
-        rounds=options.rounds,
-        time_limit=options.time_limit,
+        _training(given),
+        Path(given["out"]) if "out" in given else None,
+        force=given.get("force", False),
+        time_limit=given.get("time_limit"),
         console=console,
         arguments=argv,
     )
@@ -211,7 +258,7 @@ def check_arguments(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
             continue
         value = _checked(key, value)
         given[key] = value
-        if key not in ("ablation", "recipe"):  # both are folders of conf/, which Hydra would look into
+        if key not in ("ablation", "recipe", "suite"):  # folders of conf/, which Hydra would look into
             overrides.append(f"{key}={_grammar(value)}")
     if model:
         changes = ",".join(f"{key.removeprefix('model.')}:{_grammar(value)}" for key, value in model.items())
@@ -318,6 +365,11 @@ def _checked(key: str, value: Any) -> Any:
             raise UsageError(f"seeds={_grammar(value)}: not a list of whole numbers from 0, such as [0,1,2]")
         if len(set(value)) != len(value):
             raise UsageError(f"seeds={_grammar(value)}: a seed is given twice")
+    elif key == "suite":
+        if value not in suite.names():
+            raise UsageError(f"unknown suite {value!r}; {nearest(str(value), suite.names())}")
+    elif key in ("rows", "steps"):
+        value = [str(one) for one in (value if isinstance(value, list) else [value])]
     elif key == "recipe_source":
         if value not in ("paper", "code"):
             raise UsageError(f"unknown recipe_source {value!r}; {nearest(str(value), ('paper', 'code'))}")
@@ -387,6 +439,7 @@ def listing() -> str:
 def help_text() -> str:
     paragraphs = [
         f"usage: {COMMAND} ablation=NAME [option=value ...]",
+        f"       {COMMAND} suite=NAME [option=value ...]",
         "",
         "Measures what attention schemes for video cost, all else equal. One ablation is one question: its rows",
         "differ in stated things only, and each is counted exactly, timed on this machine, trained within a budget,",
@@ -410,7 +463,9 @@ def help_text() -> str:
             else one.default
         )
         allowed = one.metadata["allowed"].format(
-            metrics=", ".join(metrics.names()), budgets=", ".join([budget.OFF, *budget.names()])
+            metrics=", ".join(metrics.names()),
+            suites=", ".join(suite.names()),
+            budgets=", ".join([budget.OFF, *budget.names()]),
         )
         line = f"  {name} ({default})".ljust(26) + f" {one.metadata['meaning']}; {allowed}"
         paragraphs += textwrap.wrap(line, 120, subsequent_indent=" " * 27, drop_whitespace=True)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from harness import case, metrics
 from harness.case import Ablation, AblationError, Entry, Settings, nearest
+from harness.deadline import Deadline
 from harness.options import UsageError
 
 COMMAND = "python -m harness.run"
@@ -48,14 +49,18 @@ def run(
     training: Training | None = None,
     force: bool = False,
     rounds: int | None = None,
+    rows: list[str] | None = None,
     time_limit: float = 900,
+    deadline: Deadline | None = None,
     console: Console | None = None,
     arguments: list[str] | None = None,
+    remake: list[str] | None = None,
 ) -> int:
     """Measure the metrics `names` (None: each ablation's own), train the rows where accuracy is wanted, and write the
     reports.
 
-    `arguments` are the words of the command line: with them the run says how to go on and how to make a report again.
+    `arguments` are the words of the command line: with them the run says how to go on and how to make a report again;
+    `remake` are the words for the latter where they are others. Nothing is begun once a `deadline` has passed.
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted.
 
     Raises: UsageError or AblationError, before any work.
@@ -78,12 +83,13 @@ def run(
     launcher = _launcher(training, settings, out)
     classes = _classes(setups.values())
     entries = {ablation.name: case.resolve(ablation, settings) for ablation in ablations}
+    chosen = {ablation.name: _chosen(ablation, entries[ablation.name], rows) for ablation in ablations}
     folders, failures, interrupted = [], [], False
     with tempfile.TemporaryDirectory(prefix="attention-zoo-") as scratch, _terminate_like_interrupt():
         try:
             clips = {}
             if timed or settings.path:
-                everything = [entry for of_one in entries.values() for entry in of_one]
+                everything = [entry for of_one in chosen.values() for entry in of_one]
                 clips = sweep.decode_clips(everything, out, Path(scratch))
             for ablation in ablations:
                 folders.append(sweep.folder_of(out, ablation.name, settings.quick))
@@ -96,9 +102,11 @@ def run(
                     quick=settings.quick,
                     force=force,
                     wanted=rounds,
+                    chosen=chosen[ablation.name],
                     time_limit=time_limit,
+                    deadline=deadline,
                     console=console,
-                    arguments=_remake(ablation.name, arguments),
+                    arguments=remake or _remake(ablation.name, arguments),
                 )
                 failures += outcome.failures
                 setup = setups[ablation.name]
@@ -107,7 +115,7 @@ def run(
 
                     failures += train_rows(
                         ablation,
-                        entries[ablation.name],
+                        chosen[ablation.name],
                         setup,
                         classes,
                         outcome.store,
@@ -116,6 +124,7 @@ def run(
                         jobs=training.jobs,
                         launcher=launcher,
                         force=force and training.budget is not None,
+                        deadline=deadline,
                         console=console,
                     )
         except KeyboardInterrupt:
@@ -125,10 +134,10 @@ def run(
             raise UsageError(str(error)) from error
         except OSError as error:
             failures.append(f"{error}; what is measured is kept")
-    _finish(folders, entries, settings, timed, console)
+    _finish(folders, entries, settings, timed and remake is None, console)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    if interrupted or failures:
+    if (interrupted or failures) and remake is None:
         again = shlex.join(word for word in arguments if not word.startswith("force="))
         console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
     if interrupted:
@@ -164,6 +173,17 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
     )
     check(setup)
     return setup
+
+
+def _chosen(ablation: Ablation, entries: list[Entry], rows: list[str] | None) -> list[Entry]:
+    """The cases of the named rows; of all, where none are named. Raises: AblationError with the nearest name."""
+    if rows is None:
+        return entries
+    known = [row.row for row in ablation.rows]
+    for name in rows:
+        if name not in known:
+            raise AblationError(f"ablation {ablation.name}: no row is called {name!r}; {nearest(name, known)}")
+    return [entry for entry in entries if entry.row.row in rows]
 
 
 def _classes(setups: Iterable[Any]) -> int:

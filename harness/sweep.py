@@ -21,6 +21,8 @@ from rich.console import Console
 
 from harness import metrics, provenance, rounds, video
 from harness.case import Ablation, Clip, Entry, case_id
+from harness.deadline import Deadline
+from harness.isolation import TIME_LIMIT
 from harness.measure import effort_for, measure
 from harness.progress import Progress, human
 from harness.rounds import QUICK_ROUNDS, ROUNDS
@@ -78,14 +80,18 @@ def sweep(
     quick: bool = False,
     force: bool = False,
     wanted: int | None = None,
+    chosen: list[Entry] | None = None,
     time_limit: float = 900,
+    deadline: Deadline | None = None,
     console: Console | None = None,
     arguments: list[str] | None = None,
 ) -> Outcome:
-    """Measure the metrics `names` of all `entries`; records and manifest go to `folder_of(out, ...)`.
+    """Measure the metrics `names` of all `entries`, or of those `chosen` among them; records and manifest go to
+    `folder_of(out, ...)`.
 
     Timed metrics are taken in `wanted` rounds (None: 3, in quick mode 1), each case of a round in a process of its own.
     Counted metrics of all cases come first: they take seconds, and an interrupted run then has a full table of costs.
+    Once a `deadline` has passed nothing more is begun.
     """
     console = console or Console(quiet=True)
     wanted = wanted or (QUICK_ROUNDS if quick else ROUNDS)
@@ -95,14 +101,18 @@ def sweep(
     _write_manifest(ablation, entries, names, folder, quick, arguments)
     shared = provenance.collect()
     store = Store(ablation, folder, console, shared["commit"])
-    work = _plan(store, entries, names, wanted, force)
+    work = _plan(store, entries if chosen is None else chosen, names, wanted, force)
     steps = {kind: sum(1 for step in work if step.kind == kind) for kind in ("count", "time")}
-    console.print(_opening(ablation, entries, work), highlight=False)
+    console.print(_opening(ablation, entries if chosen is None else chosen, work), highlight=False)
     progress = Progress(console, steps, {"count": 2.0, "time": 6.0 if quick else 4.0 + 20.0 / wanted})
     failures: list[str] = []
     failed: set[tuple[str, str]] = set()
-    for step in work:
+    for number, step in enumerate(work):
+        if deadline is not None and deadline.passed:
+            deadline.left_out.append(f"{len(work) - number} of {len(work)} steps of {ablation.name}")
+            break
         case, entry = step.entry.case, step.entry
+        limit = time_limit if deadline is None else deadline.limit(time_limit)
         clip, facts = clips.get(clip_key(case.clip), (None, None))
         names = [name for name in step.names if (case_id(case), name) not in failed]
         with progress.step(step.kind, step.label(names)) as say:
@@ -111,17 +121,21 @@ def sweep(
                 continue
             effort = effort_for(case.device, quick)
 
-            def take(names: list[str], case=case, clip=clip, effort=effort) -> list[Measurement]:
+            def take(names: list[str], case=case, clip=clip, effort=effort, limit=limit) -> list[Measurement]:
                 measured = []
                 for some, rounds_of_it in _by_rounds(names, wanted):
                     part = effort.split(rounds_of_it)
-                    measured += measure(case, some, clip, effort=part, time_limit=time_limit)
+                    measured += measure(case, some, clip, effort=part, time_limit=limit)
                 return measured
 
             if step.kind == "time":
                 measured = _one_at_a_time(out, store, step, names, force, take)
             else:
                 measured = take(names)
+            if limit < time_limit and any(one.missing and TIME_LIMIT in one.missing for one in measured):
+                deadline.left_out.append(f"{ablation.name}: {step.label(names)}")
+                say("left out: it would have taken too long")
+                continue
             if measured:
                 store.merge(entry, step.round, measured, {**shared, "clip": facts, "time": provenance.now()})
             say(_result(measured))

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ def start(trial, out, force=False):
             os.dup2(silent, 1)
             os.dup2(silent, 2)
             isolation.run = measured_quickly
+            tempfile.tempdir = str(out)  # a killed run leaves its scratch folder behind
             status = session.run([trial], Settings(threads=1), list(NAMES), out, rounds=ROUNDS, force=force)
         finally:
             os._exit(status)

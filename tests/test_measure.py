@@ -6,34 +6,17 @@ import os
 import platform
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
+from small_cases import LITTLE, clip_file, tiny
 
 from backbones.pyramid import Pyramid
 from harness import case, count, isolation, measure, metrics, provenance
 from harness.build import build, example, unavailable
 from harness.measure import Effort
-
-TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
-LITTLE = Effort(samples=3, seconds=0, budget=0.1, fewest=3, warm_up_seconds=0)
-
-
-def tiny(model="dualformer_tiny", changes=None, frames=4, size=32, **fields):
-    row = case.Row("tiny", model=model, changes={**TINY, **(changes or {})}, clip={"frames": frames, "size": size})
-    ablation = case.Ablation("test", "?", [row])
-    return replace(case.resolve(ablation, case.Settings(threads=1))[0].case, **fields)
-
-
-def clip_file(folder, of):
-    path = folder / "clip.npy"
-    shape = (of.clip.frames, of.clip.size, of.clip.size, 3)
-    np.save(path, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    return path
 
 
 def by_name(measured):
@@ -309,3 +292,12 @@ def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
     provenance.commit.cache_clear()
     assert provenance.commit() == {"commit": "unknown", "dirty": None}
     provenance.commit.cache_clear()
+
+
+def test_a_compiler_that_fails_is_a_reason_that_no_other_try_mends():
+    from harness.child import _reason
+
+    of_inductor = type("LoweringException", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+    reason, retry = _reason(of_inductor("no choices. target: flex_attention"), None)
+    assert not retry
+    assert "run it with compile=false" in reason

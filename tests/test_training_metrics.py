@@ -4,18 +4,17 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_cases import LITTLE, clip_file, tiny
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attention_zoo.kernels import KernelUnavailable
-from harness import case, measure, memory, metrics
+from harness import measure, memory, metrics
 from harness.build import build
-from harness.measure import Effort
 from harness.metrics import largest_batch as batches
 from harness.metrics import predicted_training_memory as prediction
 from harness.training_step import OPTIMIZER, TrainingStep, targets
@@ -23,24 +22,9 @@ from harness.workload import Workload
 from reports import markdown, table
 from reports.record import Measurement, Record, write_manifest, write_record
 
-TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
 WIDE = {"widths": [48, 96, 192, 384]}
-LITTLE = Effort(samples=3, seconds=0, budget=0.1, fewest=3, warm_up_seconds=0)
 TRAINING = ["training_memory", "training_latency", "training_largest_batch"]
 PREDICTED = "predicted_training_memory"
-
-
-def tiny(model="dualformer_tiny", changes=None, frames=4, size=32, **fields):
-    row = case.Row("tiny", model=model, changes={**TINY, **(changes or {})}, clip={"frames": frames, "size": size})
-    ablation = case.Ablation("test", "?", [row])
-    return replace(case.resolve(ablation, case.Settings(threads=1))[0].case, **fields)
-
-
-def clip_file(folder, of):
-    path = folder / "clip.npy"
-    shape = (of.clip.frames, of.clip.size, of.clip.size, 3)
-    np.save(path, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    return path
 
 
 def measured(one, names, folder):

@@ -1,0 +1,37 @@
+"""A run that has to end at some time: what no longer fits is left out and said, and the next run goes on there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+GRACE_SECONDS = 40.0  # what is being measured at the end may take so much longer
+
+
+class OutOfTime(Exception):
+    """The deadline passed in the middle of something that can be stopped and gone on with."""
+
+
+@dataclass
+class Deadline:
+    """`at` is a time of `time.monotonic()`. `left_out` says, one text each, what the time did not suffice for."""
+
+    at: float
+    left_out: list[str] = field(default_factory=list)
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds; below 0 once it has passed."""
+        return self.at - time.monotonic()
+
+    @property
+    def passed(self) -> bool:
+        return self.left <= 0
+
+    def limit(self, seconds: float) -> float:
+        """How long something that begins now may take, itself limited to so many seconds."""
+        return max(1.0, min(seconds, self.left + GRACE_SECONDS))

@@ -1,0 +1,200 @@
+"""A suite: steps that compose, what does not fit into the time left out and said, and a run that ends in records."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_cases import TINY
+
+from harness import case, metrics, provenance, run, suite
+from harness.case import Settings
+from harness.deadline import Deadline
+from harness.options import until_closed
+from harness.session import Training
+from reports.record import read_manifest, read_records
+
+ROOT = Path(__file__).parents[1]
+STEPS = [(name, step) for name in suite.names() for step in suite.load(name).steps]
+IDS = [f"{name}-{step.step}" for name, step in STEPS]
+
+
+def small(**fields):
+    """A step that is measured in a moment."""
+    fields = {"step": "one", "seconds": 60, "ablation": "window_size", "metrics": ["params", "macs"]} | fields
+    return suite.from_dict({"question": "?", "device": "cpu", "steps": [fields]}, "trial")
+
+
+def go(one, out, console=None, training=None, **settings):
+    settings = Settings(threads=1, quick=True, model=TINY, **settings)
+    return suite.run(one, list(one.steps), settings, training or Training(), out, console=console)
+
+
+@pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
+@pytest.mark.parametrize("name, step", STEPS, ids=IDS)
+def test_every_step_composes(name, step, quick):
+    if step.check:
+        assert step.check in suite.CHECKS
+        return
+    settings = Settings(device=suite.load(name).device, quick=quick)
+    entries, ablation = step.entries(settings), step.composed(quick)
+    assert entries
+    assert len({case.case_id(entry.case) for entry in entries}) == len(entries)
+    assert {entry.baseline for entry in entries} <= {None, *(entry.case.row for entry in entries)}
+    assert set(ablation.metrics) <= set(metrics.names())
+    assert ablation.metrics or step.accuracy
+    assert all(entry.case.device == settings.device for entry in entries)
+    if quick:
+        assert {entry.row.row for entry in entries} == {ablation.rows[0].row}
+        assert max(entry.case.batch_size for entry in entries) <= suite.QUICK_BATCH
+
+
+@pytest.mark.parametrize("name", suite.names())
+def test_the_time_of_a_suite_holds_its_first_steps(name):
+    chosen = suite.load(name)
+    assert chosen.minutes * 60 + 40 < 8 * 60
+    assert sum(step.seconds for step in chosen.steps[:4]) < chosen.minutes * 60
+    assert all(step.needs < chosen.minutes * 60 for step in chosen.steps)
+
+
+def test_steps_of_one_folder_share_their_cases():
+    """Accuracy is added to the records of the costs: the settings must name the same cases."""
+    for name in suite.names():
+        chosen, by_folder = suite.load(name), {}
+        for step in chosen.steps:
+            if step.ablation:
+                by_folder.setdefault(step.folder or step.step, []).append(step)
+        for shared in by_folder.values():
+            found = [{case.case_id(e.case) for e in s.entries(Settings(device=chosen.device))} for s in shared]
+            assert all(ids == found[0] for ids in found)
+
+
+def test_a_step_writes_records_that_say_how_to_make_them_again(tmp_path):
+    assert go(small(), tmp_path) == 0
+    folder = tmp_path / "quick" / "one"
+    assert len(read_records(folder)) == 1
+    assert read_manifest(folder)["arguments"] == ["suite=trial", "steps=[one]", "quick=true"]
+    report = (folder / "report.md").read_text()
+    assert "python -m harness.run suite=trial 'steps=[one]' quick=true  #" in report
+
+
+def test_what_does_not_fit_is_left_out_and_the_next_run_goes_on(tmp_path, monkeypatch, capsys):
+    chosen, console = small(), Console(width=200)
+    monkeypatch.setattr(Deadline, "left", 0.0)
+    assert go(chosen, tmp_path, console) == 0
+    said = capsys.readouterr().out
+    assert "left out: one: 0 s are left, and it needs 5 s" in said
+    assert "to go on from here" in said
+    assert not (tmp_path / "quick" / "one").exists()
+    monkeypatch.setattr(suite, "_left_out", lambda *_: None)
+    assert go(chosen, tmp_path, console) == 0
+    assert "left out: one: 1 of 1 steps of one" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert go(chosen, tmp_path, console) == 0
+    assert "left out" not in capsys.readouterr().out
+    assert len(read_records(tmp_path / "quick" / "one")) == 1
+    assert go(chosen, tmp_path, console) == 0
+    assert "every measurement is there already" in capsys.readouterr().out
+
+
+def test_nothing_is_trained_in_quick_mode_unless_asked_for(tmp_path, capsys):
+    assert go(small(metrics=[], accuracy="quick"), tmp_path, Console(width=200)) == 0
+    assert "nothing is trained in quick mode" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "raw, message",
+    [
+        ({"ablation": "window_sise"}, "unknown ablation 'window_sise'; did you mean 'window_size'"),
+        ({"metrics": ["latencey"]}, "unknown metrics 'latencey'; did you mean 'latency'"),
+        ({"settings": {"dtyp": "float32"}}, "unknown settings 'dtyp'; did you mean 'dtype'"),
+        ({"accuracy": "quik"}, "unknown accuracy 'quik'; did you mean 'quick'"),
+        ({"second": 4}, "unknown entry 'second'; did you mean 'seconds'"),
+        ({"seconds": "ten"}, "seconds is 'ten'; expected float"),
+        ({"check": "kernels"}, "needs an ablation or a check, and not both"),
+    ],
+)
+def test_a_slip_in_a_suite_is_one_clear_error(raw, message):
+    with pytest.raises(suite.SuiteError, match=re.escape(message)):
+        small(**raw)
+
+
+def test_an_unknown_row_is_an_error_with_the_nearest():
+    with pytest.raises(suite.SuiteError, match="has no row 'ful'; did you mean 'full'"):
+        small(ablation="operators", rows=["ful"]).steps[0].composed()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["suite=gpo"], "unknown suite 'gpo'; did you mean 'gpu'"),
+        (["suite=gpu", "steps=[sanit]"], "unknown step 'sanit'; did you mean 'sanity'"),
+        (["suite=gpu", "kernel=sdpa"], "kernel does not go with a suite"),
+        (["suite=gpu", "model.drop_path=0"], "model does not go with a suite"),
+        (["suite=gpu", "ablation=kernels"], "ablation does not go with a suite"),
+        (["steps=[sanity]"], "steps are those of a suite"),
+        (["suit=gpu"], "did you mean 'suite'"),
+    ],
+)
+def test_a_wrong_command_says_what_is_allowed(arguments, message, capsys):
+    assert run.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_machine_without_the_device_is_told_of_the_smallest_form(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run.main(["suite=gpu"]) == 2
+    assert "suite=gpu device=cpu quick=true" in capsys.readouterr().err
+
+
+def test_the_steps_can_be_seen(capsys):
+    assert run.main(["suite=gpu", "--cfg", "job"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"step: {step.step}" in said for step in suite.load("gpu").steps)
+
+
+def test_records_of_a_device_have_a_folder_of_their_own(monkeypatch):
+    monkeypatch.setattr(provenance, "gpu", lambda: [{"name": "NVIDIA H100 80GB HBM3"}])
+    assert provenance.device_slug("cuda") == "nvidia-h100-80gb-hbm3"
+    monkeypatch.setattr(provenance, "cpu_model", lambda: "AMD EPYC")
+    monkeypatch.setattr(provenance, "usable_cores", lambda: 2)
+    assert provenance.device_slug("cpu") == "cpu-amd-epyc-2-cores"
+
+
+@pytest.mark.slow
+def test_the_gpu_suite_runs_on_a_cpu_in_its_smallest_form(tmp_path):
+    """Every step is begun or left out with a reason, and nothing fails."""
+    command = [sys.executable, "-m", "harness.run", "suite=gpu", "device=cpu", "quick=true", f"out={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    folder = tmp_path / "quick"
+    assert (folder / "sanity" / "report.md").is_file()
+    assert (folder / "cost.md").is_file()
+    for step in suite.load("gpu").steps:
+        if step.ablation and not step.accuracy and f"left out: {step.step}" not in done.stdout:
+            assert read_records(folder / step.step), step.step
+
+
+# output into a pipe whose reader has had enough
+
+
+def test_a_closed_pipe_is_no_error():
+    def work():
+        raise BrokenPipeError
+
+    assert until_closed(work) == 141
+    assert until_closed(lambda: 0) == 0
+
+
+@pytest.mark.parametrize("arguments", [["harness.run", "--help"], ["harness.datasets"], ["harness.train", "--help"]])
+def test_a_reader_that_stops_early_sees_no_traceback(arguments):
+    running = subprocess.Popen(
+        [sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    running.stdout.close()
+    said = running.stderr.read()
+    running.wait()
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
