@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from math import comb
 from pathlib import Path
+from typing import Any
 
 from harness.case import DTYPES, Case, Clip, nearest
+from harness.options import until_closed
 from reports.record import Measurement, Record, case_id, write_record
 
 COMMAND = "python -m harness.speedup"
@@ -134,25 +137,14 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
     x = normalise(clip.frames).to(device, getattr(torch, case.dtype))
     x = x.expand(case.batch_size, *x.shape).contiguous()
 
-    def run(kernel: str) -> tuple[float, torch.Tensor]:
+    def run(kernel: str) -> torch.Tensor:
         use_kernel(model, kernel)
-        start = time.perf_counter()
-        logits = model(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return (time.perf_counter() - start) * 1000, logits
+        return model(x)
 
-    times: dict[str, list[float]] = {first: [], second: []}
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
     with torch.inference_mode():
-        logits = {kernel: run(kernel)[1] for kernel in (first, second)}  # also the first warm-up
-        for kernel in (first, second):
-            run(kernel)
-        for index in range(pairs):
-            for kernel in (first, second) if index % 2 == 0 else (second, first):
-                times[kernel].append(run(kernel)[0])
-    ratios = [slow / fast for slow, fast in zip(times[first], times[second], strict=True)]
-    low, high, coverage = interval(ratios)
-    details = {"interval": [low, high], "coverage": coverage, "order": "in turn, every second pair reversed"}
+        logits = {kernel: run(kernel) for kernel in (first, second)}
+        times = in_turn({kernel: lambda kernel=kernel: run(kernel) for kernel in (first, second)}, pairs, wait)
     difference = (logits[first].double() - logits[second].double()).abs().max().item()
     source = {
         **provenance.collect(), **provenance.of_torch(case.device),
@@ -161,7 +153,7 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
     measured = [
         Measurement(f"latency_{first}", "ms", "lower", times[first]),
         Measurement(f"latency_{second}", "ms", "lower", times[second]),
-        Measurement("speedup", "times", "higher", ratios, details=details),
+        ratios("speedup", times[first], times[second]),
         Measurement(
             "logit_difference", "1", "lower", (difference,), details={"largest_logit": logits[first].abs().max().item()}
         ),
@@ -170,6 +162,35 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
     return Record(
         case_id(case.row, described), "speedup", case.row, described, {one.name: one for one in measured}, source
     )
+
+
+def in_turn(runs: dict[str, Callable[[], Any]], pairs: int, wait: Callable[[], None]) -> dict[str, list[float]]:
+    """Milliseconds of two runs that take turns, every second pair reversed, after two of each that are not timed.
+
+    `wait` returns when the device has done its work.
+    """
+
+    def timed(name: str) -> float:
+        start = time.perf_counter()
+        runs[name]()
+        wait()
+        return (time.perf_counter() - start) * 1000
+
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for name in [*runs, *runs]:
+        timed(name)
+    for index in range(pairs):
+        for name in runs if index % 2 == 0 else reversed(runs):
+            times[name].append(timed(name))
+    return times
+
+
+def ratios(name: str, slow: list[float], fast: list[float]) -> Measurement:
+    """How many times as fast, pair by pair, with the interval of the median."""
+    values = [a / b for a, b in zip(slow, fast, strict=True)]
+    low, high, coverage = interval(values)
+    details = {"interval": [low, high], "coverage": coverage, "order": "in turn, every second pair reversed"}
+    return Measurement(name, "times", "higher", values, details=details)
 
 
 def interval(values: list[float], confidence: float = 0.95) -> tuple[float, float, float]:
@@ -204,4 +225,4 @@ def sentence(record: Record) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

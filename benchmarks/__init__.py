@@ -1,0 +1,1 @@
+"""Comparisons with implementations of others, which are optional. Nothing of the project imports these."""

@@ -1,0 +1,121 @@
+"""TimeSformer out of the parts of this project, to be set beside the one of transformers on the same weights.
+
+The scheme `divided` stands in a pyramid, which has no class token and norms the tokens once before both attentions.
+TimeSformer carries a class token through every block and norms its residual stream twice, so the scheme cannot hold its
+weights. Here the code that the scheme consists of, `self_attention` over times and then over places, is put into
+TimeSformer's own block; the rest of the block is as in its released code.
+
+Source: Bertasius et al., TimeSformer, arXiv:2102.05095, and facebookresearch/TimeSformer at commit a5ef29a7.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_zoo.kernels import AUTO
+from attention_zoo.sequence import self_attention
+
+EPS = 1e-6
+RENAMES = (  # names of transformers' TimesformerModel, and ours
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch."),
+    (r"^embeddings\.cls_token$", "class_token"),
+    (r"^embeddings\.position_embeddings$", "places"),
+    (r"^embeddings\.time_embeddings$", "times"),
+    (r"^encoder\.layer\.(\d+)\.temporal_layernorm\.", r"blocks.\1.time_norm."),
+    (r"^encoder\.layer\.(\d+)\.temporal_attention\.attention\.qkv\.", r"blocks.\1.time.qkv."),
+    (r"^encoder\.layer\.(\d+)\.temporal_attention\.output\.dense\.", r"blocks.\1.time.proj."),
+    (r"^encoder\.layer\.(\d+)\.temporal_dense\.", r"blocks.\1.time_fc."),
+    (r"^encoder\.layer\.(\d+)\.layernorm_before\.", r"blocks.\1.space_norm."),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.qkv\.", r"blocks.\1.space.qkv."),
+    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.space.proj."),
+    (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"blocks.\1.mlp_norm."),
+    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.0."),
+    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.2."),
+    (r"^layernorm\.", "norm."),
+)
+
+
+class Projections(nn.Module):
+    """Those of one of the two attentions."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+
+class Block(nn.Module):
+    """Attention over times, a linear map, attention over places with the class token, MLP; each residual."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: int, kernel: str):
+        super().__init__()
+        self.num_heads, self.kernel = num_heads, kernel
+        self.time_norm, self.time, self.time_fc = nn.LayerNorm(dim, EPS), Projections(dim), nn.Linear(dim, dim)
+        self.space_norm, self.space = nn.LayerNorm(dim, EPS), Projections(dim)
+        self.mlp_norm = nn.LayerNorm(dim, EPS)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+
+    def forward(
+        self, first: Float[Tensor, "b 1 d"], x: Float[Tensor, "b t n d"]
+    ) -> tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b t n d"]]:
+        """The class token and the tokens, frame by frame."""
+        b, t, _, _ = x.shape
+        over_time = self._attend(rearrange(self.time_norm(x), "b t n d -> (b n) t d"), self.time)
+        x = x + rearrange(self.time_fc(over_time), "(b n) t d -> b t n d", b=b)
+        frames = torch.cat([first.expand(b, t, -1)[:, :, None], x], dim=2)
+        y = self._attend(rearrange(self.space_norm(frames), "b t n d -> (b t) n d"), self.space)
+        y = rearrange(y, "(b t) n d -> b t n d", t=t)
+        first, x = first + y[:, :, 0].mean(1, keepdim=True), x + y[:, :, 1:]
+        return first + self.mlp(self.mlp_norm(first)), x + self.mlp(self.mlp_norm(x))
+
+    def _attend(self, tokens: Float[Tensor, "s n d"], weights: Projections) -> Float[Tensor, "s n d"]:
+        return self_attention(tokens, weights.qkv, weights.proj, self.num_heads, kernel=self.kernel)
+
+
+class TimeSformer(nn.Module):
+    """From a clip `b 3 t h w` to the normed class token."""
+
+    def __init__(
+        self,
+        frames: int,
+        size: int,
+        *,
+        patch: int = 16,
+        dim: int = 768,
+        num_heads: int = 12,
+        depth: int = 12,
+        mlp_ratio: int = 4,
+        kernel: str = AUTO,
+    ):
+        super().__init__()
+        self.patch = nn.Conv2d(3, dim, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.places = nn.Parameter(torch.zeros(1, (size // patch) ** 2 + 1, dim))
+        self.times = nn.Parameter(torch.zeros(1, frames, dim))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, kernel) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, EPS)
+
+    def forward(self, clip: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+        b, _, t, _, _ = clip.shape
+        x = self.patch(rearrange(clip, "b c t h w -> (b t) c h w"))
+        x = rearrange(x, "(b t) d h w -> b t (h w) d", t=t) + self.places[:, None, 1:] + self.times[:, :, None]
+        first = repeat(self.class_token + self.places[:, :1], "1 1 d -> b 1 d", b=b)
+        for block in self.blocks:
+            first, x = block(first, x)
+        return self.norm(first)[:, 0]
+
+
+def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a `TimesformerModel` under our names. Raises: KeyError for a name that is not known."""
+    ours = {}
+    for name, tensor in state.items():
+        new = next((re.sub(pattern, to, name) for pattern, to in RENAMES if re.search(pattern, name)), None)
+        if new is None:
+            raise KeyError(f"no weight of a TimesformerModel is known as {name!r}")
+        ours[new] = tensor
+    return ours
