@@ -369,3 +369,16 @@ def test_the_recipe_sets_clip_and_regularisation_unless_changed():
     config = model_config("dualformer_tiny", chosen)
     assert (config["clip"], config["drop_path"], config["dropout"]) == ([4, 32, 32], 0.2, 0.3)
     assert model_config("dualformer_tiny", chosen, {"drop_path": 0.0})["drop_path"] == 0
+
+
+def test_linear_maps_can_start_by_their_inputs(tmp_path):
+    data = data_set(tmp_path / "data", train=4, val=3)
+    deviations = {}
+    for start in ("published", "fan_in"):
+        chosen = recipe(epochs=1.0, lr=1e-9, backbone_lr=1e-9).changed({"linear_maps": start})
+        made = job(data, tmp_path / start, chosen)
+        train(made)
+        weights = load_file(next(made.folder.glob("checkpoints/step-*/model.safetensors")))
+        deviations[start] = float(weights["stages.0.blocks.0.mlp.fc2.weight"].std())
+    assert deviations["published"] < 0.03
+    assert 0.1 < deviations["fan_in"] < 0.3  # 32 inputs: 0.18, a little less where the tails are cut

@@ -1,4 +1,6 @@
-"""`python -m harness.datasets`: the data sets and what each needs; `check NAME root=...` walks one of them."""
+"""`python -m harness.datasets`: the data sets and what each needs; `check NAME root=...` walks one of them, and
+`show NAME` draws a picture of it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from typing import Any
 import yaml
 
 from harness import datasets
-from harness.options import Command, UsageError, option, run
+from harness.options import Command, UsageError, option, run, until_closed
 
 PROGRAM = "python -m harness.datasets"
 
@@ -50,31 +52,61 @@ CHECK = Command(
 )
 
 
+@dataclass(frozen=True)
+class Show:
+    """Options of `show`."""
+
+    root: str | None = option(None, "the folder that holds the data set")
+    split: str = option("train", "which split to show", choices=datasets.SPLITS)
+    out: str = option("sheet.png", "the PNG file to write")
+    frames: int = option(8, "frames of each clip, evenly spaced from its first to its last", least=1)
+    height: int = option(96, "height of a frame in pixels", least=8)
+    classes: int = option(24, "the most classes to show", least=1)
+
+
+SHOW = Command(
+    f"{PROGRAM} show",
+    "Draws a contact sheet of a data set, whose name (or folder) stands first: frames of one clip of each class. "
+    "Options of the data set itself (see the list) may be given too.",
+    Show,
+    (
+        ("motion_small out=sheet.png", "the built-in data set; rendered first where it is not there yet"),
+        ("kinetics400 root=/data/k400 split=val classes=40", "40 evenly spaced classes"),
+    ),
+)
+COMMANDS = {"check": CHECK, "show": SHOW}
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv == ["list"]:
         print(overview())
         return 0
     if argv[0] in ("-h", "--help"):
-        print(f"usage: {PROGRAM}   lists the data sets\n       {CHECK.name} NAME [option=value ...]\n\n{CHECK.purpose}")
+        usage = "".join(f"\n       {one.name} NAME [option=value ...]" for one in COMMANDS.values())
+        purposes = "\n\n".join(one.purpose for one in COMMANDS.values())
+        print(f"usage: {PROGRAM}   lists the data sets{usage}\n\n{purposes}")
         return 0
-    if argv[0] != "check":
+    if argv[0] not in COMMANDS:
         print(
-            f"error: unknown command {argv[0]!r}; allowed: list, check\n`{PROGRAM} --help` explains them.",
+            f"error: unknown command {argv[0]!r}; allowed: list, {', '.join(COMMANDS)}\n"
+            f"`{PROGRAM} --help` explains them.",
             file=sys.stderr,
         )
         return 2
+    command = COMMANDS[argv[0]]
     if len(argv) > 1 and argv[1] in ("-h", "--help"):
-        return run(CHECK, lambda options: 0, ["--help"])
+        return run(command, lambda options: 0, ["--help"])
     if len(argv) < 2 or ("=" in argv[1] and not Path(argv[1]).exists()):
         print(
-            f"error: name the data set first: {CHECK.name} NAME; names: {', '.join(datasets.names())}, or a folder",
+            f"error: name the data set first: {command.name} NAME; names: {', '.join(datasets.names())}, or a folder",
             file=sys.stderr,
         )
         return 2
     name, rest = argv[1], argv[2:]
-    own, mine = _parted(name, rest)
-    return run(CHECK, lambda options: check(name, own, options), mine)
+    own, mine = _parted(name, rest, command.options)
+    action = check if command is CHECK else show
+    return run(command, lambda options: action(name, own, options), mine)
 
 
 def overview() -> str:
@@ -90,7 +122,8 @@ def overview() -> str:
     parts.append(
         "A folder may stand for a name: with train.csv and val.csv it is `csv`, with class folders in train/ and val/\n"
         "it is `folder`.\n"
-        f"{CHECK.name} NAME root=FOLDER   walks one before a long run"
+        f"{CHECK.name} NAME root=FOLDER   walks one before a long run\n"
+        f"{SHOW.name} NAME root=FOLDER   draws frames of each class into sheet.png"
     )
     return "\n\n".join(parts)
 
@@ -99,7 +132,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
 
 
-def _parted(name: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _parted(name: str, arguments: list[str], options: type) -> tuple[dict[str, Any], list[str]]:
     """The arguments that are options of the data set itself, and the rest."""
     try:
         known = datasets.get(name if name in datasets.names() else datasets.resolve(name)[0]).options
@@ -108,7 +141,7 @@ def _parted(name: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]
     own, rest = {}, []
     for argument in arguments:
         key, equals, raw = argument.partition("=")
-        if equals and key in known and not hasattr(Check, key) and key not in own:
+        if equals and key in known and not hasattr(options, key) and key not in own:
             own[key] = _value(raw, known[key])
         else:
             rest.append(argument)
@@ -155,6 +188,21 @@ def check(name: str, own: dict[str, Any], options: Check) -> int:
     return 1 if found["problems"] else 0
 
 
+def show(name: str, own: dict[str, Any], options: Show) -> int:
+    """Writes the contact sheet and prints its path. Raises: UsageError."""
+    from harness.datasets.sheet import contact_sheet
+
+    _check_writable(Path(options.out))
+    try:
+        dataset = datasets.load(name, options.split, options.root, **own)
+        print(
+            contact_sheet(dataset, options.out, frames=options.frames, height=options.height, classes=options.classes)
+        )
+    except datasets.DataError as error:
+        raise UsageError(str(error)) from error
+    return 0
+
+
 def _check_writable(out: Path) -> None:
     """Before a long walk, not after it. Raises: UsageError."""
     folder = next((place for place in (out.absolute().parent, *out.absolute().parents) if place.exists()), out)
@@ -199,4 +247,4 @@ def _splits(name: str, own: dict[str, Any], options: Check) -> list[datasets.Dat
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

@@ -10,14 +10,13 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 import backbones
 from backbones import CheckpointError, LoadReport, Pyramid, load_checkpoint
 from backbones.checkpoint import CLASSIFIER, listed
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # Convolutions that pool the map to keys: their kernels follow from the number of frames.
 POOLING = re.compile(r"\.attention\.priors\.")
@@ -90,3 +89,11 @@ def _inflated(model: Pyramid, path: Path, rule: str) -> list[str]:
     if report.fresh:
         notes.append("the classifier starts fresh: the image model's is of other classes")
     return notes
+
+
+@torch.no_grad()
+def scale_to_inputs(model: nn.Module) -> None:
+    """Draw every linear map anew: truncated normal, deviation 1 / sqrt(its inputs)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)

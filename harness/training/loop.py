@@ -54,7 +54,7 @@ from harness.evaluation.views import DECODERS, RUN
 from harness.progress import duration
 from harness.training import distributed, state, token_labels
 from harness.training.distributed import Group
-from harness.training.initial import initialise
+from harness.training.initial import initialise, scale_to_inputs
 from harness.training.job import Job, Result, Stopped, TrainingError, digest, first_difference
 from harness.training.optimizer import lr_factor, optimizer, set_lr
 from harness.training.recipe import Testing
@@ -287,6 +287,8 @@ class _Run:
         kernel = kernels.resolve(job.kernel, self.device, getattr(torch, job.dtype), backward=True)
         torch.manual_seed(job.seed)
         model = create(ModelConfig.from_dict(job.config), job.classes, kernel=kernel)
+        if self.recipe.linear_maps == "fan_in":
+            scale_to_inputs(model)
         if job.checkpoint is not None:
             for note in initialise(model, job.checkpoint, job.inflate):
                 self.console.print(escape(note), soft_wrap=True)

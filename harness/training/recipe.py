@@ -170,6 +170,9 @@ class Recipe:
         data: name of the data set.
         drop_path, dropout: of the model; None leaves the model's own.
         initial: what training starts from, in words.
+        linear_maps: how random linear maps start: as "published" (normal, deviation 0.02, for widths of hundreds), or
+            "fan_in" (one over the root of the inputs), without which models of a quarter of the width learn little
+            for epochs: their branches start at almost nothing.
         token_labels: None for training without them.
         notes: what the fields cannot say.
         differs: dotted path -> {"paper": value, "code": value}, where both state one and they differ.
@@ -190,6 +193,7 @@ class Recipe:
     drop_path: float | None = None
     dropout: float | None = None
     initial: str | None = None
+    linear_maps: Literal["published", "fan_in"] = "published"
     token_labels: TokenLabels | None = None
     notes: tuple[str, ...] = ()
     differs: dict[str, Any] = field(default_factory=dict)
