@@ -103,7 +103,8 @@ def sweep(
     store = Store(ablation, folder, console, shared["commit"])
     work = _plan(store, entries if chosen is None else chosen, names, wanted, force)
     steps = {kind: sum(1 for step in work if step.kind == kind) for kind in ("count", "time")}
-    console.print(_opening(ablation, entries if chosen is None else chosen, work), highlight=False)
+    if names:
+        console.print(_opening(ablation, entries if chosen is None else chosen, work), highlight=False)
     progress = Progress(console, steps, {"count": 2.0, "time": 6.0 if quick else 4.0 + 20.0 / wanted})
     failures: list[str] = []
     failed: set[tuple[str, str]] = set()
