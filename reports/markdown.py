@@ -396,6 +396,9 @@ def _again(table: AblationTable) -> str:
     words = [word for word in table.arguments or (f"ablation={table.name}",) if not word.startswith("metrics=")]
     of_suite = any(word.startswith("suite=") for word in words)  # whose steps say what is measured
     words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics and not of_suite else []
+    trained = accuracy.names(table)
+    if trained and not of_suite and not any(word.startswith("accuracy=") for word in words):
+        words.append(f"accuracy={accuracy.budget(trained[0])}")  # where metrics are named, it is off unless it is named
     words += ["quick=true"] if table.quick and "quick=true" not in words else []
     what = shlex.join(words)
     folder = f"outputs/{'quick/' if table.quick else ''}{table.name}"

@@ -259,6 +259,7 @@ def test_the_report_shows_accuracy_with_its_setting_and_its_verdict(tmp_path):
     assert "- Top-1 on built-in data (motion), quick" in report
     assert "![Measured top-1 accuracy against latency; lines are 95 % intervals](accuracy_cost.png)" in report
     assert "Further measurements" not in report  # an accuracy is no timing
+    assert " accuracy=quick  # measures what has no record yet" in report
     assert "Example CPU, 2 cores, torch" in report.partition("## Accuracy")[0]
     assert (rows["LG"]["top1_quick"], rows["LG"]["top1_quick_seeds"]) == (str(210.5 / 3), "3")
     assert (rows["LG"]["top1_quick_interval"], rows["LG"]["top1_quick_data"]) == ("seeds", "motion")
