@@ -57,6 +57,11 @@ def test_every_room_is_packaged(package):
     assert f"{package}*" in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
 
 
+def accuracy(row):
+    """The accuracy of the quick budget as README.md prints it."""
+    return "{:.1f} ({:.1f}–{:.1f})".format(*(float(row[f"top1_quick{k}"]) for k in ("", "_low", "_high")))
+
+
 def test_the_readme_shows_what_the_records_hold():
     """Its table, its verdict counts and its speed-up are those of the committed runs."""
     readme, results = read("README.md"), ROOT / "results" / "cpu-amd-epyc-2-cores"
@@ -67,7 +72,12 @@ def test_the_readme_shows_what_the_records_hold():
             memory = f"{int(row['peak_memory_bytes']) / 2**20:.0f}"
             figures = [row["measured_flops_g"], row["measured_params_m"], latency, memory]
             figures += [row["published_flops_g"] or "—", row["verdict_flops"] or "—", row["published_top1"] or "—"]
+            figures += [accuracy(row)]
             assert all(f" {figure} |" in line for figure in figures), (line, figures)
+    with (results / "temporal_controls" / "table.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            line = next(line for line in readme.splitlines() if line.startswith(f"| {row['row']} |"))
+            assert f" {accuracy(row)} |" in line, (line, accuracy(row))
     verdicts = Counter()
     for table in results.glob("*/table.csv"):
         with table.open(newline="") as file:
