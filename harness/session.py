@@ -81,9 +81,9 @@ def run(
     if timed or any(setups.values()):
         _check_machine(settings)
     launcher = _launcher(training, settings, out)
-    classes = _classes(setups.values())
     entries = {ablation.name: case.resolve(ablation, settings) for ablation in ablations}
     chosen = {ablation.name: _chosen(ablation, entries[ablation.name], rows) for ablation in ablations}
+    classes = _classes(setups.values())  # after all checks: it may render a data set
     folders, failures, interrupted = [], [], False
     with tempfile.TemporaryDirectory(prefix="attention-zoo-") as scratch, _terminate_like_interrupt():
         try:

@@ -60,12 +60,14 @@ def refused(arguments, capsys):
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_arguments(kind, tmp_path, capsys):
+def test_wrong_arguments(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ATTENTION_ZOO_DATA", str(tmp_path / "data"))  # as on a new machine: nothing is rendered yet
     arguments, parts = WRONG[kind]
     said = refused([*arguments, f"out={tmp_path / 'out'}"], capsys)
     for part in parts:
         assert part in said
     assert not list(tmp_path.rglob("*.json"))
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video", None], ids=["empty", "text", "truncated"])
