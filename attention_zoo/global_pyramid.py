@@ -11,9 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 
+from attention_zoo import chunks
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
+from attention_zoo.pooling import pooled
 from attention_zoo.scheme import register
+from attention_zoo.sequence import heads, joined
 from attention_zoo.windows import check_choice
 
 WHOLE = "whole"
@@ -65,10 +68,20 @@ class GlobalPyramidAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         _, t, h, w, _ = x.shape
-        q = rearrange(self.q(x), "b t h w (m c) -> b m (t h w) c", m=self.num_heads)
-        k, v = rearrange(self.kv(self._keys(x)), "b s (kv m c) -> kv b m s c", kv=2, m=self.num_heads)
-        y = attend(q, k, v, kernel=self.kernel)
-        return self.proj(rearrange(y, "b m (t h w) c -> b t h w (m c)", t=t, h=h, w=w))
+        k, v = heads(self.kv(self._keys(x)), 2, self.num_heads)
+        tokens = x.flatten(1, 3)
+        if chunks.inference(x):  # queries, and what they found
+            length = chunks.length(x, x.shape[0] * 2 * self.dim)
+            y = chunks.joined((self._attend(part, k, v) for part in tokens.split(length, dim=1)), tokens, dim=1)
+        else:
+            y = self._attend(tokens, k, v)
+        return y.unflatten(1, (t, h, w))
+
+    def _attend(
+        self, x: Float[Tensor, "b n d"], k: Float[Tensor, "b m s c"], v: Float[Tensor, "b m s c"]
+    ) -> Float[Tensor, "b n d"]:
+        (q,) = heads(self.q(x), 1, self.num_heads)
+        return self.proj(joined(attend(q, k, v, kernel=self.kernel)))
 
     def _keys(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b s d"]:
         """The pooled copies, concatenated and normed."""
@@ -97,7 +110,10 @@ class BlockConv3d(nn.Conv3d):
         self.block = block
 
     def forward(self, x: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d pt ph pw"]:
-        return conv3d(_whole_blocks(x, self.block), self.weight, self.bias, self.stride, groups=self.groups)
+        x = _whole_blocks(x, self.block)
+        if self.groups == len(self.weight):
+            return pooled(x, self.weight, self.bias)
+        return conv3d(x, self.weight, self.bias, self.stride, groups=self.groups)
 
     def macs(self, grid: Grid) -> int:
         return grid.ceil_div(self.block).tokens * self.weight.numel()

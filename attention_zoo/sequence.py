@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_zoo import chunks
 from attention_zoo.kernels import attend
 
 Groups = Sequence[tuple[int, Float[Tensor, "1 _ n n"] | None]]
@@ -28,15 +28,37 @@ def self_attention(
 
     The rows of `qkv` are all queries, then all keys, then all values, head-major.
     """
-    q, k, v = rearrange(qkv(x), "s n (qkv m c) -> qkv s m n c", qkv=3, m=num_heads)
     groups = groups or [(x.shape[0], None)]
+    counts, biases = zip(*groups, strict=True)
+    if chunks.inference(x):  # queries, keys, values, and what was found
+        length = chunks.length(x, x.shape[1] * (qkv.out_features + proj.in_features))
+        pieces = (
+            (piece, bias) for part, bias in zip(x.split(counts), biases, strict=True) for piece in part.split(length)
+        )
+        return chunks.joined((proj(_attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
     # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.
-    parts = zip(*(a.split([count for count, _ in groups]) for a in (q, k, v)), strict=True)
-    outputs = [
-        rearrange(attend(*part, bias, kernel=kernel), "s m n c -> s n (m c)")
-        for part, (_, bias) in zip(parts, groups, strict=True)
-    ]
-    return proj(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+    parts = zip(qkv(x).split(counts), biases, strict=True)
+    found = [_attended(part, num_heads, bias, kernel) for part, bias in parts]
+    return proj(found[0] if len(found) == 1 else torch.cat(found))
+
+
+def _attended(
+    qkv: Float[Tensor, "s n _"], num_heads: int, bias: Float[Tensor, "1 _ n n"] | None, kernel: str
+) -> Float[Tensor, "s n d"]:
+    return joined(attend(*heads(qkv, 3, num_heads), bias, kernel=kernel))
+
+
+def heads(x: Float[Tensor, "s n _"], parts: int, num_heads: int) -> tuple[Float[Tensor, "s m n c"], ...]:
+    """Splits what a linear map made for queries, keys and values: part-major, then head-major; no copy.
+
+    Unbound where they lie, the gradients of the parts join in one copy; moved to the front first, they take two.
+    """
+    return tuple(part.transpose(1, 2) for part in x.unflatten(-1, (parts, num_heads, -1)).unbind(2))
+
+
+def joined(x: Float[Tensor, "s m n c"]) -> Float[Tensor, "s n d"]:
+    """What the heads found, side by side."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def self_attention_macs(sequences: int, length: int, dim: int) -> int:

@@ -8,9 +8,13 @@ instead of 11.6 ms. On a GPU, in a compiled graph and for gradients of gradients
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv3d, pad
+
+from attention_zoo import chunks
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -20,8 +24,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x: (b, t, h, w, d).
         weight: (d, 1, kt, kh, kw), each kernel size odd; zeros are added around the tokens.
     """
-    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if wanted and x.device.type == "cpu" and not torch.compiler.is_compiling() and not _transformed(x):
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and chunks.eager(x):
         if (
             torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
         ):  # it reaches the forward pass of a function, but not the backward pass
@@ -29,11 +32,6 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
         return _Depthwise.apply(x, weight, bias)
     return _convolved(x, weight, bias)
-
-
-def _transformed(x: Tensor) -> bool:
-    """Whether a mode or a function transform looks at the operators, which should see PyTorch's own."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -64,10 +62,14 @@ def _of_weight(x: Tensor, shape: torch.Size, gradient: Tensor) -> Tensor:
     """What each tap of the kernel met: the tokens shifted to where it looks, times the gradient, summed."""
     (kt, kh, kw), (t, h, w) = shape[2:], x.shape[1:4]
     padded = pad(x, (0, 0, kw // 2, kw // 2, kh // 2, kh // 2, kt // 2, kt // 2))
-    taps = [
-        (padded[:, i : i + t, j : j + h, k : k + w] * gradient).sum(dim=(0, 1, 2, 3))
-        for i in range(kt)
-        for j in range(kh)
-        for k in range(kw)
-    ]
-    return torch.stack(taps, dim=1).reshape(shape)
+    frames, wide = chunks.length(x, x.shape[0] * h * w * x.shape[-1]), torch.promote_types(x.dtype, torch.float32)
+    sums = []
+    for start in range(0, t, frames):  # what is multiplied stays in the cache until all taps have seen it
+        part = gradient[:, start : start + frames]
+        seen = padded[:, start : start + part.shape[1] + kt - 1]
+        taps = [
+            (seen[:, i : i + part.shape[1], j : j + h, k : k + w] * part).sum(dim=(0, 1, 2, 3), dtype=wide)
+            for i, j, k in itertools.product(range(kt), range(kh), range(kw))
+        ]
+        sums.append(torch.stack(taps, dim=1))
+    return torch.stack(sums).sum(0).to(x.dtype).reshape(shape)

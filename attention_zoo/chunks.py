@@ -1,0 +1,61 @@
+"""Eager work on a CPU in chunks that stay in its cache.
+
+A large tensor costs an eager program on a CPU more than the arithmetic on it: it goes to memory and comes back for the
+next operator, and where the C library maps it afresh (above 32 MiB glibc always does) the system first clears its
+pages. What lies between the operators of a branch (queries, keys and values; scores; the hidden layer of an MLP) is
+several times as large as the tokens. Done for some of the tokens or sequences at a time, it is overwritten while it is
+still in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+BYTES = 4 * 2**20  # what a chunk holds between operators; 2 to 8 MiB are equally fast, 1 and 16 are slower
+
+
+def observed() -> bool:
+    """Whether more than eager PyTorch looks at the operators.
+
+    A compiler fuses by itself; tracers, counters and function transforms should see PyTorch's own operators, once each.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def eager(x: Tensor) -> bool:
+    """Whether nothing but eager PyTorch on a CPU is at work."""
+    return x.device.type == "cpu" and not observed()
+
+
+def inference(x: Tensor) -> bool:
+    """Whether a branch may run in chunks that keep nothing: eagerly on a CPU, without gradients."""
+    return not torch.is_grad_enabled() and eager(x)
+
+
+def length(x: Tensor, numbers: int) -> int:
+    """How many tokens (or sequences) make a chunk, where each has so many numbers between the operators."""
+    return max(1, BYTES // (numbers * x.element_size()))
+
+
+def joined(parts: Iterable[Tensor], like: Tensor, dim: int = 0) -> Tensor:
+    """The parts along `dim`, each taken when it is needed; together they are as long as `like` there.
+
+    Unlike `torch.cat`, which would hold all parts and then all of them again.
+    """
+    whole, start = None, 0
+    for part in parts:
+        if part.shape[dim] == like.shape[dim]:
+            return part
+        if whole is None:  # only now is its number format known: autocast may have changed it
+            whole = part.new_empty(*(like.shape[dim] if i == dim else n for i, n in enumerate(part.shape)))
+        whole.narrow(dim, start, part.shape[dim]).copy_(part)
+        start += part.shape[dim]
+    return whole

@@ -1,0 +1,69 @@
+"""A depthwise convolution whose stride is its kernel, with a backward pass that is fast on a CPU.
+
+Each token belongs to one block, so both gradients are a product of the tokens (or weights) with the gradient of their
+block; PyTorch's own takes several times as long there. On a GPU, in a compiled graph and for gradients of gradients
+PyTorch's own is used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv3d
+
+from attention_zoo import chunks
+
+
+def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Weighted sums of blocks, channel by channel.
+
+    Args:
+        x: (b, d, t, h, w), in whole blocks.
+        weight: (d, 1, block t, block h, block w).
+
+    Returns:
+        (b, d, blocks over t, over h, over w).
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and chunks.eager(x):
+        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+            # Autocast reaches the forward pass of a function, but not its backward pass.
+            narrow = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
+        return _Pooled.apply(x, weight, bias)
+    return _convolved(x, weight, bias)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return conv3d(x, weight, bias, stride=weight.shape[2:], groups=len(weight))
+
+
+class _Pooled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolved(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        block = weight.shape[2:]
+        each = gradient.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]  # b pt 1 ph 1 pw 1 d
+        grad_x = grad_weight = None
+        if of_x:
+            taps = weight[:, 0].permute(1, 2, 3, 0)[:, None, :, None]  # bt 1 bh 1 bw d
+            b, d, t, h, w = x.shape
+            grad_x = (each * taps).reshape(b, t, h, w, d).permute(0, 4, 1, 2, 3)
+        if of_weight:
+            tokens, wide = _blocks(x.permute(0, 2, 3, 4, 1), block), torch.promote_types(x.dtype, torch.float32)
+            # One layer of blocks at a time: its products stay in the cache.
+            layers = [(tokens[:, i] * each[:, i]).sum((0, 2, 4), dtype=wide) for i in range(each.shape[1])]
+            grad_weight = torch.stack(layers).sum(0).permute(3, 0, 1, 2)[:, None].to(x.dtype)
+        return grad_x, grad_weight, gradient.sum((0, 2, 3, 4)) if of_bias else None
+
+
+def _blocks(tokens: Tensor, block: torch.Size) -> Tensor:
+    """(b, t, h, w, d) as (b, blocks t, block t, blocks h, block h, blocks w, block w, d), without a copy."""
+    bt, bh, bw = block
+    return tokens.unflatten(1, (-1, bt)).unflatten(3, (-1, bh)).unflatten(5, (-1, bw))

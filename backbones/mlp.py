@@ -1,0 +1,118 @@
+"""The MLP of a block, with a form for CPUs that never holds its hidden layer whole where nothing needs it.
+
+The hidden layer is four times as large as the tokens. Eager PyTorch writes it, reads and writes it for the activation
+and reads it again, and for the backward pass keeps it twice, before and after the activation. Here the maps and the
+activation run on chunks that stay in the cache. Training keeps the hidden layer once, before the activation, which the
+backward pass applies again: one elementwise pass instead of a tensor four times the tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_zoo import Grid, chunks
+
+_aten = torch.ops.aten
+
+
+class Mlp(nn.Module):
+    """Two linear maps with an exact GELU between them, token by token."""
+
+    def __init__(self, dim: int, ratio: float | int):
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        if not chunks.eager(x) or not self._as_built():
+            return self.fc2(self.act(self.fc1(x)))
+        if not torch.is_grad_enabled():
+            return self._in_chunks(x)
+        tensors = (x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+            # Autocast reaches the forward pass of a function, but not its backward pass.
+            tensors = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors)
+        return _Mlp.apply(*tensors)
+
+    def _as_built(self) -> bool:
+        """Whether the parts are what the chunked forms take them for: nobody has put in others, or hooks."""
+        parts = (self.fc1, nn.Linear), (self.act, nn.GELU), (self.fc2, nn.Linear)
+        return all(type(part) is kind and not watched(part) for part, kind in parts)
+
+    def _in_chunks(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        tokens = x.flatten(0, -2)
+        parts = tokens.split(chunks.length(x, self.fc1.out_features))
+        return chunks.joined((self.fc2(self.act(self.fc1(part))) for part in parts), tokens).view(*x.shape[:-1], -1)
+
+    def macs(self, grid: Grid) -> int:
+        return grid.tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody has put hooks on a module, which must then be called as a whole."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        tokens = x.flatten(0, -2)
+        kept = any(ctx.needs_input_grad)
+        size = chunks.length(x, len(w1))
+        hidden, y = tokens.new_empty(len(tokens) if kept else min(size, len(tokens)), len(w1)), torch.empty_like(tokens)
+        for start in range(0, len(tokens), size):
+            stop = min(start + size, len(tokens))
+            h = hidden[start:stop] if kept else hidden[: stop - start]
+            torch.addmm(b1, tokens[start:stop], w1.t(), out=h)
+            torch.addmm(b2, _aten.gelu(h), w2.t(), out=y[start:stop])
+        ctx.save_for_backward(x, hidden, w1, w2)
+        return y.view_as(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, w1, w2 = ctx.saved_tensors
+        of_x, of_w1, of_b1, of_w2, of_b2 = ctx.needs_input_grad
+        tokens, gradient = x.flatten(0, -2), gradient.reshape(-1, len(w2))
+        functorch = torch._C._functorch
+        if functorch.is_legacy_batchedtensor(gradient) or functorch.is_batchedtensor(gradient):
+            # Many gradients at once, which cannot be added in place.
+            of_hidden = _aten.gelu_backward(gradient @ w2, hidden)
+            grad_w1, grad_w2 = of_hidden.transpose(0, 1) @ tokens, gradient.transpose(0, 1) @ _aten.gelu(hidden)
+            return (of_hidden @ w1).reshape(x.shape), grad_w1, of_hidden.sum(0), grad_w2, gradient.sum(0)
+        grad_x = torch.empty_like(tokens) if of_x else None
+        grad_w1, grad_b1 = _zeros(w1) if of_w1 else None, _zeros(w1[:, 0]) if of_b1 else None
+        grad_w2 = _zeros(w2) if of_w2 else None
+        size = chunks.length(x, 2 * len(w1))
+        for start in range(0, len(tokens), size):
+            here = slice(start, start + size)
+            if of_w2:
+                _add_product(grad_w2, gradient[here].t(), _aten.gelu(hidden[here]))
+            if of_x or of_w1 or of_b1:
+                of_hidden = _aten.gelu_backward(gradient[here] @ w2, hidden[here])
+                if of_w1:
+                    _add_product(grad_w1, of_hidden.t(), tokens[here])
+                if of_b1:
+                    grad_b1 += of_hidden.sum(0)
+                if of_x:
+                    torch.mm(of_hidden, w1, out=grad_x[here])
+        return (
+            grad_x.view_as(x) if of_x else None,
+            *(None if sums is None else sums.to(x.dtype) for sums in (grad_w1, grad_b1, grad_w2)),
+            gradient.sum(0) if of_b2 else None,
+        )
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Sums over chunks; in float32 at least, so that narrow formats round each product once, as in one piece."""
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
+    if sums.dtype == a.dtype:
+        sums.addmm_(a, b)
+    else:
+        sums += a @ b

@@ -1,0 +1,167 @@
+"""Work in chunks on a CPU: outputs and gradients are those of one piece, whatever the chunk."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import conv3d
+
+from attention_zoo import Grid, chunks, schemes
+from attention_zoo.pooling import pooled
+from backbones import models
+from backbones.mlp import Mlp
+
+SMALL = {"clip": [4, 64, 64], "widths": [4, 8, 16, 32], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
+
+
+def drawn(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def in_one_piece(monkeypatch):
+    monkeypatch.setattr(chunks, "eager", lambda x: False)
+
+
+@pytest.fixture(params=[1, 100, 3000], ids="{} bytes".format)
+def small_chunks(request, monkeypatch):
+    monkeypatch.setattr(chunks, "BYTES", request.param)
+
+
+def perturbed(module):
+    """With weights that nothing hides behind: none zero, none tiny."""
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.copy_(
+                drawn(*parameter.shape, dtype=parameter.dtype, seed=i) / max(1, parameter[0].numel()) ** 0.5
+            )
+    return module
+
+
+def gradients(module, x, probe):
+    x = x.clone().requires_grad_()
+    y = module(x)
+    return y, *torch.autograd.grad(y, [x, *module.parameters()], probe)
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_schemes_attend_alike_in_chunks(name, small_chunks, monkeypatch):
+    grid = Grid(4, 6, 8)
+    scheme = perturbed(schemes.get(name)(12, 2, grid, **schemes.get(name).example).double().eval())
+    x = drawn(3, *grid, 12)
+    with torch.inference_mode():
+        in_chunks = scheme(x)
+        in_one_piece(monkeypatch)
+        torch.testing.assert_close(in_chunks, scheme(x))
+
+
+def test_the_mlp_is_the_same_in_chunks(small_chunks, monkeypatch):
+    mlp, x, probe = perturbed(Mlp(6, 4).double()), drawn(2, 3, 4, 5, 6), drawn(2, 3, 4, 5, 6, seed=1)
+    found = gradients(mlp, x, probe)
+    with torch.inference_mode():
+        inferred = mlp(x)
+    in_one_piece(monkeypatch)
+    wanted = gradients(mlp, x, probe)
+    for ours, theirs in zip((inferred, *found), (wanted[0], *wanted), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_mlp_by_finite_differences(small_chunks):
+    mlp = perturbed(Mlp(3, 2).double())
+    parameters = [p.detach().requires_grad_() for p in mlp.parameters()]
+
+    def run(x, *values):
+        return torch.func.functional_call(mlp, dict(zip(dict(mlp.named_parameters()), values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (drawn(1, 1, 2, 3, 3).requires_grad_(), *parameters))
+
+
+@pytest.mark.parametrize("frozen", ["x", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"])
+def test_what_needs_no_gradient_gets_none(frozen):
+    mlp, x = perturbed(Mlp(4, 2).double()), drawn(1, 2, 2, 2, 4)
+    free = x.requires_grad_(frozen != "x")
+    for name, parameter in mlp.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    mlp(free).sum().backward()
+    for name, tensor in {"x": free, **dict(mlp.named_parameters())}.items():
+        assert (tensor.grad is None) == (name == frozen)
+
+
+def test_many_gradients_at_once_are_those_of_one_after_the_other():
+    mlp, x = perturbed(Mlp(4, 2).double()), drawn(1, 2, 2, 2, 4).requires_grad_()
+    probes, inputs = drawn(3, 1, 2, 2, 2, 4), [x, *mlp.parameters()]
+    y = mlp(x)
+    together = torch.autograd.grad(y, inputs, probes, is_grads_batched=True, retain_graph=True)
+    for i, probe in enumerate(probes):
+        for ours, theirs in zip(together, torch.autograd.grad(y, inputs, probe, retain_graph=True), strict=True):
+            torch.testing.assert_close(ours[i], theirs)
+
+
+def test_narrow_formats_lose_nothing_by_the_sums_over_chunks(monkeypatch):
+    mlp, x, probe = perturbed(Mlp(8, 4)), drawn(1, 4, 16, 16, 8, dtype=torch.float32), drawn(1, 4, 16, 16, 8, seed=1)
+    exact = gradients(mlp.double(), x.double(), probe)
+    narrow = [t.bfloat16() for t in (x, probe)]
+    in_one = in_several = None
+    mlp.bfloat16()
+    monkeypatch.setattr(chunks, "BYTES", 2048)
+    in_several = gradients(mlp, *narrow)
+    in_one_piece(monkeypatch)
+    in_one = gradients(mlp, *narrow)
+    for several, one, right in zip(in_several, in_one, exact, strict=True):
+        assert several.dtype == torch.bfloat16
+        off = [(found.double() - right).norm() / right.norm() for found in (several, one)]
+        assert off[0] <= 1.5 * off[1] + 1e-3
+
+
+@pytest.mark.parametrize("mode", ["training", "inference"])
+def test_autocast_reaches_both_passes(mode):
+    mlp, x = Mlp(8, 4), drawn(1, 2, 2, 2, 8, dtype=torch.float32).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode(mode == "inference"):
+        y = mlp(x)
+    assert y.dtype == torch.bfloat16
+    if mode == "training":
+        y.float().sum().backward()
+        assert x.grad.dtype == mlp.fc1.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("change", ["a hook", "another layer"])
+def test_whoever_changes_a_part_of_the_mlp_is_heard(change):
+    mlp, seen = Mlp(4, 2).eval(), []
+    if change == "a hook":
+        mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    else:
+        mlp.act = nn.ReLU()
+    x = drawn(1, 2, 3, 4, 4, dtype=torch.float32)
+    with torch.inference_mode(change == "another layer"):
+        y = mlp(x)
+    if change == "a hook":
+        assert seen == [(1, 2, 3, 4, 8)]
+    else:
+        torch.testing.assert_close(y, mlp.fc2(mlp.fc1(x).relu()))
+
+
+@given(
+    blocks=st.tuples(*[st.integers(1, 3)] * 3),
+    block=st.tuples(*[st.integers(1, 3)] * 3),
+    dim=st.integers(1, 4),
+    clips=st.integers(1, 2),
+)
+def test_pooling_has_pytorchs_output_and_gradients(blocks, block, dim, clips):
+    shape = (n * size for n, size in zip(blocks, block, strict=True))
+    values = drawn(clips, dim, *shape), drawn(dim, 1, *block, seed=1), drawn(dim, seed=2)
+    probe, found = drawn(clips, dim, *blocks, seed=3), []
+    for pool in (pooled, lambda x, weight, bias: conv3d(x, weight, bias, stride=block, groups=dim)):
+        inputs = [value.clone().requires_grad_() for value in values]
+        y = pool(*inputs)
+        found.append((y, *torch.autograd.grad(y, inputs, probe)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_whole_model_is_the_same_in_chunks(small_chunks, monkeypatch):
+    model = perturbed(models.create("dualformer_tiny", 3, changes={**SMALL, "drop_path": 0.0, "dropout": 0.0}).double())
+    clip, probe = drawn(2, 3, 4, 64, 64), drawn(2, 3, seed=1)
+    found = gradients(model, clip, probe)
+    in_one_piece(monkeypatch)
+    for ours, theirs in zip(found, gradients(model, clip, probe), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-6)
