@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from attention_zoo import chunks
 from attention_zoo.grid import Grid
 from attention_zoo.sequence import self_attention, self_attention_macs
 
@@ -67,9 +68,7 @@ def grid_of(x: Float[Tensor, "b t h w d"]) -> Grid:
 
 def partition(x: Float[Tensor, "b t h w d"], tiling: Tiling) -> Float[Tensor, "s n d"]:
     """Pads at the end of each axis, rolls by minus the shift, cuts: for every window, its tokens in every clip."""
-    if tiling.padded != tiling.grid:
-        t, h, w = (p - n for p, n in zip(tiling.padded, tiling.grid, strict=True))
-        x = pad(x, (0, 0, 0, w, 0, h, 0, t))
+    x = _padded(x, tiling)
     if any(tiling.shift):
         x = x.roll([-s for s in tiling.shift], dims=(1, 2, 3))
     wt, wh, ww = tiling.window
@@ -86,9 +85,18 @@ def reverse(windows: Float[Tensor, "s n d"], tiling: Tiling) -> Float[Tensor, "b
     )  # fmt: skip
     if any(tiling.shift):
         x = x.roll(tiling.shift, dims=(1, 2, 3))
-    if tiling.padded != tiling.grid:
-        x = x[:, : tiling.grid.t, : tiling.grid.h, : tiling.grid.w]
-    return x
+    return _cropped(x, tiling)
+
+
+def _padded(x: Float[Tensor, "b t h w d"], tiling: Tiling) -> Float[Tensor, "b pt ph pw d"]:
+    if tiling.padded == tiling.grid:
+        return x
+    t, h, w = (p - n for p, n in zip(tiling.padded, tiling.grid, strict=True))
+    return pad(x, (0, 0, 0, w, 0, h, 0, t))
+
+
+def _cropped(x: Float[Tensor, "b pt ph pw d"], tiling: Tiling) -> Float[Tensor, "b t h w d"]:
+    return x if tiling.padded == tiling.grid else x[:, : tiling.grid.t, : tiling.grid.h, : tiling.grid.w]
 
 
 def labels(tiling: Tiling, device: torch.device | str = "cpu") -> Int[Tensor, "s n"]:
@@ -180,8 +188,19 @@ def _order(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:
     return torch.cat([numbers[slice(*t), slice(*h), slice(*w)].flatten() for t, h, w, _ in slabs(tiling)])
 
 
-def _inverse(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:
-    return _order(tiling, device).argsort()
+def _places(tiling: Tiling, clips: int, device: torch.device) -> Int[Tensor, "2 n"]:
+    """Where each token of each window of each clip lies in the padded clips, slab after slab; and the way back.
+
+    One gather instead of a roll along each axis, a partition and a sorting of the windows, each a copy.
+    """
+    tokens = tiling.padded.tokens
+    numbers = torch.arange(tokens, device=device).view(tuple(tiling.padded))
+    rolled = numbers.roll([-s for s in tiling.shift], dims=(0, 1, 2))
+    windows = _cut(rolled, tiling.window)[_order(tiling, device)]
+    there = (windows[:, None] + tokens * torch.arange(clips, device=device)[:, None]).flatten()
+    back = torch.empty_like(there)
+    back[there] = torch.arange(len(there), device=device)
+    return torch.stack([there, back])
 
 
 def _slab_mask(tiling: Tiling, slab: Slab, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "1 1 n n"]:
@@ -217,7 +236,8 @@ def _constant(make: Callable[..., Tensor], *key) -> Tensor:
         return _cached(make, *key)
 
 
-@functools.lru_cache(maxsize=32)
+# A model of four stages of shifted windows needs up to 80 of them (32x256x256); with fewer it makes all anew, always.
+@functools.lru_cache(maxsize=128)
 def _cached(make: Callable[..., Tensor], *key) -> Tensor:
     return make(*key)
 
@@ -238,7 +258,8 @@ class RelativeBias(nn.Module):
     def forward(self, used: Grid) -> Float[Tensor, "1 m n n"]:
         """The bias of a window that may be clipped; queries, then keys."""
         rows = _constant(bias_rows, self.window, used, self.clipped, self.table.device)
-        return rearrange(self.table[rows], "(i j) m -> 1 m i j", i=used.tokens)
+        # Contiguous: a kernel that is called for some windows at a time would copy it each time.
+        return rearrange(self.table[rows], "(i j) m -> 1 m i j", i=used.tokens).contiguous()
 
 
 def window_attention(
@@ -261,13 +282,33 @@ def window_attention(
             forbidden = _constant(_slab_mask, tiling, slab, x.device, x.dtype)
             added = forbidden if shared is None else shared + forbidden
         groups.append((slab.count * b, added))
-    windows = partition(x, tiling)
-    if len(parts) > 1:
-        windows = _reordered(windows, b, _constant(_order, tiling, x.device))
+    if len(parts) == 1:
+        y = self_attention(partition(x, tiling), qkv, proj, num_heads, groups, kernel=kernel)
+        return reverse(y, tiling)
+    if chunks.observed():  # a compiler fuses these copies, but would look up places in a table
+        windows = _reordered(partition(x, tiling), b, _order(tiling, x.device))
+        y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
+        return reverse(_reordered(y, b, _order(tiling, x.device).argsort()), tiling)
+    there, back = _constant(_places, tiling, b, x.device)
+    padded = _padded(x, tiling)
+    windows = _Moved.apply(padded.reshape(-1, padded.shape[-1]), there, back).unflatten(0, (-1, tiling.window.tokens))
     y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
-    if len(parts) > 1:
-        y = _reordered(y, b, _constant(_inverse, tiling, x.device))
-    return reverse(y, tiling)
+    y = _Moved.apply(y.flatten(0, 1), back, there).view(b, *tiling.padded, -1)
+    return _cropped(y, tiling)
+
+
+class _Moved(torch.autograd.Function):
+    """Rows in another order: `back` undoes `there`, so that the gradient is moved and need not be added up."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(there, back)
+        return x.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        there, back = ctx.saved_tensors
+        return _Moved.apply(gradient, back, there), None, None
 
 
 def _reordered(windows: Float[Tensor, "s n d"], b: int, order: Int[Tensor, " windows"]) -> Float[Tensor, "s n d"]:
