@@ -2,20 +2,29 @@
 
 Both sides hold the same weights and see the same clip in one process; that their outputs agree is checked before
 anything is timed. They then run in turn, so that a slow minute of the machine hits both, forward and in training steps;
-the figure is the median of the ratios of the pairs with its interval.
+the figure is the median of the ratios of the pairs with its interval. The C library keeps freed blocks for both, as in
+the harness's measuring process: on a CPU an eager program whose large tensors are mapped afresh spends much of its time
+on clearing their pages. The memory of a training step is measured for each side in a process of its own.
 
 - divided: TimesformerModel of transformers, which installs beside any torch: `pip install transformers`. A pyramid's
   block cannot hold its weights, so our attention stands in TimeSformer's own block (benchmarks/timesformer.py).
 - shifted_window: swin3d_t of torchvision, whose compiled part loads with the full torch build that it was made for
   only; elsewhere it is skipped. A torchvision that does not load keeps transformers from loading too: remove it then.
+- local_global: DualFormer in the layout of its released code with plain softmax attention, written here from its
+  description (benchmarks/dualformer.py): the released repository needs an mmaction that no current torch runs. Below
+  224 pixels windows and pooled copies shrink with the size. `kernel=` chooses ours, never theirs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +36,12 @@ from reports.record import Measurement, Record, case_id, write_record
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FORWARD, TRAINING = "forward", "training"
+    from attention_zoo import Grid
+    from benchmarks.dualformer import DualFormer
+
+MODES = FORWARD, TRAINING, MEMORY = "forward", "training", "memory"
+FRAMES = {"divided": 8, "shifted_window": 32, "local_global": 32}
+SIDES = ("theirs", "ours")
 CLASSES = 400
 RENAMES = (  # names of torchvision's SwinTransformer3d, and ours; features alternate stages and merging
     (r"^patch_embed\.", lambda m: "stages.0.embed."),
@@ -51,9 +65,10 @@ class Absent(Exception):
 
 @dataclass
 class Options:
-    schemes: list[str] = option(["divided", "shifted_window"], "what to compare", choices=("divided", "shifted_window"))
-    modes: list[str] = option([FORWARD, TRAINING], "what to time", choices=(FORWARD, TRAINING))
-    frames: int | None = option(None, "of the clip; none: 8 for divided, 32 for shifted_window", least=1)
+    schemes: list[str] = option(list(FRAMES), "what to compare", choices=tuple(FRAMES))
+    modes: list[str] = option(list(MODES), "what to measure; memory is that of a training step", choices=MODES)
+    variant: str = option("tiny", "of local_global", choices=("tiny", "small", "base"))
+    frames: int | None = option(None, "of the clip; none: 8 for divided, 32 for the others", least=1)
     size: int = option(224, "height and width in pixels; a multiple of 32", least=32)
     depth: int | None = option(None, "blocks, of each stage where there are stages; none: as published", least=1)
     batch_size: int = option(1, "clips at once", least=1)
@@ -71,14 +86,18 @@ COMMAND = Command(
     __doc__.partition("\n\n")[2],
     Options,
     (
-        ("", "both at full size; some minutes on a CPU of two cores"),
+        ("", "all at full size; many minutes on a CPU of two cores"),
+        ("schemes=[local_global] modes=[forward] dtype=bfloat16", "one scheme, one mode, another number format"),
         ("schemes=[divided] frames=2 size=32 depth=1 pairs=2", "seconds: does it work?"),
     ),
 )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 1 where outputs disagree, 2 for a wrong command. A peer that is not there is skipped."""
+    """Returns 0, 1 where outputs disagree or memory could not be measured, 2 for a wrong command.
+
+    A peer that is not there is skipped.
+    """
     return run(COMMAND, _main, argv)
 
 
@@ -86,19 +105,22 @@ def _main(options: Options) -> int:
     import torch
 
     from attention_zoo import kernels
-    from harness import provenance
+    from harness import memory, provenance
 
     if options.size % 32:
-        raise UsageError(f"size={options.size} is not a multiple of 32, which both models need")
+        raise UsageError(f"size={options.size} is not a multiple of 32, which every model needs")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device={options.device}: torch {torch.__version__} sees no CUDA device")
     try:
         kernels.check_name(options.kernel)
     except KeyError as error:
         raise UsageError(error.args[0]) from error
+    if "local_global" in options.schemes:
+        with torch.device("meta"):
+            released(options)  # refuses a clip that it cannot take before anything is measured
     threads = options.threads or provenance.default_threads()
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    memory.keep_freed()
+    _set_up(threads)
     status = 0
     for name in options.schemes:
         try:
@@ -110,7 +132,15 @@ def _main(options: Options) -> int:
         print(sentence(record))
         print(f"  {write_record(record, Path(options.out) / 'peers')}")
         status |= record.measurements["difference"].value > TOLERANCE[options.dtype]
+        status |= any(one.missing is not None for one in record.measurements.values())
     return int(status)
+
+
+def _set_up(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
 
 
 def divided(options: Options) -> tuple[str, nn.Module, nn.Module]:
@@ -173,11 +203,64 @@ def shifted_window(options: Options) -> tuple[str, nn.Module, nn.Module]:
     return f"torchvision {torchvision.__version__} swin3d_t", theirs, ours
 
 
+def local_global(options: Options) -> tuple[str, nn.Module, nn.Module]:
+    """DualFormer in the layout of its released code, and ours on its weights. Raises: UsageError."""
+    import torch
+
+    from backbones import models
+    from backbones.layouts import translate
+
+    torch.manual_seed(options.seed)
+    theirs = released(options)
+    _draw(theirs)
+    window = list(_windows(options))
+    changes = {
+        "clip": [options.frames or FRAMES["local_global"], options.size, options.size],
+        "depths": [len(blocks) for blocks in theirs.blocks],
+        "drop_path": 0.0,
+        "dropout": 0.0,
+        "attention.L.window": window,
+        "attention.G1.scales": [window],
+        "attention.G2.scales": [window, list(models.COARSE)],
+    }
+    ours = models.create(f"dualformer_{options.variant}", CLASSES, kernel=options.kernel, changes=changes)
+    ours.load_state_dict(translate(theirs.state_dict()).tensors)
+    peer = "the layout of the released code with plain softmax, written here from its description"
+    return f"DualFormer-{options.variant.title()}: {peer}", theirs, ours
+
+
+def released(options: Options) -> DualFormer:
+    """Raises: UsageError where the clip cannot be divided as the released code demands."""
+    from attention_zoo import Grid
+    from backbones.models import DUALFORMER_SIZES
+    from benchmarks.dualformer import DualFormer
+
+    frames = options.frames or FRAMES["local_global"]
+    sizes = {name: value for name, value in DUALFORMER_SIZES[options.variant].items() if name != "drop_path"}
+    sizes["depths"] = [min(depth, options.depth or depth) for depth in sizes["depths"]]
+    clip, window = Grid(frames, options.size, options.size), _windows(options)
+    try:
+        return DualFormer(clip, CLASSES, **sizes, window=window, fine=window)
+    except ValueError as error:
+        raise UsageError(
+            f"frames={frames} size={options.size}: the released layout of local_global pads nothing, and {error}; "
+            "allowed: frames 2, 4, 6, 8 or a multiple of 16, size a multiple of 32 from 64 to 224 or one of 224"
+        ) from error
+
+
+def _windows(options: Options) -> Grid:
+    """Of local attention and of the fine pooled copy: 8x7x7, or a map's share of a smaller clip."""
+    from attention_zoo import Grid
+    from backbones.models import WINDOW
+
+    return Grid(*WINDOW).clipped(Grid(WINDOW[0], options.size // 32, options.size // 32))
+
+
 PEERS: dict[str, Callable[[Options], tuple[str, nn.Module, nn.Module]]] = {
     "divided": divided,
     "shifted_window": shifted_window,
+    "local_global": local_global,
 }
-FRAMES = {"divided": 8, "shifted_window": 32}
 
 
 def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,10 +283,7 @@ def compare(name: str, peer: str, theirs: nn.Module, ours: nn.Module, options: O
     from harness import provenance
 
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    frames = options.frames or FRAMES[name]
-    generator = torch.Generator().manual_seed(options.seed)
-    shape = (options.batch_size, 3, frames, options.size, options.size)
-    clip = torch.randn(shape, generator=generator).to(device, dtype)
+    clip = _clip(name, options)
     sides = {"theirs": theirs.to(device, dtype).eval(), "ours": ours.to(device, dtype).eval()}
     with torch.inference_mode():
         logits = {side: model(clip).double() for side, model in sides.items()}
@@ -214,14 +294,34 @@ def compare(name: str, peer: str, theirs: nn.Module, ours: nn.Module, options: O
         )
     ]
     for mode in options.modes if difference <= TOLERANCE[options.dtype] else ():
+        if mode == MEMORY:
+            measured += memory_of_training(name, options, threads)
+            continue
         times = _times(mode, sides, clip, options)
         measured += [Measurement(f"{mode}_latency_{side}", "ms", "lower", samples) for side, samples in times.items()]
         measured.append(ratios(f"{mode}_speedup", times["theirs"], times["ours"]))
     kept = ("size", "depth", "batch_size", "device", "dtype", "kernel", "seed")
     described = {name: getattr(options, name) for name in kept}
-    described |= {"scheme": name, "peer": peer, "frames": frames, "threads": threads}
+    described |= {"scheme": name, "peer": peer, "frames": clip.shape[2], "threads": threads}
+    if name == "local_global":
+        described["variant"] = options.variant
     source = {**provenance.collect(), **provenance.of_torch(options.device)}
     return Record(case_id(name, described), "peers", name, described, {one.name: one for one in measured}, source)
+
+
+def _clip(name: str, options: Options) -> Tensor:
+    import torch
+
+    generator = torch.Generator().manual_seed(options.seed)
+    shape = (options.batch_size, 3, options.frames or FRAMES[name], options.size, options.size)
+    return torch.randn(shape, generator=generator).to(options.device, getattr(torch, options.dtype))
+
+
+def _targets(options: Options) -> Tensor:
+    import torch
+
+    generator = torch.Generator().manual_seed(options.seed)
+    return torch.randint(CLASSES, (options.batch_size,), generator=generator).to(options.device)
 
 
 def _times(mode: str, sides: dict[str, nn.Module], clip: Tensor, options: Options) -> dict[str, list[float]]:
@@ -232,14 +332,78 @@ def _times(mode: str, sides: dict[str, nn.Module], clip: Tensor, options: Option
 
     wait = (lambda: torch.cuda.synchronize(clip.device)) if clip.device.type == "cuda" else (lambda: None)
     if mode == TRAINING:
-        generator = torch.Generator().manual_seed(options.seed)
-        targets = torch.randint(CLASSES, (options.batch_size,), generator=generator).to(clip.device)
+        targets = _targets(options)
         return in_turn({side: TrainingStep(model, clip, targets) for side, model in sides.items()}, options.pairs, wait)
     for model in sides.values():
         model.eval()
     with torch.inference_mode():
         runs = {side: lambda model=model: model(clip) for side, model in sides.items()}
         return in_turn(runs, options.pairs, wait)
+
+
+def memory_of_training(name: str, options: Options, threads: int) -> list[Measurement]:
+    """Bytes of each side at the peak of a training step, each in a fresh process, and how many times ours theirs are.
+
+    On CUDA the peak of torch's allocator, on the CPU the growth of the process's resident set: as the harness's
+    `training_memory`.
+    """
+    import torch
+
+    from harness import memory
+
+    memory.release()  # what timing has left
+    if options.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    measured = []
+    for side in SIDES:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            try:
+                peak, how = process.submit(_peak, name, side, options, threads).result()
+                outcome = {"samples": (peak,), "details": {"how": how}}
+            except BrokenProcessPool:
+                outcome = {"missing": f"{side}: the measuring process was ended, most likely because memory ran out"}
+            except Exception as error:  # of any kind, as it comes from the other process: told, not traced
+                outcome = {"missing": f"{side}: {'out of memory' if memory.ran_out(error) else _first_line(error)}"}
+        measured.append(Measurement(f"{TRAINING}_memory_{side}", "bytes", "lower", **outcome))
+    theirs, ours = measured
+    missing = theirs.missing or ours.missing
+    found = {"missing": missing} if missing else {"samples": (theirs.value / ours.value,)}
+    return [*measured, Measurement(f"{TRAINING}_memory_ratio", "times", "higher", **found)]
+
+
+def _peak(name: str, side: str, options: Options, threads: int) -> tuple[int, str]:
+    """In a process of its own: the peak of a training step that is not the first, and how it was seen."""
+    import torch
+    from torch import nn
+
+    from harness import memory
+    from harness.training_step import TrainingStep, size
+
+    _set_up(threads)
+    on_cuda, dtype = options.device.startswith("cuda"), getattr(torch, options.dtype)
+    memory.keep_freed()
+    with contextlib.nullcontext() if on_cuda else memory.freed_at_once():
+        if not on_cuda:
+            memory.limit()
+        model = PEERS[name](options)[1 + SIDES.index(side)].to(options.device, dtype)  # the other one is freed here
+        clip, targets = _clip(name, options), _targets(options)
+        miniature = nn.Sequential(nn.Conv3d(3, 8, 1), nn.BatchNorm3d(8), nn.GELU(), nn.Flatten(), nn.LayerNorm(128))
+        miniature.append(nn.Linear(128, CLASSES)).to(options.device, dtype)
+        TrainingStep(miniature, clip[:, :, :1, :4, :4], targets)()  # libraries and threads are there from now on
+        del miniature
+        memory.release()
+        before = memory.resident() - size([*model.parameters(), *model.buffers()])
+        step = TrainingStep(model, clip, targets)
+        step.first()
+        if on_cuda:
+            step()  # libraries allocate their workspaces in the first steps
+            torch.cuda.reset_peak_memory_stats(clip.device)
+            step()
+            return torch.cuda.max_memory_allocated(clip.device), "peak of torch's allocator"
+        memory.release()
+        with memory.Peak() as peak:
+            step()
+    return peak.bytes - before, peak.how
 
 
 def sentence(record: Record) -> str:
@@ -260,6 +424,14 @@ def sentence(record: Record) -> str:
             lines.append(
                 f"{mode}: ours is {ratio.median:.2f} times as fast ({spread}; medians {slow:.0f} and {fast:.0f} ms)"
             )
+    ratio = measured.get(f"{TRAINING}_memory_ratio")
+    if ratio is not None and ratio.missing:
+        lines.append(f"memory of a training step: not measured: {ratio.missing}")
+    elif ratio is not None:
+        theirs, ours = (measured[f"{TRAINING}_memory_{side}"].value / 2**20 for side in SIDES)
+        lines.append(
+            f"memory of a training step: theirs is {ratio.value:.2f} times ours ({theirs:.0f} and {ours:.0f} MiB)"
+        )
     return "\n  ".join(lines)
 
 
