@@ -67,12 +67,15 @@ def _forked(request: Path, answer: Path, log: Path, time_limit: float) -> int | 
     """In a fork of the process that is kept for it. Returns its exit status, None at the time limit."""
     global _forker
     with _turn:
-        if _forker is None or _forker.poll() is not None:
+        if _forker is not None and _forker.poll() is not None:
+            stop()
+        if _forker is None:
             _forker = _start(["--forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             job = {"request": str(request), "answer": str(answer), "log": str(log)}
-            _forker.stdin.write(json.dumps(job).encode() + b"\n")
-            _forker.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has just been killed: then it does not answer either
+                _forker.stdin.write(json.dumps(job).encode() + b"\n")
+                _forker.stdin.flush()
             if not select.select([_forker.stdout], [], [], time_limit)[0]:
                 stop()
                 return None
@@ -82,6 +85,7 @@ def _forked(request: Path, answer: Path, log: Path, time_limit: float) -> int | 
             raise
         if not reply:
             status = _forker.wait()
+            stop()
             return status or 1
         return int(reply)
 

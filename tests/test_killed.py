@@ -1,26 +1,32 @@
 """Processes that are killed at any moment: no finished record is lost or half-written, and the next run completes it.
 
-Each run is a process of its own that measures real records of a tiny ablation; what is timed in it takes a few
-milliseconds. Sometimes the run itself is killed, sometimes the process that measures for it.
+First in small: each run is a fork that writes real records of a tiny ablation; what is timed in it takes a few
+milliseconds, so that hundreds of kills fall on every step of the writing. Then the command line itself, with the
+process that it keeps for forking and the ones that measure.
 """
 
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
+from small_cases import TINY
 from test_harness import ablation
 
 import reports.build  # noqa: F401  (loaded here, so that no run has to)
-from harness import case, isolation, metrics, provenance, session, video
+from harness import case, isolation, metrics, provenance, rounds, session, video
 from harness.case import Settings
-from reports.record import Measurement, read_manifest, read_records, write_json
+from reports.record import Measurement, read_manifest, read_record, read_records, record_paths, write_json
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 NAMES = ("params", "latency", "peak_memory")
@@ -142,3 +148,259 @@ def test_fifty_kills_lose_nothing(tmp_path):
 @pytest.mark.slow
 def test_hundreds_of_kills_lose_nothing(tmp_path):
     check(tmp_path, kills=400, seed=int(time.time()))
+
+
+# the command line, the process that it keeps for forking, and the measuring processes
+
+REAL_NAMES = ("params", "latency", "peak_memory", "training_latency")
+COMMAND = [sys.executable, "-m", "harness.run", "ablation=position_encoding", "quick=true", "rounds=3"]
+COMMAND += [f"metrics=[{','.join(REAL_NAMES)}]", "clip.frames=4", "clip.size=32"]
+COMMAND += [f"model.{name}={value}".replace(" ", "") for name, value in TINY.items()]
+ROWS = ("none", "relative bias (Swin)", "PEG (DWConv), default")
+TARGETS = ("run", "forker", "child")  # each is the parent of the next
+PATIENCE = 300  # seconds, after which something hangs even on a busy machine
+
+
+@dataclass
+class Trial:
+    """An output folder, what was ever seen in its records, and about how long (s) processes live."""
+
+    out: Path
+    rows: tuple[str, ...] = ROWS
+    seen: dict[tuple[str, str], Measurement] = field(default_factory=dict)
+    stamps: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    visits: dict[int, list[float]] = field(default_factory=dict)
+    whole: float = 12.0
+
+    @property
+    def folder(self):
+        return self.out / "quick" / "position_encoding"
+
+    @property
+    def visit(self):
+        lives = [last - first for first, last in self.visits.values()]
+        return max(0.05, median(lives)) if lives else 0.3
+
+
+def look(trial, forced):
+    """Read what changed in the records: all must be whole, and what was there before must be there still."""
+    files = record_paths(trial.folder)
+    stamps = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+    if stamps == trial.stamps:
+        return
+    assert len(files) <= len(trial.rows), f"more files than rows are taken for records: {files}"
+    now = {}
+    for file in files:
+        record = read_record(file)
+        assert file.name == f"{record.case_id}.json"
+        now |= {(record.case_id, name): measurement for name, measurement in record.measurements.items()}
+    for key, old in trial.seen.items():
+        assert key in now, f"{key} is gone"
+        if not forced:
+            assert taken(now[key])[: len(old.samples)] == taken(old), f"{key} lost samples"
+        if old.samples and rounds.complete(old):
+            assert now[key].samples, f"{key} was finished and has no samples now"
+            assert rounds.complete(now[key]), f"{key} was finished and is not now"
+    trial.seen, trial.stamps = now, stamps
+
+
+def taken(measurement):
+    """The samples, each with its round."""
+    numbers = measurement.details.get("rounds", [1] * len(measurement.samples))
+    return list(zip(numbers, measurement.samples, strict=True))
+
+
+def processes_of(run):
+    """The living processes of a run, each under what it is."""
+    found = {}
+    try:
+        found["run"] = psutil.Process(run.pid)
+        found["forker"] = next(one for one in children(run.pid) if "--forks" in one.cmdline())
+        found["child"] = next(one for one in children(found["forker"].pid) if not ended(one))
+    except (psutil.NoSuchProcess, StopIteration):
+        pass
+    return found
+
+
+def children(pid):
+    """The processes that a process started; psutil looks through all of the machine's for them, which takes long."""
+    try:
+        return [psutil.Process(int(one)) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it ended just now
+        return []
+
+
+def ended(process):
+    """Whether a process runs no more; whoever inherits it may not have collected it yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def living(scratch):
+    """Every process that a run started, whatever became of its parents: all inherit where scratch files go."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TMPDIR") == str(scratch) and not ended(process):
+                found.append(process)
+        except (psutil.Error, OSError):  # gone meanwhile, or another user's
+            pass
+    return found
+
+
+def wait_for(condition, what):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def watch(trial, run, forced, seconds=None, until=None):
+    """Look at the records for some seconds, or until a process is there. Returns whether the run is alive then."""
+    begin = time.monotonic()
+    while run.poll() is None:
+        look(trial, forced)
+        found, now = processes_of(run), time.monotonic()
+        if "child" in found:
+            trial.visits.setdefault(found["child"].pid, [now, now])[1] = now
+        if until in found or (seconds is not None and now - begin >= seconds):
+            return True
+        assert now - begin < PATIENCE, f"the run hangs; its processes: {sorted(found)}"
+        time.sleep(0.01)
+    return False
+
+
+def kill_real(trial, run, forced, target, generator):
+    """Kill one process of a run at a moment of its life, drawn at random. Returns whether it was there to be killed."""
+    since = generator.choice(TARGETS[TARGETS.index(target) :])
+    lasts = {"run": trial.whole, "forker": trial.whole / 2, "child": trial.visit * generator.choice([1, 6])}
+    delay = generator.uniform(0, lasts[since])
+    if not (watch(trial, run, forced, until=since) and watch(trial, run, forced, seconds=delay)):
+        return False
+    found = processes_of(run)
+    if target not in found or run.poll() is not None:
+        return False
+    try:
+        found[target].kill()
+    except psutil.NoSuchProcess:
+        return False
+    if target == "forker" and "child" in found:
+        wait_for(lambda: ended(found["child"]), "a measuring process outlives the one that forked it")
+    look(trial, forced)
+    return True
+
+
+def go_and_kill(trial, targets, generator, forced=False):
+    """One run of the command, of which processes are killed until it ends. Removes from `targets` what was hit, and
+    returns the exit status.
+    """
+    scratch = trial.out / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    # A commit made meanwhile would begin unfinished rounds again: the runs are to see no checkout.
+    environment = {**os.environ, "TMPDIR": str(scratch), "GIT_DIR": str(scratch), "OMP_NUM_THREADS": "1"}
+    command = [*COMMAND, "rows=[" + ",".join(f"'{row}'" for row in trial.rows) + "]", f"out={trial.out}"]
+    command += ["force=true"] if forced else []
+    log, hits, begin = scratch / "log.txt", 0, time.monotonic()
+    with log.open("wb") as stream:
+        run = subprocess.Popen(
+            command, cwd=provenance.ROOT, env=environment, start_new_session=True, stdout=stream, stderr=stream
+        )
+    try:
+        while targets and run.poll() is None:
+            if kill_real(trial, run, forced, targets[-1], generator):
+                hits += 1
+                if targets.pop() == "run":
+                    run.wait()
+        watch(trial, run, forced)
+        wait_for(lambda: not living(scratch), "processes outlive the run that started them")
+    finally:
+        for process in living(scratch):
+            process.kill()
+        run.wait()
+    look(trial, forced)
+    if run.returncode != -signal.SIGKILL:
+        trial.whole = time.monotonic() - begin
+        check_end(trial, run.returncode, log.read_text(errors="replace"), hits)
+    return run.returncode
+
+
+def check_end(trial, status, said, hits):
+    """A run that was not killed itself has visited every case, and says of each measurement that it lacks why."""
+    failed = [line for line in said.splitlines() if line.startswith("failed: ")]
+    assert status in (0, 1), said
+    assert "Traceback" not in said, said
+    assert bool(failed) == (status == 1), said
+    assert hits or not failed, said
+    assert all("process was killed (signal 9)" in line for line in failed), said
+    assert {record.row for record in read_records(trial.folder)} == set(trial.rows), said
+    expected = {name for metric in REAL_NAMES for name in metrics.get(metric).measures}
+    for record in read_records(trial.folder):
+        assert expected <= set(record.measurements)
+        for measurement in record.measurements.values():
+            why = [measurement.missing or "", *measurement.details.get("failed_rounds", {}).values()]
+            assert rounds.complete(measurement) or any("killed (signal 9)" in one for one in why), measurement
+    assert len(read_manifest(trial.folder)["rows"]) == len(ROWS)
+    assert (trial.folder / "report.md").is_file()
+
+
+def check_complete(trial):
+    """The same command without a kill: everything is measured, and the report stands on all of it."""
+    assert go_and_kill(trial, [], None) == 0
+    records = read_records(trial.folder)
+    assert all(m.samples and rounds.complete(m) for record in records for m in record.measurements.values())
+    report = (trial.folder / "report.md").read_text()
+    assert all(record.row in report for record in records)
+    assert "killed" not in report
+
+
+def check_real(trial, targets, by_force, generator):
+    """Kill the processes of `targets`, the last `by_force` of them in runs that repeat what is there."""
+    targets = targets[::-1]
+    later, now = targets[:by_force], targets[by_force:]
+    while now and go_and_kill(trial, now, generator):
+        pass
+    check_complete(trial)
+    later += now  # where everything was measured before all were hit
+    if not later:
+        return
+    while later:
+        go_and_kill(trial, later, generator, forced=True)
+    check_complete(trial)
+
+
+@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
+def test_a_forking_process_that_dies_before_it_is_asked_is_a_reason(tmp_path, monkeypatch):
+    """Its pipe is broken then, which must not end the sweep as a full disk does."""
+    begin = isolation._start
+
+    def begin_and_kill(*arguments, **streams):
+        process = begin(*arguments, **streams)
+        process.kill()
+        wait_for(lambda: ended(psutil.Process(process.pid)), "the process outlives its kill")
+        return process
+
+    isolation.stop()
+    monkeypatch.setattr(isolation, "_start", begin_and_kill)
+    for _ in range(2):
+        said = isolation.run(tmp_path / "request", tmp_path / "answer", tmp_path / "log", PATIENCE)
+        assert "killed (signal 9)" in said
+
+
+@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
+def test_kills_of_real_processes_lose_nothing(tmp_path):
+    check_real(Trial(tmp_path, rows=ROWS[:1]), ["child", "child", "forker", "run"], 0, random.Random(1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
+def test_fifty_kills_of_real_processes_lose_nothing(tmp_path):
+    seed = int(time.time())
+    generator, counts = random.Random(seed), Counter()
+    for number in range(3):
+        targets = generator.choices(TARGETS, k=18)
+        check_real(Trial(tmp_path / f"trial_{number}"), targets, 5, generator)
+        counts.update(targets)
+    print(f"killed (seed {seed}): " + ", ".join(f"{target} {counts[target]}" for target in TARGETS))
+    assert counts.total() >= 50
