@@ -270,7 +270,8 @@ def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
 def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     """All cases of an ablation under the settings of a run, in the order of its rows.
 
-    An axis that the settings fix has one value. In quick mode an axis keeps its first and its last value.
+    An axis that the settings fix has one value. In quick mode an axis keeps its first and its last value, and one of
+    clips has the small clips that are run, so that no row is named after another clip.
 
     Raises: AblationError naming the row, for a model, change or clip that cannot be.
     """
@@ -282,6 +283,9 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
         axes[axis] = [fixed] if fixed is not None else _left_open(values, settings) if axis == "clip" else values
         if settings.quick and len(axes[axis]) > 2:
             axes[axis] = [axes[axis][0], axes[axis][-1]]
+        if settings.quick and fixed is None:
+            small = [_quick(axis, value) for value in axes[axis]]
+            axes[axis] = [value for number, value in enumerate(small) if value not in small[:number]]
     entries = []
     for row in ablation.rows:
         for point in itertools.product(*axes.values()):
@@ -294,6 +298,17 @@ def _left_open(clips: list[dict[str, int]], settings: Settings) -> list[dict[str
     """The values of the axis `clip` without what the settings fix, each once."""
     left = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in clips]
     return [clip for number, clip in enumerate(left) if clip not in left[:number]]
+
+
+def _quick(axis: str, value: Any) -> Any:
+    """A value of an axis as quick mode has it: clips are small, all else is as it is."""
+    if axis == "clip":
+        return {name: _quick(f"clip.{name}", n) for name, n in value.items()}
+    if axis == "clip.frames" and isinstance(value, int):
+        return max(min(value, 2), value * QUICK_FRAMES // 32)
+    if axis == "clip.size" and isinstance(value, int):
+        return max(32, value * QUICK_SIZE // 224 // 32 * 32)
+    return value
 
 
 def _case_axes() -> tuple[str, ...]:
@@ -320,17 +335,20 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
     _check(case, where)
     threads = None if case.device.startswith("cuda") else settings.threads
     return Entry(
-        replace(case, threads=threads), row, _comparable(row, chosen, settings), _baseline(ablation, row, chosen)
+        replace(case, threads=threads),
+        row,
+        _comparable(row, chosen, settings),
+        _baseline(ablation, row, chosen, settings),
     )
 
 
-def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any]) -> str | None:
+def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:
     """The name of the case that this one is set against."""
     if ablation.baseline is None or any(row.row == ablation.baseline for row in ablation.rows):
         return None if ablation.baseline is None else ablation.baseline + _points(chosen)
-    axis = ablation.baseline.partition("=")[0]
-    fixed = [value for value in ablation.vary[axis] if _point(axis, value) == ablation.baseline]
-    return row.row + _points({**chosen, axis: fixed[0]})
+    points = ((axis, value) for axis, values in ablation.vary.items() for value in values)
+    axis, fixed = next(point for point in points if _point(*point) == ablation.baseline)
+    return row.row + _points({**chosen, axis: _quick(axis, fixed) if settings.quick else fixed})
 
 
 def _check(case: Case, where: str) -> None:
@@ -348,11 +366,10 @@ def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip
     """The clip of a case: the model's own, then the row's, the axis', the run's. Images stay single frames."""
     clip = Clip(frames=nominal.t, size=nominal.h)
     clip = replace(clip, **row.clip)
+    if settings.quick:
+        clip = replace(clip, **_quick("clip", {"frames": clip.frames, "size": clip.size}))
     clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})
     clip = replace(clip, **chosen.get("clip", {}))
-    if settings.quick:
-        clip = replace(clip, frames=max(min(clip.frames, 2), clip.frames * QUICK_FRAMES // 32))
-        clip = replace(clip, size=max(32, clip.size * QUICK_SIZE // 224 // 32 * 32))
     given = {n: getattr(settings, n) for n in CLIP_AXES if getattr(settings, n) is not None}
     if nominal.t == 1:
         given.pop("frames", None)

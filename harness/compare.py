@@ -188,7 +188,8 @@ def _key(record: Record, loosely: bool) -> tuple[str, str]:
 
 
 def _timed(measurement: Measurement) -> bool:
-    return "machine" in measurement.details
+    """Whether it says how the case itself ran here; training for accuracy names its machine too."""
+    return "machine" in measurement.details and not accuracy.is_accuracy(measurement.name)
 
 
 def _floors(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
@@ -213,7 +214,7 @@ def _set_against(found: Comparison, one: Record, other: Record, name: str) -> No
             worse = bool(before.samples) and _timed(before)
             found.lost.append(Line(*where, _text(before), _text(after), worse=worse))
         return
-    if accuracy.is_accuracy(name) or not (_timed(before) or _timed(after)):
+    if not (_timed(before) or _timed(after)):
         if before.samples == after.samples:
             found.same_counts += 1
         else:
@@ -223,7 +224,7 @@ def _set_against(found: Comparison, one: Record, other: Record, name: str) -> No
     ratio = None
     if before.median:
         interval = statistics.ratio_interval(statistics.by_round(after), statistics.by_round(before))
-        ratio = Ratio(interval, found.floors[name]) if interval.value else None
+        ratio = Ratio(interval, found.floors[name], paired=False) if interval.value else None
     verdict, worse = NOT_DISTINGUISHABLE, False
     if ratio is None:
         verdict = "not comparable: a median is 0"
@@ -257,7 +258,7 @@ def _accuracies(before: Measurement, after: Measurement) -> str:
 def _what_ran(measurement: Measurement, record: Record) -> dict[str, str]:
     operators = measurement.details.get("operators")
     return {
-        "kernel": str(measurement.details.get("kernel") or record.case.get("kernel")),
+        "kernel": str(measurement.details.get("kernel", record.case.get("kernel"))),
         "operators": ", ".join(operators) if isinstance(operators, list) else "not recorded",
     }
 

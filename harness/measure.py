@@ -82,7 +82,7 @@ def _in_child(
 ) -> list[Measurement]:
     """Ask `harness.child` and turn whatever happens to it into measurements."""
     machine = provenance.machine(case.device)
-    with tempfile.TemporaryDirectory(prefix="attention-zoo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="attention-zoo-", ignore_cleanup_errors=True) as folder:
         request, answer, log = (Path(folder, name) for name in ("request.json", "answer.json", "log.txt"))
         wanted = {
             "case": asdict(case),

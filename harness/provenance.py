@@ -7,6 +7,7 @@ No user name, host name or absolute path goes in: records are meant to be shared
 from __future__ import annotations
 
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -33,17 +34,23 @@ PACKAGES = (
     "hydra-core",
     "safetensors",
 )
+GENERATION = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+VECTORS = (
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16",
+)  # fmt: skip
 
 
 def collect() -> dict[str, Any]:
-    """The provenance that all records of one run share. Imports torch."""
+    """The provenance that all records of one run share; `run` tells it from every other. Imports torch."""
     return {
         **commit(),
+        "run": secrets.token_hex(6),
         "started": now(),
         "packages": packages(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_model(),
+        "cpu_generation": cpu_generation(),
         "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": usable_cores()},
         "ram_bytes": psutil.virtual_memory().total,
         "gpu": gpu(),
@@ -63,7 +70,11 @@ def commit() -> dict[str, Any]:
         return {"commit": "unknown", "dirty": None}
     return {
         "commit": head,
-        "dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain", "--", ":!results", ":!outputs")),
+        "dirty": bool(
+            _output(
+                "git", "--no-optional-locks", "-C", str(ROOT), "status", "--porcelain", "--", ":!results", ":!outputs"
+            )
+        ),
     }
 
 
@@ -89,6 +100,22 @@ def cpu_model() -> str:
         if brand:
             return brand
     return platform.processor() or platform.machine()
+
+
+@lru_cache
+def cpu_generation() -> dict[str, Any]:
+    """What tells processors of one name apart: family, model, stepping and vector instructions, as far as Linux says.
+
+    A virtual machine may report a name such as "AMD EPYC" and no more.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    said: dict[str, str] = {}
+    for line in cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else ():
+        key, _, value = line.partition(":")
+        said.setdefault(key.strip().lower(), value.strip())  # of the first core
+    numbers = {name: said[key] for name, key in GENERATION.items() if said.get(key, "").isdigit()}
+    flags = (said.get("flags") or said.get("features") or "").split()
+    return {**{name: int(n) for name, n in numbers.items()}, "vectors": [name for name in VECTORS if name in flags]}
 
 
 def usable_cores() -> int:

@@ -3,7 +3,8 @@
 A round visits every case of an ablation once, each in a process of its own, so that a drift of the machine hits all
 rows alike and the variation between processes is inside the samples. A measurement keeps the samples of all its rounds
 in one series; its details say which round each sample is of (`rounds`), how many rounds were wanted (`rounds_wanted`),
-how each visit went (`visits`), and why a round has no samples (`failed_rounds`).
+how each visit went and which run made it (`visits`), and why a round has no samples (`failed_rounds`). Only visits of
+one run and round were made in turn with those of other cases, so only they are set against each other as pairs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from reports.record import Measurement
 
 ROUNDS, QUICK_ROUNDS = 3, 1
-OF_A_VISIT = ("started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms")
+OF_A_VISIT = ("run", "started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms")
 
 
 def order(entries: list, number: int) -> list:
@@ -45,11 +46,18 @@ def left(measurement: Measurement | None, wanted: int) -> set[int]:
     return set(range(1, wanted + 1)) - taken(measurement)
 
 
-def continues(measurement: Measurement | None, machine: str, commit: str | None) -> bool:
-    """Whether more rounds may join these samples: they must come from the same machine and the same code."""
+def continues(measurement: Measurement | None, machine: str, source: dict[str, Any]) -> bool:
+    """Whether more rounds may join these samples: they must come from the same machine and the same code.
+
+    `source` is the provenance of the run that would add them. A commit does not say what the code of a checkout with
+    local changes was, so only the run that began goes on there.
+    """
     if measurement is None or not measurement.samples:
         return False
-    return (measurement.details.get("machine"), measurement.details.get("commit")) == (machine, commit)
+    details = measurement.details
+    if (details.get("machine"), details.get("commit")) != (machine, source["commit"]):
+        return False
+    return not (details.get("dirty") or source["dirty"]) or details.get("run") == source["run"]
 
 
 def joined(old: Measurement | None, new: Measurement, number: int, wanted: int) -> Measurement:

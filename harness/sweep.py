@@ -8,10 +8,11 @@ the same records under a lock and never time at the same moment. Timings are tak
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from harness import metrics, provenance, rounds, video
-from harness.case import Ablation, Clip, Entry, case_id
+from harness.case import Ablation, Case, Clip, Entry, case_id
 from harness.deadline import Deadline
 from harness.isolation import TIME_LIMIT
 from harness.measure import effort_for, measure
 from harness.progress import Progress, human
 from harness.rounds import QUICK_ROUNDS, ROUNDS
 from harness.table import COLUMNS
-from reports.record import Measurement, Record, RecordError, read_record, write_manifest, write_record
+from reports.record import Measurement, Record, RecordError, canonical, read_record, write_manifest, write_record
 
 TIMING_LOCK = ".timing.lock"
 RECORD_LOCK = ".records.lock"
@@ -100,7 +101,7 @@ def sweep(
     _clear_parts(folder)
     _write_manifest(ablation, entries, names, folder, quick, arguments)
     shared = provenance.collect()
-    store = Store(ablation, folder, console, shared["commit"])
+    store = Store(ablation, folder, console, shared)
     work = _plan(store, entries if chosen is None else chosen, names, wanted, force)
     steps = {kind: sum(1 for step in work if step.kind == kind) for kind in ("count", "time")}
     if names:
@@ -108,6 +109,7 @@ def sweep(
     progress = Progress(console, steps, {"count": 2.0, "time": 6.0 if quick else 4.0 + 20.0 / wanted})
     failures: list[str] = []
     failed: set[tuple[str, str]] = set()
+    unfit = {} if force else _unfit_before(store, entries, names)
     for number, step in enumerate(work):
         if deadline is not None and deadline.passed:
             deadline.left_out.append(f"{len(work) - number} of {len(work)} steps of {ablation.name}")
@@ -121,6 +123,8 @@ def sweep(
                 say("left out: an earlier round says why")
                 continue
             effort = effort_for(case.device, quick)
+            spared = {name: too_large for name in names if (too_large := _too_large(unfit, case, name))}
+            tried = [name for name in names if name not in spared]
 
             def take(names: list[str], case=case, clip=clip, effort=effort, limit=limit) -> list[Measurement]:
                 measured = []
@@ -130,13 +134,16 @@ def sweep(
                 return measured
 
             if step.kind == "time":
-                measured = _one_at_a_time(out, store, step, names, force, take)
+                measured = _one_at_a_time(out, store, step, tried, force, take) if tried else []
             else:
-                measured = take(names)
+                measured = take(tried)
             if limit < time_limit and any(one.missing and TIME_LIMIT in one.missing for one in measured):
                 deadline.left_out.append(f"{ablation.name}: {step.label(names)}")
                 say("left out: it would have taken too long")
                 continue
+            for name in tried:
+                _note_unfit(unfit, case, name, measured)
+            measured += itertools.chain.from_iterable(spared.values())
             if measured:
                 store.merge(entry, step.round, measured, {**shared, "clip": facts, "time": provenance.now()})
             say(_result(measured))
@@ -144,6 +151,44 @@ def sweep(
         absent = {m.name for m in measured if m.missing}
         failed |= {(case_id(case), name) for name in names if absent & set(metrics.get(name).measures)}
     return Outcome(folder, failures, store, shared)
+
+
+Unfit = dict[tuple[str, str], list[tuple[Clip, Measurement]]]
+"""The clips that did not fit into memory or time, by metric and by all of the case but its clip."""
+
+
+def _unfit_before(store: Store, entries: list[Entry], names: list[str]) -> Unfit:
+    """What the records of earlier runs on this machine say, where no other try is to be made."""
+    unfit: Unfit = {}
+    for entry in entries:
+        record, machine = store.read(entry), provenance.machine(entry.case.device)
+        there = [m for m in record.measurements.values() if m.details.get("machine") == machine] if record else []
+        for name in names:
+            _note_unfit(unfit, entry.case, name, [m for m in there if not m.retry])
+    return unfit
+
+
+def _note_unfit(unfit: Unfit, case: Case, name: str, measured: list[Measurement]) -> None:
+    """Remember the clip of a case if it was too large for all that a metric measures."""
+    of_it = [one for one in measured if one.name in metrics.get(name).measures]
+    if of_it and all((m.missing or "").startswith("out of memory") or TIME_LIMIT in (m.missing or "") for m in of_it):
+        unfit.setdefault(_but_for_clip(case, name), []).append((case.clip, of_it[0]))
+
+
+def _too_large(unfit: Unfit, case: Case, name: str) -> list[Measurement]:
+    """What a metric gives without a try where a smaller clip of the same model did not fit; else nothing."""
+    clip, known = case.clip, unfit.get(_but_for_clip(case, name), [])
+    for small, why in known if metrics.get(name).timed else []:
+        if small != clip and small.frames <= clip.frames and small.size <= clip.size:
+            into = f"the {TIME_LIMIT}" if why.retry else "memory"
+            reason = f"not tried: did not fit into {into} at {small.frames}x{small.size}x{small.size}"
+            return metrics.get(name).missing(reason, retry=why.retry, details={"machine": why.details.get("machine")})
+    return []
+
+
+def _but_for_clip(case: Case, name: str) -> tuple[str, str]:
+    same = replace(case, row="", clip=Clip(), config={key: v for key, v in case.config.items() if key != "clip"})
+    return name, canonical(same.to_dict())
 
 
 @dataclass(frozen=True)
@@ -247,8 +292,8 @@ class Store:
     that one is of another machine. They enter the record once they are finished too.
     """
 
-    def __init__(self, ablation: Ablation, folder: Path, console: Console, commit: str | None):
-        self.ablation, self.folder, self.console, self.commit = ablation, folder, console, commit
+    def __init__(self, ablation: Ablation, folder: Path, console: Console, source: dict[str, Any]):
+        self.ablation, self.folder, self.console, self.source = ablation, folder, console, source
         self.anew: dict[tuple[str, str], Measurement | None] = {}
         every = [metrics.get(name) for name in metrics.names()]
         self.once = {measurement for metric in every if metric.once for measurement in metric.measures}
@@ -265,7 +310,7 @@ class Store:
             there = self.anew[key] if key in self.anew else record.get(measurement) if record else None
             if there is not None and there.details.get("machine") != machine:
                 lacking |= self.repeat(entry, name, wanted)
-            elif there is not None and there.samples and not rounds.continues(there, machine, self.commit):
+            elif there is not None and there.samples and not rounds.continues(there, machine, self.source):
                 lacking |= self.repeat(entry, name, wanted) if rounds.left(there, wanted) else set()
             else:
                 lacking |= rounds.left(there, wanted)
@@ -282,7 +327,7 @@ class Store:
         """Add measurements to the record of a case as it is now, so that a run beside this one loses nothing."""
         identifier, case = case_id(entry.case), entry.case
         source |= {name: getattr(case, name) for name in ("device", "dtype", "kernel", "seed", "threads")}
-        stamp = {"commit": source["commit"], "dirty": source["dirty"], "measured": source.pop("time")}
+        stamp = {name: source[name] for name in ("commit", "dirty", "run")} | {"measured": source.pop("time")}
         with FileLock(self.folder / RECORD_LOCK):
             old = self.read(entry)
             if source["clip"] is None:  # nothing of this run looked at the clip

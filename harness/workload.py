@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +30,7 @@ from harness.measure import Effort
 from harness.training_step import TrainingStep, targets
 from harness.video import normalise
 
-STEADY = 0.05  # a warm-up has settled when its last run is this close to the median of its last three
+STEADY = 0.05  # a warm-up has settled when the median of its last three runs is this close to that of the three before
 FLUSH_BYTES = 256 * 2**20  # larger than any L2 cache: written between runs, so that each one starts cold
 
 Run = tuple[float, ...]
@@ -73,7 +74,8 @@ class Workload:
             return self.eager
         start = time.perf_counter()
         compiled = torch.compile(self.eager)
-        with torch.inference_mode():
+        # Frozen: weights become constants of the graph, packed once for the machine.
+        with torch._inductor.config.patch(freezing=True), torch.inference_mode():
             compiled(self.input)
         self.synchronize()
         self.compile_seconds = time.perf_counter() - start
@@ -117,7 +119,7 @@ class Workload:
             **self.surroundings(),
         }
         if self.compile_seconds is not None:
-            details["compile_seconds"] = round(self.compile_seconds, 3)
+            details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True}
         return Series(tuple(run[-1] for run in runs), details)
 
     def observe(self, run: Callable[[], Tensor]) -> tuple[list[str], Tensor]:
@@ -204,8 +206,9 @@ class _OperatorLog(TorchDispatchMode):
 
 
 def _settled(runs: list[Run]) -> bool:
-    if len(runs) < 3:
+    """Whether the running median stands still."""
+    if len(runs) < 6:
         return False
-    last = [run[-1] for run in runs[-3:]]
-    median = statistics.median(last)
-    return abs(last[-1] - median) <= STEADY * median
+    times = [run[-1] for run in runs[-6:]]
+    before, now = statistics.median(times[:3]), statistics.median(times[3:])
+    return abs(now - before) <= STEADY * before

@@ -1,9 +1,9 @@
 """Make the report of an ablation from its folder, from files alone: `python -m reports.build outputs/pyramid_scales
 outputs/kinetics`.
 
-Writes `report.md`, `table.csv` and the figures into each folder, then `report.md` beside the folders: the list of
-all ablations; and the page of costs again, where there is one (`reports/cost_page.py`). The same files give the same
-bytes.
+Writes `report.md`, `table.csv` and the figures into each folder, then beside the folders `report.md`, the list of
+all ablations, and `cost.md`, the page of costs, where something was timed (`reports/cost_page.py`). The same files
+give the same bytes.
 """
 
 import argparse
@@ -37,7 +37,10 @@ def build(folder: str | Path) -> list[Path]:
 
 
 def build_index(outputs: str | Path) -> Path:
-    """Write `<outputs>/report.md`: every ablation below `outputs`, its question and the verdicts of its costs."""
+    """Write `<outputs>/report.md`: every ablation below `outputs`, its question and the verdicts of its costs.
+
+    And the page of costs, which the list names, where one of the ablations was timed.
+    """
     outputs = Path(outputs)
     tables, broken = [], {}
     for path in sorted(outputs.glob(f"*/{MANIFEST}")):
@@ -45,7 +48,9 @@ def build_index(outputs: str | Path) -> Path:
             tables.append(table.load(path.parent))
         except EXPECTED as error:
             broken[path.parent.name] = str(error).replace(f"{outputs}/", "")
-    return write_text(markdown.index(tables, broken), outputs / "report.md")
+    timed = any(cost_page.is_timed(one) for one in tables)
+    page = cost_page.build(outputs).name if timed else None
+    return write_text(markdown.index(tables, broken, page), outputs / "report.md")
 
 
 def _ablations(folder: Path) -> list[Path]:
@@ -75,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     for outputs in dict.fromkeys(folder.parent for folder in folders if (folder / MANIFEST).is_file()):
         print(build_index(outputs))
         if (outputs / cost_page.PAGE).is_file():
-            print(cost_page.build(outputs))
+            print(outputs / cost_page.PAGE)
     return 1 if failed else 0
 
 

@@ -10,26 +10,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import figure, roofline, statistics, table
+from reports import figure, markdown, roofline, statistics, table
+from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
-from reports.record import MANIFEST, Measurement, RecordError, write_text
-from reports.statistics import Interval
+from reports.record import MANIFEST, RecordError, write_text
+from reports.statistics import ASSUMED_FLOOR
 from reports.table import AblationTable, Row
-from reports.text import MISSING
+from reports.text import MISSING, Notes, counted, sentence, significant, table_lines
 
 PAGE = "cost.md"
 SCHEMES = ("scaling", "attention_schemes")  # the ablations whose rows are schemes on clips of several sizes
 COSTS = {"latency": "latency", "peak_memory": "peak memory", "energy": "energy"}
+TRAINING = {"training_latency": "training latency", "training_memory": "training memory"}
+OTHERS = ("throughput", "time_total", "predicted_training_memory", "largest_batch", "training_largest_batch")
 EXPECTED = (RecordError, PaperTableError)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the short tables: its heading, the measurements that it needs, the text of a row's cell."""
+    """One column of the short tables: its heading, the measurements that it needs, the text of a row's cell.
+
+    A cell may add footnotes.
+    """
 
     heading: str
     needs: tuple[str, ...]
-    cell: Callable[[Row], str]
+    cell: Callable[[Row, Notes], str]
 
 
 def build(folder: str | Path) -> Path:
@@ -41,20 +47,38 @@ def build(folder: str | Path) -> Path:
             tables.append(table.load(path.parent))
         except EXPECTED as error:
             broken.append(f"{path.parent.name}: {str(error).replace(f'{folder}/', '')}")
-    timed = [one for one in tables if any(one.has(name) for name in (*COSTS, "training_latency", "time_total"))]
+    timed = [one for one in tables if is_timed(one)]
     if not timed:
         raise RecordError(f"no timed record below {folder}; `python -m harness.run ablation=scaling` writes some")
-    machines = list(dict.fromkeys(row.facts()["device"] for one in timed for row in one.measured if _timed(row)))
+    devices = [row.facts().get("device") for one in timed for row in one.measured]
+    machines = [device for device in dict.fromkeys(devices) if device is not None]
     parts = [f"# What attention costs on {' and '.join(machines)}"]
     if len(machines) > 1:
         parts.append("The records come from several machines. Nothing below is compared across them.")
-    parts += cheapest(timed)
+    parts += [_floors(timed), *cheapest(timed)]
     parts += [_section(one, folder) for one in timed]
-    parts.append("↓ lower is better, ↑ higher is better. ±: the interval is wider than 10 % of the median.")
+    parts.append("↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians.")
+    parts += [roofline.SAID] if any(roofline.columns(one) for one in timed) else []
     if broken:
         parts.append("## Not shown\n\n" + "\n".join(f"- {reason}" for reason in broken))
     parts.append(f"Rebuild: `python -m reports.cost_page {_named(folder)}`")
     return write_text("\n\n".join(parts) + "\n", folder / PAGE)
+
+
+def is_timed(one: AblationTable) -> bool:
+    return any(one.has(name) for name in (*COSTS, *TRAINING, *OTHERS))
+
+
+def _floors(tables: list[AblationTable]) -> str:
+    """One line: from which difference on this machine tells two rows apart."""
+    asked = [name for name in (*COSTS, *TRAINING) if any(one.has(name) for one in tables)]
+    said = markdown.floors_in_words({name: _floor(tables, name) for name in asked})
+    return f"{said} Of several tables the largest." if len(tables) > 1 and "A/A" in said else said
+
+
+def _floor(tables: list[AblationTable], name: str) -> float | None:
+    """The largest noise floor of any table; None where no row of any of them has two rounds."""
+    return max((floor for one in tables if (floor := one.floor(name)) is not None), default=None)
 
 
 def cheapest(tables: list[AblationTable]) -> list[str]:
@@ -68,20 +92,20 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
     points = {key: rows for key, rows in points.items() if len(rows) > 1}
     if not points:
         return []
-    floors = {name: [floor for one in of_schemes if (floor := one.floor(name)) is not None] for name in COSTS}
-    floors = {name: max(found, default=statistics.ASSUMED_FLOOR) for name, found in floors.items()}
+    floors = {name: _floor(of_schemes, name) for name in COSTS}
     parts = ["## Which scheme is cheapest"]
     for settings in dict.fromkeys(key[:-2] for key in points):
         keys = sorted((key for key in points if key[:-2] == settings), key=lambda key: (key[-1] ** 2 * key[-2], key))
         ranked = {name: {key: ranking(points[key], name, floors[name]) for key in keys} for name in COSTS}
         ranked = {name: by_key for name, by_key in ranked.items() if any(by_key.values())}
-        parts.append(f"{settings[0]}: {', '.join(settings[1:])}.")
+        parts.append(f"{settings[0]}: {', '.join(settings[1:])}.{_what_ran([points[key] for key in keys])}")
         parts.append(" ".join(_in_words(COSTS[name], by_key) for name, by_key in ranked.items()))
         parts.append(_ranking_table(keys, ranked))
     parts.append(
-        "Schemes are named together where their difference is within its 95 % interval or the noise of the machine; "
-        "the first has the least median. All stand in one skeleton: embeddings, MLP and position encoding are part of "
-        "each figure."
+        "Schemes named together cannot be told apart: their ratio is closer to 1 than the noise floor, or its 95 % "
+        "interval holds 1; the first has the least median. In brackets in the table: 95 % intervals of the winner's "
+        "median and of the ratio to it; without brackets: a single sample. All stand in one skeleton: embeddings, MLP "
+        "and position encoding are part of each figure."
     )
     return parts
 
@@ -93,38 +117,67 @@ class Ranking:
     best: tuple[str, ...]
     value: str
     worst: str
-    times: float
+    times: str
     absent: tuple[str, ...]
+    floor: float | None
+    """Below it nothing is told apart; None: not measured, and assumed."""
+
+    @property
+    def tie(self) -> str:
+        """Why several are named; nothing where one is."""
+        if len(self.best) == 1:
+            return ""
+        assumed = " (assumed)" if self.floor is None else ""
+        return f", {NOT_DISTINGUISHABLE} below {self.floor or ASSUMED_FLOOR:.1%}{assumed}".replace(".0%", "%")
 
 
-def ranking(rows: dict[str, Row], name: str, floor: float) -> Ranking | None:
+def ranking(rows: dict[str, Row], name: str, floor: float | None) -> Ranking | None:
     """None where fewer than two schemes have a value."""
-    known = {scheme: row.measurement(name) for scheme, row in rows.items() if row.value(name) is not None}
+    known = {scheme: row for scheme, row in rows.items() if row.value(name)}
     if len(known) < 2:
         return None
     absent = tuple(scheme for scheme, row in rows.items() if (one := row.measurement(name)) and one.missing)
-    best, *others = sorted(known, key=lambda scheme: known[scheme].median)
-    level = [scheme for scheme in others if not _ratio(known[scheme], known[best], floor).distinguishable]
-    worst = others[-1]
-    return Ranking((best, *level), _quantity(known[best]), worst, known[worst].median / known[best].median, absent)
+    best, *others = sorted(known, key=lambda scheme: known[scheme].value(name))
+    ratios = {scheme: _ratio(known[scheme], known[best], name, floor) for scheme in others}
+    level = [scheme for scheme in others if not ratios[scheme].distinguishable]
+    times = _with_interval(ratios[others[-1]].interval)
+    return Ranking((best, *level), _quantity(known[best], name), others[-1], times, absent, floor)
 
 
-def _ratio(one: Measurement, other: Measurement, floor: float) -> statistics.Ratio:
-    ours, theirs = statistics.by_round(one), statistics.by_round(other)
-    same_run = one.details.get("commit") == other.details.get("commit") and set(ours) & set(theirs)
-    ratio = statistics.paired_ratio_interval if same_run else statistics.ratio_interval
-    return statistics.Ratio(ratio(ours, theirs), floor)
+def _ratio(one: Row, other: Row, name: str, floor: float | None) -> statistics.Ratio:
+    ours, theirs = table.visits(one, name), table.visits(other, name)
+    ratio = statistics.paired_ratio_interval if set(ours) & set(theirs) else statistics.ratio_interval
+    return statistics.Ratio(ratio(ours, theirs), ASSUMED_FLOOR if floor is None else floor)
+
+
+def _with_interval(found: statistics.Interval, scale: float = 1, unit: str = "") -> str:
+    value, low, high = (significant(one / scale) for one in (found.value, found.low, found.high))
+    return f"{value}{unit}" + (f" ({low}–{high})" if found.low < found.high else "")
+
+
+def _what_ran(points: list[dict[str, Row]]) -> str:
+    """Which operator computed the attention, with the schemes where they differ."""
+    found: dict[str, dict[str, None]] = {}
+    for rows in points:
+        for scheme, row in rows.items():
+            if said := row.facts().get("operators"):
+                found.setdefault(said, {})[scheme] = None
+    if len(found) == 1:
+        return f" Attention operator: {next(iter(found))}."
+    said = [f"{operator} for {_listed(list(schemes))}" for operator, schemes in found.items()]
+    return f" Attention operators differ: {'; '.join(said)}." if said else ""
 
 
 def _in_words(words: str, by_key: dict[tuple, Ranking | None]) -> str:
     """One sentence: each winner with its clips."""
-    clips: dict[tuple[str, ...], list[str]] = {}
+    clips: dict[str, list[str]] = {}
     for key, ranked in by_key.items():
         if ranked:
-            clips.setdefault(tuple(sorted(ranked.best)), []).append(_clip(key))
+            clips.setdefault(_listed(sorted(ranked.best)) + ranked.tie, []).append(_clip(key))
     if len(clips) == 1:
-        return f"Least {words} at every size: {_listed(next(iter(clips)))}."
-    return f"Least {words}: {'; '.join(f'{_listed(winners)} at {_listed(at)}' for winners, at in clips.items())}."
+        return f"Least {words} at every size: {next(iter(clips))}."
+    said = [f"at {_listed(at)} {winners}" for winners, at in clips.items()]
+    return f"Least {words}: {'; '.join(said)}."
 
 
 def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | None]]) -> str:
@@ -135,7 +188,7 @@ def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | No
         for by_key in ranked.values():
             one = by_key[key]
             cells.append(f"{', '.join(one.best)}: {one.value}" if one else MISSING)
-            most = f"{one.worst}: {one.times:.1f} times as much" if one else MISSING
+            most = f"{one.worst}: {one.times} times as much" if one else MISSING
             cells.append(most + (f"; no value: {', '.join(one.absent)}" if one and one.absent else ""))
         lines.append(f"| {_clip(key)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -149,10 +202,6 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
-def interval(measured: Measurement) -> Interval:
-    return statistics.median_interval(statistics.by_round(measured))
-
-
 def _timed(row: Row) -> bool:
     return any(row.value(name) is not None for name in COSTS) or row.value("time_total") is not None
 
@@ -160,89 +209,104 @@ def _timed(row: Row) -> bool:
 def _circumstances(row: Row) -> tuple:
     """What must agree before two rows are compared; the clip comes last."""
     facts, clip = row.facts(), row.record.case["clip"]
-    batch = f"batch {facts['batch']}"
-    threads = [f"{facts['threads']} threads"] if "threads" in facts else []
-    shared = (facts["device"], facts["dtype"], facts["mode"], f"kernel {facts['kernel']}", batch, *threads)
-    return (*shared, clip["frames"], clip["size"])
+    said = [facts["device"], facts["dtype"], facts["mode"]]
+    said += [f"{key} {facts[key]}" for key in ("kernel", "batch") if key in facts]
+    if "threads" in facts:
+        number = facts["threads"]
+        said.append(counted(int(number), "thread") if number.isdigit() else f"{number} threads")
+    return (*said, clip["frames"], clip["size"])
 
 
 def _section(one: AblationTable, folder: Path) -> str:
-    columns = [c for c in COLUMNS if any(all(row.value(name) is not None for name in c.needs) for row in one.rows)]
-    lines = [f"## {one.question}", "", f"[The whole report]({one.name}/report.md), [as CSV]({one.name}/table.csv).", ""]
+    """One ablation in short: under which circumstances, its plots, its table, its footnotes."""
+    parts = [f"## {one.question}", f"[The whole report]({one.name}/report.md), [as CSV]({one.name}/table.csv)."]
+    parts.append(markdown.circumstances(one))
     for name in one.figures:
         if (folder / one.name / f"{name}.png").is_file():
-            lines += [f"![{name.replace('_', ' ')}, {one.name}]({one.name}/{name}.png)", ""]
-    if one.size_note:
-        lines += [one.size_note, ""]
-    lines.append("| row | " + " | ".join(column.heading for column in columns) + " |")
-    lines.append("| --- |" + " ---: |" * len(columns))
-    reasons: list[str] = []
-    for row in one.rows:
-        if row.published_only:
-            continue
-        cells = []
-        for column in columns:
-            absent = next((row.reason(name) for name in column.needs if row.value(name) is None), None)
-            if absent is None:
-                cells.append(column.cell(row))
-                continue
-            if absent not in reasons:
-                reasons.append(absent)
-            cells.append(f"{MISSING} [{reasons.index(absent) + 1}]")
-        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
-    if reasons:
-        lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))]
-    return "\n".join(lines)
+            parts.append(f"![{name.replace('_', ' ')}, {one.name}]({one.name}/{name}.png)")
+    notes = Notes()
+    columns: list[tuple[str, Callable[[Row], str]]] = [("row", lambda row: row.name)]
+    for column in (*COLUMNS, *map(_derived, roofline.columns(one)), *SHARES):
+        if any(_has(row, column) for row in one.rows):
+            columns.append((column.heading, lambda row, column=column: _cell(row, column, notes)))
+            if column.needs[0] in markdown.RATIOS and len(column.needs) == 1:
+                columns += markdown.ratio_columns(one, column.needs[0], notes)
+    columns += markdown.differing_columns(one)
+    ours = [row for row in one.rows if not row.published_only]
+    waiting = [row for row in ours if row.missing == table.NOT_YET]
+    parts.append(table_lines([row for row in ours if row.missing != table.NOT_YET], columns))
+    if waiting:
+        parts.append(f"{counted(len(waiting), 'row')} not measured yet: the whole report says how.")
+    parts.append("\n".join(f"{number}. {sentence(text)}" for number, text in enumerate(notes.texts, start=1)))
+    return "\n\n".join(part for part in parts if part)
 
 
-def _spread(name: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        found = interval(row.measurement(name))
-        scale = SCALES[row.measurement(name).unit][0]
-        wide = " ±" if found.wide else ""  # explained at the end of the page
-        return f"{_digits(found.value / scale)} ({_digits(found.low / scale)}–{_digits(found.high / scale)}){wide}"
+def _derived(of: roofline.Column) -> Column:
+    def cell(row: Row, _: Notes) -> str:
+        value = of.value(row)
+        return MISSING if value is None else significant(value / of.scale)
 
-    return cell
+    return Column(of.heading, of.needs, cell)
 
 
-def _part(kind: str, group: str) -> Callable[[Row], str]:
-    return lambda row: f"{100 * figure.shares_of(row, kind)[group]:.0f}"
+def _has(row: Row, column: Column) -> bool:
+    return all(row.value(name) is not None for name in column.needs)
 
 
-SCALES = {"ms": (1, "ms"), "bytes": (2**20, "MiB"), "J": (1, "J"), "MAC": (1e9, "GMAC"), "MAC/s": (1e9, "GMAC/s")}
+def _cell(row: Row, column: Column, notes: Notes) -> str:
+    lacking = next((name for name in column.needs if row.value(name) is None), None)
+    return column.cell(row, notes) if lacking is None else markdown.missing_cell(row, lacking, notes)
 
 
-def _quantity(measured: Measurement) -> str:
-    scale, unit = SCALES[measured.unit]
-    return f"{_digits(measured.value / scale)} {unit}"
+def _spread(name: str, scale: float = 1) -> Callable[[Row, Notes], str]:
+    return lambda row, notes: markdown.spread(row, name, notes, count=False, scale=scale)
 
 
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _plain(name: str, scale: float = 1) -> Callable[[Row, Notes], str]:
+    return lambda row, _: significant(row.value(name) / scale)
 
 
+def _part(kind: str, group: str) -> Callable[[Row, Notes], str]:
+    return lambda row, _: f"{100 * figure.shares_of(row, kind)[group]:.0f}"
+
+
+def _quantity(row: Row, name: str) -> str:
+    unit, scale = markdown.UNITS.get(row.measurement(name).unit, (row.measurement(name).unit, 1))
+    return _with_interval(row.interval(name), scale, f" {unit}")
+
+
+MIB = 2**20
 COLUMNS = (
-    Column("GMACs ↓, one view", ("macs",), lambda row: f"{row.value('macs') / 1e9:.2f}"),
-    Column("latency ↓, ms: median (95 % interval)", ("latency",), _spread("latency")),
+    Column("GMACs ↓, one view", ("macs",), lambda row, _: f"{row.value('macs') / 1e9:.2f}"),
+    Column("latency ↓, ms", ("latency",), _spread("latency")),
+    Column("throughput ↑, clips/s", ("throughput",), _spread("throughput")),
     Column("training step ↓, ms", ("training_latency",), _spread("training_latency")),
-    Column("peak memory ↓, MiB", ("peak_memory",), lambda row: _digits(row.value("peak_memory") / 2**20)),
-    Column("energy ↓, J per clip", ("energy",), lambda row: _digits(row.value("energy"))),
-    Column("GMAC/s ↑", ("macs", "latency"), lambda row: _digits(roofline.achieved(row) / 1e9)),
-    Column("of the ceiling ↑, %", ("macs", "latency", "matmul_ceiling"), lambda row: _of_ceiling(row)),
+    Column("peak memory ↓, MiB", ("peak_memory",), _plain("peak_memory", MIB)),
+    Column("training memory ↓, MiB", ("training_memory",), _plain("training_memory", MIB)),
+    Column("of it parameters", ("training_parameters",), _plain("training_parameters", MIB)),
+    Column("gradients", ("training_gradients",), _plain("training_gradients", MIB)),
+    Column("optimizer state", ("training_optimizer_state",), _plain("training_optimizer_state", MIB)),
+    Column("activations and the rest", ("training_activations",), _plain("training_activations", MIB)),
     Column(
-        "ceiling: matrix product, GMAC/s", ("matmul_ceiling",), lambda row: _digits(row.value("matmul_ceiling") / 1e9)
+        "training memory ↓, MiB, predicted", ("predicted_training_memory",), _plain("predicted_training_memory", MIB)
     ),
-    Column("ceiling: copy, GB/s", ("copy_ceiling",), lambda row: _digits(row.value("copy_ceiling") / 1e9)),
+    Column("largest batch ↑, clips", ("largest_batch",), _spread("largest_batch")),
+    Column("throughput at it ↑, clips/s", ("largest_batch_throughput",), _spread("largest_batch_throughput")),
+    Column("largest batch in training ↑, clips", ("training_largest_batch",), _spread("training_largest_batch")),
+    Column(
+        "training throughput at it ↑, clips/s", ("training_largest_batch_throughput",),
+        _spread("training_largest_batch_throughput"),
+    ),
+    Column("energy ↓, J per clip", ("energy",), _plain("energy")),
+)  # fmt: skip
+SHARES = (
+    Column("ceiling: matrix product, GMAC/s", ("matmul_ceiling",), _plain("matmul_ceiling", 1e9)),
+    Column("ceiling: copy, GB/s", ("copy_ceiling",), _plain("copy_ceiling", 1e9)),
     Column("MLP, % of multiply-adds", ("macs_mlp",), _part("macs", "mlp")),
     Column("MLP, % of time", ("time_mlp",), _part("time", "mlp")),
     Column("attention products, % of multiply-adds", ("macs_attention",), _part("macs", "attention")),
     Column("attention products, % of time", ("time_attention",), _part("time", "attention")),
-)
-
-
-def _of_ceiling(row: Row) -> str:
-    share = roofline.share(row)
-    return MISSING if share is None else f"{100 * share:.0f}"
+)  # fmt: skip
 
 
 def _named(folder: Path) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -236,18 +238,26 @@ def _family(row: Row) -> str:
 
 
 def scaling(table: AblationTable) -> tuple[Figure, str] | None:
-    """Multiply-adds, latency and peak memory against the number of tokens, log-log, with a fitted line per scheme.
+    """Multiply-adds, latency and memory against the number of tokens, log-log, with a fitted line per scheme.
 
-    One column for frames and one for size where the rows vary both; each takes the rows that differ in it alone.
+    The exponent in theory stands beside the fitted one where both are of the same thing: of the products of attention.
+    Memory is what a pass needs beside the weights, which do not grow with the clip. One column for frames and one for
+    size where the rows vary both; each takes the rows that differ in it alone.
     """
     rows = [row for row in table.measured if _tokens(row)]
     lines = [(axis, of_axis) for axis in ("frames", "size") if (of_axis := _line(rows, axis))]
     kinds = (
+        ("GMACs of attention products", "macs_attention", 1e9),
         ("GMACs, one view", "macs", 1e9),
         ("latency, ms", "latency", 1),
-        ("peak memory, MiB", "peak_memory", 2**20),
+        ("peak memory without weights, MiB", "peak_memory", 2**20),
     )
-    panels = [(kind, axis, of_axis) for kind in kinds if table.has(kind[1]) for axis, of_axis in lines]
+    panels = [
+        (kind, axis, of_axis)
+        for kind in kinds
+        for axis, of_axis in lines
+        if any(_grows(row, kind[1]) is not None for row in of_axis)
+    ]
     if not panels:
         return None
     down = -(-len(panels) // 2)
@@ -264,10 +274,12 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
         ends = []
         for scheme in dict.fromkeys(scheme_of(row) for row in of_axis):
             of_scheme = [row for row in of_axis if scheme_of(row) == scheme]
-            known = sorted((_tokens(row), row.value(name) / unit) for row in of_scheme if row.value(name) is not None)
-            lost = [row for row in of_scheme if row.value(name) is None]
+            found = [(_tokens(row), _grows(row, name)) for row in of_scheme]
+            known = sorted((tokens, value / unit) for tokens, value in found if value)
+            lost = [row for row in of_scheme if _grows(row, name) is None]
             for row in lost:
-                absent.setdefault(f"{scheme} at {_clip(row)}", row.reason(name))
+                why = "its weights are not recorded" if row.value(name) is not None else row.reason(name)
+                absent.setdefault(f"{scheme} at {_clip(row)}", why)
             if not known:
                 continue
             number = schemes.index(scheme)
@@ -275,14 +287,13 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
             slope, line = _fitted(known)
             axes.plot(*zip(*known, strict=True), color=color, marker=marker, ms=5, ls="")
             axes.plot(*zip(*line, strict=True), color=color, lw=1.3)
-            said = _end_label(scheme, of_scheme if name != "peak_memory" else [], axis, slope)  # fused: no n x n scores
+            said = _end_label(scheme, of_scheme if name == "macs_attention" else [], axis, slope)
             ends.append((*known[-1], said + (" †" if lost else ""), color))
         _log_axes(axes, title, axis, of_axis)
         _end_labels(figure, axes, ends, max(_tokens(row) for row in of_axis))
-    said = (
-        "Behind each name: exponent of the fitted line, by least squares of log cost on log tokens over the points of "
-        "its panel;\nin brackets: exponent of the scheme's attention products alone, in theory."
-    )
+    said = "Behind each name: exponent of the fitted line, by least squares of log cost on log tokens over its panel."
+    if any(kind[1] == "macs_attention" for kind, _, _ in panels):
+        said += "\nIn brackets, for the products of attention (scores, weighted sum) alone: the exponent in theory."
     figure.text(0.012, 0.40 / tall, said, fontsize=8.5, color="#5A5A5A", va="center")
     if absent:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
@@ -336,6 +347,15 @@ def _fitted(points: list[tuple[float, float]]) -> tuple[float | None, list[tuple
     return slope, [(x, math.exp(offset + slope * math.log(x))) for x, _ in (points[0], points[-1])]
 
 
+def _grows(row: Row, name: str) -> int | float | None:
+    """A measurement without what is the same for every clip: peak memory without the weights, where they are known."""
+    value = row.value(name)
+    if name != "peak_memory" or value is None:
+        return value
+    weights = row.measurement(name).details.get("weights_bytes")
+    return None if weights is None else max(0, value - weights)
+
+
 def scheme_of(row: Row) -> str:
     return row.name.split(" · ")[0]
 
@@ -367,8 +387,9 @@ def _log_axes(axes: Axes, title: str, axis: str, rows: list[Row]) -> None:
     ticks = {_tokens(row): row.record.case["clip"][axis] for row in rows}
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_title(f"{title}, with {axis}, at {fixed}", pad=11)
-    axes.set_xlabel(f"{'frames' if axis == 'frames' else 'pixels'} and, below, tokens (log scale)", fontsize=9)
+    axes.set_title(title, pad=11)
+    varied = "frames" if axis == "frames" else "pixels"
+    axes.set_xlabel(f"{varied}, at {fixed}; below: tokens (log scale)", fontsize=9)
     axes.set_xticks(sorted(ticks), [f"{ticks[n]}\n{n:,}" for n in sorted(ticks)], fontsize=8.5)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -492,32 +513,142 @@ def _stacks(axes: Axes, title: str, parts: list[dict[str, float] | None], labels
     axes.spines["bottom"].set_visible(False)
 
 
-def roofline_shares(table: AblationTable) -> tuple[Figure, str] | None:
-    """Multiply-adds per second of each row as a bar, the rate of a large matrix product on its machine as a diamond."""
-    rows = [row for row in table.measured if roofline.share(row) is not None]
+def roofline_plot(table: AblationTable) -> tuple[Figure, str] | None:
+    """Achieved multiply-adds per second over multiply-adds per byte, below the roof of the machine's two ceilings.
+
+    One roof for each machine, dtype and number of threads, at the medians of what its rows measured.
+    """
+    rows = [row for row in table.measured if None not in (roofline.intensity(row), *roofline.shares(row))]
     if not rows:
         return None
-    rates = [roofline.achieved(row) / 1e9 for row in rows]
-    ceilings = [row.value("matmul_ceiling") / 1e9 for row in rows]
-    text = [f"{100 * roofline.share(row):.0f} %" for row in rows]
-    head = 0.68
-    tall = 0.36 * len(rows) + head + 0.37
-    figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
-    left = min(0.40, 0.03 + 0.0082 * max(len(row.name) for row in rows))
-    bottom = 0.32 / tall
-    axes = figure.add_axes((left, bottom, 0.95 - left, 1 - head / tall - bottom))
-    _bars(
-        axes, _Panel("GMAC/s of a forward pass, and its share of the ceiling", rates, text, ceilings), rows, labels=True
+    where = list(dict.fromkeys(_where(row) for row in rows))
+    roofs = {one: _roof([row for row in rows if _where(row) == one]) for one in where}
+    spots = [(roofline.intensity(row), roofline.achieved(row) / 1e9) for row in rows]
+    xs = [x for x, _ in spots] + [product / copy for product, copy in roofs.values()]
+    low, high = min(xs) / 2.5, max(xs) * 2.5
+    feet = [min(product, low * copy) for product, copy in roofs.values()]
+    bottom = min([y / 1.6 for _, y in spots] + feet)
+    tops = [product for product, _ in roofs.values()]
+    figure = Figure(figsize=(WIDTH, 5.6), dpi=DPI)
+    axes = figure.add_axes((0.075, 0.115, 0.895, 0.79))
+    _log_log(axes, (low, high), (bottom, max([*tops, *(y for _, y in spots)]) * 1.7))
+    axes.set_xlabel("multiply-adds per byte that the operators read and write, MAC/byte: both counted (log scale)")
+    axes.set_ylabel("achieved, GMAC/s: counted over measured (log scale)")
+    segments, floor = [], 0.0
+    for one in sorted(where, key=lambda one: roofs[one]):
+        product, copy = roofs[one]
+        color = INK if len(where) == 1 else FAMILIES[where.index(one) % len(FAMILIES)]
+        edges = [low, min(max(product / copy, low), high), high]
+        heights = [min(product, x * copy) for x in edges]
+        axes.plot(edges, heights, color=color, lw=1.6)
+        segments += [(*start, *end) for start, end in pairwise(zip(edges, heights, strict=True))]
+        rates = f"large matrix product: {_short(product)} GMAC/s", f"large copy: {_short(copy)} GB/s"
+        if len(where) == 1:
+            segments += _along_slope(axes, rates[1], color, (low, low * copy))
+        said = rates[0] if len(where) == 1 else f"{_apart(one, where)}: {', '.join(rates)}"
+        covered, floor = _above_flat(axes, said, color, edges[1:], product, floor, spots)
+        segments += covered
+    points, labels = [], []
+    for number, (row, (x, y)) in enumerate(zip(rows, spots, strict=True)):
+        of = where.index(_where(row)) if len(where) > 1 else number
+        color = FAMILIES[of % len(FAMILIES)]
+        axes.plot(x, y, MARKERS[number % len(MARKERS)], color=color, ms=8, zorder=3, mec="white", mew=0.6)
+        points.append((x, y, 9))
+        labels.append((x, y, row.name, color, False))
+    shared = [values[0] for values in zip(*where, strict=True) if len(set(values)) == 1 and values[0]]
+    figure.text(0.012, 0.965, ", ".join(shared), fontsize=10.5, weight="bold", va="center")
+    place_labels(figure, axes, labels, points, segments)
+    caption = (
+        "Multiply-adds per second over multiply-adds per byte, both of counts, below what the machine can do at best: "
     )
-    handles = [
-        Patch(color=MEASURED, label="achieved"),
-        Line2D([], [], color=PRINTED, marker="D", ls="", ms=5, label="ceiling: a large matrix product"),
-    ]
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(left - 0.012, 1 - 0.02 / tall), ncols=2, fontsize=9,
-        handlelength=1.2, columnspacing=1.6,
+    return (
+        figure,
+        caption
+        + "a large matrix product (flat) and a large copy (slope), measured in the same run, medians over the rows",
+    )
+
+
+Segment = tuple[float, float, float, float]  # a line, by its ends
+_LETTER = 5.2  # how wide a letter of a label is on average, in points
+
+
+def _where(row: Row) -> tuple[str, ...]:
+    """What one roof holds for: machine, dtype, threads."""
+    facts = row.facts()
+    threads = facts.get("threads", "")
+    unit = "thread" if threads == "1" else "threads"
+    return facts["device"], facts["dtype"], f"{threads} {unit}" if threads else ""
+
+
+def _apart(one: tuple[str, ...], where: list[tuple[str, ...]]) -> str:
+    """What tells one roof from the others, in words."""
+    return ", ".join(said for said, values in zip(one, zip(*where, strict=True), strict=True) if len(set(values)) > 1)
+
+
+def _roof(rows: list[Row]) -> tuple[float, float]:
+    """GMAC/s of the matrix product and GB/s of the copy: medians over rows, each of which measured its own."""
+    return tuple(median(row.value(name) for row in rows) / 1e9 for name in (roofline.PRODUCT, roofline.COPY))
+
+
+def _log_log(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(*x)
+    axes.set_ylim(*y)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
+    axes.grid(True)
+
+
+def _above_flat(
+    axes: Axes,
+    text: str,
+    color: str,
+    ends: list[float],
+    rate: float,
+    floor: float,
+    spots: list[tuple[float, float]],
+) -> tuple[list[Segment], float]:
+    """Write what a roof is above its flat part, right where no point is, no lower than `floor` in pixels.
+
+    Returns what that covers, and its upper edge.
+    """
+    step = axes.figure.dpi / 72
+    (left, high), (right, _) = axes.transData.transform([(x, rate) for x in ends])
+    low, wide = max(high + 4 * step, floor), _LETTER * step * len(text)
+    taken = [x for x, y in axes.transData.transform(spots) if low - 8 * step < y < low + 20 * step]
+    places = list(range(int(right - 4 * step), int(left + wide), -4))
+    free = [end for end in places if not any(end - wide - 8 * step < x < end + 8 * step for x in taken)]
+    end = (free or places or [right])[0]
+    axes.annotate(
+        text, axes.transData.inverted().transform((end, low)), ha="right", va="bottom", fontsize=9, color=color
+    )
+    lines = [((end - wide, low + up * step), (end, low + up * step)) for up in (2, 6, 10)]
+    return _in_data(axes, lines), low + 12 * step
+
+
+def _along_slope(axes: Axes, text: str, color: str, start: tuple[float, float]) -> list[Segment]:
+    """Write what the slope is along its upper side, from `start` on; what that covers."""
+    step = axes.figure.dpi / 72
+    (x0, y0), (x1, y1) = axes.transData.transform([start, (2 * start[0], 2 * start[1])])
+    lean = math.atan2(y1 - y0, x1 - x0)
+    x, y = math.cos(lean), math.sin(lean)
+
+    def place(along: float, across: float) -> tuple[float, float]:
+        return x0 + step * (along * x - across * y), y0 + step * (along * y + across * x)
+
+    axes.annotate(
+        text, axes.transData.inverted().transform(place(20, 4)), ha="left", va="bottom", fontsize=9, color=color,
+        rotation=math.degrees(lean), rotation_mode="anchor",
     )  # fmt: skip
-    return figure, "Multiply-adds per second, and their share of the rate of a large matrix product on the same machine"
+    return _in_data(axes, [(place(20, up), place(20 + _LETTER * len(text), up)) for up in (6, 10, 14)])
+
+
+def _in_data(axes: Axes, lines: list[tuple[tuple[float, float], tuple[float, float]]]) -> list[Segment]:
+    """Lines in pixels as lines in the units of the axes."""
+    return [tuple(float(value) for end in axes.transData.inverted().transform(line) for value in end) for line in lines]
 
 
 def _comparable(row: Row, column: str) -> int | float | None:
@@ -544,7 +675,7 @@ _FIGURES: dict[str, Callable[[AblationTable], tuple[Figure, str] | None]] = {
     "accuracy_vs_flops": accuracy_vs_flops,
     "scaling": scaling,
     "operator_share": operator_share,
-    "roofline": roofline_shares,
+    "roofline": roofline_plot,
     "accuracy_cost": accuracy_figures.accuracy_cost,
     "testing_views": accuracy_figures.testing_views,
 }

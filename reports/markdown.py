@@ -7,9 +7,9 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
-from reports import accuracy, accuracy_section, counting, statistics, verdict
+from reports import accuracy, accuracy_section, counting, roofline, statistics, verdict
 from reports.statistics import Ratio
-from reports.table import AblationTable, Row
+from reports.table import NOT_YET, AblationTable, Row
 from reports.text import MISSING, Notes, counted, escape, sentence, significant, table_lines
 from reports.verdict import Verdict
 
@@ -19,7 +19,7 @@ ACCURACY = {  # published accuracy columns: heading and unit; percent, higher is
     "ucf101_top1": "UCF-101 top-1",
 }  # fmt: skip
 IN_MAIN_TABLE = ("top1", "k400_top1", "k600_top1", "diving48_top1", "hmdb51_top1", "ucf101_top1")
-FACTS = ("device", "dtype", "kernel", "mode", "batch", "threads", "clip", "commit")
+FACTS = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads", "clip", "commit")
 CSV_COLUMNS = (
     "row", "params", "params_with_classifier", "macs", "macs_by_authors_rule", "views", "published_flops_g",
     "published_params_m", "verdict_flops", "verdict_params", "note", "explanation", "fit", "comparable",
@@ -29,6 +29,7 @@ CSV_COLUMNS = (
     "peak_memory_low", "peak_memory_high", "baseline", "latency_ratio", "latency_ratio_low", "latency_ratio_high",
     "latency_ratio_verdict", "latency_noise_floor",
 )  # fmt: skip
+HEADINGS = {"operators": "attention operator"}  # of the facts that are not called by their own name
 NOT_DISTINGUISHABLE = "not distinguishable"
 IN_COLUMNS = ("latency", "throughput", "peak_memory")  # of the first table; what else was timed has a table of its own
 UNITS = {  # unit: as shown, divided by
@@ -37,6 +38,7 @@ UNITS = {  # unit: as shown, divided by
 }  # fmt: skip
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
 RATIOS = ("latency", "training_latency")
+ENOUGH_ROUNDS = 5  # from here on a 95 % interval holds the true median nearly as often as it says
 
 
 def report(table: AblationTable, figures: dict[str, str]) -> str:
@@ -45,7 +47,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     main = _main_table(table, notes)
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
     parts += [_links(figures), main, _legend(table), accuracy_section.section(table, notes)]
-    parts += [_further(table, notes), _precision(table)]
+    parts += [_further(table, notes), roofline.section(table, notes), _precision(table)]
     if notes.texts:
         parts.append(
             "## Notes\n\n" + "\n".join(f"{i}. {sentence(text)}" for i, text in enumerate(notes.texts, start=1))
@@ -111,7 +113,15 @@ def _measured_line(table: AblationTable) -> str:
         said.append(f"{span} {unit}")
     absent = [row for row in table.rows if row.record is None and not row.published_only]
     line = f"Measured: {'; '.join(said)}." if said else ""
-    return line + (f" {counted(len(absent), 'row')} not measured." if absent else "")
+    return line + (f" {counted(len(absent), 'row')} not measured{_how(table, absent)}." if absent else "")
+
+
+def _how(table: AblationTable, absent: list[Row]) -> str:
+    """The way to the rows that have no record yet; nothing where something else is the matter with them."""
+    if not any(row.missing == NOT_YET for row in absent):
+        return ""
+    left_out = any(word.startswith("rows=") for word in table.arguments)
+    return f": the command at the end{' without its `rows=...`' if left_out else ''} measures what has no record yet"
 
 
 def circumstances(table: AblationTable) -> str:
@@ -123,13 +133,13 @@ def circumstances(table: AblationTable) -> str:
     said = []
     for key in FACTS:
         if len(found.get(key, [])) == 1:
-            named = key in ("kernel", "batch", "threads", "clip", "commit")
-            said.append(f"{key} {found[key][0]}" if named else found[key][0])
+            named = key in ("kernel", "operators", "batch", "threads", "clip", "commit")
+            said.append(f"{HEADINGS.get(key, key)} {found[key][0]}" if named else found[key][0])
     differ = [key for key in FACTS if len(found.get(key, [])) > 1]
     start = "Measured on: " if timed else "Counted without running (no timings in these records): "
     line = start + ", ".join(said) + "." if said else ""
     if differ:
-        line += f" The rows differ in {', '.join(differ)}: see those columns."
+        line += f" The rows differ in {', '.join(HEADINGS.get(key, key) for key in differ)}: see those columns."
     if timed and table.mixed:
         line += " Latency and memory of rows that differ there must not be compared."
     return line.strip() + (f"\n{sentence(table.size_note)}" if table.size_note else "")
@@ -139,21 +149,27 @@ def _main_table(table: AblationTable, notes: Notes) -> str:
     columns: list[tuple[str, Any]] = [("row", lambda row: _name(row, notes))]
     columns += _cost_columns(table, notes)
     if table.asked("latency"):
-        columns.append(("latency ↓, ms: median (95 % interval, n)", lambda row: _spread(row, "latency", notes)))
-        columns += _ratio_columns(table, "latency", notes)
+        columns.append(("latency ↓, ms: median (95 % interval, n)", lambda row: spread(row, "latency", notes)))
+        columns += ratio_columns(table, "latency", notes)
     if table.asked("throughput"):
-        columns.append(("throughput ↑, clips/s", lambda row: _spread(row, "throughput", notes, count=False)))
+        columns.append(("throughput ↑, clips/s", lambda row: spread(row, "throughput", notes, count=False)))
     if table.asked("peak_memory"):
-        columns.append(("peak memory ↓, MiB", lambda row: _plain(row, "peak_memory", 2**20, notes)))
+        columns.append(("peak memory ↓, MiB", lambda row: plain(row, "peak_memory", 2**20, notes)))
     for column in IN_MAIN_TABLE:
         if table.publishes(column):
             columns.append((f"{ACCURACY[column]} ↑, %, published", lambda row, c=column: _published_cell(row, c)))
     columns += accuracy_section.main_columns(table, notes)
+    return table_lines(table.rows, columns + differing_columns(table))
+
+
+def differing_columns(table: AblationTable) -> list[tuple[str, Any]]:
+    """A column for each circumstance in which the rows differ, as `circumstances` promises."""
+    columns: list[tuple[str, Any]] = []
     found = table.facts()
     for key in FACTS:
         if len(found.get(key, [])) > 1:
-            columns.append((key, lambda row, k=key: row.facts().get(k, MISSING)))
-    return table_lines(table.rows, columns)
+            columns.append((HEADINGS.get(key, key), lambda row, k=key: row.facts().get(k, MISSING)))
+    return columns
 
 
 def _cost_columns(table: AblationTable, notes: Notes) -> list[tuple[str, Any]]:
@@ -168,7 +184,7 @@ def _cost_columns(table: AblationTable, notes: Notes) -> list[tuple[str, Any]]:
             ("GFLOPs, verdict", lambda row: _verdict(row, row.verdict_flops, notes)),
         ]
     elif table.asked("macs"):
-        columns.append(("GMACs ↓, one view", lambda row: _plain(row, "macs", 10**9, notes, decimals=3)))
+        columns.append(("GMACs ↓, one view", lambda row: plain(row, "macs", 10**9, notes, decimals=3)))
     if table.publishes("params"):
         columns += [
             ("params ↓, M, published", lambda row: _published_cell(row, "params")),
@@ -176,7 +192,7 @@ def _cost_columns(table: AblationTable, notes: Notes) -> list[tuple[str, Any]]:
             ("params, verdict", lambda row: _verdict(row, row.verdict_params, notes)),
         ]
     elif table.asked("params"):
-        columns.append(("params ↓, M", lambda row: _plain(row, "params", 10**6, notes, decimals=3)))
+        columns.append(("params ↓, M", lambda row: plain(row, "params", 10**6, notes, decimals=3)))
     return columns
 
 
@@ -220,7 +236,7 @@ def _flops(row: Row, notes: Notes) -> str:
     if exact is None or shown is None:
         if row.value("macs") is not None:
             return f"{verdict.rounded(row.value('macs'), 10**9, 2)} per view (multiply-adds)"
-        return _missing(row, "macs", notes)
+        return missing_cell(row, "macs", notes)
     per_view = verdict.rounded(exact, 10**9, max(2, row.decimals("flops", "per_view_decimals") + 2))
     over_views = f"{row.views} × {per_view}" if row.views != 1 else str(per_view)
     return f"{_number(shown)} ({over_views})" if row.comparable is True else over_views
@@ -228,14 +244,14 @@ def _flops(row: Row, notes: Notes) -> str:
 
 def _params(row: Row, notes: Notes) -> str:
     exact, shown = row.authors_params_exact, row.authors_params
-    return _missing(row, "params", notes) if exact is None else f"{_number(shown)} ({exact:,})"
+    return missing_cell(row, "params", notes) if exact is None else f"{_number(shown)} ({exact:,})"
 
 
-def _spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: float = 1) -> str:
+def spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: float = 1) -> str:
     """A median with its interval; what makes it less sure than others stands in a footnote."""
     measured, interval = row.measurement(name), row.interval(name)
     if measured is None or interval is None:
-        return _missing(row, name, notes)
+        return missing_cell(row, name, notes)
     shown = "{:.0f}".format if measured.unit == "clips" else significant
     value, low, high = (shown(one / scale) for one in (interval.value, interval.low, interval.high))
     n = f"n={len(measured.samples)}" if count else ""
@@ -243,13 +259,15 @@ def _spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: flo
     text = f"{value} ({inside})" if inside else value
     if interval.wide:
         text += notes.mark(f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough")
+    if measured.details.get("settled") is False:
+        text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
     if measured.details.get("bound", "memory") != "memory":
         text += notes.mark(f"larger batches may fit: the search ended with this: {measured.details['bound']}")
     unfinished = row.unfinished(name)
     return text + (notes.mark(unfinished) if unfinished else "")
 
 
-def _ratio_columns(table: AblationTable, name: str, notes: Notes) -> list[tuple[str, Any]]:
+def ratio_columns(table: AblationTable, name: str, notes: Notes) -> list[tuple[str, Any]]:
     """The column of ratios to the baseline, where the ablation names one that is measured."""
     bases = [base for row in table.rows if (base := table.baseline_of(row)) and base.value(name) is not None]
     if not bases:
@@ -267,7 +285,10 @@ def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     if isinstance(ratio, str):
         return MISSING + notes.mark(ratio)
     differs = table.ran_differently(row, name)
-    return ratio_text(ratio) + (notes.mark(f"different things ran: {differs}") if differs else "")
+    marks = notes.mark(f"different things ran: {differs}") if differs else ""
+    if not ratio.paired:
+        marks += notes.mark("the two were not measured in turn in one run: the ratio is of two independent medians")
+    return ratio_text(ratio) + marks
 
 
 def ratio_text(ratio: Ratio) -> str:
@@ -301,10 +322,10 @@ def _further(table: AblationTable, notes: Notes) -> str:
         unit, scale = UNITS.get(measured.unit, (measured.unit, 1))
         heading = f"{_words(name)}{ARROWS[measured.better]}, {unit}"
         columns.append(
-            (heading, lambda row, name=name, scale=scale: _spread(row, name, notes, count=False, scale=scale))
+            (heading, lambda row, name=name, scale=scale: spread(row, name, notes, count=False, scale=scale))
         )
         if name in RATIOS:
-            columns += _ratio_columns(table, name, notes)
+            columns += ratio_columns(table, name, notes)
     return "## Further measurements\n\n" + table_lines(table.rows, columns)
 
 
@@ -317,33 +338,49 @@ def _precision(table: AblationTable) -> str:
         "In brackets: 95 % bootstrap intervals of the medians, drawn from whole rounds and then from the samples of "
         "each round; a round visits every row once, each in a process of its own."
     ]
-    for name in RATIOS:
-        if not (table.has(name) and _ratio_columns(table, name, Notes())):
-            continue
-        floor = table.floor(name)
-        base = f"Ratios of {_words(name)} are medians over the rounds of one median over the baseline's in that round. "
-        verdict_ = (
-            f"A ratio whose interval holds 1, or which is closer to 1 than the noise floor, is {NOT_DISTINGUISHABLE}"
+    repeated = [m for row in table.rows for name in timed if (m := row.measurement(name)) and len(m.samples) > 1]
+    fewest = min((len(statistics.by_round(measured)) for measured in repeated), default=ENOUGH_ROUNDS)
+    if fewest < ENOUGH_ROUNDS:
+        said.append(
+            f"Some of these measurements have {counted(fewest, 'round')}, which makes their intervals too narrow: with "
+            "3 rounds such an interval holds the true median about 3 times out of 4, with 5 rounds more than 9 times "
+            "out of 10 (simulated: rounds that differ by 5 %, samples of one round by 1 to 2 %)."
         )
-        if floor is None:
-            why = f"(no row has two rounds, so {statistics.ASSUMED_FLOOR:.0%} is assumed)"
-        else:
-            why = (
-                f"({floor:.1%} here: by how much the same row differs from itself, the largest over the smallest "
-                "median of its rounds, without what moved all rows of a round alike; the median over the rows)"
-            )
-        said.append(f"{base}{verdict_} {why}.")
+    compared = [name for name in RATIOS if table.has(name) and ratio_columns(table, name, Notes())]
+    if compared:
+        said.append(
+            "Ratios are medians over the rounds of one median over the baseline's in that round. A ratio whose "
+            f"interval holds 1, or which is closer to 1 than the noise floor, is {NOT_DISTINGUISHABLE}. "
+            + floors_in_words({name: table.floor(name) for name in compared})
+        )
     return "\n\n".join(["## How sure", " ".join(said)])
 
 
-def _plain(row: Row, name: str, scale: int, notes: Notes, decimals: int | None = None) -> str:
+def floors_in_words(floors: dict[str, float | None]) -> str:
+    """One line: the noise floor of each measurement; None where it could not be measured and one is assumed."""
+    measured = [f"{_words(name)} {floor:.1%}" for name, floor in floors.items() if floor is not None]
+    assumed = [_words(name) for name, floor in floors.items() if floor is None]
+    said = []
+    if measured:
+        said.append(
+            f"Noise floor (A/A): {', '.join(measured)}: by how much the same row differs from itself, the largest over "
+            "the smallest median of its rounds, without what moved all rows of a round alike; the median over the rows."
+        )
+    if assumed:
+        said.append(
+            f"Noise floor of {', '.join(assumed)}: no row has two rounds, so {statistics.ASSUMED_FLOOR:.0%} is assumed."
+        )
+    return " ".join(said)
+
+
+def plain(row: Row, name: str, scale: int, notes: Notes, decimals: int | None = None) -> str:
     value = row.value(name)
     if value is None:
-        return _missing(row, name, notes)
+        return missing_cell(row, name, notes)
     return significant(value / scale) if decimals is None else str(verdict.rounded(value, scale, decimals))
 
 
-def _missing(row: Row, name: str, notes: Notes) -> str:
+def missing_cell(row: Row, name: str, notes: Notes) -> str:
     return MISSING if row.published_only else MISSING + notes.mark(row.reason(name))
 
 
@@ -425,14 +462,15 @@ def table_csv(table: AblationTable) -> str:
         if name not in IN_COLUMNS and table.asked(name)
         for column in ("ratio", "ratio_low", "ratio_high", "ratio_verdict", "noise_floor")
     ]
-    further += accuracy_section.csv_columns(table)
+    further += [column.name for column in roofline.columns(table)] + accuracy_section.csv_columns(table)
     orderings = {name: accuracy.orderings(table, name) for name in accuracy.names(table)}
     columns = [*CSV_COLUMNS, *(f"published_{column}" for column in printed), *further, *FACTS, "case_id", "missing"]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
-        cells = _csv_row(table, row, printed) | accuracy_section.csv_row(table, row, orderings)
+        cells = _csv_row(table, row, printed) | roofline.csv_row(table, row)
+        cells |= accuracy_section.csv_row(table, row, orderings)
         writer.writerow({key: "" if value is None else value for key, value in cells.items()})
     return out.getvalue()
 
@@ -514,8 +552,11 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def index(tables: list[AblationTable], broken: dict[str, str]) -> str:
-    """The list of all ablations with the verdicts of their costs; `broken` maps a folder to what is wrong with it."""
+def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None = None) -> str:
+    """The list of all ablations with the verdicts of their costs; `broken` maps a folder to what is wrong with it.
+
+    `costs` is the file name of the page of costs, where there is one.
+    """
     orders = {table.name: ordering_counts(table) for table in tables}
     heads = [*verdict.VERDICTS[:4], *(f"order {kind}" for kind in accuracy.DECIDED if any(orders.values()))]
     lines = ["# Ablations", "", "| ablation | question | rows measured | " + " | ".join(heads) + " |"]
@@ -544,6 +585,8 @@ def index(tables: list[AblationTable], broken: dict[str, str]) -> str:
             " Orders are published differences in accuracy to a baseline, held against small models trained here, by "
             "paired tests over seeds."
         )
+    if costs:
+        lines += ["", f"[What attention costs here]({costs}): all that was timed, on one page."]
     if broken:
         lines += ["", "## Not listed", "", *(f"- {name}: {sentence(reason)}" for name, reason in broken.items())]
     lines += ["", "Rebuild: `python -m reports.build outputs/*/`"]

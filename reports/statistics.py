@@ -8,7 +8,7 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, Ch. 13 (pe
 Hinkley, Bootstrap Methods and their Application, 1997, Sec. 3.8 (drawing groups, then within them).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,7 +22,8 @@ WIDE = 0.10  # an interval wider than this share of its median is marked
 ASSUMED_FLOOR = 0.10  # where no case has two rounds: medians of one process drift by about that much between runs
 FEWEST_FOR_DRIFT = 4  # so many cases must share their rounds before their common drift is told from their noise
 
-Rounds = Mapping[int, tuple[float, ...]]
+Rounds = Mapping[Hashable, tuple[float, ...]]
+"""Samples by the number of their round, or by the run and the number."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Ratio:
 
     interval: Interval
     floor: float
+    paired: bool = True  # whether medians of the same run and round were set against each other
 
     @property
     def distinguishable(self) -> bool:
@@ -69,6 +71,15 @@ def by_round(measurement: Measurement) -> Rounds:
     for number, sample in zip(numbers, measurement.samples, strict=True):
         found.setdefault(number, []).append(sample)
     return {number: tuple(found[number]) for number in sorted(found)}
+
+
+def by_visit(measurement: Measurement, run: str) -> Rounds:
+    """The samples of each round under the run that took it and its number; `run` names one that is not recorded.
+
+    Rounds of two measurements were interleaved, and may be paired, only where run and number are the same.
+    """
+    runs = {visit["round"]: visit.get("run", run) for visit in measurement.details.get("visits", ())}
+    return {(runs.get(number, run), number): samples for number, samples in by_round(measurement).items()}
 
 
 def median_interval(rounds: Rounds) -> Interval:
@@ -95,7 +106,7 @@ def paired_ratio_interval(rounds: Rounds, baseline: Rounds) -> Interval:
 
     Only rounds that both have count. Raises: ValueError where there is none, or a median of the baseline is 0.
     """
-    shared = sorted(set(rounds) & set(baseline))
+    shared = sorted(set(rounds) & set(baseline), key=str)
     if not shared:
         raise ValueError(f"no round in common: {sorted(rounds)} and {sorted(baseline)}")
     if not all(np.median(baseline[number]) for number in shared):

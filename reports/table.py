@@ -17,8 +17,13 @@ from reports.record import Measurement, Record, RecordError, read_manifest, read
 from reports.statistics import Interval, Ratio
 from reports.verdict import Verdict
 
+NOT_YET = "not measured yet"
 TIMED = ("latency", "throughput", "peak_memory")
 WHAT_RAN = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads")  # as in Row.circumstances
+OPERATOR_WORDS = {  # part of an operator's name: what the field calls it; the first that fits
+    "cudnn_attention": "cuDNN", "flash": "flash", "efficient_attention": "memory-efficient",
+    "attention_math": "math", "explicit softmax": "math (explicit softmax)", "flex_attention": "flex",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,7 @@ class Row:
         if self.record is None or (measured := self.measurement(name)) is None:
             return {}
         one = replace(self.record, measurements={name: measured})
-        words = {key: value for key, value in facts(one).items() if key in WHAT_RAN}
-        operators = measured.details.get("operators")
-        return words | ({"operators": ", ".join(operators)} if isinstance(operators, list) else {})
+        return {key: value for key, value in facts(one).items() if key in WHAT_RAN}
 
     def printed(self, column: str) -> int | float | None:
         """A published cell."""
@@ -197,13 +200,14 @@ class AblationTable:
 
     def floor(self, name: str) -> float | None:
         """The noise floor of a measurement, from the rounds of all rows; None where no row has two."""
-        measured = [m for row in self.rows if (m := row.measurement(name)) and m.samples]
-        return statistics.noise_floor([statistics.by_round(m) for m in measured], common_drift=True)
+        measured = [found for row in self.rows if (found := visits(row, name))]
+        return statistics.noise_floor(measured, common_drift=True)
 
     def ratio(self, row: Row, name: str) -> Ratio | str | None:
         """A measurement over its baseline's; a reason where both have samples and yet no ratio; None where not.
 
-        Medians of rounds in common are set against each other, so that a drift of the machine falls out.
+        Medians of rounds in common are set against each other, so that a drift of the machine falls out. Rows that were
+        not measured in turn, by one run, have none in common: theirs is the ratio of two independent medians.
         """
         base = self.baseline_of(row)
         if base is None or base is row or row.value(name) is None or base.value(name) is None:
@@ -212,15 +216,13 @@ class AblationTable:
         for key in ("device", "threads"):
             if ours.get(key) != theirs.get(key):
                 return f"no ratio: measured with {key} {ours.get(key)}, the baseline with {theirs.get(key)}"
-        pair = [statistics.by_round(one.measurement(name)) for one in (row, base)]
+        pair = [visits(one, name) for one in (row, base)]
         if not any(map(any, pair[1].values())):
             return "no ratio: the baseline is 0"
-        if set(pair[0]) & set(pair[1]):
-            interval = statistics.paired_ratio_interval(*pair)
-        else:
-            interval = statistics.ratio_interval(*pair)
+        paired = bool(set(pair[0]) & set(pair[1]))
+        interval = (statistics.paired_ratio_interval if paired else statistics.ratio_interval)(*pair)
         floor = self.floor(name)
-        return Ratio(interval, statistics.ASSUMED_FLOOR if floor is None else floor)
+        return Ratio(interval, statistics.ASSUMED_FLOOR if floor is None else floor, paired)
 
     def ran_differently(self, row: Row, name: str) -> str | None:
         """How a row and its baseline ran, where they ran different things."""
@@ -255,6 +257,18 @@ class AblationTable:
                 if value not in values:
                     values.append(value)
         return found
+
+
+def visits(row: Row, name: str) -> statistics.Rounds:
+    """The samples of a measurement by run and round.
+
+    Records from before visits named their run are of one run where the whole records are.
+    """
+    measured = row.measurement(name)
+    if measured is None or not measured.samples:
+        return {}
+    source = [row.record.provenance.get("started"), row.record.provenance.get("commit")]
+    return statistics.by_visit(measured, f"{source} {measured.details.get('commit')}")
 
 
 def load(folder: str | Path) -> AblationTable:
@@ -298,7 +312,7 @@ def _row(entry: dict[str, Any], folder: Path, paper: PaperTable | None, warnings
     if entry.get("case_id"):
         path = folder / f"{entry['case_id']}.json"
         if not path.is_file():
-            missing = "not measured yet"
+            missing = NOT_YET
         else:
             try:
                 record = read_record(path)
@@ -346,9 +360,10 @@ def _with_all_published(rows: list[Row], paper: PaperTable) -> list[Row]:
 
 
 def facts(record: Record) -> dict[str, str]:
-    """Device, dtype, kernel, mode, batch, threads, clip and commit of a record, in words.
+    """Device, dtype, kernel, operators, mode, batch, threads, clip and commit of a record, in words.
 
-    The first six only where something was timed; a record whose timings come from different runs names all of them.
+    The first seven only where something was timed; a record whose timings come from different runs names all of them.
+    Kernel and operators only where attention ran: a large matrix product has neither.
     """
     case, measured = record.case, [m for m in record.measurements.values() if m.samples]
     timed = [m for m in measured if _is_timed(m)]
@@ -357,7 +372,7 @@ def facts(record: Record) -> dict[str, str]:
     if timed:
         words["device"] = _said(timed, record, "machine") or str(case.get("device"))
         words["dtype"] = str(case.get("dtype"))
-        words["kernel"] = _said(timed, record, "kernel") or str(case.get("kernel"))
+        words |= _kernel(timed, case) | _operators(timed)
         words["mode"] = "compiled" if case.get("compile") else "eager"
         words["batch"] = str(case.get("batch_size"))
         if not str(case.get("device")).startswith("cuda"):
@@ -374,6 +389,32 @@ def facts(record: Record) -> dict[str, str]:
 def _is_timed(measured: Measurement) -> bool:
     """Whether a measurement says how the case itself ran here; training for accuracy has circumstances of its own."""
     return measured.name in TIMED or ("machine" in measured.details and not is_accuracy(measured.name))
+
+
+def _kernel(timed: list[Measurement], case: dict[str, Any]) -> dict[str, str]:
+    """The kernels that measurements name; what the case asked for where none does, yet the model itself ran."""
+    named = dict.fromkeys(str(m.details["kernel"]) for m in timed if m.details.get("kernel") is not None)
+    if named:
+        return {"kernel": " / ".join(named)}
+    return {"kernel": str(case.get("kernel"))} if any(m.name in TIMED for m in timed) else {}
+
+
+def _operators(timed: list[Measurement]) -> dict[str, str]:
+    """What really computed the attention, such as "flash"; where measurements differ in it, with their names."""
+    found: dict[str, list[str]] = {}
+    for measured in timed:
+        names = measured.details.get("operators")
+        if isinstance(names, list) and names:
+            said = " + ".join(dict.fromkeys(operator_words(str(name)) for name in names))
+            found.setdefault(said, []).append(measured.name.replace("_", " "))
+    if len(found) < 2:
+        return {"operators": next(iter(found))} if found else {}
+    return {"operators": "; ".join(f"{said} ({', '.join(names)})" for said, names in found.items())}
+
+
+def operator_words(name: str) -> str:
+    """The field's word for an attention operator of the dispatcher; a name without one stays as it is."""
+    return next((word for part, word in OPERATOR_WORDS.items() if part in name), name)
 
 
 def _said(measured: list[Measurement], record: Record, key: str) -> str:

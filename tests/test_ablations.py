@@ -11,7 +11,7 @@ MAY_LACK = {  # what a row may have no number of here, and why
     "kernels": "not every kernel runs on every machine, forward and backward",
     "operators": "not every device counts its energy",
 }
-SLOW = ("compile",)  # compiles every scheme
+SLOW = ("compile", "training")  # every scheme is compiled; takes steps of training, and one of them is predicted
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,28 @@ def test_accuracies_are_compared_over_shared_seeds(tmp_path):
     assert _accuracies(before, measured([60.1, 61.9, 61.0], [0, 1, 2])).startswith("+10.0 points")
     assert "not distinguishable" in _accuracies(before, measured([50.5, 51.0, 52.0], [0, 1, 2]))
     assert "fewer than 2" in _accuracies(before, measured([60.0], [0]))
+
+
+def test_accuracy_has_no_noise_floor_and_counts_as_none_of_the_timings(tmp_path):
+    accuracy = Measurement("top1_quick", "percent", "higher", (10.0,), details={"machine": "Example CPU"})
+
+    def with_accuracy(folder):
+        one = record("x")
+        return write(folder / "scales", [replace(one, measurements={**one.measurements, "top1_quick": accuracy})])
+
+    found = compared(with_accuracy(tmp_path / "a"), with_accuracy(tmp_path / "b"))
+    assert set(found.floors) == {line.name for line in found.timings} == {"latency", "throughput", "peak_memory"}
+    assert "top1" not in compare.markdown(found, "A", "B")
+
+
+def test_what_runs_no_attention_has_no_kernel_to_differ_in(tmp_path):
+    details = {"machine": "Example CPU", "kernel": None}
+    ceilings = Measurement("matmul_ceiling", "MAC/s", "higher", (1e11,), details=details)
+
+    def run(folder, choice):
+        one = record("x")
+        case = one.case | {"kernel": choice}
+        return write(folder / "scales", [replace(one, case=case, measurements={"matmul_ceiling": ceilings})])
+
+    found = compared(run(tmp_path / "a", "auto"), run(tmp_path / "b", "reference"))
+    assert lines(found, "matmul_ceiling")["x"].notes == ()

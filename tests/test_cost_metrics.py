@@ -205,7 +205,9 @@ def test_an_axis_of_clips_varies_several_entries_at_once():
     assert [entry.case.row for entry in fixed] == ["a · clip.frames=8", "a · clip.frames=16"]
     assert {entry.case.clip.size for entry in fixed} == {96}
     assert [entry.case.row for entry in case.resolve(varied, Settings(size=96, frames=4))] == ["a"]
-    assert len(case.resolve(varied, Settings(quick=True))) == 2
+    assert [entry.case.row for entry in case.resolve(varied, Settings(quick=True))] == [
+        "a · clip.frames=2, clip.size=32"
+    ]
 
 
 @pytest.mark.parametrize("bad", [[8], [{}], [{"frame": 8}]])
@@ -224,7 +226,7 @@ def test_a_baseline_may_be_the_value_of_an_axis():
 
 
 def test_all_takes_the_tables_of_costs_only():
-    assert not {"scaling", "kernels", "dtypes", "compile", "operators"} & set(case.names_in_all())
+    assert not {"scaling", "kernels", "dtypes", "compile", "operators", "training"} & set(case.names_in_all())
     assert {"kinetics", "attention_schemes"} <= set(case.names_in_all())
 
 
@@ -246,7 +248,9 @@ def one_record(scheme, frames, size, machine="Example CPU", **changes):
         Measurement("macs", "MAC", "lower", (int(cost),)),
         Measurement("latency", "ms", "lower", tuple(cost / 1e7 * f for f in (0.99, 1, 1.01)), details=details),
         Measurement("peak_memory", "bytes", "lower", (int(1e8 * (tokens / 3136)),), details=details),
+        Measurement("bytes_moved", "bytes", "lower", (int(cost / 10),)),
         Measurement("matmul_ceiling", "MAC/s", "higher", (4e10,), details=details),
+        Measurement("copy_ceiling", "bytes/s", "higher", (1e10,), details=details),
         *(Measurement(f"macs_{name}", "MAC", "lower", (10**9,)) for name in operator_macs.GROUPS),
         *(Measurement(f"time_{name}", "ms", "lower", (10.0,), details=details) for name in GROUPS),
         Measurement("energy", "J", "lower", missing="no energy counter for this device"),
@@ -311,15 +315,107 @@ def test_the_page_says_which_scheme_is_cheapest_where(machine, capsys):
     assert cost_page.main([str(machine.parent)]) == 0
     page = (machine.parent / cost_page.PAGE).read_text(encoding="utf-8")
     assert page.startswith("# What attention costs on Example CPU\n")
-    assert "Least latency: full at 8x112x112; full and local_window at 16x112x112; local_window at 8x224x224" in page
-    assert "Least peak memory at every size: full and local_window." in page
-    assert "| 32x112x112 | local_window: 1,200 ms | full: 2.0 times as much |" in page
+    tie = "not distinguishable below 10% (assumed)"
+    assert f"Least latency: at 8x112x112 full; at 16x112x112 full and local_window, {tie}; at 8x224x224" in page
+    assert f"Least peak memory at every size: full and local_window, {tie}." in page
+    assert "| 32x112x112 | local_window: 1200 ms (1188–1212) | full: 2.00 (1.96–2.04) times as much |" in page
     assert "![scaling, scaling](scaling/scaling.png)" in page
-    assert "out of memory: one piece of 19.0 GiB" in page
+    assert "Out of memory: one piece of 19.0 GiB." in page
     assert str(machine.parents[1]) not in page
     before = (machine.parent / cost_page.PAGE).read_bytes()
     assert report.main([str(machine)]) == 0  # rebuilds the page that is there
     assert (machine.parent / cost_page.PAGE).read_bytes() == before
+
+
+def test_the_page_says_under_which_circumstances_its_values_hold(machine):
+    page = cost_page.build(machine.parent).read_text(encoding="utf-8")
+    assert "Example CPU: float32, eager, kernel sdpa, batch 2, 2 threads." in page
+    section = page.partition("## How does it grow?")[2]
+    assert "Measured on: Example CPU, float32, kernel sdpa, eager, batch 2, threads 2, commit 0123456789." in section
+    assert "The rows differ in clip: see those columns." in section
+    (line,) = [line for line in section.splitlines() if line.startswith("| full · clip.frames=32, clip.size=112 |")]
+    assert line.endswith("| 32 frames at stride 2, 112x112 pixels (sample) |")
+
+
+def test_one_thread_is_one(machine):
+    row = next(row for row in table.load(machine).rows if row.record)
+    latency = row.measurement("latency")
+    alone = replace(latency, details=latency.details | {"threads": 1})
+    one = replace(row.record, measurements={"latency": alone})
+    assert "1 thread" in cost_page._circumstances(replace(row, record=one))
+
+
+def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
+    folder, records = tmp_path / "operators", []
+    for scheme, times in (("full", 1), ("local_window", 2)):
+        details = {"machine": "Example CPU", "kernel": "sdpa", "threads": 2, "rounds": [1, 2, 3], "rounds_wanted": 3}
+        sizes = {"memory": 400, "parameters": 80, "gradients": 70, "optimizer_state": 160, "activations": 90}
+        made = [
+            Measurement("latency", "ms", "lower", (100.0 * times, 104.0 * times, 98.0 * times), details=details),
+            Measurement("throughput", "clips/s", "higher", (9.5 / times,), details={"machine": "Example CPU"}),
+            *(
+                Measurement(f"training_{part}", "bytes", "lower", (size * 2**20,), details={"machine": "Example CPU"})
+                for part, size in sizes.items()
+            ),
+            Measurement("predicted_training_memory", "bytes, predicted", "lower", (333 * 2**20,)),
+            Measurement("largest_batch", "clips", "higher", (48,), details={"bound": "time budget of 9 s"}),
+            Measurement("largest_batch_throughput", "clips/s", "higher", (7.25,)),
+        ]
+        records.append(one_record(scheme, 8, 112, **{measured.name: measured for measured in made}))
+        record.write_record(records[-1], folder)
+    rows = [{"row": one.row, "case_id": one.case_id, "baseline": records[0].row} for one in records]
+    record.write_manifest({"name": "operators", "question": "Where to?", "table": None, "rows": rows}, folder)
+    page = cost_page.build(tmp_path).read_text(encoding="utf-8")
+    assert "Noise floor (A/A): latency 6.1%: by how much the same row differs from itself" in page
+    assert "Noise floor of peak memory, training memory: no row has two rounds, so 10% is assumed." in page
+    table_of = page.partition("## Where to?")[2]
+    head = next(line for line in table_of.splitlines() if line.startswith("| row |"))
+    cells = next(line for line in table_of.splitlines() if line.startswith("| local_window"))
+    shown = dict(zip(head.split(" | "), cells.split(" | "), strict=True))
+    assert shown["training memory ↓, MiB"] == "400"
+    parts = ("of it parameters", "gradients", "optimizer state", "activations and the rest")
+    assert [shown[part] for part in parts] == ["80.0", "70.0", "160", "90.0"]
+    assert shown["training memory ↓, MiB, predicted"] == "333"
+    assert shown["largest batch ↑, clips"].startswith("48 [")
+    assert (shown["throughput ↑, clips/s"], shown["throughput at it ↑, clips/s"]) == ("4.75", "7.25")
+    (ratio,) = [cell for heading, cell in shown.items() if heading.startswith("latency ↓ / full")]
+    assert ratio.startswith("2.00 (")
+    assert "Larger batches may fit: the search ended with this: time budget of 9 s." in table_of
+
+
+def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_path):
+    records = []
+    for scheme, slope in SLOPES.items():
+        for frames in (8, 16, 32):
+            products = Measurement("macs_attention", "MAC", "lower", (int(1e9 * (frames / 8) ** slope),))
+            weights = 50 * 2**20  # the rest is in proportion to the tokens
+            peak = Measurement(
+                "peak_memory", "bytes", "lower", (weights + frames * 2**20,), details={"weights_bytes": weights}
+            )
+            records.append(one_record(scheme, frames, 112, macs_attention=products, peak_memory=peak))
+    rows = tuple(table.Row(one.row, record=one) for one in records)
+    drawn, _ = figure.scaling(table.AblationTable("scaling", "?", rows))
+    said = {axes.get_title(loc="left") or axes.get_title(): [t.get_text() for t in axes.texts] for axes in drawn.axes}
+    assert sorted(said["GMACs of attention products"]) == ["full 2.00 (2)", "local_window 1.00 (1)"]
+    assert sorted(said["GMACs, one view"]) == ["full 2.00", "local_window 1.00"]
+    assert sorted(said["peak memory without weights, MiB"]) == ["full 1.00", "local_window 1.00"]
+    unknown = [one_record("full", frames, 112) for frames in (8, 16)]
+    rows = tuple(table.Row(one.row, record=one) for one in unknown)
+    drawn, _ = figure.scaling(table.AblationTable("scaling", "?", rows))
+    assert not [axes for axes in drawn.axes if "memory" in axes.get_title(loc="left") + axes.get_title()]
+
+
+def test_the_page_leaves_out_rows_without_a_record_and_says_so(machine):
+    gone = one_record("full", 32, 112)
+    (machine / f"{gone.case_id}.json").unlink()
+    page = cost_page.build(machine.parent).read_text(encoding="utf-8")
+    assert f"| {gone.row} |" not in page
+    assert "1 row not measured yet: the whole report says how." in page
+    assert "not measured yet" not in page.replace("1 row not measured yet", "")
+
+
+def test_scaling_counts_the_products_whose_exponents_theory_gives():
+    assert {"macs", "operator_macs", "latency", "peak_memory"} <= set(case.load("scaling").metrics)
 
 
 def test_a_folder_without_timings_has_no_page(tmp_path, capsys):

@@ -122,6 +122,29 @@ def test_a_run_s_settings_reach_every_case_and_end_the_comparison():
     assert "quick" in case.resolve(ablation(), Settings(quick=True, threads=1))[0].comparable
 
 
+@pytest.mark.parametrize(
+    "axis, values",
+    [
+        ("clip", [{"frames": 32, "size": 224}, {"frames": 32, "size": 230}, {"frames": 8, "size": 448}]),
+        ("clip.frames", [8, 16, 32]),
+        ("clip.size", [32, 64, 96]),
+    ],
+)
+@pytest.mark.parametrize("baseline", ["a", None])
+def test_rows_are_named_after_the_clip_that_is_run(axis, values, baseline):
+    rows = [case.Row(name, model="dualformer_tiny") for name in "ab"]
+    varied = case.Ablation("trial", "?", rows, vary={axis: values}, baseline=baseline or case._point(axis, values[0]))
+    for quick in (False, True):
+        entries = case.resolve(varied, Settings(quick=quick, threads=1))
+        names = [entry.case.row for entry in entries]
+        assert len(set(names)) == len(names)
+        assert {entry.baseline for entry in entries} <= set(names)
+        for entry in entries:
+            for name, value in re.findall(r"clip\.(\w+)=(\d+)", entry.case.row):
+                assert getattr(entry.case.clip, name) == int(value), entry.case.row
+    assert len(entries) == 2 * (1 if axis == "clip.size" else 2)  # in quick mode 32 and 96 are both 32
+
+
 def test_images_stay_single_frames():
     images = case.Ablation("trial", "?", [case.Row("image", model="dualformer_tiny_image", num_classes=1000)])
     for settings in (Settings(frames=8), Settings(quick=True), Settings()):
@@ -363,7 +386,10 @@ def test_a_killed_run_leaves_whole_records_and_the_next_one_goes_on(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
 def test_ctrl_c_of_a_real_run_writes_the_report_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "harness.run", "ablation=pyramid_scales", "quick=true", f"out={tmp_path}"]
-    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  (ignored in a script's background jobs)
+    running = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     for line in running.stdout:
         if "latency" in line:  # now a child process is timing
             break

@@ -107,7 +107,8 @@ def test_every_timed_metric_of_a_case(tmp_path):
     for measurement in measured.values():
         assert measurement.missing is None, (measurement.name, measurement.missing)
         assert measurement.details["machine"] == provenance.machine("cpu")
-        assert measurement.details.get("kernel", "sdpa") == "sdpa"
+        no_attention = measurement.name in metrics.get("ceilings").measures
+        assert measurement.details.get("kernel", "sdpa") == (None if no_attention else "sdpa")
     assert measured["latency"].details["kernel"] == measured["training_latency"].details["kernel"] == "sdpa"
     latency, throughput = measured["latency"], measured["throughput"]
     assert len(latency.samples) >= 3
@@ -125,6 +126,37 @@ def test_memory_counts_the_weights_and_the_operators_are_those_that_ran(tmp_path
     weights = sum(p.numel() for p in build(one).parameters()) * 2
     assert weights * 0.9 < measured["peak_memory"].value < weights * 20
     assert measured["latency"].details["operators"] == ["explicit softmax"]
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "settled"),
+    [
+        ([200, 100, 150], False),
+        ([100, 101, 100, 99, 100], False),
+        ([200, 150, 180, 100, 101, 100], False),
+        ([300, 104, 103, 400, 100, 101], True),
+        ([900, 101, 100, 99, 100, 250, 101], True),
+        ([100, 110, 120, 130, 140, 150], False),
+    ],
+)
+def test_a_warm_up_has_settled_when_the_running_median_stands_still(milliseconds, settled):
+    from harness.workload import _settled
+
+    assert _settled([(one / 3, one) for one in milliseconds]) is settled
+
+
+def test_a_warm_up_ends_with_its_time_even_where_it_never_settles(tmp_path):
+    from itertools import count
+
+    from harness.workload import Workload
+
+    number, effort = count(), Effort(samples=2, seconds=0, budget=1, fewest=2, warm_up_seconds=0.2)
+    workload = Workload(tiny(), clip_file(tmp_path, tiny()), effort, "machine")
+    begin = time.perf_counter()
+    runs, how = workload.time(lambda: time.sleep(0.01 * (1 + next(number))))
+    assert (len(runs), how["settled"]) == (2, False)
+    assert time.perf_counter() - begin < 3
+    assert workload.time(lambda: time.sleep(0.02))[1] == {"warm_up": 6, "settled": True}
 
 
 # no number, and why
@@ -271,6 +303,8 @@ def test_provenance_says_what_a_reader_needs_and_nothing_private():
         "python",
         "os",
         "cpu",
+        "cpu_generation",
+        "run",
         "cores",
         "ram_bytes",
         "gpu",
@@ -285,6 +319,20 @@ def test_provenance_says_what_a_reader_needs_and_nothing_private():
     assert len(host) < 4 or host not in text
     user = getpass.getuser()
     assert len(user) < 4 or user not in text or user == "root"
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch):
+    cpuinfo = "model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: {}\nstepping\t: 1\nflags\t\t: fpu {}\n\n"
+    found = []
+    for model, flags in ((1, "avx2"), (17, "avx2 avx512f avx512_bf16")):
+        text = cpuinfo.format(model, flags) * 2
+        monkeypatch.setattr(provenance.Path, "read_text", lambda *_, text=text, **__: text)
+        monkeypatch.setattr(provenance.Path, "exists", lambda *_: True)
+        found.append(provenance.cpu_generation.__wrapped__())
+    assert found[0] == {"family": 25, "model": 1, "stepping": 1, "vectors": ["avx2"]}
+    assert found[1]["vectors"] == ["avx2", "avx512f", "avx512_bf16"]
+    monkeypatch.setattr(provenance.Path, "exists", lambda *_: False)
+    assert provenance.cpu_generation.__wrapped__() == {"vectors": []}
 
 
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):

@@ -333,6 +333,21 @@ def test_the_index_lists_every_ablation(tmp_path):
     assert "| [scales](scales/report.md) | What does it cost? | 1 of 1 | 2 | 0 | 0 | 0 |" in index
     assert "[schemes](schemes/report.md)" in index
     assert "- broken: Unknown paper table 'no_such_table'" in index
+    assert "[What attention costs here](cost.md)" in index
+
+
+def test_a_page_of_costs_is_written_and_linked_where_something_was_timed(tmp_path, capsys):
+    folder = write(tmp_path / "counted" / "scales", [one_record(timed=False)], [DEFAULT])
+    assert build.main([str(folder)]) == 0
+    assert not (tmp_path / "counted" / "cost.md").exists()
+    assert "cost.md" not in (tmp_path / "counted" / "report.md").read_text(encoding="utf-8")
+    folder = write(tmp_path / "timed" / "scales", [one_record()], [DEFAULT])
+    capsys.readouterr()
+    assert build.main([str(folder)]) == 0
+    page = tmp_path / "timed" / "cost.md"
+    assert "(scales/report.md)" in page.read_text(encoding="utf-8")
+    assert "(cost.md)" in (tmp_path / "timed" / "report.md").read_text(encoding="utf-8")
+    assert str(page) in capsys.readouterr().out
 
 
 def test_the_command_builds_and_says_what_is_wrong(tmp_path, capsys):
@@ -483,6 +498,90 @@ def test_what_ran_differently_is_said_and_other_machines_have_no_ratio(tmp_path)
     assert "No ratio: measured with device Another CPU, the baseline with" in report
     assert rows[1]["latency_ratio"]
     assert not rows[2]["latency_ratio"]
+
+
+@pytest.mark.parametrize(
+    ("operator", "word"),
+    [
+        ("_scaled_dot_product_flash_attention_for_cpu", "flash"),
+        ("_scaled_dot_product_efficient_attention", "memory-efficient"),
+        ("_scaled_dot_product_cudnn_attention", "cuDNN"),
+        ("_scaled_dot_product_attention_math", "math"),
+        ("explicit softmax", "math (explicit softmax)"),
+        ("flex_attention", "flex"),
+        ("none", "none"),
+    ],
+)
+def test_operators_are_named_in_the_words_of_the_field(operator, word):
+    assert table.operator_words(operator) == word
+
+
+def test_every_row_says_which_attention_ran(tmp_path):
+    fused, plain = ["_scaled_dot_product_flash_attention_for_cpu"], ["explicit softmax"]
+    levels = [100, 101, 100]
+    folder = against_base(tmp_path / "alike", in_rounds("base", levels, operators=fused))
+    assert [row["operators"] for row in csv_rows(folder)] == ["flash"]
+    assert "kernel sdpa, attention operator flash, eager" in (folder / "report.md").read_text(encoding="utf-8")
+    records = [in_rounds("base", levels, operators=fused), in_rounds("slow", levels, operators=plain)]
+    folder = against_base(tmp_path / "differ", *records)
+    assert [row["operators"] for row in csv_rows(folder)] == ["flash", "math (explicit softmax)"]
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| attention operator |" in report
+    assert "The rows differ in attention operator: see those columns." in report
+    assert "Different things ran: operators math (explicit softmax) here, flash in the baseline" in report
+
+
+def test_a_row_whose_measurements_ran_different_operators_names_each():
+    one = in_rounds("x", [100], operators=["_scaled_dot_product_flash_attention"])
+    training = in_rounds("x", [300], "training_latency", operators=["explicit softmax"])
+    both = replace(one, measurements=one.measurements | {"training_latency": training.get("training_latency")})
+    assert table.facts(both)["operators"] == "flash (latency); math (explicit softmax) (training latency)"
+
+
+def test_what_ran_no_attention_names_no_kernel():
+    one = one_record()
+    ceiling = Measurement("matmul_ceiling", "MAC/s", "higher", (4e10,), details={"machine": MACHINE})
+    assert table.facts(replace(one, measurements={"matmul_ceiling": ceiling})).get("kernel") is None
+    assert table.facts(replace(one, measurements=one.measurements | {"matmul_ceiling": ceiling}))["kernel"] == "sdpa"
+
+
+def test_a_time_that_had_not_settled_has_a_footnote(tmp_path):
+    records = [in_rounds("base", [100] * 3, settled=True), in_rounds("cold", [100] * 3, settled=False)]
+    folder = against_base(tmp_path / "scales", *records)
+    build.build(folder)
+    lines = (folder / "report.md").read_text(encoding="utf-8").splitlines()
+    (number,) = [line.partition(".")[0] for line in lines if "had not settled" in line]
+    marked = {row: f"[{number}]" in next(ln for ln in lines if ln.startswith(f"| {row} ")) for row in ("base", "cold")}
+    assert marked == {"base": False, "cold": True}
+
+
+@pytest.mark.parametrize("rounds", [3, 5])
+def test_intervals_of_few_rounds_are_called_too_narrow(tmp_path, rounds):
+    folder = against_base(tmp_path / "scales", *(in_rounds(row, [100] * rounds) for row in ("base", "x")))
+    report = (folder / "report.md").read_text(encoding="utf-8") if build.build(folder) else ""
+    assert ("have 3 rounds, which makes their intervals too narrow" in report) == (rounds == 3)
+
+
+def test_how_ratios_are_made_is_said_once(tmp_path):
+    records = []
+    for row, level in (("base", 100), ("heavy", 300)):
+        one = in_rounds(row, [level] * 3)
+        training = in_rounds(row, [3 * level], "training_latency").get("training_latency")
+        records.append(replace(one, measurements=one.measurements | {"training_latency": training}))
+    folder = against_base(tmp_path / "scales", *records)
+    report = (folder / "report.md").read_text(encoding="utf-8") if build.build(folder) else ""
+    assert report.count("Ratios are medians over the rounds") == 1
+    assert "Noise floor (A/A): latency 0.0%: " in report
+    assert "Noise floor of training latency: no row has two rounds, so 10% is assumed." in report
+
+
+def test_rows_left_out_say_how_they_are_measured(tmp_path):
+    records = [one_record(), one_record("later")]
+    for arguments, way in ((["ablation=x"], ""), (["ablation=x", "rows=[LG]"], " without its `rows=...`")):
+        folder = write(tmp_path / str(len(arguments)), records, [DEFAULT, {}], arguments=arguments)
+        (folder / f"{records[1].case_id}.json").unlink()
+        report = markdown.report(table.load(folder), {})
+        assert f"1 row not measured: the command at the end{way} measures what has no record yet." in report
 
 
 def test_what_else_was_timed_has_a_table_of_its_own(tmp_path):

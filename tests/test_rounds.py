@@ -20,6 +20,12 @@ def _no_clip(monkeypatch):
     monkeypatch.setattr(sweep, "decode_clips", lambda *_: {})  # `Meter` looks at none
 
 
+@pytest.fixture(autouse=True)
+def _no_local_changes(monkeypatch):
+    """Of this checkout, whatever is being edited: else no run goes on from another."""
+    monkeypatch.setattr(provenance, "commit", lambda: {"commit": "c0ffee", "dirty": False})
+
+
 def timed(meter):
     return [row for row, names in meter.asked if "latency" in names]
 
@@ -122,6 +128,42 @@ def test_lack_of_memory_in_the_first_round_is_the_result_of_all(tmp_path, monkey
     assert len(timed(meter)) == 7
 
 
+@pytest.mark.parametrize("why", [FULL, {"missing": "stopped at the time limit of 900 s", "retry": True}])
+def test_larger_clips_of_what_did_not_fit_are_not_tried(why, tmp_path, monkeypatch, capsys):
+    from harness import session
+
+    clips = [{"frames": n, "size": size} for n, size in ((2, 32), (4, 32), (8, 32), (2, 64), (4, 64))]
+    trial = ablation(["one", "two"], vary={"clip": clips})
+    meter = Meter(monkeypatch, {("one · clip.frames=4, clip.size=32", "latency"): why})
+
+    def go(**options):
+        return session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2, **options)
+
+    again = bool(why["retry"])
+    assert go() == (1 if again else 0)
+    assert {row: timed(meter).count(row) for row in timed(meter) if row.startswith("one")} == {
+        "one · clip.frames=2, clip.size=32": 2,
+        "one · clip.frames=4, clip.size=32": 1,
+        "one · clip.frames=2, clip.size=64": 2,
+    }
+    assert len([row for row in timed(meter) if row.startswith("two")]) == 10
+    kept = latencies(tmp_path / "trial")
+    into = "the time limit" if again else "memory"
+    for row in ("one · clip.frames=8, clip.size=32", "one · clip.frames=4, clip.size=64"):
+        assert kept[row].missing == f"not tried: did not fit into {into} at 4x32x32"
+        assert kept[row].retry is again
+    meter.asked.clear()
+    assert go() == (1 if again else 0)
+    assert timed(meter) == (["one · clip.frames=4, clip.size=32"] if again else [])
+    (tmp_path / "trial" / next(tmp_path.glob("trial/one-*frames-8*.json")).name).unlink()
+    meter.asked.clear()
+    go()  # what the records say of a smaller clip is known to the next run
+    assert "one · clip.frames=8, clip.size=32" not in timed(meter)
+    meter.answer = {}
+    assert go(force=True) == 0
+    assert not any(one.missing for one in latencies(tmp_path / "trial").values())
+
+
 def test_force_replaces_what_is_finished_only_once_it_is_finished_too(tmp_path, monkeypatch, capsys):
     meter = Meter(monkeypatch)
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
@@ -148,6 +190,20 @@ def test_samples_of_other_code_are_not_continued(tmp_path, monkeypatch, capsys):
     assert latencies(tmp_path / "trial")["one"].details["rounds"] == [1, 2, 3]
 
 
+def test_samples_of_local_changes_are_not_continued_by_another_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(provenance, "commit", lambda: {"commit": "c0ffee", "dirty": True})
+    meter = Meter(monkeypatch)
+    meter.answer = Answers(iter([None, KeyboardInterrupt()]))
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 130
+    meter.answer = {}
+    meter.asked.clear()
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
+    assert len(timed(meter)) == 3
+    assert len({visit["run"] for visit in latencies(tmp_path / "trial")["one"].details["visits"]}) == 1
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
+    assert len(timed(meter)) == 3  # what is finished stays
+
+
 def test_records_from_before_there_were_rounds_are_whole():
     old = Measurement("latency", "ms", "lower", (1.0, 2.0))
     assert rounds.complete(old)
@@ -164,6 +220,21 @@ def test_a_visit_that_ran_something_else_is_seen():
     assert both.details["kernel"] == "sdpa"
     assert both.details["settled"] is False
     assert [visit["samples"] for visit in both.details["visits"]] == [1, 2]
+
+
+def test_memory_has_a_sample_in_every_round_and_a_ratio(tmp_path, monkeypatch):
+    from harness import session
+
+    meter = Meter(monkeypatch)
+    trial = ablation(["one", "two"], baseline="one")
+    assert session.run([trial], Settings(threads=1), ["latency", "peak_memory"], tmp_path, rounds=3) == 0
+    assert timed(meter) == ["one", "two", "two", "one", "one", "two"]  # no visit more than latency alone has
+    loaded = table.load(tmp_path / "trial")
+    for row in loaded.rows:
+        assert row.measurement("peak_memory").details["rounds"] == [1, 2, 3]
+    assert loaded.floor("peak_memory") == 0
+    assert loaded.ratio(loaded.rows[1], "peak_memory").paired
+    assert "peak memory" in (tmp_path / "trial" / "report.md").read_text()
 
 
 # baselines
@@ -200,6 +271,34 @@ def test_ratios_to_the_baseline_reach_report_and_csv(tmp_path, monkeypatch):
     assert re.search(r"latency_ratio_verdict.*\n.*\n.*not distinguishable", (folder / "table.csv").read_text())
     assert read_record(next(iter(folder.glob("two-*.json")))).get("latency").details["rounds"] == [1, 2]
     assert build.build(folder)
+
+
+def test_rows_that_were_not_measured_in_turn_are_not_paired(tmp_path, monkeypatch):
+    """The row is repeated on a day when everything takes twice as long."""
+    from harness import session
+
+    trial, day = ablation(["one", "two"], baseline="one"), [1.0]
+
+    def meter(case, names, clip, **_):
+        taken = day[0] * (100 if case.row == "one" else 150)
+        return [Measurement("latency", "ms", "lower", (taken,), details={"machine": provenance.machine("cpu")})]
+
+    def ratio():
+        loaded = table.load(tmp_path / "trial")
+        return loaded.ratio(loaded.rows[1], "latency")
+
+    def go(**options):
+        return session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=3, **options)
+
+    monkeypatch.setattr(sweep, "measure", meter)
+    assert go() == 0
+    assert ratio().paired
+    day[0] = 2.0
+    assert go(rows=["two"], force=True) == 0
+    assert not ratio().paired
+    assert ratio().interval.value == pytest.approx(3)
+    assert go(force=True) == 0
+    assert ratio().paired
 
 
 def test_what_is_measured_once_is_left_to_the_first_round_with_the_whole_effort(tmp_path, monkeypatch):

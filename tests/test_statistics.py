@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.record import Measurement
-from reports.statistics import Interval, Ratio, by_round, median_interval, noise_floor, paired_ratio_interval
+from reports.statistics import Interval, Ratio, by_round, by_visit, median_interval, noise_floor, paired_ratio_interval
 from reports.statistics import ratio_interval as independent_ratio
 
 POSITIVE = st.floats(0.1, 1e6)
@@ -122,3 +122,17 @@ def test_samples_are_told_apart_by_their_rounds():
     assert by_round(Measurement("x", "ms", samples=(1, 2, 3), details=details)) == {1: (2,), 2: (1, 3)}
     assert by_round(Measurement("x", "ms", samples=(1, 2, 3))) == {1: (1, 2, 3)}
     assert by_round(Measurement("x", "ms", missing="why")) == {}
+
+
+def test_rounds_of_two_runs_are_told_apart():
+    def measured(*runs):
+        visits = [{"round": number, **({"run": run} if run else {})} for number, run in enumerate(runs, start=1)]
+        details = {"rounds": [1, 2, 2], "visits": visits}
+        return by_visit(Measurement("latency", "ms", "lower", (1.0, 2.0, 3.0), details=details), "before")
+
+    assert measured("a", "b") == {("a", 1): (1.0,), ("b", 2): (2.0, 3.0)}
+    assert measured("a", None) == {("a", 1): (1.0,), ("before", 2): (2.0, 3.0)}
+    assert measured(None, None) == {("before", 1): (1.0,), ("before", 2): (2.0, 3.0)}
+    assert paired_ratio_interval(measured("a", "b"), measured("c", "b")).value == 1
+    with pytest.raises(ValueError, match="no round in common"):
+        paired_ratio_interval(measured("a", "a"), measured("b", "b"))

@@ -163,6 +163,21 @@ def test_records_of_a_device_have_a_folder_of_their_own(monkeypatch):
     assert provenance.device_slug("cpu") == "cpu-amd-epyc-2-cores"
 
 
+def test_a_step_of_the_gpu_suite_runs_on_a_cpu_with_a_tiny_model(tmp_path):
+    """One of those that take least; all of them: the slow test below."""
+    gpu, settings = suite.load("gpu"), Settings(device="cpu", quick=True, threads=1, model=TINY, frames=2, size=32)
+    steps = gpu.chosen(["dtypes"])
+    assert suite.run(gpu, steps, settings, Training(), tmp_path) == 0
+    assert (tmp_path / "quick" / "cost.md").is_file()
+    for step in steps:
+        assert (tmp_path / "quick" / step.step / "report.md").is_file()
+        records = read_records(tmp_path / "quick" / step.step)
+        assert len(records) == len(step.entries(settings))
+        for record in records:
+            assert {"macs", "latency", "peak_memory"} <= set(record.measurements)
+            assert not {m.name: m.missing for m in record.measurements.values() if m.missing}
+
+
 @pytest.mark.slow
 def test_the_gpu_suite_runs_on_a_cpu_in_its_smallest_form(tmp_path):
     """Every step is begun or left out with a reason, and nothing fails."""

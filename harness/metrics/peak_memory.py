@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.workload import Workload
 
 
-@register("peak_memory", {"peak_memory": ("bytes", "lower")}, timed=True, order=0, once=True)
+@register("peak_memory", {"peak_memory": ("bytes", "lower")}, timed=True, order=0)
 def peak_memory(workload: Workload) -> list[Measurement]:
     """Runs before the other timed metrics, since it must see the process without a model."""
     peak, details = _cuda(workload) if workload.device.type == "cuda" else _cpu(workload)
