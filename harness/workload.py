@@ -30,6 +30,7 @@ from harness.measure import Effort
 from harness.training_step import TrainingStep, targets
 from harness.video import normalise
 
+WINDOW = 6  # runs that a warm-up is judged by
 STEADY = 0.05  # a warm-up has settled when the median of its last three runs is this close to that of the three before
 FLUSH_BYTES = 256 * 2**20  # larger than any L2 cache: written between runs, so that each one starts cold
 
@@ -162,7 +163,8 @@ class Workload:
         start = time.perf_counter()
         while not effort.enough(len(runs), time.perf_counter() - start):
             runs.append(one())
-        return runs, {"warm_up": len(warm_up), "settled": _settled(warm_up)}
+        # A warm-up of fewer runs than the rule looks at, of a slow model, is judged with the first samples.
+        return runs, {"warm_up": len(warm_up), "settled": _settled([*warm_up, *runs][: max(len(warm_up), WINDOW)])}
 
     def _cuda_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
         """Events around each phase, the L2 cache overwritten between runs, one wait per batch of ten."""
@@ -206,9 +208,9 @@ class _OperatorLog(TorchDispatchMode):
 
 
 def _settled(runs: list[Run]) -> bool:
-    """Whether the running median stands still."""
-    if len(runs) < 6:
+    """Whether the running median stands still: of the last three runs against the three before."""
+    if len(runs) < WINDOW:
         return False
-    times = [run[-1] for run in runs[-6:]]
-    before, now = statistics.median(times[:3]), statistics.median(times[3:])
+    times = [run[-1] for run in runs[-WINDOW:]]
+    before, now = statistics.median(times[: WINDOW // 2]), statistics.median(times[WINDOW // 2 :])
     return abs(now - before) <= STEADY * before

@@ -159,6 +159,14 @@ def test_a_warm_up_ends_with_its_time_even_where_it_never_settles(tmp_path):
     assert workload.time(lambda: time.sleep(0.02))[1] == {"warm_up": 6, "settled": True}
 
 
+def test_a_warm_up_of_few_slow_runs_is_judged_with_the_first_samples(tmp_path):
+    from harness.workload import Workload
+
+    effort = Effort(samples=4, seconds=0, budget=1, fewest=4, warm_up_seconds=0.05)
+    workload = Workload(tiny(), clip_file(tmp_path, tiny()), effort, "machine")
+    assert workload.time(lambda: time.sleep(0.05))[1] == {"warm_up": 2, "settled": True}
+
+
 # no number, and why
 
 
