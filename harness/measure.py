@@ -24,7 +24,7 @@ class Effort:
     seconds: float = 3.0
     budget: float = 10.0
     fewest: int = 5
-    warm_up_seconds: float = 5.0
+    warm_up_seconds: float = 4.0
 
     def split(self, rounds: int) -> Effort:
         """The effort of one of several rounds that together are this one; the warm-up is each process's own."""

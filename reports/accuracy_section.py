@@ -48,6 +48,8 @@ def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     covered = [share for share in row.measurement(name).details.get("coverage") or () if share is not None]
     if covered and min(covered) < 1:
         text += notes.mark(f"{100 * min(covered):.1f} % of the test videos could be decoded; the others count as wrong")
+    twin = row.measurement(name).details.get("same_network_as")
+    text += notes.mark(f"the same network as {twin} at this size: trained once for both") if twin else ""
     lacking = accuracy.unfinished(row.measurement(name))
     text += notes.mark(lacking) if lacking else ""
     return text + (notes.mark(odd) if odd else "")

@@ -96,6 +96,32 @@ def test_tables_share_the_training_of_a_row_that_they_have_in_common(tmp_path):
     assert folders["pyramid_scales"] == folders["window_size"] == folders["position_encoding"]
 
 
+def test_rows_that_shrink_to_the_same_network_are_trained_once(tmp_path):
+    """At the quick size the fine scale of the last stage is the whole map; every other pyramid is its own network."""
+    one = case.load("pyramid_scales")
+    setup = Setup(budget.load("quick"), seeds=(0,))
+    found = {
+        task.entry.case.row: task for task in plan.tasks(one, case.resolve(one, case.Settings()), setup, 8, tmp_path)
+    }
+    fine, whole = (found[name] for name in ("LG2, fine (8,7,7) only", "LG2, stage 4 whole"))
+    assert (whole.job, whole.same_as) == (fine.job, fine.entry.case.row)
+    assert len(plan.distinct(list(found.values()))) == len(found) - 1
+    assert [task.same_as for task in found.values() if task is not whole] == [None] * (len(found) - 1)
+
+
+def test_networks_with_the_same_weights_may_differ_in_their_windows():
+    small = {"clip": [4, 32, 32], "widths": [4, 4, 8, 8], "num_heads": [1, 1, 2, 2], "depths": [2, 2, 2, 2]}
+    windows = [[8, 7, 7], [2, 8, 8], [2, 9, 9], [1, 4, 4]]
+    of = [
+        models.config("pyramid_tiny_local_window").changed(
+            {**small, "attention": {"local_window": {"scheme": "local_window", "window": window}}}
+        )
+        for window in windows
+    ]
+    same = [plan.same_network(of[1].to_dict(), other.to_dict(), 3) for other in of]
+    assert same == [False, True, True, False]
+
+
 def test_seeds_and_data_make_trainings_of_their_own(tmp_path):
     ablation = case.load("position_encoding")
     entry = case.resolve(ablation, case.Settings())[0]

@@ -1,12 +1,15 @@
 """From the rows of an ablation to trainings: one job for each row and seed, each in a folder named by what it trains.
 
 Rows of two tables that train the same model on the same data with the same seed share one folder, so the default row of
-the DualFormer tables is trained once for all of them.
+the DualFormer tables is trained once for all of them. So do rows that a budget shrinks to the same network: at small
+sizes two pyramids may pool alike.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from reports.record import slug
 
 RESULT = "result.json"
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens
+SMALL_MACS = 10**9  # of a model that is compared with another by running both
 BUILT_IN = ("motion_small", "motion", "motion_large")
 
 
@@ -66,6 +70,7 @@ class Task:
     seed: int
     job: Job
     teacher: Task | None = None
+    same_as: str | None = None  # the row above it that is the same network at the size of the budget
 
     def ready(self) -> Job | None:
         """The job as it can run now; None while its teacher is not trained."""
@@ -111,12 +116,60 @@ def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, 
                     f"rows above: {', '.join(of_seed) or 'none'}"
                 )
             task = Task(ablation, entry, seed, job(ablation, entry, setup, classes, seed, out), of_seed.get(name))
+            twin = _twin(task, of_seed.values())
+            if twin is not None:
+                task = replace(task, job=twin.job, same_as=twin.same_as or twin.entry.case.row)
             if task.teacher is not None:
                 folder = task.job.folder.with_name(f"{task.job.folder.name}-of-{task.teacher.job.digest[:8]}")
                 task = replace(task, job=replace(task.job, folder=folder))
             of_seed[entry.row.row] = task
             found.append(task)
     return found
+
+
+def _twin(task: Task, above: Iterable[Task]) -> Task | None:
+    """The first of the trainings above that differs from this one by nothing but the words of its configuration."""
+    for other in above:
+        if (
+            other.teacher is task.teacher is None
+            and replace(other.job, config=task.job.config, folder=task.job.folder) == task.job
+        ):
+            if other.job.config == task.job.config or same_network(other.job.config, task.job.config, task.job.classes):
+                return other
+    return None
+
+
+def same_network(one: dict[str, Any], other: dict[str, Any], classes: int) -> bool:
+    """Whether two configurations of small models compute the same: equal to the bit on one random clip, in inference
+    and in training, with the same large random weights in float64. Large models are not tried."""
+    return _same_network(json.dumps(one, sort_keys=True), json.dumps(other, sort_keys=True), classes)
+
+
+@functools.lru_cache(maxsize=256)
+def _same_network(one: str, other: str, classes: int) -> bool:
+    import torch
+
+    from backbones import models
+    from backbones.config import ModelConfig
+
+    configs = [ModelConfig.from_dict(json.loads(text)) for text in (one, other)]
+    if configs[0].clip != configs[1].clip:
+        return False
+    with torch.device("meta"):
+        sketches = [models.create(config, classes) for config in configs]
+    shapes = [{name: value.shape for name, value in sketch.state_dict().items()} for sketch in sketches]
+    if shapes[0] != shapes[1] or max(sketch.macs() for sketch in sketches) > SMALL_MACS:
+        return False
+    found = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for config in configs:
+            torch.manual_seed(0)
+            model = models.create(config, classes).double()
+            for parameter in model.parameters():
+                parameter.normal_(std=max(1, parameter[0].numel()) ** -0.5)
+            clip = torch.randn(2, 3, *config.clip, dtype=torch.float64)
+            found.append([model.train(mode)(clip) for mode in (True, False)])
+    return all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int, out: Path) -> Job:

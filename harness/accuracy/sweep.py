@@ -158,6 +158,8 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         "device": job.device,
         "jobs": [task.job.digest for task in of_row if task.seed in results],
     }
+    if of_row[0].same_as is not None:
+        details["same_network_as"] = of_row[0].same_as
     if why:
         details["failed"] = {str(seed): reason for seed, reason in why.items()}
     if some:
