@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attention_zoo.kernels import AUTO
 from attention_zoo.sequence import self_attention
+from backbones.mlp import Mlp
 
 EPS = 1e-6
 RENAMES = (  # names of transformers' TimesformerModel, and ours
@@ -35,8 +36,8 @@ RENAMES = (  # names of transformers' TimesformerModel, and ours
     (r"^encoder\.layer\.(\d+)\.attention\.attention\.qkv\.", r"blocks.\1.space.qkv."),
     (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.space.proj."),
     (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"blocks.\1.mlp_norm."),
-    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.0."),
-    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.2."),
+    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
+    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.fc2."),
     (r"^layernorm\.", "norm."),
 )
 
@@ -58,7 +59,7 @@ class Block(nn.Module):
         self.time_norm, self.time, self.time_fc = nn.LayerNorm(dim, EPS), Projections(dim), nn.Linear(dim, dim)
         self.space_norm, self.space = nn.LayerNorm(dim, EPS), Projections(dim)
         self.mlp_norm = nn.LayerNorm(dim, EPS)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+        self.mlp = Mlp(dim, mlp_ratio)
 
     def forward(
         self, first: Float[Tensor, "b 1 d"], x: Float[Tensor, "b t n d"]
