@@ -40,6 +40,17 @@ def inference(x: Tensor) -> bool:
     return not torch.is_grad_enabled() and eager(x)
 
 
+def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The inputs of a function with a backward pass of its own, as autocast would have them.
+
+    It reaches the forward pass of such a function, but not the backward pass.
+    """
+    if not torch.is_autocast_enabled("cpu") or tensors[0].dtype == torch.float64:
+        return tensors
+    narrow = torch.get_autocast_dtype("cpu")
+    return tuple(None if tensor is None else tensor.to(narrow) for tensor in tensors)
+
+
 def length(x: Tensor, numbers: int) -> int:
     """How many tokens (or sequences) make a chunk, where each has so many numbers between the operators."""
     return max(1, BYTES // (numbers * x.element_size()))

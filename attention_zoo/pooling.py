@@ -25,11 +25,7 @@ def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (b, d, blocks over t, over h, over w).
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and chunks.eager(x):
-        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-            # Autocast reaches the forward pass of a function, but not its backward pass.
-            narrow = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
-        return _Pooled.apply(x, weight, bias)
+        return _Pooled.apply(*chunks.autocast(x, weight, bias))
     return _convolved(x, weight, bias)
 
 

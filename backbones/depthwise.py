@@ -25,12 +25,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: (d, 1, kt, kh, kw), each kernel size odd; zeros are added around the tokens.
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and chunks.eager(x):
-        if (
-            torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
-        ):  # it reaches the forward pass of a function, but not the backward pass
-            narrow = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(narrow), weight.to(narrow), None if bias is None else bias.to(narrow)
-        return _Depthwise.apply(x, weight, bias)
+        return _Depthwise.apply(*chunks.autocast(x, weight, bias))
     return _convolved(x, weight, bias)
 
 

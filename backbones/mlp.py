@@ -30,11 +30,7 @@ class Mlp(nn.Module):
             return self.fc2(self.act(self.fc1(x)))
         if not torch.is_grad_enabled():
             return self._in_chunks(x)
-        tensors = (x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-            # Autocast reaches the forward pass of a function, but not its backward pass.
-            tensors = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors)
-        return _Mlp.apply(*tensors)
+        return _Mlp.apply(*chunks.autocast(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias))
 
     def _as_built(self) -> bool:
         """Whether the parts are what the chunked forms take them for: nobody has put in others, or hooks."""
