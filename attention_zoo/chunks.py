@@ -9,12 +9,14 @@ still in the cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 BYTES = 4 * 2**20  # what a chunk holds between operators; 2 to 8 MiB are equally fast, 1 and 16 are slower
+TOKENS = 512  # a chunk has so many at least: for each of them a linear map reads all its weights, up to 9 MiB here
 
 
 def observed() -> bool:
@@ -51,9 +53,13 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if tensor is None else tensor.to(narrow) for tensor in tensors)
 
 
-def length(x: Tensor, numbers: int) -> int:
-    """How many tokens (or sequences) make a chunk, where each has so many numbers between the operators."""
-    return max(1, BYTES // (numbers * x.element_size()))
+def length(x: Tensor, count: int, numbers: int, tokens: int = 1) -> int:
+    """How many of `count` sequences make a chunk; the chunks are about equally long.
+
+    Each sequence has so many `numbers` between the operators, and so many `tokens`.
+    """
+    whole = max(TOKENS / tokens, BYTES / (numbers * x.element_size()))
+    return max(1, math.ceil(count / max(1, round(count / whole))))
 
 
 def joined(parts: Iterable[Tensor], like: Tensor, dim: int = 0) -> Tensor:

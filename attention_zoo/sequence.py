@@ -26,18 +26,21 @@ def self_attention(
 ) -> Float[Tensor, "s n d"]:
     """Each sequence attends to itself.
 
-    The rows of `qkv` are all queries, then all keys, then all values, head-major.
+    The rows of `qkv` are all queries, then all keys, then all values, head-major. Sequences that are views are copied
+    first: a linear map of rows that do not follow each other copies them too, and adds its bias in a pass of its own.
     """
     groups = groups or [(x.shape[0], None)]
     counts, biases = zip(*groups, strict=True)
     if chunks.inference(x):  # queries, keys, values, and what was found
-        length = chunks.length(x, x.shape[1] * (qkv.out_features + proj.in_features))
+        numbers = x.shape[1] * (qkv.out_features + proj.in_features)
         pieces = (
-            (piece, bias) for part, bias in zip(x.split(counts), biases, strict=True) for piece in part.split(length)
+            (piece.contiguous(), bias)
+            for part, bias in zip(x.split(counts), biases, strict=True)
+            for piece in part.split(chunks.length(x, len(part), numbers, x.shape[1]))
         )
         return chunks.joined((proj(_attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
     # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.
-    parts = zip(qkv(x).split(counts), biases, strict=True)
+    parts = zip(qkv(x.contiguous()).split(counts), biases, strict=True)
     found = [_attended(part, num_heads, bias, kernel) for part, bias in parts]
     return proj(found[0] if len(found) == 1 else torch.cat(found))
 

@@ -61,18 +61,16 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim, EPS)
         self.mlp = Mlp(dim, mlp_ratio)
 
-    def forward(
-        self, first: Float[Tensor, "b 1 d"], x: Float[Tensor, "b t n d"]
-    ) -> tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b t n d"]]:
-        """The class token and the tokens, frame by frame."""
-        b, t, _, _ = x.shape
+    def forward(self, x: Float[Tensor, "b 1+t*n d"], t: int) -> Float[Tensor, "b 1+t*n d"]:
+        """The class token, then the tokens, frame by frame."""
+        first, x = x[:, :1], x[:, 1:].unflatten(1, (t, -1))
         over_time = self._attend(rearrange(self.time_norm(x), "b t n d -> (b n) t d"), self.time)
-        x = x + rearrange(self.time_fc(over_time), "(b n) t d -> b t n d", b=b)
-        frames = torch.cat([first.expand(b, t, -1)[:, :, None], x], dim=2)
-        y = self._attend(rearrange(self.space_norm(frames), "b t n d -> (b t) n d"), self.space)
-        y = rearrange(y, "(b t) n d -> b t n d", t=t)
+        x = x + rearrange(self.time_fc(over_time), "(b n) t d -> b t n d", b=len(x))
+        frames = torch.cat([first.expand(-1, t, -1)[:, :, None], x], dim=2)
+        y = self._attend(self.space_norm(frames).flatten(0, 1), self.space).unflatten(0, (-1, t))
         first, x = first + y[:, :, 0].mean(1, keepdim=True), x + y[:, :, 1:]
-        return first + self.mlp(self.mlp_norm(first)), x + self.mlp(self.mlp_norm(x))
+        x = torch.cat([first, x.flatten(1, 2)], dim=1)
+        return x + self.mlp(self.mlp_norm(x))
 
     def _attend(self, tokens: Float[Tensor, "s n d"], weights: Projections) -> Float[Tensor, "s n d"]:
         return self_attention(tokens, weights.qkv, weights.proj, self.num_heads, kernel=self.kernel)
@@ -106,9 +104,10 @@ class TimeSformer(nn.Module):
         x = self.patch(rearrange(clip, "b c t h w -> (b t) c h w"))
         x = rearrange(x, "(b t) d h w -> b t (h w) d", t=t) + self.places[:, None, 1:] + self.times[:, :, None]
         first = repeat(self.class_token + self.places[:, :1], "1 1 d -> b 1 d", b=b)
+        x = torch.cat([first, x.flatten(1, 2)], dim=1)
         for block in self.blocks:
-            first, x = block(first, x)
-        return self.norm(first)[:, 0]
+            x = block(x, t)
+        return self.norm(x[:, 0])
 
 
 def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ def in_one_piece(monkeypatch):
 @pytest.fixture(params=[1, 100, 3000], ids="{} bytes".format)
 def small_chunks(request, monkeypatch):
     monkeypatch.setattr(chunks, "BYTES", request.param)
+    monkeypatch.setattr(chunks, "TOKENS", 1)
 
 
 def perturbed(module):
@@ -42,6 +43,19 @@ def gradients(module, x, probe):
     x = x.clone().requires_grad_()
     y = module(x)
     return y, *torch.autograd.grad(y, [x, *module.parameters()], probe)
+
+
+@given(count=st.integers(1, 5000), numbers=st.integers(1, 10**6), tokens=st.integers(1, 2000))
+def test_chunks_are_about_equal_and_hold_enough_tokens(count, numbers, tokens):
+    length = chunks.length(torch.empty(1), count, numbers, tokens)
+    number = -(-count // length)
+    assert count - (number - 1) * length > 0
+    if number > 1:
+        least = max(chunks.TOKENS / tokens, chunks.BYTES / (4 * numbers))
+        assert least / 1.5 <= count / number <= length
+        assert length <= count / number + 1 + count / number**2  # the last one is not much shorter
+    else:
+        assert length >= count
 
 
 @pytest.mark.parametrize("name", schemes.names())
@@ -104,6 +118,7 @@ def test_narrow_formats_lose_nothing_by_the_sums_over_chunks(monkeypatch):
     in_one = in_several = None
     mlp.bfloat16()
     monkeypatch.setattr(chunks, "BYTES", 2048)
+    monkeypatch.setattr(chunks, "TOKENS", 1)
     in_several = gradients(mlp, *narrow)
     in_one_piece(monkeypatch)
     in_one = gradients(mlp, *narrow)
