@@ -9,35 +9,19 @@ import tempfile
 import threading
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from harness import case, metrics
+from harness.accuracy.plan import Setup, Training, check
 from harness.case import Ablation, AblationError, Entry, Settings, nearest
 from harness.deadline import Deadline
 from harness.options import UsageError
 
 COMMAND = "python -m harness.run"
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a run says of accuracy; `budget` None: as each ablation, "off": none."""
-
-    budget: str | None = None
-    data: str | None = None
-    root: str | None = None
-    data_options: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] | None = None
-    recipe: str | None = None
-    recipe_source: str = "paper"
-    recipe_changes: dict[str, Any] = field(default_factory=dict)
-    jobs: int | None = None
-    launcher: str | None = None
-    launcher_parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -121,7 +105,6 @@ def run(
                         outcome.store,
                         out,
                         shared=outcome.shared,
-                        jobs=training.jobs,
                         launcher=launcher,
                         force=force and training.budget is not None,
                         deadline=deadline,
@@ -145,7 +128,7 @@ def run(
     return 1 if failures else 0
 
 
-def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bool):
+def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bool) -> Setup | None:
     """How the rows of an ablation are trained; None for not at all.
 
     Where the command line names no budget, an ablation that is measured as a `whole` follows its own; in quick mode,
@@ -153,19 +136,17 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
     """
     from harness import provenance
     from harness.accuracy.budget import OFF, load
-    from harness.accuracy.plan import Setup, check
 
     name = training.budget or (ablation.accuracy if whole and not settings.quick else None) or OFF
-    given = [f.name for f in fields(training) if f.name != "budget" and getattr(training, f.name) != f.default]
     if name == OFF:
-        named = [one for one in given if getattr(training, one) not in ({}, "paper")]
+        unsaid = Training(budget=training.budget)
+        named = [f.name for f in fields(training) if getattr(training, f.name) != getattr(unsaid, f.name)]
         if named:
             raise UsageError(f"{named[0]} is for accuracy, which is off here; add accuracy=quick, or leave it out")
         return None
     setup = Setup(
         load(name),
-        **{n: getattr(training, n) for n in ("data", "root", "data_options", "seeds", "recipe", "recipe_source")},
-        recipe_changes=training.recipe_changes,
+        training,
         device=settings.device or "cpu",
         dtype=settings.dtype,
         kernel=settings.kernel or "auto",
@@ -186,7 +167,7 @@ def _chosen(ablation: Ablation, entries: list[Entry], rows: list[str] | None) ->
     return [entry for entry in entries if entry.row.row in rows]
 
 
-def _classes(setups: Iterable[Any]) -> int:
+def _classes(setups: Iterable[Setup | None]) -> int:
     """How many classes the data set of a run has. A built-in one is rendered here, before anything is timed."""
     wanted = next((setup for setup in setups if setup is not None), None)
     if wanted is None:

@@ -121,10 +121,11 @@ def work(given: Options) -> int:
     from harness.evaluation.predictions import PredictionsError
     from harness.training import loop
     from harness.training.job import Stopped, TrainingError
+    from harness.training.stopping import stopping
 
     console = Console(stderr=True)
     try:
-        with loop.stopping() as stop:
+        with stopping() as stop:
             result = loop.train(chosen, console, stop)
     except Stopped as stopped:
         if int(os.environ.get("RANK", "0")) == 0:

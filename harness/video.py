@@ -19,6 +19,7 @@ import numpy as np
 from harness.clips import decoding
 from harness.clips.decoding import VideoError
 from harness.clips.sampling import Sampling, test_indices
+from harness.motion.encoding import encode
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -124,31 +125,13 @@ def sample_clip(folder: str | Path) -> Path:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{SAMPLE}.", suffix=".part")
     os.close(handle)
     try:
-        _encode(moving_scene(), temporary)
+        encode(moving_scene(), temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
-
-
-def _encode(pictures: np.ndarray, path: str, rate: int = 30) -> None:
-    import av
-
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with av.open(path, "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width = pictures.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1  # the bits then do not depend on the number of cores
-        if codec == "libx264":
-            stream.options = {"crf": "20", "preset": "medium"}
-        else:
-            stream.bit_rate = 2_000_000
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def moving_scene(frames: int = 80, height: int = 240, width: int = 320) -> np.ndarray:

@@ -1,19 +1,25 @@
 """The accuracy half of a run: budgets, which trainings a table needs, and that nothing is trained twice or lost."""
 
 import json
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from training_runs import data_set
+from training_runs import job as small_job
 
 from backbones import models
-from harness import case, run
+from harness import case, datasets, run, session
 from harness.accuracy import budget, plan, pool
 from harness.accuracy.budget import Budget, BudgetError, shrunk
-from harness.accuracy.plan import Setup
+from harness.accuracy.plan import Setup, Training
+from harness.clips import loading
+from harness.clips.loading import preload
 from harness.training import recipe as recipes
 from reports.record import read_record
 
@@ -58,9 +64,8 @@ def test_every_budget_shrinks_every_row_that_is_trained(name):
             continue
         entries = case.resolve(ablation, case.Settings())
         for entry in entries:
-            made = plan.job(
-                ablation, entry, Setup(chosen, recipe=chosen.recipe or "dualformer_tiny_k400"), 12, 0, Path(".")
-            )
+            asked = Training(recipe=chosen.recipe or "dualformer_tiny_k400")
+            made = plan.job(ablation, entry, Setup(chosen, asked), 12, 0, Path("."))
             assert max(made.config["depths"]) <= (chosen.depth or 99)
             widths = models.config(entry.case.model).widths
             assert all(0 < small <= whole for small, whole in zip(made.config["widths"], widths, strict=True))
@@ -99,7 +104,7 @@ def test_tables_share_the_training_of_a_row_that_they_have_in_common(tmp_path):
 def test_rows_that_shrink_to_the_same_network_are_trained_once(tmp_path):
     """At the quick size the fine scale of the last stage is the whole map; every other pyramid is its own network."""
     one = case.load("pyramid_scales")
-    setup = Setup(budget.load("quick"), seeds=(0,))
+    setup = Setup(budget.load("quick"), Training(seeds=(0,)))
     found = {
         task.entry.case.row: task for task in plan.tasks(one, case.resolve(one, case.Settings()), setup, 8, tmp_path)
     }
@@ -126,7 +131,7 @@ def test_seeds_and_data_make_trainings_of_their_own(tmp_path):
     ablation = case.load("position_encoding")
     entry = case.resolve(ablation, case.Settings())[0]
     made = [
-        plan.job(ablation, entry, Setup(budget.load("quick"), data=data), 12, seed, tmp_path).folder
+        plan.job(ablation, entry, Setup(budget.load("quick"), Training(data=data)), 12, seed, tmp_path).folder
         for data in (None, "motion_large")
         for seed in (0, 1)
     ]
@@ -155,6 +160,14 @@ def test_a_slip_is_told_before_any_work(words, message, tmp_path, capsys):
     assert not list(tmp_path.glob("training/*"))
 
 
+@pytest.mark.parametrize("option", [dict(data_options={"sided": True}), dict(recipe_source="code"), dict(jobs=2)])
+def test_an_option_of_trainings_is_refused_where_nothing_is_trained(option):
+    ablation = case.load("pyramid_scales")
+    assert session._setup(ablation, case.Settings(), Training(budget.OFF), True) is None
+    with pytest.raises(session.UsageError, match=f"{next(iter(option))} is for accuracy, which is off here"):
+        session._setup(ablation, case.Settings(), Training(budget.OFF, **option), True)
+
+
 def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys):
     assert ran(tmp_path, clips, "seeds=[0,1]") == 0
     found = records(tmp_path)
@@ -181,8 +194,8 @@ def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys)
 def test_a_worker_that_is_killed_costs_its_own_row_only(tmp_path, clips, capsys, monkeypatch):
     given, kill = pool._give, []
 
-    def give(slot, task, job):
-        given(slot, task, job)
+    def give(slot, task, *more):
+        given(slot, task, *more)
         if not kill:
             kill.append(task)
             os.kill(slot.process.pid, signal.SIGKILL)
@@ -197,6 +210,33 @@ def test_a_worker_that_is_killed_costs_its_own_row_only(tmp_path, clips, capsys,
     assert "signal 9" in capsys.readouterr().err
     assert ran(tmp_path, clips, "seeds=[0]") == 0  # the next run mends it
     assert all(record.get(name).samples for record in records(tmp_path).values())
+
+
+@pytest.mark.parametrize("trainings, slots, beside", [(3, 2, 2), (1, 4, 1), (2, 1, 1)])
+def test_workers_are_told_how_many_share_the_memory(trainings, slots, beside, monkeypatch):
+    told = []
+
+    def give(slot, task, _job, beside):
+        slot.task, (slot.connection, theirs) = task, multiprocessing.Pipe()
+        theirs.send(None)
+        told.append(beside)
+
+    monkeypatch.setattr(pool, "_give", give)
+    tasks = [SimpleNamespace(ready=lambda: "a job") for _ in range(trainings)]
+    assert len(list(pool.run(tasks, pool.slots("cpu", slots), lambda in_work: None))) == trainings
+    assert told == [beside] * trainings
+
+
+def test_trainings_side_by_side_share_the_memory_that_is_available(tmp_path, monkeypatch):
+    clips = data_set(tmp_path / "clips", train=12, val=2)  # eight tell whether the rest fits
+    memory, needed = psutil.virtual_memory(), preload(datasets.load(str(clips), "train"), 36).bytes
+    room = memory._replace(available=int(4 * needed / loading.SHARE_OF_MEMORY))
+    monkeypatch.setattr(loading.psutil, "virtual_memory", lambda: room)
+    raw = small_job(clips, tmp_path, preload=True, max_steps=1).to_dict()
+    failure = pool.train(raw, tmp_path / "sixteen", lambda: False, beside=16)
+    assert "in each of 16 processes" in failure
+    assert "fewer than 16 trainings side by side (jobs=)" in failure
+    assert pool.train(raw, tmp_path / "one", lambda: False) is None
 
 
 def test_a_teacher_is_trained_before_its_student(tmp_path, clips):

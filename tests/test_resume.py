@@ -18,7 +18,8 @@ from training_runs import data_set, job, recipe
 from harness.evaluation.predictions import Predictions
 from harness.training import state
 from harness.training.job import Stopped, TrainingError
-from harness.training.loop import stopping, train
+from harness.training.loop import train
+from harness.training.stopping import stopping
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 SETTINGS = dict(chosen=recipe(epochs=4.0), evaluate_every=2)  # twelve steps

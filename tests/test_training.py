@@ -14,7 +14,7 @@ from training_runs import MODEL, data_set, job, recipe
 import backbones
 from harness import train as command
 from harness.evaluation.predictions import Predictions
-from harness.training import loop
+from harness.training import feed, journal, loop, step
 from harness.training.job import Job, Result, TrainingError, model_config
 from harness.training.loop import train
 from harness.training.recipe import TokenLabels
@@ -156,8 +156,8 @@ def test_the_next_job_of_a_process_decodes_nothing_again(data, tmp_path, monkeyp
     kept = {}
     first = train(job(data, tmp_path / "a", preload=True, max_steps=2), decoded=kept)
     assert kept.keys() == {"train", "val"}
-    real, calls = loop.preload, []
-    monkeypatch.setattr(loop, "preload", lambda *arguments, **options: calls.append(1) or real(*arguments, **options))
+    real, calls = feed.preload, []
+    monkeypatch.setattr(feed, "preload", lambda *arguments, **options: calls.append(1) or real(*arguments, **options))
     again = train(job(data, tmp_path / "b", preload=True, max_steps=2, controls=True), decoded=kept)
     assert not calls
     assert again.scores == first.scores
@@ -248,22 +248,22 @@ def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
 
 
 def test_the_last_good_checkpoint_is_named(data, tmp_path, monkeypatch):
-    real = loop.cross_entropy
+    real = step.cross_entropy
     calls = []
 
     def fails_at_last(*arguments):
         calls.append(1)
         return real(*arguments) * (float("nan") if len(calls) == 5 else 1)
 
-    monkeypatch.setattr(loop, "cross_entropy", fails_at_last)
+    monkeypatch.setattr(step, "cross_entropy", fails_at_last)
     with pytest.raises(TrainingError, match=r"the loss of step 5 is nan .*the last good checkpoint is .*step-0000004"):
         train(job(data, tmp_path / "run", save_every_seconds=0))
 
 
 def test_a_diverging_loss_ends_the_run(data, tmp_path, monkeypatch):
-    real = loop.cross_entropy
-    monkeypatch.setattr(loop, "cross_entropy", lambda *arguments: real(*arguments) * 50)
-    monkeypatch.setattr(loop, "WATCHED", 3)
+    real = step.cross_entropy
+    monkeypatch.setattr(step, "cross_entropy", lambda *arguments: real(*arguments) * 50)
+    monkeypatch.setattr(journal, "WATCHED", 3)
     with pytest.raises(TrainingError, match=r"the loss diverges: .* over the last 3 steps, where guessing has 1.1"):
         train(job(data, tmp_path / "run"))
 
@@ -272,7 +272,7 @@ def test_a_run_with_mostly_broken_videos_ends(tmp_path, monkeypatch):
     folder = data_set(tmp_path / "data", train=12, val=3)
     for number in range(8):
         (folder / f"videos/train{number:03d}.mp4").write_bytes(b"broken")
-    monkeypatch.setattr(loop, "FIRST_CLIPS", 12)
+    monkeypatch.setattr(feed, "FIRST_CLIPS", 12)
     with pytest.raises(
         TrainingError, match=r"8 of the first 12 training clips cannot be decoded, such as videos/train000"
     ):

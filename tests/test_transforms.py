@@ -141,7 +141,7 @@ def test_the_short_side_decides_the_scale(h, w, tall, wide):
 def test_the_centre_view_is_the_decoded_clip(tmp_path, size):
     """The two ways from a file to a test clip give the same pixels."""
     path = tmp_path / "clip.mp4"
-    video._encode(video.moving_scene(6), str(path))
+    video.encode(video.moving_scene(6), path)
     expected = video.decode(path, 6, 1, size).frames
     with av.open(str(path)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

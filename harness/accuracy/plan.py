@@ -29,10 +29,19 @@ BUILT_IN = ("motion_small", "motion", "motion_large")
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What one run of the command line sets for all trainings; None leaves what the budget says."""
+class Training:
+    """What one run of the command line says of accuracy.
 
-    budget: Budget
+    Args:
+        budget: name of a budget; None: as each ablation, "off": nothing is trained.
+        data: name of a data set or a folder, `root`: where its files are; None: as the budget.
+        seeds: one training of each row for each of them; None: as the budget.
+        recipe: name of a recipe; None: as the budget or the row.
+        jobs: trainings side by side; None: one per device, or per core of a CPU.
+        launcher: hands the trainings to a queue, see `harness.accuracy.cluster`.
+    """
+
+    budget: str | None = None
     data: str | None = None
     root: str | None = None
     data_options: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +49,17 @@ class Setup:
     recipe: str | None = None
     recipe_source: str = "paper"
     recipe_changes: dict[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
+    launcher: str | None = None
+    launcher_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the rows of one ablation are trained: what was asked for within a budget, and what computes it."""
+
+    budget: Budget
+    asked: Training = Training()
     device: str = "cpu"
     dtype: str | None = None
     kernel: str = "auto"
@@ -47,13 +67,13 @@ class Setup:
 
     @property
     def data_name(self) -> str:
-        return self.data or self.budget.data
+        return self.asked.data or self.budget.data
 
     @property
     def measurement(self) -> str:
         """The name under which a record holds the accuracy: data sets and budgets never share one."""
         name = f"top1_{self.budget.name}"
-        return name if self.data is None or self.data == self.budget.data else f"{name}_{data_slug(self.data)}"
+        return name if self.data_name == self.budget.data else f"{name}_{data_slug(self.data_name)}"
 
 
 def data_slug(data: str) -> str:
@@ -106,7 +126,7 @@ def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, 
     Raises: AblationError naming the row whose model or recipe cannot be trained so.
     """
     found: list[Task] = []
-    for seed in setup.seeds or setup.budget.seeds:
+    for seed in setup.asked.seeds or setup.budget.seeds:
         of_seed: dict[str, Task] = {}
         for entry in entries:
             name = entry.row.training.get(TEACHER)
@@ -189,7 +209,7 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         config=config.to_dict(),
         recipe=recipe,
         data=setup.data_name,
-        root=setup.root,
+        root=setup.asked.root,
         classes=classes,
         folder=out,
         seed=seed,
@@ -199,7 +219,7 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         threads=None if cuda else setup.threads,
         preload=setup.budget.preload,
         controls=setup.budget.controls,
-        data_options=setup.data_options,
+        data_options=setup.asked.data_options,
         test_split="test" if setup.data_name in BUILT_IN else "val",
         **{key: value for key, value in row.training.items() if key != TEACHER and not key.startswith("recipe.")},
     )
@@ -209,13 +229,13 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
 
 def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
     """The recipe of a row. Frames follow the row's own clip: a row of 16 frames gets half of what one of 32 gets."""
-    row, budget = entry.row, setup.budget
-    name = setup.recipe or budget.recipe or row.recipe or ablation.recipe
+    row, budget, asked = entry.row, setup.budget, setup.asked
+    name = asked.recipe or budget.recipe or row.recipe or ablation.recipe
     if name is None:
         raise BudgetError(
             "no recipe is known for this row; name one, as in recipe=dualformer_tiny_k400, or take accuracy=quick"
         )
-    recipe = load_recipe(name, setup.recipe_source)
+    recipe = load_recipe(name, asked.recipe_source)
     changes: dict[str, Any] = {}
     frames = row.clip.get("frames")
     if frames is not None and budget.recipe is not None:
@@ -225,16 +245,16 @@ def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
     changes |= {k.removeprefix("recipe."): v for k, v in row.training.items() if k.startswith("recipe.")}
     if TEACHER in row.training and recipe.token_labels is None:
         changes["token_labels.teacher"] = row.training[TEACHER]
-    return recipe.changed(changes | setup.recipe_changes)
+    return recipe.changed(changes | asked.recipe_changes)
 
 
 def check(setup: Setup) -> None:
     """What can be wrong before any data is looked at. Raises: UsageError."""
+    asked = setup.asked
     try:
-        if setup.recipe is not None or setup.recipe_changes:
-            load_recipe(setup.recipe or setup.budget.recipe or "quick", setup.recipe_source).changed(
-                setup.recipe_changes
-            )
+        if asked.recipe is not None or asked.recipe_changes:
+            name = asked.recipe or setup.budget.recipe or "quick"
+            load_recipe(name, asked.recipe_source).changed(asked.recipe_changes)
     except (RecipeError, KeyError) as error:
         raise UsageError(str(error.args[0] if isinstance(error, KeyError) else error)) from error
 

@@ -78,7 +78,7 @@ def run(tasks: list[Any], free: list[Slot], tick: Callable[[list[Any]], None]) -
         while waiting or busy:
             while free and (chosen := following(waiting)) is not None:
                 slot = free.pop()
-                _give(slot, *chosen)
+                _give(slot, *chosen, len(everything))
                 busy.append(slot)
             if not busy:  # what is left waits for something that failed
                 yield from (Done(task, NO_TEACHER) for task in waiting)
@@ -103,11 +103,12 @@ def following(waiting: list[Any]) -> tuple[Any, Any] | None:
     return None
 
 
-def _give(slot: Slot, task: Any, job: Any) -> None:
+def _give(slot: Slot, task: Any, job: Any, beside: int) -> None:
+    """Hands a job to a slot, which is one of `beside` that share the memory."""
     if slot.process is None or not slot.process.is_alive():
         _start(slot)
     slot.task = task
-    slot.connection.send((json.dumps(job.to_dict()), str(job.folder)))
+    slot.connection.send((json.dumps(job.to_dict()), str(job.folder), beside))
 
 
 def _start(slot: Slot) -> None:
@@ -173,10 +174,10 @@ def _work(connection: Connection, alive: Connection, environment: dict[str, str]
     decoded: dict[str, Any] = {}  # of the jobs before, so that each data set is decoded once
     while True:
         try:
-            raw, folder = connection.recv()
+            raw, folder, beside = connection.recv()
         except (EOFError, OSError):
             return
-        answer = train(json.loads(raw), Path(folder), asked.is_set, decoded)
+        answer = train(json.loads(raw), Path(folder), asked.is_set, decoded, beside)
         if asked.is_set():
             return
         with contextlib.suppress(BrokenPipeError):
@@ -193,11 +194,16 @@ def _watch(alive: Connection, asked: threading.Event) -> None:
 
 
 def train(
-    raw: dict[str, Any], folder: Path, stop: Callable[[], bool], decoded: dict[str, Any] | None = None
+    raw: dict[str, Any],
+    folder: Path,
+    stop: Callable[[], bool],
+    decoded: dict[str, Any] | None = None,
+    beside: int = 1,
 ) -> str | None:
     """Trains one job in this process, with its output in a file beside it. Returns why it failed, or None.
 
-    Of two processes that are asked for the same job one waits for the other and takes its result.
+    Of two processes that are asked for the same job one waits for the other and takes its result. `beside`: how many
+    trainings share the memory of this machine.
     """
     import traceback
 
@@ -210,7 +216,7 @@ def train(
     with FileLock(folder / LOCK), (folder / OUTPUT).open("a", encoding="utf-8") as output:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             try:
-                train_job(Job.from_dict(raw, folder), Console(file=output, width=120), stop, decoded)
+                train_job(Job.from_dict(raw, folder), Console(file=output, width=120), stop, decoded, beside)
                 return None
             except Stopped as error:
                 return str(error)

@@ -7,6 +7,7 @@ trained is lost or trained again: not after a kill, and not when another table a
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shutil
 import time
@@ -38,7 +39,8 @@ def classes_of(setup: Setup) -> int:
     try:
         tested = "test" if setup.data_name in plan.BUILT_IN else "val"
         splits = [
-            datasets.load(setup.data_name, split, setup.root, **setup.data_options) for split in ("train", tested)
+            datasets.load(setup.data_name, split, setup.asked.root, **setup.asked.data_options)
+            for split in ("train", tested)
         ]
     except datasets.DataError as error:
         raise UsageError(f"accuracy={setup.budget.name}: {error}") from error
@@ -57,7 +59,6 @@ def sweep(
     out: Path,
     *,
     shared: dict[str, Any],
-    jobs: int | None = None,
     launcher: Any = None,
     force: bool = False,
     deadline: Deadline | None = None,
@@ -82,7 +83,8 @@ def sweep(
     if not missing:
         return []
     progress, failures = _Progress(console, missing), {}
-    run = launcher or (lambda tasks, tick: pool.run(tasks, pool.slots(setup.device, jobs, setup.threads), tick))
+    slots = functools.partial(pool.slots, setup.device, setup.asked.jobs, setup.threads)
+    run = launcher or (lambda tasks, tick: pool.run(tasks, slots(), tick))
 
     def tick(in_work: list[Task]) -> None:
         progress.tick(in_work)
@@ -141,7 +143,7 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         "seeds": seeds,
         "wanted_seeds": [task.seed for task in of_row],
         "recipe": job.recipe.name,
-        "recipe_source": setup.recipe_source,
+        "recipe_source": setup.asked.recipe_source,
         "recipe_digest": some[0].recipe if some else None,
         "epochs": job.recipe.optimisation.epochs,
         "batch_size": job.recipe.optimisation.batch_size,

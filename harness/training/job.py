@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STRATEGIES = ("single", "ddp", "fsdp")
 # What may change between two starts of one run: its weights do not depend on these, beyond the rounding of sums.
-# (Data and initial weights are told apart by their content, see `harness.training.loop`.)
+# (Data and initial weights are told apart by their content, see `harness.training.folder`.)
 FREE = (
     "folder", "root", "workers", "threads", "preload", "save_every_seconds", "log_every", "tensorboard", "controls",
     "strategy", "activation_checkpointing", "evaluate_every", "checkpoint",

@@ -1,0 +1,97 @@
+"""The folder of a run: the job that it is of, the log and the result. A run goes on with files of its own only.
+
+Data and initial weights are told apart by their content, not by where they lie. (`state` has the checkpoints.)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.datasets import DataSet
+from harness.training import state
+from harness.training.distributed import Group
+from harness.training.job import Job, Result, TrainingError, first_difference
+from harness.training.state import storing
+from harness.video import file_digest
+from reports.record import write_json, write_text
+
+JOB, LOG, RESULT, PREDICTIONS = "job.json", "log.jsonl", "result.json", "predictions"
+
+
+def stored_result(job: Job) -> Result | None:
+    """The result that the job's folder holds, if it is finished, with the controls that the job asks for.
+
+    Raises: TrainingError, where the folder is of another job; it names the first field that differs.
+    """
+    folder = job.folder
+    if not _begun(folder):
+        return None
+    _check_same(job, job.identity(), _read(folder / JOB)["identity"])
+    if not (folder / RESULT).exists():
+        return None
+    result = Result.from_dict(_read(folder / RESULT))
+    return result if result.controls or not job.controls else None
+
+
+def store_job(job: Job, data: dict[str, DataSet], micro_batch: int, group: Group) -> dict[str, Any]:
+    """job.json, or a check that it is this job's. Returns the content of data and initial weights, as digests."""
+    content = {"micro_batch": micro_batch}  # of None: what it comes to
+    content |= {f"data.{split}": dataset.digest for split, dataset in data.items()}
+    labels = job.recipe.token_labels
+    for name, path in (("checkpoint", job.checkpoint), ("teacher", labels and labels.checkpoint)):
+        if path is not None and Path(path).is_file():
+            content[name] = file_digest(path)
+    if group.first:
+        path = job.folder / JOB
+        if _begun(job.folder):
+            _check_same(job, content, _read(path)["content"])
+        else:
+            stored = {"identity": job.identity(), "content": content, "job": job.to_dict()}
+            with storing(job.folder):
+                write_json(stored, path)
+    return content
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Leaves the lines up to a step: those after it are written again. A line that was cut off by a kill goes, too."""
+    path = folder / LOG
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(text)["step"] <= step:
+                kept.append(text)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    with storing(folder):
+        write_text("".join(f"{text}\n" for text in kept), path)
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is something to go on from; a start that failed before its first checkpoint leaves nothing."""
+    return (folder / JOB).exists() and (bool(state.steps(folder)) or (folder / RESULT).exists())
+
+
+def _check_same(job: Job, here: dict[str, Any], there: dict[str, Any]) -> None:
+    differs = first_difference(here, there)
+    if differs is not None:
+        name, ours, theirs = differs
+        raise TrainingError(
+            f"{job.folder} holds another run: its {name} is {_short(theirs)}, this one's is {_short(ours)}; "
+            "give another out=, or remove that folder to begin anew"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); remove its folder to begin anew") from error

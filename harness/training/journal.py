@@ -1,0 +1,131 @@
+"""What a run has counted so far, the lines of its log, and the watch over its loss."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.progress import duration
+from harness.training import state
+from harness.training.distributed import Group
+from harness.training.folder import LOG
+from harness.training.job import Job, TrainingError
+from harness.training.optimizer import lr_factor
+from harness.training.start import Schedule
+from harness.training.state import storing
+from harness.training.told import Board
+
+WATCHED = 20  # steps whose mean loss is compared with that of guessing
+DIVERGED = 4.0  # times the loss of guessing
+
+
+@dataclass
+class Counters:
+    """What a run has counted so far; part of each checkpoint, so that a run that goes on counts on."""
+
+    step: int = 0
+    replaced: int = 0
+    drawn: int = 0
+    training_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    evaluating_seconds: float = 0.0
+    clips: int = 0
+    seconds: float = 0.0  # of all starts, up to the last checkpoint
+    pending: list[list[float]] = field(default_factory=list)  # loss and share of right answers since the last line
+    recent: list[float] = field(default_factory=list)  # losses of the last `WATCHED` steps
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: int | None = None  # the step of the best evaluation
+    loss: float = math.nan  # of the last line
+
+    @property
+    def best_top1(self) -> float:
+        return max((entry["top1"] for entry in self.history), default=-1.0)
+
+
+class Journal:
+    """Reads the counters of a run: for its log, for a person, and for what is wrong with its loss."""
+
+    def __init__(self, job: Job, schedule: Schedule, group: Group, counters: Counters):
+        self.job, self.schedule, self.group, self.counters = job, schedule, group, counters
+        self.line: dict[str, Any] = {}  # the last one
+
+    def watch(self) -> list[tuple[float, float]]:
+        """Loss and share of right answers of each step since the last line, over all processes.
+
+        Raises: TrainingError, where the loss of a step is not finite, or has grown far above that of guessing.
+        """
+        found, counters = self._pending(), self.counters
+        first = counters.step - len(found)
+        guessing = max(1.0, math.log(self.job.classes))
+        for number, (loss, _) in enumerate(found):
+            step = first + number + 1
+            if not math.isfinite(loss):
+                raise TrainingError(self._lost(f"the loss of step {step} is {loss}", step))
+        recent = [*counters.recent, *(loss for loss, _ in found)][-WATCHED:]
+        if len(recent) == WATCHED and statistics.fmean(recent) > DIVERGED * guessing:
+            mean = statistics.fmean(recent)
+            what = f"the loss diverges: {mean:.3g} over the last {WATCHED} steps, where guessing has {guessing:.3g}"
+            raise TrainingError(self._lost(what, counters.step))
+        return found
+
+    def _pending(self) -> list[tuple[float, float]]:
+        counters = self.counters
+        if not counters.pending:
+            return []
+        local = torch.stack([torch.as_tensor(entry, dtype=torch.float64).cpu() for entry in counters.pending])
+        counters.pending = local.tolist()
+        return [(loss, right) for loss, right in self.group.mean(local).tolist()]
+
+    def _lost(self, what: str, step: int) -> str:
+        last = state.last_good(self.job.folder)
+        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        return (
+            f"{what} (step {step} of {self.schedule.last}, learning rate {self._rate(step):.3g}, dtype "
+            f"{self.job.dtype}); {kept}. Try a lower recipe.optimisation.lr and backbone_lr, a longer warm-up, "
+            "recipe.optimisation.clip_norm=1, or float32, in another out="
+        )
+
+    def _rate(self, step: int) -> float:
+        optimisation = self.job.recipe.optimisation
+        return optimisation.lr * lr_factor(step - 1, self.schedule.per_epoch, optimisation)
+
+    def log(self, board: Board) -> None:
+        """One line of log.jsonl; the steps since the last one are done with."""
+        counters, job, mixing = self.counters, self.job, self.job.recipe.mixing
+        found = self.watch()
+        counters.recent = [*counters.recent, *(loss for loss, _ in found)][-WATCHED:]
+        counters.pending = []
+        counters.loss = statistics.fmean(loss for loss, _ in found)
+        seconds = max(counters.training_seconds, 1e-9)
+        mixed = mixing.mixup or mixing.cutmix
+        self.line = {
+            "step": counters.step,
+            "epoch": round(counters.step / self.schedule.per_epoch, 4),
+            "loss": counters.loss,
+            "lr": self._rate(counters.step),
+            "top1": None if mixed else 100 * statistics.fmean(right for _, right in found),
+            "clips_per_second": round(counters.clips / seconds, 3),
+            "data_wait": round(counters.waiting_seconds / seconds, 4),
+        }
+        if self.group.first:
+            with storing(job.folder), (job.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self.line) + "\n")
+            for name in ("loss", "lr", "top1", "clips_per_second"):
+                if self.line[name] is not None:
+                    board.add(name, self.line[name], counters.step)
+
+    def told(self, seconds_per_step: float) -> str:
+        """The last line as a person reads it."""
+        last, left = self.line, (self.schedule.last - self.counters.step) * seconds_per_step
+        accuracy = "" if last["top1"] is None else f", top-1 {last['top1']:.1f} %"
+        epochs = self.job.recipe.optimisation.epochs
+        return (
+            f"epoch {last['epoch']:.2f}/{epochs:g}, step {last['step']}/{self.schedule.last}: "
+            f"loss {last['loss']:.3f}{accuracy}, lr {last['lr']:.2g}, {last['clips_per_second']:.1f} clips/s, "
+            f"{100 * last['data_wait']:.0f} % waiting for data" + (f", about {duration(left)} left" if left else "")
+        )

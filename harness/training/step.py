@@ -1,0 +1,125 @@
+"""One step of training: what is trained, its optimizer, and what a batch does to them.
+
+The dropout and the mixing of a micro-batch follow from the seed, the step and its number in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from backbones.pyramid import Pyramid
+from harness.clips.mixing import mixed
+from harness.clips.transforms import erased, normalised
+from harness.training import distributed, state, token_labels
+from harness.training.distributed import Group
+from harness.training.job import Job, TrainingError
+from harness.training.journal import Counters
+from harness.training.optimizer import lr_factor, optimizer, set_lr
+from harness.training.start import Schedule
+
+DROPOUT, MIXING = 11, 12  # what a random stream is for, beside those of `clips.loading`
+
+
+class Learner:
+    """What a step changes: `trained` (the model, or the student around it), its optimizer and the gradients' scaler.
+
+    `module` is what the processes share, `annotator` the teacher, where there is one.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        schedule: Schedule,
+        group: Group,
+        counters: Counters,
+        model: Pyramid,
+        trained: nn.Module,
+        annotator: token_labels.Annotator | None,
+    ):
+        self.job, self.schedule, self.group, self.counters = job, schedule, group, counters
+        self.trained, self.annotator, self.device = trained, annotator, group.device
+        blocks = [block for stage in model.stages for block in stage.blocks]
+        self.module = distributed.wrapped(trained, group, blocks)
+        self.forward = torch.compile(self.module) if job.compile else self.module
+        self.optimizer = optimizer(trained, job.recipe.optimisation)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=job.dtype == "float16")
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it beside the weights. Every process must call it."""
+        return {
+            "optimizer": state.optimizer_state(self.trained, self.optimizer),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Goes on with what `state` returned."""
+        state.load_optimizer_state(self.trained, self.optimizer, saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+
+    def step(self, batches: Iterator[dict[str, Any]]) -> None:
+        """One step of the optimizer: the micro-batches of this process, then the update.
+
+        Raises: TrainingError, where a micro-batch is too large for the device.
+        """
+        counters, group, optimisation = self.counters, self.group, self.job.recipe.optimisation
+        micro, parts = self.schedule.micro, self.schedule.parts
+        begun, sums = time.monotonic(), torch.zeros(2, device=self.device)
+        try:
+            for number in range(parts):
+                waiting = time.monotonic()
+                batch = next(batches)
+                counters.waiting_seconds += time.monotonic() - waiting
+                with distributed.accumulating(self.module, group, number == parts - 1):
+                    sums += self._learn(batch, number * group.world + group.rank)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.device} has too little memory for {micro} clips at once ({str(error).splitlines()[0]}); "
+                f"give micro_batch={max(1, micro // 2)}, or activation_checkpointing=true"
+            ) from error
+        if optimisation.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.trained.parameters(), optimisation.clip_norm)
+        set_lr(self.optimizer, lr_factor(counters.step, self.schedule.per_epoch, optimisation))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        counters.step += 1
+        counters.clips += optimisation.batch_size
+        sums /= parts * torch.tensor([1, micro], device=self.device)
+        counters.pending.append(sums if self.device.type != "cpu" else sums.tolist())
+        counters.training_seconds += time.monotonic() - begun
+
+    def _learn(self, batch: dict[str, Any], number: int) -> Tensor:
+        """Adds the gradients of one micro-batch, the `number`-th of its step. Returns its loss and right answers."""
+        job, recipe, device = self.job, self.job.recipe, self.device
+        augmentation = recipe.augmentation
+        chance = (job.seed, self.counters.step, number)
+        torch.manual_seed(_seed(DROPOUT, *chance))
+        random = torch.Generator().manual_seed(_seed(MIXING, *chance))
+        labels = batch["label"].to(device, non_blocking=True)
+        clips = normalised(batch["clip"].to(device, non_blocking=True), augmentation.mean, augmentation.std)
+        if augmentation.erasing:
+            clips = erased(clips, augmentation.erasing, random)
+        clips, targets = mixed(clips, labels, job.classes, recipe.mixing, random)
+        with torch.autocast(device.type, getattr(torch, job.dtype), enabled=job.dtype != "float32"):
+            teacher = self.annotator and self.annotator(clips)
+            answers = self.forward(clips)
+        if self.annotator:
+            loss = token_labels.loss(answers, targets, teacher, recipe.token_labels)
+            answers = answers[0]
+        else:
+            loss = cross_entropy(answers.float(), targets)
+        self.scaler.scale(loss / self.schedule.parts).backward()
+        with torch.no_grad():
+            return torch.stack((loss.detach().float(), (answers.argmax(-1) == labels).sum().float()))
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(2, np.uint32).astype(np.uint64) @ [1, 2**31])
