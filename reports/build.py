@@ -27,10 +27,12 @@ def build(folder: str | Path) -> list[Path]:
     written, captions = [], {}
     with_accuracy = ("accuracy_cost",) if accuracy.names(rows) else ()
     for name in dict.fromkeys((*rows.figures, *with_accuracy)):
-        drawing = figure.draw(name, rows)
-        if drawing is not None:
-            written.append(write_bytes(drawing.png, folder / f"{name}.png"))
-            captions[f"{name}.png"] = drawing.caption
+        drawing, file = figure.draw(name, rows), folder / f"{name}.png"
+        if drawing is None:
+            file.unlink(missing_ok=True)  # of other records
+            continue
+        written.append(write_bytes(drawing.png, file))
+        captions[file.name] = drawing.caption
     written.append(write_text(markdown.table_csv(rows), folder / "table.csv"))
     written.append(write_text(markdown.report(rows, captions), folder / "report.md"))
     return written

@@ -9,16 +9,22 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 MEASURED, VARIANT, PRINTED = "#0072B2", "#A3CCE6", "#111111"
-INK, FAINT, GRID = "#222222", "#8A8A8A", "#E4E4E4"
+INK, FAINT, GRID = "#222222", "#707070", "#E4E4E4"
 FAMILIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH, DPI = 10.0, 130
@@ -57,6 +63,54 @@ def rendered(figure: Figure, caption: str) -> Drawing:
     return Drawing(out.getvalue(), caption)
 
 
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of one of several things: where colours begin again they meet other markers."""
+    again = number // len(FAMILIES)
+    return FAMILIES[number % len(FAMILIES)], MARKERS[(number + again) % len(MARKERS)]
+
+
+def legible(color: str) -> str:
+    """The colour, dark enough for letters on white: a contrast of 4.5, as WCAG 2.1 (1.4.3) asks of small type."""
+    channels = to_rgb(color)
+    while _contrast(channels, (1, 1, 1)) < 4.5:
+        channels = tuple(0.97 * channel for channel in channels)
+    return to_hex(channels)
+
+
+def ink_on(color: str) -> str:
+    """Of white and dark letters those that stand out more from a bar of this colour."""
+    return max(("white", INK), key=lambda ink: _contrast(to_rgb(ink), to_rgb(color)))
+
+
+def _contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """From 1 to 21. Source: WCAG 2.1, relative luminance and contrast ratio."""
+    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb] for rgb in (one, other)]
+    low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
+def wrapped(text: str, size: float, inches: float) -> list[str]:
+    """Lines of type of `size` points that are no wider than `inches`, but for a word that alone is wider."""
+    lines: list[str] = []
+    font = FontProperties(size=size)
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        points, _, _ = text_to_path.get_text_width_height_descent(longer, font, ismath=False)
+        if lines and points / 72 <= inches:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def log_ticks(axis: Axis, fine: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Ticks of a logarithmic axis, fewer where it spans much, so that their numbers keep apart and differ."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=fine if high / low < 2e3 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def place_labels(
     figure: Figure,
     axes: Axes,
@@ -64,7 +118,10 @@ def place_labels(
     points: list[tuple[float, float, int]],
     segments: list[tuple[float, float, float, float]],
 ) -> None:
-    """Write each label beside its point at the first place where it covers no point, no other label and no border."""
+    """Write each label beside its point at the first place where it covers no point, no other label and no border.
+
+    In two lines where one finds no such place. Points beyond those of the labels have no name, but are kept free.
+    """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -82,7 +139,7 @@ def place_labels(
             x, y = px + share * (qx - px), py + share * (qy - py)
             taken.append((x - 1, y - 1, x + 1, y + 1))
     notes, places = [], []
-    for (x, y, text, color, bold), (_, _, size) in zip(labels, points, strict=True):
+    for (x, y, text, color, bold), (_, _, size) in zip(labels, points, strict=False):
         weight = "bold" if bold else "normal"
         note = axes.annotate(
             text,
@@ -90,14 +147,15 @@ def place_labels(
             (0, 0),
             textcoords="offset points",
             fontsize=9,
-            color=color,
+            color=legible(color),
             weight=weight,
             zorder=5,
             path_effects=HALO,
         )
         notes.append(note)
         options = []
-        for preference, place in enumerate(_offsets(size / 2 + 2)):
+        for preference, (said, offset) in enumerate(product(_broken(text), _offsets(size / 2 + 3))):
+            place = (*offset, said)
             _move(note, place)
             box = note.get_window_extent(renderer)
             outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
@@ -120,10 +178,20 @@ def place_labels(
         _move(note, options[choice][2])
 
 
-def _move(note: Annotation, place: tuple[float, float, str, str]) -> None:
+def _broken(text: str) -> list[str]:
+    """A label in one line, and a long one also in two, broken at the space nearest to its middle."""
+    spaces = [at for at, letter in enumerate(text) if letter == " "]
+    if len(text) < 12 or not spaces:
+        return [text]
+    at = min(spaces, key=lambda at: abs(at - len(text) / 2))
+    return [text, f"{text[:at]}\n{text[at + 1 :]}"]
+
+
+def _move(note: Annotation, place: tuple[float, float, str, str, str]) -> None:
     note.xyann = place[:2]
     note.set_horizontalalignment(place[2])
     note.set_verticalalignment(place[3])
+    note.set_text(place[4])
 
 
 def _offsets(gap: float) -> list[tuple[float, float, str, str]]:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,23 +15,28 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from reports import accuracy_figures, roofline
 from reports.drawing import (
     DPI,
     FAINT,
     FAMILIES,
+    HALO,
     INK,
-    MARKERS,
     MEASURED,
     PRINTED,
     VARIANT,
     WIDTH,
     Drawing,
+    ink_on,
+    legible,
+    log_ticks,
+    look,
     place_labels,
     rendered,
     styled,
+    wrapped,
 )
 from reports.table import AblationTable, Row
 
@@ -65,21 +71,29 @@ def cost(table: AblationTable) -> tuple[Figure, str] | None:
     if any(panel.spread for panel in panels):
         handles.append(Line2D([], [], color=INK, lw=1.2, label="95 % interval"))
     head = 0.68 if len(handles) > 1 else 0.36
-    tall = 0.36 * len(rows) + head + 0.37
+    names, left, high = _beside_bars(rows, 44)
+    tall = max(0.36, high) * len(rows) + head + 0.37
     figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
-    left = min(0.40, 0.03 + 0.0082 * max(len(row.name) for row in rows))
     share = (0.985 - left) / len(panels)
     top, bottom = 1 - head / tall, 0.32 / tall
     for index, panel in enumerate(panels):
         axes = figure.add_axes((left + index * share, bottom, share - 0.035, top - bottom))
-        _bars(axes, panel, rows, labels=index == 0)
+        _bars(axes, panel, rows, names if index == 0 else [""] * len(rows))
     if len(handles) > 1:
-        figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(left - 0.012, 1 - 0.02 / tall), ncols=4, fontsize=9,
-            handlelength=1.2, columnspacing=1.6,
-        )  # fmt: skip
+        legend = figure.legend(
+            handles=handles, loc="upper left", ncols=4, fontsize=9, handlelength=1.2, columnspacing=1.6
+        )
+        wide = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width / figure.bbox.width
+        legend.set_bbox_to_anchor((min(left - 0.012, 0.995 - wide), 1 - 0.02 / tall))  # above the bars if it fits there
     caption = f"Cost per row: {', '.join(panel.title for panel in panels)}"
     return figure, caption + ("; lines are 95 % intervals" if any(panel.spread for panel in panels) else "")
+
+
+def _beside_bars(rows: list[Row], most: int) -> tuple[list[str], float, float]:
+    """Names of rows in lines of at most `most` letters, their share of the figure's width, inches that a row needs."""
+    lines = [textwrap.wrap(row.name, most) for row in rows]
+    left = 0.03 + 0.0082 * max(len(line) for name in lines for line in name)
+    return ["\n".join(name) for name in lines], left, 0.18 * max(len(name) for name in lines) + 0.04
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,7 @@ def _cost_panels(table: AblationTable, rows: list[Row]) -> list[_Panel]:
     return panels
 
 
-def _bars(axes: Axes, panel: _Panel, rows: list[Row], labels: bool) -> None:
+def _bars(axes: Axes, panel: _Panel, rows: list[Row], names: list[str]) -> None:
     """Horizontal bars from zero, the value written behind each, the published value as a diamond on it."""
     places = range(len(rows))
     most = max([v for v in [*panel.values, *(panel.printed or ())] if v is not None] or [1])
@@ -144,20 +158,21 @@ def _bars(axes: Axes, panel: _Panel, rows: list[Row], labels: bool) -> None:
             axes.barh(place, value, height=0.62, color=VARIANT if ours else MEASURED, lw=0)
         if panel.spread and panel.spread[place]:
             low, high = panel.spread[place]
-            axes.plot([low, high], [place, place], color=INK, lw=1.2, solid_capstyle="butt")
+            axes.plot([low, high], [place, place], color=INK, lw=1.2, solid_capstyle="butt", path_effects=HALO)
             end = max(end, high)
         if panel.printed and panel.printed[place] is not None:
             axes.plot(panel.printed[place], place, "D", color=PRINTED, ms=5, mec="white", mew=0.8, clip_on=False)
             end = max(end, panel.printed[place])
         if value is not None:
             axes.annotate(
-                panel.text[place], (end, place), (6, 0), textcoords="offset points", va="center", ha="left", fontsize=9
-            )
+                panel.text[place], (end, place), (6, 0), textcoords="offset points", va="center", ha="left", fontsize=9,
+                path_effects=HALO,
+            )  # fmt: skip
     axes.set_title(panel.title, pad=6)
     text = (max(len(text) for text in panel.text) * 7.6 + 18) / (axes.get_position().width * WIDTH * DPI)
     axes.set_xlim(0, most / (1 - min(text, 0.6)))
     axes.set_ylim(len(rows) - 0.45, -0.55)
-    axes.set_yticks(list(places), [row.name for row in rows] if labels else [""] * len(rows))
+    axes.set_yticks(list(places), names)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", length=3, labelsize=8.5, colors=FAINT)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -194,16 +209,14 @@ def accuracy_vs_flops(table: AblationTable) -> tuple[Figure, str] | None:
             if _measured_as_published(row):
                 exact = row.macs_by_authors_rule * row.views / 1e9
                 axes.plot(exact, y, "D", color=color, mfc="none", ms=11, mew=1.3, zorder=4)
-            points.append((x, y, 13 if _measured_as_published(row) else 7))
+            points.append((x, y, 17 if _measured_as_published(row) else 7))  # a diamond is wider than its size
             labels.append(
                 (x, y, re.sub(r"ImageNet-", "IN-", row.name), color if family in ours else "#5A5A5A", family in ours)
             )
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     axes.set_xlim(min(xs) / 1.5, max(xs) * 1.9)
+    log_ticks(axes.xaxis)
     margin = 0.07 * (max(ys) - min(ys) or 1)
     axes.set_ylim(min(ys) - margin, max(ys) + margin)
     axes.grid(True)
@@ -242,7 +255,8 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
 
     The exponent in theory stands beside the fitted one where both are of the same thing: of the products of attention.
     Memory is what a pass needs beside the weights, which do not grow with the clip. One column for frames and one for
-    size where the rows vary both; each takes the rows that differ in it alone.
+    size where the rows vary both; each takes the rows that differ in it alone. A panel in which no scheme has a value
+    at two sizes would show no growth and is left out.
     """
     rows = [row for row in table.measured if _tokens(row)]
     lines = [(axis, of_axis) for axis in ("frames", "size") if (of_axis := _line(rows, axis))]
@@ -252,53 +266,70 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
         ("latency, ms", "latency", 1),
         ("peak memory without weights, MiB", "peak_memory", 2**20),
     )
-    panels = [
-        (kind, axis, of_axis)
-        for kind in kinds
-        for axis, of_axis in lines
-        if any(_grows(row, kind[1]) is not None for row in of_axis)
-    ]
+    panels = [(kind, axis, of_axis) for kind in kinds for axis, of_axis in lines if _has_line(of_axis, kind[1])]
     if not panels:
         return None
-    down = -(-len(panels) // 2)
-    foot, head, high = 0.62, 0.40, 3.15
-    tall = down * high + foot
+    across = min(2, len(panels))
+    fitted = "exponent of the fitted line, by least squares of log cost on log tokens over its panel"
+    footnotes = [f"Behind each name: {fitted}."]
+    if any(kind[1] == "macs_attention" for kind, _, _ in panels):
+        products = "the products of attention (scores, weighted sum) alone"
+        footnotes.append(f"In brackets, for {products}: the exponent in theory.")
+    if absent := _absent(panels):
+        footnotes.append(f"† no value: {absent}")
+    notes = [line for note in footnotes for line in wrapped(note, 8.5, 0.97 * WIDTH)]
+    foot, head, high = 0.18 + 0.15 * len(notes), 0.40, 3.2
+    tall = -(-len(panels) // across) * high + foot
     figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
     schemes = list(dict.fromkeys(scheme_of(row) for row in rows))
     longest = max(len(_end_label(scheme, rows, "frames", 1.0)) for scheme in schemes)
-    label, margin, share = 0.025 + 0.0063 * longest, 0.062, 0.5
-    absent: dict[str, str] = {}
+    label, margin, share = 0.025 + 0.0063 * longest, 0.062, 1 / across
     for index, ((title, name, unit), axis, of_axis) in enumerate(panels):
-        at = (margin + index % 2 * share, 1 - ((index // 2 + 1) * high - 0.55) / tall)
-        axes = figure.add_axes((*at, share - margin - label, (high - 0.55 - head) / tall))
-        ends = []
+        at = (margin + index % across * share, 1 - ((index // across + 1) * high - 0.6) / tall)
+        axes = figure.add_axes((*at, share - margin - label, (high - 0.6 - head) / tall))
+        ends, points, segments = [], [], []
         for scheme in dict.fromkeys(scheme_of(row) for row in of_axis):
             of_scheme = [row for row in of_axis if scheme_of(row) == scheme]
             found = [(_tokens(row), _grows(row, name)) for row in of_scheme]
             known = sorted((tokens, value / unit) for tokens, value in found if value)
-            lost = [row for row in of_scheme if _grows(row, name) is None]
-            for row in lost:
-                why = "its weights are not recorded" if row.value(name) is not None else row.reason(name)
-                absent.setdefault(f"{scheme} at {_clip(row)}", why)
             if not known:
                 continue
-            number = schemes.index(scheme)
-            color, marker = FAMILIES[number % len(FAMILIES)], MARKERS[number % len(MARKERS)]
+            color, marker = look(schemes.index(scheme))
             slope, line = _fitted(known)
             axes.plot(*zip(*known, strict=True), color=color, marker=marker, ms=5, ls="")
             axes.plot(*zip(*line, strict=True), color=color, lw=1.3)
             said = _end_label(scheme, of_scheme if name == "macs_attention" else [], axis, slope)
+            lost = any(value is None for _, value in found)
             ends.append((*known[-1], said + (" †" if lost else ""), color))
+            points += [(*point, 5) for point in known]
+            segments += [(*start, *end) for start, end in pairwise(line)]
         _log_axes(axes, title, axis, of_axis)
-        _end_labels(figure, axes, ends, max(_tokens(row) for row in of_axis))
-    said = "Behind each name: exponent of the fitted line, by least squares of log cost on log tokens over its panel."
-    if any(kind[1] == "macs_attention" for kind, _, _ in panels):
-        said += "\nIn brackets, for the products of attention (scores, weighted sum) alone: the exponent in theory."
-    figure.text(0.012, 0.40 / tall, said, fontsize=8.5, color="#5A5A5A", va="center")
-    if absent:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
-        figure.text(0.012, 0.12 / tall, f"† no value for {reasons}"[:170], fontsize=8.5, color="#5A5A5A", va="center")
+        last = max(x for x, *_ in ends)
+        _end_labels(figure, axes, [end for end in ends if end[0] == last])
+        early = [(*end, False) for end in ends if end[0] < last]  # a thin line to the edge would cross the others
+        if early:
+            place_labels(figure, axes, early, [(x, y, 5) for x, y, *_ in early] + points, segments)
+    figure.text(0.012, 0.1 / tall, "\n".join(notes), fontsize=8.5, color="#5A5A5A", va="bottom")
     return figure, f"Cost against tokens: {', '.join(dict.fromkeys(kind[0] for kind, _, _ in panels))}"
+
+
+def _has_line(rows: list[Row], name: str) -> bool:
+    """Whether some scheme has values at two sizes."""
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        if _grows(row, name):
+            sizes.setdefault(scheme_of(row), set()).add(_tokens(row))
+    return any(len(of_scheme) > 1 for of_scheme in sizes.values())
+
+
+def _absent(panels: list[tuple[tuple[str, str, float], str, list[Row]]]) -> str:
+    """The points that panels lack, by the reason why."""
+    lost: dict[str, list[str]] = {}
+    for (_, name, _), _, rows in panels:
+        for row in (row for row in rows if _grows(row, name) is None):
+            why = "its weights are not recorded" if row.value(name) is not None else row.reason(name)
+            lost.setdefault(why, []).append(f"{scheme_of(row)} at {_clip(row)}")
+    return ", ".join(f"{', '.join(dict.fromkeys(points))} ({why})" for why, points in lost.items())
 
 
 THEORY = {  # exponents of the attention products with frames and with size; a pyramid's by its pooled stages
@@ -392,9 +423,9 @@ def _log_axes(axes: Axes, title: str, axis: str, rows: list[Row]) -> None:
     axes.set_xlabel(f"{varied}, at {fixed}; below: tokens (log scale)", fontsize=9)
     axes.set_xticks(sorted(ticks), [f"{ticks[n]}\n{n:,}" for n in sorted(ticks)], fontsize=8.5)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    room = (max(ticks) / min(ticks)) ** 0.05
+    axes.set_xlim(min(ticks) / room, max(ticks) * room)  # the same in every panel, whichever points it lacks
+    log_ticks(axes.yaxis)
     axes.tick_params(axis="y", labelsize=8.5)
     axes.grid(True)
 
@@ -408,7 +439,7 @@ def _tokens(row: Row) -> int | None:
     return math.prod(-(-size // p) for size, p in zip((clip["frames"], clip["size"], clip["size"]), patch, strict=True))
 
 
-def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, str]], last: float) -> None:
+def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Name every line at the right edge; where ends lie together the names move apart, tied to them by thin lines."""
     FigureCanvasAgg(figure).draw()
     step = 12.5 * figure.dpi / 72
@@ -428,10 +459,9 @@ def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, 
             heights[-1] = high
         if heights and heights[0] < low:
             heights[0] = low
-    edge = axes.transData.transform((last, 1))[0]
     for height, (start, x, y, text, color) in zip(heights, placed, strict=True):
         away = axes.transData.transform((x, y))[0]
-        dx = (edge - away) * 72 / figure.dpi + 12
+        dx = (axes.get_window_extent().x1 - away) * 72 / figure.dpi + 4
         axes.annotate(
             text,
             (x, y),
@@ -440,7 +470,7 @@ def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, 
             va="center",
             ha="left",
             fontsize=8.5,
-            color=color,
+            color=legible(color),
             annotation_clip=False,
             arrowprops=dict(arrowstyle="-", color=color, lw=0.6, alpha=0.6, shrinkA=0, shrinkB=4, relpos=(0, 0.5)),
         )
@@ -467,14 +497,14 @@ def operator_share(table: AblationTable) -> tuple[Figure, str] | None:
         return None
     used = [group for group in OPERATORS if any(s and s.get(group) for _, parts in panels for s in parts)]
     head = 0.68
-    tall = 0.42 * len(rows) + head + 0.37
+    names, left, high = _beside_bars(rows, 32)
+    tall = max(0.42, high) * len(rows) + head + 0.37
     figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
-    left = min(0.30, 0.03 + 0.0082 * max(len(row.name) for row in rows))
     share = (0.985 - left) / len(panels)
     top, bottom = 1 - head / tall, 0.32 / tall
     for index, (title, parts) in enumerate(panels):
         axes = figure.add_axes((left + index * share, bottom, share - 0.035, top - bottom))
-        _stacks(axes, title, parts, [row.name for row in rows] if index == 0 else [""] * len(rows))
+        _stacks(axes, title, parts, names if index == 0 else [""] * len(rows))
     figure.legend(
         handles=[Patch(color=OPERATORS[group][1], label=OPERATORS[group][0]) for group in used], loc="upper left",
         bbox_to_anchor=(0.005, 1 - 0.02 / tall), ncols=7, fontsize=9, handlelength=1.0, columnspacing=1.2,
@@ -500,8 +530,8 @@ def _stacks(axes: Axes, title: str, parts: list[dict[str, float] | None], labels
             wide = 100 * shares[group]
             axes.barh(place, wide, left=start, height=0.66, color=color, edgecolor="white", lw=0.6)
             if wide >= 5.5:
-                ink = "white" if group in ("attention", "mlp", "norms") else INK
-                axes.text(start + wide / 2, place, f"{wide:.0f}", va="center", ha="center", fontsize=8.5, color=ink)
+                at, ink = start + wide / 2, ink_on(color)
+                axes.text(at, place, f"{wide:.0f}", va="center", ha="center", fontsize=8.5, color=ink)
             start += wide
     axes.set_title(title, pad=6)
     axes.set_xlim(0, 100)
@@ -537,7 +567,7 @@ def roofline_plot(table: AblationTable) -> tuple[Figure, str] | None:
     segments, floor = [], 0.0
     for one in sorted(where, key=lambda one: roofs[one]):
         product, copy = roofs[one]
-        color = INK if len(where) == 1 else FAMILIES[where.index(one) % len(FAMILIES)]
+        color = INK if len(where) == 1 else look(where.index(one))[0]
         edges = [low, min(max(product / copy, low), high), high]
         heights = [min(product, x * copy) for x in edges]
         axes.plot(edges, heights, color=color, lw=1.6)
@@ -550,9 +580,10 @@ def roofline_plot(table: AblationTable) -> tuple[Figure, str] | None:
         segments += covered
     points, labels = [], []
     for number, (row, (x, y)) in enumerate(zip(rows, spots, strict=True)):
-        of = where.index(_where(row)) if len(where) > 1 else number
-        color = FAMILIES[of % len(FAMILIES)]
-        axes.plot(x, y, MARKERS[number % len(MARKERS)], color=color, ms=8, zorder=3, mec="white", mew=0.6)
+        color, marker = look(number)
+        if len(where) > 1:
+            color, _ = look(where.index(_where(row)))
+        axes.plot(x, y, marker, color=color, ms=8, zorder=3, mec="white", mew=0.6)
         points.append((x, y, 9))
         labels.append((x, y, row.name, color, False))
     shared = [values[0] for values in zip(*where, strict=True) if len(set(values)) == 1 and values[0]]
@@ -596,9 +627,7 @@ def _log_log(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> None
     axes.set_xlim(*x)
     axes.set_ylim(*y)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
+        log_ticks(axis, fine=(1, 2, 3, 5, 7))
     axes.grid(True)
 
 
@@ -623,7 +652,7 @@ def _above_flat(
     free = [end for end in places if not any(end - wide - 8 * step < x < end + 8 * step for x in taken)]
     end = (free or places or [right])[0]
     axes.annotate(
-        text, axes.transData.inverted().transform((end, low)), ha="right", va="bottom", fontsize=9, color=color
+        text, axes.transData.inverted().transform((end, low)), ha="right", va="bottom", fontsize=9, color=legible(color)
     )
     lines = [((end - wide, low + up * step), (end, low + up * step)) for up in (2, 6, 10)]
     return _in_data(axes, lines), low + 12 * step
@@ -640,8 +669,8 @@ def _along_slope(axes: Axes, text: str, color: str, start: tuple[float, float]) 
         return x0 + step * (along * x - across * y), y0 + step * (along * y + across * x)
 
     axes.annotate(
-        text, axes.transData.inverted().transform(place(20, 4)), ha="left", va="bottom", fontsize=9, color=color,
-        rotation=math.degrees(lean), rotation_mode="anchor",
+        text, axes.transData.inverted().transform(place(20, 4)), ha="left", va="bottom", fontsize=9,
+        color=legible(color), rotation=math.degrees(lean), rotation_mode="anchor",
     )  # fmt: skip
     return _in_data(axes, [(place(20, up), place(20 + _LETTER * len(text), up)) for up in (6, 10, 14)])
 

@@ -3,10 +3,13 @@
 import sys
 import types
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 import attention_zoo
 from harness import case, metrics
@@ -18,6 +21,7 @@ from harness.operators import GROUPS, group, groups_of
 from harness.workload import Workload
 from reports import build as report
 from reports import cost_page, figure, record, roofline, table
+from reports.drawing import styled
 from reports.record import Measurement, Record, RecordError
 
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
@@ -285,6 +289,95 @@ def test_figures_are_drawn_and_are_the_same_each_time(machine, name):
     assert first.png.startswith(b"\x89PNG")
     assert first == second
     assert figure.draw(name, table.AblationTable("x", "?", ())) is None
+
+
+def rows_of(*records):
+    return table.AblationTable("scaling", "?", tuple(table.Row(one.row, record=one) for one in records))
+
+
+def titles(drawn):
+    return [axes.get_title(loc="left") or axes.get_title() for axes in drawn.axes]
+
+
+def without(name, reason="it was not asked for", unit="ms"):
+    return {name: Measurement(name, unit, "lower", missing=reason)}
+
+
+def test_a_panel_without_a_line_is_left_out_with_its_footnote(machine):
+    records = [one_record("full", 8, 112), *(one_record("full", n, 112, **without("latency")) for n in (16, 32))]
+    drawn, caption = figure.scaling(rows_of(*records))
+    assert titles(drawn) == ["GMACs of attention products", "GMACs, one view"]
+    assert "latency" not in caption
+    assert not [words for words in drawn.findobj(Text) if "†" in words.get_text() or "asked" in words.get_text()]
+    known = [one_record("full", n, 112) for n in (8, 16)]
+    drawn, caption = figure.scaling(rows_of(*known, one_record("full", 32, 112, **without("latency"))))
+    assert "latency" in caption
+    (note,) = (words.get_text() for words in drawn.texts)
+    assert note.endswith("† no value: full at 32x112x112 (it was not asked for)")
+
+
+def test_a_figure_of_single_points_is_neither_drawn_nor_linked(tmp_path):
+    records = [one_record("full", 8, 112), one_record("local_window", 16, 112)]
+    assert figure.scaling(rows_of(*records)) is None
+    for one in records:
+        record.write_record(one, tmp_path)
+    rows = [{"row": one.row, "case_id": one.case_id, "comparable": True} for one in records]
+    manifest = {"name": "scaling", "question": "How does it grow?", "table": None, "rows": rows}
+    record.write_manifest(manifest | {"figures": ["scaling"]}, tmp_path)
+    assert "scaling.png" not in [path.name for path in report.build(tmp_path)]
+    assert "scaling.png" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_line_that_ends_early_is_named_where_it_ends():
+    lost = [one_record("full", n, 112, **without("latency")) for n in (32, 64)]
+    kept = [one_record("full", n, 112) for n in (8, 16)]
+    drawn, _ = figure.scaling(rows_of(*kept, *lost, *(one_record("local_window", n, 112) for n in (8, 16, 32, 64))))
+    axes = drawn.axes[titles(drawn).index("latency, ms")]
+    inside = {words.get_text(): axes.bbox.contains(*Text.get_window_extent(words).min) for words in axes.texts}
+    assert inside == {"full 2.00 †": True, "local_window 1.00": False}
+
+
+def cluttered():
+    """Rows with long names, and scaling that lacks most for long reasons."""
+    why = "out of memory: one piece of 19.0 GiB did not fit beside the 60.0 GiB that the model's own weights took"
+    clips = [(8, 112), (16, 112), (32, 112), (64, 112), (8, 224)]
+    yield from (one_record("full", *clip) for clip in clips[:2])
+    yield from (one_record("full", *clip, **without("latency", f"{why} at {clip}")) for clip in clips[2:])
+    yield from (one_record("local_window", *clip) for clip in clips)
+
+
+LONG = "a name of a row that says at length how it differs from the row before it, and then why"
+
+
+@pytest.mark.parametrize("panels", [6, 1])
+def test_all_that_scaling_says_is_inside_of_the_figure(panels):
+    gone = {} if panels > 1 else {k: v for name in ("macs", "macs_attention") for k, v in without(name).items()}
+    records = [replace(one, measurements=one.measurements | gone) for one in cluttered()]
+    drawn, _ = figure.scaling(rows_of(*(one for one in records if panels > 1 or one.case["clip"]["size"] == 112)))
+    (notes,) = drawn.texts
+    assert "did not fit" in notes.get_text()
+    assert len(drawn.axes) == panels
+    assert_inside(drawn)
+
+
+@pytest.mark.parametrize("name", ["cost", "operator_share", "roofline"])
+def test_all_that_is_said_of_rows_with_long_names_is_inside_of_the_figure(name):
+    records = [replace(one, row=f"{LONG}, {number}") for number, one in enumerate(cluttered())]
+    with styled():
+        drawn, _ = figure._FIGURES[name](rows_of(*records[:4]))
+        assert_inside(drawn)
+        if name != "roofline":
+            names = [label.get_window_extent() for label in drawn.axes[0].get_yticklabels()]
+            assert all(above.y0 > below.y1 for above, below in pairwise(names))
+
+
+def assert_inside(drawn):
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    for part in (*drawn.axes, *drawn.texts, *drawn.legends):
+        box = part.get_tightbbox(canvas.get_renderer())
+        assert 0 <= box.x0 < box.x1 <= drawn.bbox.x1, part
+        assert 0 <= box.y0 < box.y1 <= drawn.bbox.y1, part
 
 
 def test_the_fitted_exponent_is_that_of_the_costs():
