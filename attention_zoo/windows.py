@@ -242,6 +242,11 @@ def _cached(make: Callable[..., Tensor], *key) -> Tensor:
     return make(*key)
 
 
+def forget_constants() -> None:
+    """Free what is cached, for whoever goes through many shapes and needs the memory."""
+    _cached.cache_clear()
+
+
 class RelativeBias(nn.Module):
     """A learned bias for every offset inside a window and head, shared by all windows."""
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from harness.case import DTYPES
 from harness.options import Command, UsageError, option, run
-from harness.speedup import TOLERANCE, in_turn, ratios
+from harness.speedup import TOLERANCE, in_turn, ratios, warm_up_seconds
 from reports.record import Measurement, Record, case_id, write_record
 
 if TYPE_CHECKING:
@@ -331,14 +331,15 @@ def _times(mode: str, sides: dict[str, nn.Module], clip: Tensor, options: Option
     from harness.training_step import TrainingStep
 
     wait = (lambda: torch.cuda.synchronize(clip.device)) if clip.device.type == "cuda" else (lambda: None)
+    timing = options.pairs, wait, warm_up_seconds(clip.device)
     if mode == TRAINING:
         targets = _targets(options)
-        return in_turn({side: TrainingStep(model, clip, targets) for side, model in sides.items()}, options.pairs, wait)
+        return in_turn({side: TrainingStep(model, clip, targets) for side, model in sides.items()}, *timing)
     for model in sides.values():
         model.eval()
     with torch.inference_mode():
         runs = {side: lambda model=model: model(clip) for side, model in sides.items()}
-        return in_turn(runs, options.pairs, wait)
+        return in_turn(runs, *timing)
 
 
 def memory_of_training(name: str, options: Options, threads: int) -> list[Measurement]:

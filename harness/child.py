@@ -64,7 +64,7 @@ def _measure(case: Case, request: dict[str, Any]):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.backends.cudnn.benchmark = False
     memory.keep_freed()
-    workload = Workload(case, request["clip"], Effort(**request["effort"]), request["machine"])
+    workload = Workload(case, request["clip"], Effort(**request["effort"]), request["machine"], request["time_limit"])
     free = memory.limit() if workload.device.type == "cpu" else None
     for metric in wanted:
         if reason is not None:  # what one metric lacked, memory or support, the next would lack too

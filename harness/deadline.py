@@ -32,6 +32,11 @@ class Deadline:
     def passed(self) -> bool:
         return self.left <= 0
 
+    @property
+    def overrun(self) -> bool:
+        """Whether what was going on at the end has had all the time that `limit` gives."""
+        return self.left <= -GRACE_SECONDS
+
     def limit(self, seconds: float) -> float:
         """How long something that begins now may take, itself limited to so many seconds."""
         return max(1.0, min(seconds, self.left + GRACE_SECONDS))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness import isolation, metrics, provenance
 from harness.case import Case
+from harness.deadline import Deadline
 from reports.record import Measurement, write_json
 
 
@@ -43,7 +44,7 @@ class Effort:
 
 
 CPU = Effort()
-CUDA = Effort(samples=50, seconds=3.0, budget=30.0, fewest=10, warm_up_seconds=10.0)
+CUDA = Effort(samples=50, seconds=2.0, budget=30.0, fewest=10, warm_up_seconds=10.0)
 QUICK = Effort(samples=3, seconds=0.0, budget=1.0, fewest=3, warm_up_seconds=0.2)
 
 
@@ -54,12 +55,18 @@ def effort_for(device: str, quick: bool) -> Effort:
 
 
 def measure(
-    case: Case, names: list[str], clip: str | Path | None = None, *, effort: Effort = CPU, time_limit: float = 900
+    case: Case,
+    names: list[str],
+    clip: str | Path | None = None,
+    *,
+    effort: Effort = CPU,
+    time_limit: float = 900,
+    deadline: Deadline | None = None,
 ) -> list[Measurement]:
     """The measurements of some metrics for one case.
 
     `clip` is a file of decoded frames (`numpy.save`, uint8 `t h w 3`) and needed by timed metrics only. `time_limit` is
-    in seconds, for all timed metrics of the case that share a process.
+    in seconds, for all timed metrics of the case that share a process; near a `deadline` a process gets less.
     """
     chosen = [metrics.get(name) for name in names]
     measured = []
@@ -73,7 +80,8 @@ def measure(
                 measured += metric.missing(f"{type(error).__name__}: {error}", retry=True)
     for timed in metrics.by_process(metric for metric in chosen if metric.timed):
         assert clip is not None, "timed metrics need a clip"
-        measured += _in_child(case, timed, Path(clip), effort, time_limit)
+        limit = time_limit if deadline is None else deadline.limit(time_limit)
+        measured += _in_child(case, timed, Path(clip), effort, limit)
     return measured
 
 
@@ -90,6 +98,7 @@ def _in_child(
             "metrics": [metric.name for metric in timed],
             "effort": asdict(effort),
             "machine": machine,
+            "time_limit": time_limit,
         }
         write_json(wanted, request)
         failure = isolation.run(request, answer, log, time_limit)

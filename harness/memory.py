@@ -23,6 +23,8 @@ OUT_OF_MEMORY = (
     "Cannot allocate memory",
     "bad_alloc",
     "could not create a memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
 )
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 

@@ -6,6 +6,7 @@ No user name, host name or absolute path goes in: records are meant to be shared
 
 from __future__ import annotations
 
+import os
 import platform
 import secrets
 import shutil
@@ -22,6 +23,7 @@ import psutil
 from reports.record import slug
 
 ROOT = Path(__file__).resolve().parent.parent
+UNKNOWN = "unknown"
 PACKAGES = (
     "attention-zoo",
     "torch",
@@ -63,11 +65,13 @@ def now() -> str:
 
 @lru_cache
 def commit() -> dict[str, Any]:
-    """The commit of the checkout and whether files differ from it; "unknown" outside a checkout."""
+    """The commit of the checkout and whether files differ from it; outside of one what ATTENTION_ZOO_COMMIT says, or
+    "unknown".
+    """
     top = _output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel")
     head = _output("git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD")
     if not top or not head or Path(top).resolve() != ROOT:
-        return {"commit": "unknown", "dirty": None}
+        return {"commit": os.environ.get("ATTENTION_ZOO_COMMIT") or UNKNOWN, "dirty": None}
     return {
         "commit": head,
         "dirty": bool(

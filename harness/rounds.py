@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from harness import provenance
 from reports.record import Measurement
 
 ROUNDS, QUICK_ROUNDS = 3, 1
@@ -50,14 +51,15 @@ def continues(measurement: Measurement | None, machine: str, source: dict[str, A
     """Whether more rounds may join these samples: they must come from the same machine and the same code.
 
     `source` is the provenance of the run that would add them. A commit does not say what the code of a checkout with
-    local changes was, so only the run that began goes on there.
+    local changes was, and nothing says it where the commit is unknown, so only the run that began goes on there.
     """
     if measurement is None or not measurement.samples:
         return False
     details = measurement.details
     if (details.get("machine"), details.get("commit")) != (machine, source["commit"]):
         return False
-    return not (details.get("dirty") or source["dirty"]) or details.get("run") == source["run"]
+    told = source["commit"] != provenance.UNKNOWN and not (details.get("dirty") or source["dirty"])
+    return told or details.get("run") == source["run"]
 
 
 def joined(old: Measurement | None, new: Measurement, number: int, wanted: int) -> Measurement:

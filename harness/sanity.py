@@ -28,9 +28,15 @@ TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 """Of the relative error: the Euclidean norm of the difference over that of the float64 result."""
 DIM, HEADS, GRID = 64, 2, (4, 6, 8)  # the grid that the example of every scheme fits; 32 channels a head, as published
 COMPILED = ("flex",)  # kernels that compile for each shape come last: a deadline must not cost the others
-# Batch, heads, queries, keys, channels. 3136 = 16x14x14 is 64 modulo 128, where cuDNN's masked backward pass gives NaN.
-LENGTHS = {"attention 3136x392": (1, 4, 3136, 392, 32), "attention 3136x3136": (1, 2, 3136, 3136, 32)}
-QUICK_LENGTHS = {"attention 64x192": (1, 2, 64, 192, 32)}
+# Batch, heads, queries, keys, channels, and whether a bias is learned: a mask alone lets in kernels that cannot train a
+# bias, as cuDNN's. 3136 = 16x14x14 is 64 modulo 128, where the masked backward pass of cuDNN gives NaN.
+LENGTHS = {
+    "attention 3136x392": (1, 4, 3136, 392, 32, True),
+    "attention 3136x3136": (1, 2, 3136, 3136, 32, True),
+    "attention 3136x392, mask": (1, 4, 3136, 392, 32, False),
+    "attention 392x392, mask": (8, 4, 392, 392, 32, False),
+}
+QUICK_LENGTHS = {"attention 64x192": (1, 2, 64, 192, 32, True), "attention 64x192, mask": (1, 2, 64, 192, 32, False)}
 ERRORS = {"forward_error": "output", "backward_error": "gradients"}
 
 
@@ -149,7 +155,10 @@ def measured(check: Check) -> Record:
 
 
 def _errors(check: Check, backward: bool) -> Iterator[float | None]:
-    """The relative errors of the output and, if `backward`, of all gradients as one vector; None where not finite."""
+    """The relative errors of the output and, if `backward`, of all gradients as one vector; None where not finite.
+
+    The output is taken without gradients and, if `backward`, with them too: PyTorch may choose another implementation.
+    """
     import torch
 
     device, dtype = torch.device(check.device), getattr(torch, check.dtype)
@@ -159,10 +168,11 @@ def _errors(check: Check, backward: bool) -> Iterator[float | None]:
 
     def results(kernel: str, dtype: torch.dtype) -> list[Tensor]:
         given = [x.detach().to(dtype).requires_grad_(backward) for x in inputs[:-1]]
-        with torch.set_grad_enabled(backward):
-            y = compute(kernel, given)
-        flat = [y.detach().double().flatten()]
+        with torch.no_grad():
+            flat = [compute(kernel, given).double().flatten()]
         if backward:
+            y = compute(kernel, given)
+            flat = [torch.cat([*flat, y.detach().double().flatten()])]
             gradients = torch.autograd.grad(y, given, inputs[-1].to(dtype))
             flat.append(torch.cat([gradient.double().flatten() for gradient in gradients]))
         return flat
@@ -200,12 +210,12 @@ def _scheme(check: Check) -> tuple[Callable[[str, list[Tensor]], Tensor], list[T
 
 
 def _lengths(check: Check) -> tuple[Callable[[str, list[Tensor]], Tensor], list[Tensor]]:
-    """Attention alone, with a bias and a mask that leaves each query at least one key."""
+    """Attention alone, with a mask that leaves each query at least one key, and with a bias."""
     import torch
 
     from attention_zoo.kernels import attend
 
-    b, m, n, s, c = (LENGTHS | QUICK_LENGTHS)[check.subject]
+    b, m, n, s, c, learned = (LENGTHS | QUICK_LENGTHS)[check.subject]
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
@@ -215,13 +225,14 @@ def _lengths(check: Check) -> tuple[Callable[[str, list[Tensor]], Tensor], list[
     forbidden[..., : s // 2] = True  # whole blocks of leading keys, which online softmax must survive
     forbidden[..., s // 2] = False
     mask = torch.zeros(1, 1, n, s).masked_fill(forbidden, -torch.inf)
-    inputs = [noise(b, m, n, c), noise(b, m, s, c), noise(b, m, s, c), noise(1, m, n, s), noise(b, m, n, c)]
+    inputs = [noise(b, m, n, c), noise(b, m, s, c), noise(b, m, s, c)]
+    bias = [noise(1, m, n, s)] if learned else []
 
     def compute(kernel: str, given: list[Tensor]) -> Tensor:
-        q, k, v, bias = given
-        return attend(q, k, v, bias + mask.to(bias), kernel=kernel)
+        q, k, v, *bias = given
+        return attend(q, k, v, sum(bias, mask.to(q)), kernel=kernel)
 
-    return compute, inputs
+    return compute, [*inputs, *bias, noise(b, m, n, c)]
 
 
 def right(record: Record) -> bool:
@@ -279,7 +290,8 @@ def _there(folder: Path, check: Check) -> Record | None:
         record = read_record(path) if path.exists() else None
     except RecordError:
         return None
-    if record is None or record.provenance.get("commit") != provenance.commit()["commit"]:
+    code = provenance.commit()
+    if record is None or code["commit"] == provenance.UNKNOWN or record.provenance.get("commit") != code["commit"]:
         return None
     details = [one.details for one in record.measurements.values()]
     same = details[0]["machine"] == provenance.machine(check.device)

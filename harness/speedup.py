@@ -14,11 +14,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES, Case, Clip, nearest
 from harness.options import until_closed
 from reports.record import Measurement, Record, case_id, write_record
+
+if TYPE_CHECKING:
+    import torch
 
 COMMAND = "python -m harness.speedup"
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # of the logits, absolute
@@ -144,7 +147,8 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
     wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
     with torch.inference_mode():
         logits = {kernel: run(kernel) for kernel in (first, second)}
-        times = in_turn({kernel: lambda kernel=kernel: run(kernel) for kernel in (first, second)}, pairs, wait)
+        runs = {kernel: lambda kernel=kernel: run(kernel) for kernel in (first, second)}
+        times = in_turn(runs, pairs, wait, warm_up_seconds(device))
     difference = (logits[first].double() - logits[second].double()).abs().max().item()
     source = {
         **provenance.collect(), **provenance.of_torch(case.device),
@@ -164,11 +168,14 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
     )
 
 
-def in_turn(runs: dict[str, Callable[[], Any]], pairs: int, wait: Callable[[], None]) -> dict[str, list[float]]:
+def in_turn(
+    runs: dict[str, Callable[[], Any]], pairs: int, wait: Callable[[], None], warm_up: float = 0.0
+) -> dict[str, list[float]]:
     """Milliseconds of two runs that take turns, every second pair reversed, after two of each that are not timed.
 
-    `wait` returns when the device has done its work.
+    They take turns untimed for `warm_up` seconds at least. `wait` returns when the device has done its work.
     """
+    begun = time.perf_counter()
 
     def timed(name: str) -> float:
         start = time.perf_counter()
@@ -179,10 +186,18 @@ def in_turn(runs: dict[str, Callable[[], Any]], pairs: int, wait: Callable[[], N
     times: dict[str, list[float]] = {name: [] for name in runs}
     for name in [*runs, *runs]:
         timed(name)
+    while time.perf_counter() - begun < warm_up:
+        for name in runs:
+            timed(name)
     for index in range(pairs):
         for name in runs if index % 2 == 0 else reversed(runs):
             times[name].append(timed(name))
     return times
+
+
+def warm_up_seconds(device: torch.device) -> float:
+    """How long two runs take turns untimed at least: a GPU needs about so long to reach its clock rate."""
+    return 1.0 if device.type == "cuda" else 0.0
 
 
 def ratios(name: str, slow: list[float], fast: list[float]) -> Measurement:

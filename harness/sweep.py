@@ -115,7 +115,6 @@ def sweep(
             deadline.left_out.append(f"{len(work) - number} of {len(work)} steps of {ablation.name}")
             break
         case, entry = step.entry.case, step.entry
-        limit = time_limit if deadline is None else deadline.limit(time_limit)
         clip, facts = clips.get(clip_key(case.clip), (None, None))
         names = [name for name in step.names if (case_id(case), name) not in failed]
         with progress.step(step.kind, step.label(names)) as say:
@@ -126,31 +125,35 @@ def sweep(
             spared = {name: too_large for name in names if (too_large := _too_large(unfit, case, name))}
             tried = [name for name in names if name not in spared]
 
-            def take(names: list[str], case=case, clip=clip, effort=effort, limit=limit) -> list[Measurement]:
+            def take(names: list[str], case=case, clip=clip, effort=effort) -> list[Measurement]:
                 measured = []
                 for some, rounds_of_it in _by_rounds(names, wanted):
                     part = effort.split(rounds_of_it)
-                    measured += measure(case, some, clip, effort=part, time_limit=limit)
+                    measured += measure(case, some, clip, effort=part, time_limit=time_limit, deadline=deadline)
                 return measured
 
             if step.kind == "time":
                 measured = _one_at_a_time(out, store, step, tried, force, take) if tried else []
             else:
                 measured = take(tried)
-            if limit < time_limit and any(one.missing and TIME_LIMIT in one.missing for one in measured):
+            cut = {one.name for one in measured if TIME_LIMIT in (one.missing or "")} if _overrun(deadline) else set()
+            measured = [one for one in measured if one.name not in cut]
+            if cut:  # not a result: the next run has more time
                 deadline.left_out.append(f"{ablation.name}: {step.label(names)}")
-                say("left out: it would have taken too long")
-                continue
             for name in tried:
                 _note_unfit(unfit, case, name, measured)
             measured += itertools.chain.from_iterable(spared.values())
             if measured:
                 store.merge(entry, step.round, measured, {**shared, "clip": facts, "time": provenance.now()})
-            say(_result(measured))
+            say(_result(measured) if measured or not cut else "left out: it would have taken too long")
         failures += [f"{case.row} · {m.name}: {m.missing}" for m in measured if m.missing and m.retry]
         absent = {m.name for m in measured if m.missing}
         failed |= {(case_id(case), name) for name in names if absent & set(metrics.get(name).measures)}
     return Outcome(folder, failures, store, shared)
+
+
+def _overrun(deadline: Deadline | None) -> bool:
+    return deadline is not None and deadline.overrun
 
 
 Unfit = dict[tuple[str, str], list[tuple[Clip, Measurement]]]

@@ -8,6 +8,7 @@ the process before the model is there.
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ WINDOW = 6  # runs that a warm-up is judged by
 STEADY = 0.05  # a warm-up has settled when the median of its last three runs is this close to that of the three before
 FLUSH_BYTES = 256 * 2**20  # larger than any L2 cache: written between runs, so that each one starts cold
 
+TOGETHER_MS = 1000.0  # runs are launched in tens, but not for longer than about this without a look at the clock
+
 Run = tuple[float, ...]
 """Milliseconds from the start of one run to the end of each of its phases."""
 
@@ -49,11 +52,12 @@ class Series:
 class Workload:
     """The model and input of one case on its device."""
 
-    def __init__(self, case: Case, clip: str | Path, effort: Effort, machine: str):
+    def __init__(self, case: Case, clip: str | Path, effort: Effort, machine: str, time_limit: float = math.inf):
         self.case, self.effort, self.machine = case, effort, machine
         self.device, self.dtype = torch.device(case.device), getattr(torch, case.dtype)
-        self.clip_file = clip
+        self.clip_file, self.time_limit = clip, time_limit
         self.compile_seconds: float | None = None
+        self._flush: Tensor | None = None
 
     @cached_property
     def input(self) -> Tensor:
@@ -129,10 +133,12 @@ class Workload:
         # flex is compiled by itself, below the level at which operators are seen, and not under a dispatch mode
         with contextlib.nullcontext() if self.kernel == "flex" else log:
             result = run()
-        fused = sorted(name for name in log.names if "attention" in name)
         if self.kernel == "flex":
             return ["flex_attention"], result
-        return fused or (["explicit softmax"] if any("softmax" in name for name in log.names) else ["none"]), result
+        found = sorted(name for name in log.names if "attention" in name)
+        if any("softmax" in name and "log_softmax" not in name for name in log.names):
+            found.append("explicit softmax")  # in some of the blocks only, where fused operators stand before it
+        return found or ["none"], result
 
     def surroundings(self) -> dict[str, Any]:
         """Where this process measures; part of every timed measurement."""
@@ -167,13 +173,17 @@ class Workload:
         return runs, {"warm_up": len(warm_up), "settled": _settled([*warm_up, *runs][: max(len(warm_up), WINDOW)])}
 
     def _cuda_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
-        """Events around each phase, the L2 cache overwritten between runs, one wait per batch of ten."""
-        effort = self.effort
-        flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=self.device)
+        """Events around each phase, the L2 cache overwritten between runs, one wait for up to ten of them.
 
-        def ten() -> list[Run]:
-            events = []
-            for _ in range(10):
+        `launch_share` is how much of the time of the runs the host took to launch them. Near 1 the device waited for
+        the host, and the times are those of Python and of launches.
+        """
+        effort, flush = self.effort, self.hold_flush()
+        launching = []  # milliseconds for each run
+
+        def some(count: int) -> list[Run]:
+            events, begun = [], time.perf_counter()
+            for _ in range(count):
                 of_run = [torch.cuda.Event(enable_timing=True) for _ in range(len(phases) + 1)]
                 flush.zero_()
                 of_run[0].record()
@@ -181,18 +191,32 @@ class Workload:
                     phase()
                     end.record()
                 events.append(of_run)
+            launching.extend([1e3 * (time.perf_counter() - begun) / count] * count)
             self.synchronize()
             return [tuple(begin.elapsed_time(end) for end in ends) for begin, *ends in events]
 
         start = time.perf_counter()
-        warm_up = ten()
+        warm_up = some(1)
         while (spent := time.perf_counter() - start) < 1 or (not _settled(warm_up) and spent < effort.warm_up_seconds):
-            warm_up += ten()
-        runs = []
+            warm_up += some(_together(warm_up))
+        runs, together = [], _together(warm_up)
+        del launching[:]
         start = time.perf_counter()
         while not effort.enough(len(runs), time.perf_counter() - start):
-            runs += ten()
-        return runs, {"warm_up": len(warm_up), "settled": _settled(warm_up), "l2_flush_bytes": FLUSH_BYTES}
+            runs += some(together)
+        share = statistics.median(launching) / statistics.median(run[-1] for run in runs)
+        return runs, {
+            "warm_up": len(warm_up),
+            "settled": _settled(warm_up),
+            "l2_flush_bytes": FLUSH_BYTES,
+            "launch_share": round(share, 3),
+        }
+
+    def hold_flush(self) -> Tensor | None:
+        """What is written over the L2 cache between runs on CUDA, allocated now at the latest."""
+        if self._flush is None and self.device.type == "cuda":
+            self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=self.device)
+        return self._flush
 
 
 class _OperatorLog(TorchDispatchMode):
@@ -205,6 +229,11 @@ class _OperatorLog(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.add(func.__name__.split(".")[0])
         return func(*args, **(kwargs or {}))
+
+
+def _together(runs: list[Run]) -> int:
+    """How many runs the device gets before it is waited for: ten, fewer of such that take long."""
+    return max(1, min(10, int(TOGETHER_MS / runs[-1][-1])))
 
 
 def _settled(runs: list[Run]) -> bool:

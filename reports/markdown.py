@@ -39,6 +39,7 @@ UNITS = {  # unit: as shown, divided by
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
 RATIOS = ("latency", "training_latency")
 ENOUGH_ROUNDS = 5  # from here on a 95 % interval holds the true median nearly as often as it says
+LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching for so long
 
 
 def report(table: AblationTable, figures: dict[str, str]) -> str:
@@ -261,6 +262,8 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: floa
         text += notes.mark(f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough")
     if measured.details.get("settled") is False:
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
+    if measured.details.get("launch_share", 0) > LAUNCH_BOUND:
+        text += notes.mark("the host was busy launching for most of this time: the device alone may be faster")
     if measured.details.get("bound", "memory") != "memory":
         text += notes.mark(f"larger batches may fit: the search ended with this: {measured.details['bound']}")
     unfinished = row.unfinished(name)

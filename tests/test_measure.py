@@ -167,6 +167,20 @@ def test_a_warm_up_of_few_slow_runs_is_judged_with_the_first_samples(tmp_path):
     assert workload.time(lambda: time.sleep(0.05))[1] == {"warm_up": 2, "settled": True}
 
 
+def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
+    import torch
+
+    from attention_zoo import use_kernel
+    from harness.workload import Workload
+
+    workload = Workload(tiny(), clip_file(tmp_path, tiny()), LITTLE, "machine")
+    with torch.inference_mode():
+        (fused,), _ = workload.observe(lambda: workload.eager(workload.input))
+        use_kernel(workload.eager.stages[0].blocks[0], "reference")
+        assert workload.observe(lambda: workload.eager(workload.input))[0] == [fused, "explicit softmax"]
+    assert "attention" in fused
+
+
 # no number, and why
 
 
@@ -347,6 +361,9 @@ def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     provenance.commit.cache_clear()
     assert provenance.commit() == {"commit": "unknown", "dirty": None}
+    provenance.commit.cache_clear()
+    monkeypatch.setenv("ATTENTION_ZOO_COMMIT", "abc")
+    assert provenance.commit() == {"commit": "abc", "dirty": None}
     provenance.commit.cache_clear()
 
 

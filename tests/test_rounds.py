@@ -1,12 +1,14 @@
 """Rounds: every case in turn, resumed where they stopped, joined into one series, reported with what is lacking."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from test_harness import Meter, ablation, go
 
 from harness import case, metrics, provenance, rounds, sweep
 from harness.case import AblationError, Settings
+from harness.deadline import Deadline
 from harness.measure import CPU, CUDA, QUICK
 from reports import build, table
 from reports.record import Measurement, read_manifest, read_record, read_records
@@ -202,6 +204,35 @@ def test_samples_of_local_changes_are_not_continued_by_another_run(tmp_path, mon
     assert len({visit["run"] for visit in latencies(tmp_path / "trial")["one"].details["visits"]}) == 1
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
     assert len(timed(meter)) == 3  # what is finished stays
+
+
+def test_samples_of_code_that_nobody_knows_are_not_continued_by_another_run():
+    one = Measurement("latency", "ms", "lower", (1.0,), details={"machine": "m", "commit": "unknown", "run": "a"})
+    source = {"commit": "unknown", "dirty": None, "run": "b"}
+    assert not rounds.continues(one, "m", source)
+    assert rounds.continues(one, "m", source | {"run": "a"})
+    known = replace(one, details=one.details | {"commit": "abc"})
+    assert rounds.continues(known, "m", source | {"commit": "abc"})
+
+
+def test_what_a_deadline_cut_short_is_no_result_and_the_rest_is_kept(tmp_path, monkeypatch):
+    stopped = {"missing": "stopped at the time limit of 3 s; raise time_limit", "retry": True}
+    meter = Meter(monkeypatch, {"latency": stopped})
+    for left, wanted in ((5.0, "time limit"), (-41.0, None)):
+        deadline, out = Deadline.after(60), tmp_path / str(left)
+        monkeypatch.setattr(Deadline, "passed", False)
+        monkeypatch.setattr(Deadline, "left", left)
+        status = go(out, ("latency", "peak_memory"), ("one",), deadline=deadline)
+        monkeypatch.undo()
+        meter = Meter(monkeypatch, {"latency": stopped})
+        (record,) = read_records(out / "trial")
+        assert record.measurements["peak_memory"].samples
+        if wanted:
+            assert wanted in record.measurements["latency"].missing
+        else:
+            assert "latency" not in record.measurements
+        assert (status, bool(deadline.left_out)) == ((1, False) if wanted else (0, True))
+    assert meter.asked == []
 
 
 def test_records_from_before_there_were_rounds_are_whole():

@@ -31,7 +31,9 @@ def spoiled(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", sanity.TOLERANCE)
-@pytest.mark.parametrize("subject", ["divided", "global_pyramid", "shifted_window", "attention 64x192"])
+@pytest.mark.parametrize(
+    "subject", ["divided", "global_pyramid", "shifted_window", "attention 64x192", "attention 64x192, mask"]
+)
 def test_the_kernels_are_right_here(subject, dtype):
     for kernel in ("reference", "sdpa"):
         record = found(kernel, subject, dtype)

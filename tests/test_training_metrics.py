@@ -240,6 +240,26 @@ def test_the_search_finds_the_largest_batch_exactly(fits, most):
         assert (found.too_large, found.bound) == (None, f"cap of {most} clips")
 
 
+@given(fits=st.integers(1, 4000), precision=st.floats(0.001, 0.5))
+def test_a_coarse_search_ends_earlier_and_says_what_was_too_large(fits, precision):
+    def attempt(size):
+        return 0.0 if size <= fits else None
+
+    found = batches.search(attempt, seconds=1, precision=precision, clock=lambda: 0.0)
+    exact = batches.search(attempt, seconds=1, clock=lambda: 0.0)
+    assert found.largest <= fits < found.too_large
+    assert found.too_large - found.largest <= max(1, precision * found.largest)
+    assert exact.tried[: len(found.tried)] == found.tried
+
+
+def test_the_search_leaves_time_for_what_comes_after_it(tmp_path, monkeypatch):
+    asked, one = [], workload(tiny(), tmp_path)
+    monkeypatch.setattr(batches, "search", lambda attempt, seconds, **_: asked.append(seconds))
+    for one.time_limit in (1.0, 1e9):
+        metrics.get("largest_batch").run(one)
+    assert asked == [0.4, batches.BUDGETS * LITTLE.budget]
+
+
 @given(limit=st.floats(1, 100), fits=st.integers(1, 60))
 def test_the_search_stays_within_its_time(limit, fits):
     now = [0.0]
@@ -318,6 +338,10 @@ def test_a_batch_that_fits_only_once_has_no_throughput(tmp_path):
     size, throughput = metrics.get("largest_batch").run(one)
     assert size.value == 2
     assert throughput.missing == "out of memory when a batch of 2, which fitted once, was repeated"
+    one.time = lambda *_: 1 / 0
+    size, throughput = metrics.get("largest_batch").run(one)
+    assert size.value == 2
+    assert "ZeroDivisionError: division by zero when a batch of 2" in throughput.missing
 
 
 def test_errors_that_are_not_about_memory_are_not_taken_for_it(tmp_path):

@@ -1,9 +1,9 @@
 """The largest batch that fits into memory, and the throughput at it: forward only, and in training.
 
-The batch is doubled until it no longer fits, then the gap is halved. What does not fit fails inside of the process,
-which on the CPU may take most of the memory that is free (harness/memory.py). The search has a time budget; what
-stopped it is in the details, and a batch found by a search that ran out of time is a lower bound. The case's own batch
-size plays no part.
+The batch is doubled until it no longer fits, then the gap is halved until it is 3 % of the batch or one clip. What does
+not fit fails inside of the process, which on the CPU may take most of the memory that is free (harness/memory.py). The
+search has a time budget; what stopped it is in the details, and a batch found by a search that ran out of time is a
+lower bound. The case's own batch size plays no part.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from attention_zoo import windows
 from harness import memory
 from harness.metrics import get, register
 from reports.record import Measurement
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from harness.workload import Workload
 
 MOST = 4096  # clips; no table needs more
-BUDGETS = 9  # the search may take so many times the budget of the timed series of one visit
+BUDGETS = 9  # the search may take so many times the budget of the timed series of one visit,
+SHARE = 0.4  # and so much of the time limit: loading comes before it, the timing of what it found behind it
+PRECISION = 1 / 32  # a step of a search costs seconds, and libraries plan anew for every batch
+FEWEST = 3  # runs of the batch that was found
 
 FORWARD = {"largest_batch": ("clips", "higher"), "largest_batch_throughput": ("clips/s", "higher")}
 TRAINING = {f"training_{name}": unit for name, unit in FORWARD.items()}
@@ -42,15 +46,16 @@ def search(
     attempt: Callable[[int], float | None],
     seconds: float,
     most: int = MOST,
+    precision: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Found | None:
-    """The largest batch that fits, by doubling and bisection; None where not even 1 does.
+    """The largest batch that fits, by doubling and bisection to `precision`; None where not even 1 does.
 
     `attempt` gives the seconds that a batch takes, or None where it does not fit. One that by the time of the last
     would end beyond `seconds` is not tried. An attempt beyond a batch of 1 that raises ends the search with its reason.
     """
     start, tried, largest, too_large, per_clip = clock(), [], 0, None, 0.0
-    while largest < most and too_large != largest + 1:
+    while largest < most and (too_large is None or too_large - largest > max(1, precision * largest)):
         size = min(most, max(1, 2 * largest)) if too_large is None else (largest + too_large) // 2
         if tried and clock() - start + per_clip * size > seconds:
             return Found(largest, too_large, f"time budget of {seconds:g} s", tuple(tried))
@@ -130,18 +135,20 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
         _free(workload)
         return taken
 
-    found = search(attempt, BUDGETS * workload.effort.budget)
+    workload.hold_flush()  # once memory is full there would be no room for it
+    found = search(attempt, min(BUDGETS * workload.effort.budget, SHARE * workload.time_limit), precision=PRECISION)
     if found is None:
         return metric.missing("out of memory at a batch of 1", retry=False, details=details)
     details |= {"bound": found.bound, "smallest_too_large": found.too_large, "tried": list(found.tried)}
     (batch, (clips, better)), (throughput, (rate, _)) = metric.measures.items()
     measured = [Measurement(batch, clips, better, (found.largest,), details=details)]
     try:
+        workload.effort = replace(workload.effort, fewest=min(FEWEST, workload.effort.fewest))
         runs, warm_up = workload.time(prepare(found.largest))
-    except Exception as error:
-        if not memory.ran_out(error):
-            raise
-        reason = f"out of memory when a batch of {found.largest}, which fitted once, was repeated"
+    except Exception as error:  # of any kind: the batch that was found is not lost with it
+        failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = "out of memory" if memory.ran_out(error) else failed
+        reason = f"{why} when a batch of {found.largest}, which fitted once, was repeated"
         return [*measured, Measurement(throughput, rate, better, missing=reason, details=details)]
     samples = tuple(found.largest * 1000 / run[-1] for run in runs)
     details = details | warm_up | {"batch_size": found.largest}
@@ -151,6 +158,7 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
 def _free(workload: Workload) -> None:
     import torch
 
+    windows.forget_constants()  # some are made for each batch
     gc.collect()
     if workload.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -27,7 +27,7 @@ def training_latency(workload: Workload) -> list[Measurement]:
     step()  # compiles, if the case says so
     workload.synchronize()
     first = time.perf_counter() - start
-    operators, _ = workload.observe(step.eagerly)
+    operators = workload.observe(step.eagerly)[0]  # the scores would keep all activations
     runs, warm_up = workload.time(*step.phases.values())
     parts = [[end - begin for begin, end in zip((0.0, *run), run, strict=False)] for run in runs]
     details = {
