@@ -75,6 +75,7 @@ class Options:
     device: str = option("cpu", "cpu or cuda")
     dtype: str = option("float32", "number format of weights and clip", choices=DTYPES)
     kernel: str = option("auto", "what computes our attention")
+    compile: bool = option(False, "ours compiled and frozen, against theirs as it is; modes=[forward] only")
     pairs: int = option(10, "runs of each side", least=1)
     threads: int | None = option(None, "CPU threads; none: one per physical core", least=1)
     seed: int = option(0, "of the random weights and clip", least=0)
@@ -88,6 +89,7 @@ COMMAND = Command(
     (
         ("", "all at full size; many minutes on a CPU of two cores"),
         ("schemes=[local_global] modes=[forward] dtype=bfloat16", "one scheme, one mode, another number format"),
+        ("schemes=[local_global] modes=[forward] compile=true", "ours compiled and frozen; compiling takes minutes"),
         ("schemes=[divided] frames=2 size=32 depth=1 pairs=2", "seconds: does it work?"),
     ),
 )
@@ -109,6 +111,8 @@ def _main(options: Options) -> int:
 
     if options.size % 32:
         raise UsageError(f"size={options.size} is not a multiple of 32, which every model needs")
+    if options.compile and options.modes != [FORWARD]:
+        raise UsageError("compile=true is frozen inference, which has no training step; use modes=[forward]")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device={options.device}: torch {torch.__version__} sees no CUDA device")
     try:
@@ -285,6 +289,10 @@ def compare(name: str, peer: str, theirs: nn.Module, ours: nn.Module, options: O
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     clip = _clip(name, options)
     sides = {"theirs": theirs.to(device, dtype).eval(), "ours": ours.to(device, dtype).eval()}
+    if options.compile:
+        from harness.workload import frozen
+
+        sides["ours"] = frozen(sides["ours"], clip)
     with torch.inference_mode():
         logits = {side: model(clip).double() for side, model in sides.items()}
     difference = (logits["theirs"] - logits["ours"]).abs().max().item()
@@ -303,6 +311,8 @@ def compare(name: str, peer: str, theirs: nn.Module, ours: nn.Module, options: O
     kept = ("size", "depth", "batch_size", "device", "dtype", "kernel", "seed")
     described = {name: getattr(options, name) for name in kept}
     described |= {"scheme": name, "peer": peer, "frames": clip.shape[2], "threads": threads}
+    if options.compile:
+        described["compile"] = True
     if name == "local_global":
         described["variant"] = options.variant
     source = {**provenance.collect(), **provenance.of_torch(options.device)}
@@ -411,6 +421,7 @@ def sentence(record: Record) -> str:
     """The result in some lines."""
     case, measured = record.case, record.measurements
     clip = f"{case['frames']}x{case['size']}x{case['size']}, batch {case['batch_size']}, {case['dtype']}"
+    clip += ", ours compiled and frozen" if case.get("compile") else ""
     lines = [f"{case['scheme']} against {case['peer']}, {clip}, {case['device']}, {case['threads']} threads:"]
     difference = measured["difference"]
     said = f"outputs differ by at most {difference.value:.1e}, the largest is {difference.details['largest_logit']:.1e}"

@@ -3,7 +3,7 @@
 The scheme `divided` stands in a pyramid, which has no class token and norms the tokens once before both attentions.
 TimeSformer carries a class token through every block and norms its residual stream twice, so the scheme cannot hold its
 weights. Here the code that the scheme consists of, `self_attention` over times and then over places, is put into
-TimeSformer's own block; the rest of the block is as in its released code.
+TimeSformer's own block; the MLP is the one of all models here; the rest of the block is as in its released code.
 
 Source: Bertasius et al., TimeSformer, arXiv:2102.05095, and facebookresearch/TimeSformer at commit a5ef29a7.
 """

@@ -7,15 +7,23 @@ a peak of memory is B's median over A's with a 95 % interval; the two runs are t
 interval holds 1, or which is closer to 1 than the noise floor of either run or than 1 %, is not distinguishable. What
 differs in machine, versions, number format or in the kernel and operators that ran is told with the rows that it
 concerns.
+
+Whether the two runs say the same is judged for each ablation and measurement. Order: of two rows that ran alike on one
+clip, and whose 95 % intervals are apart in both runs, the same one is first in both. Ratios to the baseline: the
+intervals of the two runs overlap; that each also holds the other's value is counted, not asked for, since of two right
+intervals one leaves the other's value out too often. A median of one round has an interval of that round only: it is
+taken to reach as far as the noise floor.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -25,18 +33,23 @@ from rich.text import Text
 from harness.case import nearest
 from harness.options import until_closed
 from reports import accuracy, means, statistics
-from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
+from reports.markdown import NOT_DISTINGUISHABLE, UNITS, ratio_text
 from reports.record import MANIFEST, Measurement, Record, RecordError, canonical, read_manifest, read_record
-from reports.statistics import Ratio
-from reports.table import facts
+from reports.statistics import Interval, Ratio
+from reports.table import AblationTable, Row, facts
+from reports.text import counted
 
 COMMAND = "python -m harness.compare"
 FAIL_ON = ("nothing", "slower")
 NOT_OF_THE_CASE = ("device", "threads")  # never matched
 LOOSELY = ("dtype", "kernel", "compile")  # not matched where no case is the same in them
-TOLD = ("device", "torch", "dtype", "kernel", "operators", "mode", "threads", "clip", "commit")
+GENERATION = "cpu generation"
+TOLD = ("device", GENERATION, "torch", "dtype", "kernel", "operators", "mode", "threads", "clip", "commit")
 WHAT_RAN = ("kernel", "operators")
 LEAST_FLOOR = 0.01  # two runs on another day: the rounds of each know nothing of less
+ASSUMED_FLOORS = dict.fromkeys(
+    ("bytes", "bytes, predicted"), LEAST_FLOOR
+)  # counted, or as steady: see harness/memory.py
 MANY = 4  # rows that move alike say more of the machine than of themselves
 WORSE = {"ms": ("slower", "faster"), "bytes": ("more", "less")}  # a ratio above 1, below 1
 
@@ -61,6 +74,20 @@ class Line:
 
 
 @dataclass
+class Agreement:
+    """Whether two runs say the same of one measurement in one ablation; what they do not is in words: rows, A, B."""
+
+    ablation: str
+    name: str
+    pairs: int = 0  # of rows under equal circumstances
+    apart: int = 0  # of them, in both runs
+    reversed: list[tuple[str, str, str]] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=list)  # of each ratio that both runs have
+    mutual: int = 0  # ratios that each lie in the other run's interval
+    outside: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass
 class Comparison:
     """All that two runs have to say to each other."""
 
@@ -70,6 +97,7 @@ class Comparison:
     only: dict[str, list[str]] = field(default_factory=lambda: {"A": [], "B": []})
     circumstances: dict[str, dict[tuple[str, str], list[str]]] = field(default_factory=dict)
     floors: dict[str, float] = field(default_factory=dict)
+    agreements: list[Agreement] = field(default_factory=list)
     matched: int = 0
     same_counts: int = 0
 
@@ -121,8 +149,8 @@ def parse(argv: list[str]) -> tuple[list[Path], str]:
     return folders, fail_on
 
 
-def load(folder: Path) -> dict[str, list[Record]]:
-    """The records of each ablation in a folder, in the order of its rows; quick runs are not among them.
+def load(folder: Path) -> dict[str, AblationTable]:
+    """The measured rows of each ablation in a folder, in its order; quick runs are not among them.
 
     Raises: CompareError for a folder without any, RecordError for a manifest or record that cannot be read.
     """
@@ -133,30 +161,39 @@ def load(folder: Path) -> dict[str, list[Record]]:
         raise CompareError(
             f"no records in {folder}: neither {MANIFEST} nor a folder with one; is it an outputs folder?"
         )
-    records = {}
+    tables = {}
     for one in found:
         manifest = read_manifest(one)
-        paths = [one / f"{row.get('case_id')}.json" for row in manifest["rows"]]
-        records[manifest["name"]] = [read_record(path) for path in paths if path.is_file()]
-    return records
+        rows = tuple(
+            Row(entry["row"], record=read_record(path), baseline=entry.get("baseline"))
+            for entry in manifest["rows"]
+            if (path := one / f"{entry.get('case_id')}.json").is_file()
+        )
+        tables[manifest["name"]] = AblationTable(manifest["name"], manifest["question"], rows)
+    return tables
 
 
-def compare(first: dict[str, list[Record]], second: dict[str, list[Record]]) -> Comparison:
+def compare(first: dict[str, AblationTable], second: dict[str, AblationTable]) -> Comparison:
     """Set the second run against the first."""
     found = Comparison()
     for name in dict.fromkeys([*first, *second]):
         for side, ours, theirs in (("A", first, second), ("B", second, first)):
             if name in ours and name not in theirs:
-                found.only[side].append(f"{name} (all {len(ours[name])} rows)")
-    pairs = []
+                found.only[side].append(f"{name} (all {len(ours[name].rows)} rows)")
+    matched: dict[str, list[tuple[Row, Row]]] = {}
     for name in first:
         if name in second:
-            matched, only = match(first[name], second[name])
-            pairs += matched
+            matched[name], only = match(first[name].rows, second[name].rows)
             for side, rows in zip("AB", only, strict=True):
                 found.only[side] += [f"{name}: {row}" for row in rows]
+    pairs = [(one.record, other.record) for rows in matched.values() for one, other in rows]
     found.matched = len(pairs)
     found.floors = _floors(pairs)
+    for ablation, rows in matched.items():
+        for name, floor in found.floors.items():
+            agreement = _agreement((first[ablation], second[ablation]), rows, name, floor)
+            if agreement.pairs or agreement.baselines:
+                found.agreements.append(agreement)
     for one, other in pairs:
         _circumstances(found, one, other)
         for name in dict.fromkeys([*one.measurements, *other.measurements]):
@@ -164,20 +201,20 @@ def compare(first: dict[str, list[Record]], second: dict[str, list[Record]]) -> 
     return found
 
 
-def match(first: list[Record], second: list[Record]) -> tuple[list[tuple[Record, Record]], tuple[list[str], list[str]]]:
-    """Pairs of records of the same case in the order of the first run, and the rows that have no partner."""
-    partners: dict[int, Record] = {}
+def match(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[tuple[Row, Row]], tuple[list[str], list[str]]]:
+    """Pairs of rows with the same case in the order of the first run, and the names of those that have no partner."""
+    partners: dict[int, Row] = {}
     left = list(second)
     for loosely in (False, True):
-        rest = [record for record in first if id(record) not in partners]
-        for record in rest:
-            key = _key(record, loosely)
-            same = [other for other in left if _key(other, loosely) == key]
-            if len(same) == 1 and sum(_key(other, loosely) == key for other in rest) == 1:
-                partners[id(record)] = same[0]
+        rest = [row for row in first if id(row) not in partners]
+        for row in rest:
+            key = _key(row.record, loosely)
+            same = [other for other in left if _key(other.record, loosely) == key]
+            if len(same) == 1 and sum(_key(other.record, loosely) == key for other in rest) == 1:
+                partners[id(row)] = same[0]
                 left.remove(same[0])
-    pairs = [(record, partners[id(record)]) for record in first if id(record) in partners]
-    return pairs, ([record.row for record in first if id(record) not in partners], [record.row for record in left])
+    pairs = [(row, partners[id(row)]) for row in first if id(row) in partners]
+    return pairs, ([row.name for row in first if id(row) not in partners], [row.name for row in left])
 
 
 def _key(record: Record, loosely: bool) -> tuple[str, str]:
@@ -200,8 +237,76 @@ def _floors(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
             there = [m for record in side if (m := record.get(name)) and m.samples and _timed(m)]
             floor = statistics.noise_floor([statistics.by_round(m) for m in there], common_drift=False)
             if there:
-                floors[name] = max(floors.get(name, LEAST_FLOOR), statistics.ASSUMED_FLOOR if floor is None else floor)
+                assumed = ASSUMED_FLOORS.get(there[0].unit, statistics.ASSUMED_FLOOR)
+                floors[name] = max(floors.get(name, LEAST_FLOOR), assumed if floor is None else floor)
     return floors
+
+
+def _agreement(tables: Sequence[AblationTable], pairs: list[tuple[Row, Row]], name: str, floor: float) -> Agreement:
+    """Judge one measurement; a pair is one row in both runs."""
+    found = Agreement(tables[0].name, name)
+    both = [pair for pair in pairs if all((m := row.measurement(name)) and m.samples and _timed(m) for row in pair)]
+    _judge_order(found, both, floor)
+    _judge_ratios(found, tables, both, floor)
+    return found
+
+
+def _judge_order(found: Agreement, both: list[tuple[Row, Row]], floor: float) -> None:
+    alike: dict[str, list[tuple[Row, Row]]] = {}
+    for pair in both:
+        alike.setdefault(canonical([_point(row, found.name) for row in pair]), []).append(pair)
+    for one, other in (two for group in alike.values() for two in combinations(group, 2)):
+        found.pairs += 1
+        runs = [
+            [_reach(row.interval(found.name), floor, found.name, row) for row in run]
+            for run in zip(one, other, strict=True)
+        ]
+        orders = [_order(*run) for run in runs]
+        found.apart += all(orders)
+        if all(orders) and orders[0] != orders[1]:
+            unit = one[0].measurement(found.name).unit
+            signs = [" < " if order < 0 else " > " for order in orders]
+            said = [sign.join(_spread(one, unit) for one in run) for sign, run in zip(signs, runs, strict=True)]
+            found.reversed.append((f"{one[0].name} and {other[0].name}", *said))
+
+
+def _judge_ratios(found: Agreement, tables: Sequence[AblationTable], both: list[tuple[Row, Row]], floor: float) -> None:
+    for pair in both:
+        row, baseline = pair[0].name, pair[0].baseline
+        ratios = [_to_baseline(table, row, found.name, floor) for table, row in zip(tables, pair, strict=True)]
+        if None in ratios or baseline != pair[1].baseline:
+            continue
+        found.baselines.append(baseline)
+        found.mutual += not (ratios[0].excludes(ratios[1].value) or ratios[1].excludes(ratios[0].value))
+        if _order(*ratios):
+            found.outside.append((f"{row} / {baseline}", *map(_spread, ratios)))
+
+
+def _point(row: Row, name: str) -> list[Any]:
+    """What rows share before they are ranked, as on the page of costs: there too schemes may run other operators."""
+    said = {key: value for key, value in row.circumstances(name).items() if key != "operators"}
+    return [said, row.record.case.get("clip")]
+
+
+def _to_baseline(table: AblationTable, row: Row, name: str, floor: float) -> Interval | None:
+    base = table.baseline_of(row)
+    if base is None or base.value(name) is None or 0 in base.measurement(name).samples:
+        return None
+    ratio = table.ratio(row, name)
+    return _reach(ratio.interval, floor, name, row, base) if isinstance(ratio, Ratio) else None
+
+
+def _reach(interval: Interval, floor: float, name: str, *rows: Row) -> Interval:
+    """An interval; where a row has one round, which says nothing of the next, no narrower than the noise floor."""
+    if all(len(statistics.by_round(row.measurement(name))) > 1 for row in rows):
+        return interval
+    value = interval.value
+    return Interval(value, min(interval.low, value / (1 + floor)), max(interval.high, value * (1 + floor)))
+
+
+def _order(one: Interval, other: Interval) -> int:
+    """-1 where `one` lies below, 1 where it lies above, 0 where the two overlap."""
+    return (one.low > other.high) - (one.high < other.low)
 
 
 def _set_against(found: Comparison, one: Record, other: Record, name: str) -> None:
@@ -276,11 +381,31 @@ def _circumstances(found: Comparison, one: Record, other: Record) -> None:
         if operators:
             said["operators"] = ", ".join(sorted(operators))
         sides.append(said)
+    generations = [record.provenance.get("cpu_generation") for record in (one, other)]
+    if all(generations) and "device" in sides[0] and sides[0]["device"] == sides[1].get("device"):
+        for said, text in zip(sides, _generations(*generations), strict=True):
+            said[GENERATION] = text
     for key in TOLD:
         before, after = (said.get(key) for said in sides)
         if before != after and before is not None and after is not None:
             rows = found.circumstances.setdefault(key, {}).setdefault((before, after), [])
             rows.append(f"{one.ablation}: {one.row}")
+
+
+def _generations(*both: dict[str, Any]) -> list[str]:
+    """In what two processors of one name differ; the same words where they do not."""
+    differ = [key for key in dict.fromkeys([*both[0], *both[1]]) if both[0].get(key) != both[1].get(key)]
+    said = [{key: one.get(key, "not known") for key in differ} for one in both]
+    for one in said:
+        one.update({key: " ".join(names) or "none" for key, names in one.items() if isinstance(names, list)})
+    return [", ".join(f"{key} {value}" for key, value in one.items()) for one in said]
+
+
+def _spread(interval: Interval, unit: str = "") -> str:
+    """With more digits than a report has: what is told here may be a small difference."""
+    shown, scale = UNITS.get(unit, (unit, 1))
+    value, low, high = (f"{one / scale:.5g}" for one in (interval.value, interval.low, interval.high))
+    return f"{value} ({low}–{high}) {shown}".rstrip()
 
 
 def _text(measurement: Measurement) -> str:
@@ -301,6 +426,10 @@ def _sections(found: Comparison) -> Iterator[tuple[str, list[str], list[tuple[st
     if found.timings:
         rows = [_timing(line) for line in found.timings]
         yield "Timings and memory", ["ablation", "row", "measurement", "A", "B", "B / A", "verdict", "notes"], rows
+    for title, what in (("Rows in another order", "reversed"), ("Ratios whose intervals do not overlap", "outside")):
+        rows = [(one.ablation, one.name, *said) for one in found.agreements for said in getattr(one, what)]
+        if rows:
+            yield title, ["ablation", "measurement", "rows", "A", "B"], rows
     for title, lines in (("Exact counts that differ", found.counts), ("Measured in one only", found.lost)):
         if lines:
             rows = [(line.ablation, line.row, line.name, line.before, line.after) for line in lines]
@@ -335,19 +464,40 @@ def summary(found: Comparison) -> list[str]:
         if max(typical, 1 / typical) - 1 > found.floors[name]:
             words = f"{name.replace('_', ' ')} B / A is {typical:.3g} in the median over all rows"
             said.append(f"The {words}: what moves all rows alike may be the load or the clock of the machine.")
+    said += [_agreement_text(one) for one in found.agreements]
     if found.same_counts or found.counts:
         said.append(f"Exact counts: {found.same_counts} equal, {len(found.counts)} differ.")
     if "device" in found.circumstances:
         said.append("The machines differ: ratios compare machines, not code.")
+    if GENERATION in found.circumstances:
+        said.append("Processors of one name are of different generations: ratios compare machines, not code.")
     if any(key in found.circumstances for key in WHAT_RAN):
         said.append("Different kernels or operators ran: see the notes of the rows.")
     if found.floors:
         floors = ", ".join(f"{name.replace('_', ' ')} {floor:.1%}" for name, floor in found.floors.items())
         said.append(
-            f"Noise floors, from how much the same case differs between rounds ({statistics.ASSUMED_FLOOR:.0%} is "
-            f"assumed where there is one round): {floors}."
+            f"Noise floors, from how much the same case differs between rounds (where there is one round "
+            f"{statistics.ASSUMED_FLOOR:.0%} is assumed, of memory {LEAST_FLOOR:.0%}): {floors}."
         )
     return said
+
+
+def _agreement_text(one: Agreement) -> str:
+    said = []
+    if one.pairs:
+        said.append(f"{one.apart} of {counted(one.pairs, 'pair')} of rows can be told apart in both runs")
+        if one.apart:
+            same = f"{one.apart - len(one.reversed)} in the same order, {len(one.reversed)} reversed"
+            said[-1] += f", {same if one.reversed else 'all in the same order'}"
+    if one.baselines:
+        names = {name.split(" · ")[0] for name in one.baselines}  # a baseline for each clip is one scheme
+        baseline = names.pop() if len(names) == 1 else "the baseline"
+        ratios = len(one.baselines)
+        said.append(
+            f"{ratios - len(one.outside)} of {counted(ratios, 'ratio')} to {baseline} have intervals that overlap, "
+            f"{one.mutual} with each value in the other's interval"
+        )
+    return f"{one.ablation}, {one.name.replace('_', ' ')}: {'; '.join(said)}."
 
 
 def markdown(found: Comparison, before: str, after: str) -> str:

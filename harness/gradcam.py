@@ -7,13 +7,13 @@ Fig. 6), see `evaluation.gradcam`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import options
 from harness.evaluation import trained
+from harness.motion.encoding import encode
 from harness.options import UsageError, option
 from harness.predict import checked_clip, views_of
 
@@ -146,21 +146,8 @@ def write_film(path: Path, pictures: np.ndarray, rate: int) -> None:
         first, *rest = (Image.fromarray(picture) for picture in pictures)
         first.save(path, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
     else:
-        _write_mp4(path, pictures, rate)
-
-
-def _write_mp4(path: Path, pictures: Sequence[np.ndarray], rate: int) -> None:
-    import av
-
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width = (n - n % 2 for n in pictures[0].shape[:2])  # the pixel format needs even sides
-        stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            even = picture[: stream.height, : stream.width].copy()
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        container.mux(stream.encode())
+        height, width = (n - n % 2 for n in pictures.shape[1:3])  # the pixel format needs even sides
+        encode(pictures[:, :height, :width], path, rate)
 
 
 if __name__ == "__main__":

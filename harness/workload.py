@@ -78,10 +78,7 @@ class Workload:
         if not self.case.compile:
             return self.eager
         start = time.perf_counter()
-        compiled = torch.compile(self.eager)
-        # Frozen: weights become constants of the graph, packed once for the machine.
-        with torch._inductor.config.patch(freezing=True), torch.inference_mode():
-            compiled(self.input)
+        compiled = frozen(self.eager, self.input)
         self.synchronize()
         self.compile_seconds = time.perf_counter() - start
         return compiled
@@ -217,6 +214,17 @@ class Workload:
         if self._flush is None and self.device.type == "cuda":
             self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=self.device)
         return self._flush
+
+
+def frozen(model: nn.Module, clips: Tensor) -> Callable[[Tensor], Tensor]:
+    """The model compiled for inference on such clips, and called once.
+
+    Frozen: weights become constants of the graph, packed once for the machine.
+    """
+    compiled = torch.compile(model)
+    with torch._inductor.config.patch(freezing=True), torch.inference_mode():
+        compiled(clips)
+    return compiled
 
 
 class _OperatorLog(TorchDispatchMode):

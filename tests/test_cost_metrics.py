@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 import attention_zoo
+from backbones.mlp import watched
 from harness import case, metrics
 from harness.build import build
 from harness.case import AblationError, Settings
@@ -116,6 +117,14 @@ def test_half_of_dualformer_s_multiply_adds_are_its_mlp():
     counted = {name: measured.value for name, measured in values("operator_macs", one).items()}
     assert counted["macs_mlp"] == 29_595_009_024
     assert sum(counted.values()) - counted["macs_rest"] == 59_860_279_296
+
+
+def test_what_is_profiled_is_the_program_that_is_timed():
+    model = build(tiny())
+    with operator_share._marked(model, groups_of(model)):
+        assert all(block.mlp._as_built() for stage in model.stages for block in stage.blocks)
+        assert any(watched(block.mlp) for stage in model.stages for block in stage.blocks)
+    assert not any(watched(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -324,7 +333,9 @@ def test_a_figure_of_single_points_is_neither_drawn_nor_linked(tmp_path):
     rows = [{"row": one.row, "case_id": one.case_id, "comparable": True} for one in records]
     manifest = {"name": "scaling", "question": "How does it grow?", "table": None, "rows": rows}
     record.write_manifest(manifest | {"figures": ["scaling"]}, tmp_path)
+    (tmp_path / "scaling.png").write_bytes(b"of an earlier run")
     assert "scaling.png" not in [path.name for path in report.build(tmp_path)]
+    assert not (tmp_path / "scaling.png").exists()
     assert "scaling.png" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 

@@ -128,6 +128,17 @@ def test_the_released_layout_equals_the_published_one(name):
     assert relative(output, golden["output.f64"]) < FLOAT64
 
 
+def test_our_side_may_be_compiled(tmp_path, capsys):
+    arguments = ["schemes=[local_global]", "frames=2", "size=64", "depth=1", "pairs=1", "threads=1", "compile=true"]
+    assert peers.main([*arguments, f"out={tmp_path}"]) == 2
+    assert "use modes=[forward]" in capsys.readouterr().err
+    assert peers.main([*arguments, "modes=[forward]", f"out={tmp_path}"]) == 0
+    assert "ours compiled and frozen" in capsys.readouterr().out
+    (record,) = read_records(tmp_path / "peers")
+    assert record.case["compile"]
+    assert record.measurements["forward_speedup"].samples
+
+
 def test_memory_is_measured_in_processes_of_their_own(tmp_path, capsys):
     arguments = ["schemes=[local_global]", "modes=[memory]", "frames=2", "size=64", "depth=1", "threads=1"]
     assert peers.main([*arguments, f"out={tmp_path}"]) == 0

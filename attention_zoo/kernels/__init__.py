@@ -54,8 +54,8 @@ def available(device: torch.device | str, dtype: torch.dtype, backward: bool = F
 def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward: bool = False) -> str:
     """The kernel that `name` stands for here: itself, or for `auto` the one to prefer.
 
-    `auto` is `sdpa`: on every device that was measured it is the fastest that also has a backward pass, and PyTorch
-    chooses among its fused implementations by shape.
+    `auto` is `sdpa`: it runs wherever PyTorch does, has a backward pass, and chooses among PyTorch's fused
+    implementations by shape. The ablation `kernels` measures the others beside it.
 
     Raises:
         UnknownName: `name` is no kernel.

@@ -62,7 +62,7 @@ def _one_pass(workload: Workload) -> dict[str, float]:
     on_device = workload.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_device else [])
     inside = groups_of(workload.eager)
-    with profile(activities=activities, acc_events=True) as profiler, _marked(workload.eager):
+    with profile(activities=activities, acc_events=True) as profiler, _marked(workload.eager, inside):
         with record_function(WHOLE):
             workload.eager(workload.input)
         workload.synchronize()
@@ -92,8 +92,12 @@ def _module(event) -> str | None:
 
 
 @contextlib.contextmanager
-def _marked(model: nn.Module) -> Iterator[None]:
-    """While open, the profile shows which module runs."""
+def _marked(model: nn.Module, inside: dict[str, str]) -> Iterator[None]:
+    """While open, the profile shows which module runs, where its group is not that of the module around it.
+
+    The parts of an MLP are all in one group and get no hooks: with hooks on them it would run in one piece, and another
+    program would be profiled than is timed.
+    """
     from torch.profiler import record_function
 
     open_marks, hooks = [], []
@@ -103,6 +107,8 @@ def _marked(model: nn.Module) -> Iterator[None]:
         open_marks[-1].__enter__()
 
     for name, module in model.named_modules():
+        if name and inside[name] == inside[name.rpartition(".")[0]]:
+            continue
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
         hooks.append(module.register_forward_hook(lambda *_: open_marks.pop().__exit__(None, None, None)))
     try:
