@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 BYTES = 4 * 2**20  # what a chunk holds between operators; 2 to 8 MiB are equally fast, 1 and 16 are slower
-TOKENS = 512  # a chunk has so many at least: for each of them a linear map reads all its weights, up to 9 MiB here
 
 
 def observed() -> bool:
@@ -53,12 +52,13 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if tensor is None else tensor.to(narrow) for tensor in tensors)
 
 
-def length(x: Tensor, count: int, numbers: int, tokens: int = 1) -> int:
-    """How many of `count` sequences make a chunk; the chunks are about equally long.
+def length(x: Tensor, count: int, numbers: int, weights: int = 0) -> int:
+    """How many of `count` tokens (or sequences) make a chunk; the chunks are about equally long.
 
-    Each sequence has so many `numbers` between the operators, and so many `tokens`.
+    Each has so many `numbers` between the operators. A chunk holds twice the `weights` of the linear maps on it at
+    least, for all of them are read and laid out anew for each chunk.
     """
-    whole = max(TOKENS / tokens, BYTES / (numbers * x.element_size()))
+    whole = max(BYTES / x.element_size(), 2 * weights) / numbers
     return max(1, math.ceil(count / max(1, round(count / whole))))
 
 

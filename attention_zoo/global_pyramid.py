@@ -71,7 +71,8 @@ class GlobalPyramidAttention(nn.Module):
         k, v = heads(self.kv(self._keys(x)), 2, self.num_heads)
         tokens = x.flatten(1, 3)
         if chunks.inference(x):  # queries, and what they found
-            length = chunks.length(x, tokens.shape[1], x.shape[0] * 2 * self.dim, x.shape[0])
+            weights = self.q.weight.numel() + self.proj.weight.numel()
+            length = chunks.length(x, tokens.shape[1], x.shape[0] * 2 * self.dim, weights)
             y = chunks.joined((self._attend(part, k, v) for part in tokens.split(length, dim=1)), tokens, dim=1)
         else:
             y = self._attend(tokens, k, v)

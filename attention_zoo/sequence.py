@@ -32,11 +32,11 @@ def self_attention(
     groups = groups or [(x.shape[0], None)]
     counts, biases = zip(*groups, strict=True)
     if chunks.inference(x):  # queries, keys, values, and what was found
-        numbers = x.shape[1] * (qkv.out_features + proj.in_features)
+        numbers, weights = x.shape[1] * (qkv.out_features + proj.in_features), qkv.weight.numel() + proj.weight.numel()
         pieces = (
             (piece.contiguous(), bias)
             for part, bias in zip(x.split(counts), biases, strict=True)
-            for piece in part.split(chunks.length(x, len(part), numbers, x.shape[1]))
+            for piece in part.split(chunks.length(x, len(part), numbers, weights))
         )
         return chunks.joined((proj(_attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
     # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.

@@ -58,7 +58,7 @@ def _of_weight(x: Tensor, shape: torch.Size, gradient: Tensor) -> Tensor:
     (kt, kh, kw), (t, h, w) = shape[2:], x.shape[1:4]
     padded = pad(x, (0, 0, kw // 2, kw // 2, kh // 2, kh // 2, kt // 2, kt // 2))
     places = x.shape[0] * h * w
-    frames, wide = chunks.length(x, t, places * x.shape[-1], places), torch.promote_types(x.dtype, torch.float32)
+    frames, wide = chunks.length(x, t, places * x.shape[-1]), torch.promote_types(x.dtype, torch.float32)
     sums = []
     for start in range(0, t, frames):  # what is multiplied stays in the cache until all taps have seen it
         part = gradient[:, start : start + frames]

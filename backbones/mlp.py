@@ -39,7 +39,7 @@ class Mlp(nn.Module):
 
     def _in_chunks(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         tokens = x.flatten(0, -2)
-        parts = tokens.split(chunks.length(x, len(tokens), self.fc1.out_features))
+        parts = tokens.split(chunks.length(x, len(tokens), self.fc1.out_features, 2 * self.fc1.weight.numel()))
         return chunks.joined((self.fc2(self.act(self.fc1(part))) for part in parts), tokens).view(*x.shape[:-1], -1)
 
     def macs(self, grid: Grid) -> int:
@@ -57,7 +57,7 @@ class _Mlp(torch.autograd.Function):
     def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         tokens = x.flatten(0, -2)
         kept = any(ctx.needs_input_grad)
-        size = chunks.length(x, len(tokens), len(w1))
+        size = chunks.length(x, len(tokens), len(w1), 2 * w1.numel())
         hidden, y = tokens.new_empty(len(tokens) if kept else min(size, len(tokens)), len(w1)), torch.empty_like(tokens)
         for start in range(0, len(tokens), size):
             stop = min(start + size, len(tokens))
@@ -82,7 +82,7 @@ class _Mlp(torch.autograd.Function):
         grad_x = torch.empty_like(tokens) if of_x else None
         grad_w1, grad_b1 = _zeros(w1) if of_w1 else None, _zeros(w1[:, 0]) if of_b1 else None
         grad_w2 = _zeros(w2) if of_w2 else None
-        size = chunks.length(x, len(tokens), 2 * len(w1))
+        size = chunks.length(x, len(tokens), 2 * len(w1), 4 * w1.numel())  # weights and their gradients
         for start in range(0, len(tokens), size):
             here = slice(start, start + size)
             if of_w2:

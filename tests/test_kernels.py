@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import attention_zoo
 from attention_zoo import Grid, kernels
-from attention_zoo.kernels import KernelUnavailable, attend
+from attention_zoo.kernels import SHORT, KernelUnavailable, attend
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCE}
@@ -165,6 +165,7 @@ def test_a_learned_bias_does_not_cost_the_fused_kernel(off):
 @pytest.mark.parametrize("name", attention_zoo.schemes.names())
 def test_schemes_run_fused(name):
     module = attention_zoo.build(name, 12, 2, Grid(4, 6, 8), **attention_zoo.schemes.get(name).example).eval()
+    attention_zoo.use_kernel(module, "sdpa")
     with torch.no_grad():
         ran = operators(lambda: module(torch.randn(2, 4, 6, 8, 12)))
     assert FUSED in ran
@@ -255,3 +256,18 @@ def test_schemes_compile_into_one_graph(name):
     torch._dynamo.reset()
     y = torch.compile(module, fullgraph=True)(x)
     assert_close(y, module(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "length, dtype, plain",
+    [
+        (8, torch.float32, True),
+        (SHORT, torch.float64, True),
+        (SHORT + 1, torch.float32, False),
+        (8, torch.bfloat16, False),
+    ],
+)
+def test_auto_is_plain_softmax_for_sequences_of_a_few_tokens_on_a_cpu(length, dtype, plain):
+    q, k, v = (torch.randn(3, 2, length, 8, dtype=dtype) for _ in range(3))
+    assert (FUSED not in operators(lambda: attend(q, k, v))) == plain
+    assert FUSED in operators(lambda: attend(q, k, v, kernel="sdpa"))

@@ -17,6 +17,7 @@ from attention_zoo.registry import Registry
 
 registry: Registry[Kernel] = Registry("attention kernel", "attention_zoo.kernels")
 AUTO = "auto"
+SHORT = 32  # tokens of a sequence, up to which PyTorch's fused attention on a CPU is no match for plain softmax
 
 
 class KernelUnavailable(RuntimeError):
@@ -55,7 +56,8 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
     """The kernel that `name` stands for here: itself, or for `auto` the one to prefer.
 
     `auto` is `sdpa`: it runs wherever PyTorch does, has a backward pass, and chooses among PyTorch's fused
-    implementations by shape. The ablation `kernels` measures the others beside it.
+    implementations by shape. The ablation `kernels` measures the others beside it. (`attend`, which knows the shapes,
+    makes one exception.)
 
     Raises:
         UnknownName: `name` is no kernel.
@@ -94,6 +96,17 @@ def attend(
     inputs = (q, k, v) if bias is None else (q, k, v, bias)
     backward = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     name = resolve(kernel, q.device, q.dtype, backward)
+    if kernel == AUTO and _short(q, k):
+        name = "reference"
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)
     return registry.get(name).run(q, k, v, bias)
+
+
+def _short(q: Tensor, k: Tensor) -> bool:
+    """Whether `auto` is plain softmax here: it takes half the time on a CPU where each sequence is a few tokens.
+
+    In 16-bit formats fused attention keeps its sums in float32, which is worth more.
+    """
+    wide = q.dtype in (torch.float32, torch.float64)
+    return q.device.type == "cpu" and wide and max(q.shape[-2], k.shape[-2]) <= SHORT
