@@ -47,9 +47,8 @@ GENERATION = "cpu generation"
 TOLD = ("device", GENERATION, "torch", "dtype", "kernel", "operators", "mode", "threads", "clip", "commit")
 WHAT_RAN = ("kernel", "operators")
 LEAST_FLOOR = 0.01  # two runs on another day: the rounds of each know nothing of less
-ASSUMED_FLOORS = dict.fromkeys(
-    ("bytes", "bytes, predicted"), LEAST_FLOOR
-)  # counted, or as steady: see harness/memory.py
+# Memory of one round: an allocator counts it, and the resident set repeats to a hundredth (harness/memory.py).
+ASSUMED_FLOORS = dict.fromkeys(("bytes", "bytes, predicted"), LEAST_FLOOR)
 MANY = 4  # rows that move alike say more of the machine than of themselves
 WORSE = {"ms": ("slower", "faster"), "bytes": ("more", "less")}  # a ratio above 1, below 1
 
@@ -252,22 +251,19 @@ def _agreement(tables: Sequence[AblationTable], pairs: list[tuple[Row, Row]], na
 
 
 def _judge_order(found: Agreement, both: list[tuple[Row, Row]], floor: float) -> None:
-    alike: dict[str, list[tuple[Row, Row]]] = {}
+    alike: dict[str, list[tuple[Row, list[Interval]]]] = {}
     for pair in both:
-        alike.setdefault(canonical([_point(row, found.name) for row in pair]), []).append(pair)
-    for one, other in (two for group in alike.values() for two in combinations(group, 2)):
+        intervals = [_reach(row.interval(found.name), floor, found.name, row) for row in pair]
+        alike.setdefault(canonical([_point(row, found.name) for row in pair]), []).append((pair[0], intervals))
+    for (one, ours), (other, theirs) in (two for rows in alike.values() for two in combinations(rows, 2)):
         found.pairs += 1
-        runs = [
-            [_reach(row.interval(found.name), floor, found.name, row) for row in run]
-            for run in zip(one, other, strict=True)
-        ]
+        runs = list(zip(ours, theirs, strict=True))
         orders = [_order(*run) for run in runs]
         found.apart += all(orders)
         if all(orders) and orders[0] != orders[1]:
-            unit = one[0].measurement(found.name).unit
-            signs = [" < " if order < 0 else " > " for order in orders]
-            said = [sign.join(_spread(one, unit) for one in run) for sign, run in zip(signs, runs, strict=True)]
-            found.reversed.append((f"{one[0].name} and {other[0].name}", *said))
+            unit = one.measurement(found.name).unit
+            said = [f"{_spread(a, unit)} {'<' if a.value < b.value else '>'} {_spread(b, unit)}" for a, b in runs]
+            found.reversed.append((f"{one.name} and {other.name}", *said))
 
 
 def _judge_ratios(found: Agreement, tables: Sequence[AblationTable], both: list[tuple[Row, Row]], floor: float) -> None:
@@ -278,7 +274,8 @@ def _judge_ratios(found: Agreement, tables: Sequence[AblationTable], both: list[
             continue
         found.baselines.append(baseline)
         found.mutual += not (ratios[0].excludes(ratios[1].value) or ratios[1].excludes(ratios[0].value))
-        if _order(*ratios):
+        values = sorted(ratio.value for ratio in ratios)
+        if _order(*ratios) and values[1] > values[0] * (1 + floor):  # below the floor nothing is told apart
             found.outside.append((f"{row} / {baseline}", *map(_spread, ratios)))
 
 
@@ -426,7 +423,7 @@ def _sections(found: Comparison) -> Iterator[tuple[str, list[str], list[tuple[st
     if found.timings:
         rows = [_timing(line) for line in found.timings]
         yield "Timings and memory", ["ablation", "row", "measurement", "A", "B", "B / A", "verdict", "notes"], rows
-    for title, what in (("Rows in another order", "reversed"), ("Ratios whose intervals do not overlap", "outside")):
+    for title, what in (("Rows in another order", "reversed"), ("Ratios that differ", "outside")):
         rows = [(one.ablation, one.name, *said) for one in found.agreements for said in getattr(one, what)]
         if rows:
             yield title, ["ablation", "measurement", "rows", "A", "B"], rows
@@ -470,7 +467,7 @@ def summary(found: Comparison) -> list[str]:
     if "device" in found.circumstances:
         said.append("The machines differ: ratios compare machines, not code.")
     if GENERATION in found.circumstances:
-        said.append("Processors of one name are of different generations: ratios compare machines, not code.")
+        said.append("Under one machine's name the processors differ: ratios compare machines, not code.")
     if any(key in found.circumstances for key in WHAT_RAN):
         said.append("Different kernels or operators ran: see the notes of the rows.")
     if found.floors:
@@ -494,8 +491,8 @@ def _agreement_text(one: Agreement) -> str:
         baseline = names.pop() if len(names) == 1 else "the baseline"
         ratios = len(one.baselines)
         said.append(
-            f"{ratios - len(one.outside)} of {counted(ratios, 'ratio')} to {baseline} have intervals that overlap, "
-            f"{one.mutual} with each value in the other's interval"
+            f"{ratios - len(one.outside)} of {counted(ratios, 'ratio')} to {baseline} agree within intervals or noise "
+            f"floor, {one.mutual} with each value in the other's interval"
         )
     return f"{one.ablation}, {one.name.replace('_', ' ')}: {'; '.join(said)}."
 

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reports import accuracy, cost_page, figure, markdown, table
+from reports import accuracy, cost_page, exponents, figure, markdown, table
 from reports.paper_table import PaperTableError
 from reports.record import MANIFEST, RecordError, write_bytes, write_text
 
@@ -33,6 +33,10 @@ def build(folder: str | Path) -> list[Path]:
             continue
         written.append(write_bytes(drawing.png, file))
         captions[file.name] = drawing.caption
+    if "scaling.png" in captions:
+        written.append(write_text(exponents.to_csv(rows), folder / exponents.FILE))
+    else:
+        (folder / exponents.FILE).unlink(missing_ok=True)
     written.append(write_text(markdown.table_csv(rows), folder / "table.csv"))
     written.append(write_text(markdown.report(rows, captions), folder / "report.md"))
     return written
@@ -41,7 +45,7 @@ def build(folder: str | Path) -> list[Path]:
 def build_index(outputs: str | Path) -> Path:
     """Write `<outputs>/report.md`: every ablation below `outputs`, its question and the verdicts of its costs.
 
-    And the page of costs, which the list names, where one of the ablations was timed.
+    And the page of costs, which the list names, where there is anything for it.
     """
     outputs = Path(outputs)
     tables, broken = [], {}
@@ -50,8 +54,7 @@ def build_index(outputs: str | Path) -> Path:
             tables.append(table.load(path.parent))
         except EXPECTED as error:
             broken[path.parent.name] = str(error).replace(f"{outputs}/", "")
-    timed = any(cost_page.is_timed(one) for one in tables)
-    page = cost_page.build(outputs).name if timed else None
+    page = cost_page.build(outputs).name if cost_page.has_content(outputs, tables) else None
     return write_text(markdown.index(tables, broken, page), outputs / "report.md")
 
 

@@ -1,7 +1,8 @@
 """What attention costs on one machine, on one page: `python -m reports.cost_page results/<device>`.
 
-Writes `cost.md` beside the folders of the ablations: which scheme is cheapest at which clip size, then each table in
-short with its plots. Everything comes from the records below the folder; the same files give the same bytes.
+Writes `cost.md` beside the folders of the ablations: which scheme is cheapest at which clip size, our models beside the
+best public code (`reports/peers.py`), then each table in short with its plots. Everything comes from the records below
+the folder; the same files give the same bytes.
 """
 
 import argparse
@@ -10,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import figure, markdown, roofline, statistics, table
+from reports import exponents, figure, markdown, peers, roofline, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
 from reports.record import MANIFEST, RecordError, write_text
-from reports.statistics import ASSUMED_FLOOR
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Notes, counted, sentence, significant, table_lines
 
@@ -39,7 +39,10 @@ class Column:
 
 
 def build(folder: str | Path) -> Path:
-    """Write the page of one machine's folder. Raises: RecordError where it holds no ablation with a measured cost."""
+    """Write the page of one machine's folder.
+
+    Raises: RecordError where it holds neither an ablation with a measured cost nor a comparison with public code.
+    """
     folder = Path(folder)
     tables, broken = [], []
     for path in sorted(folder.glob(f"*/{MANIFEST}")):
@@ -48,21 +51,30 @@ def build(folder: str | Path) -> Path:
         except EXPECTED as error:
             broken.append(f"{path.parent.name}: {str(error).replace(f'{folder}/', '')}")
     timed = [one for one in tables if is_timed(one)]
-    if not timed:
+    compared, unreadable = peers.load(folder)
+    broken += [reason.replace(f"{folder}/", "") for reason in unreadable]
+    if not timed and not compared:
         raise RecordError(f"no timed record below {folder}; `python -m harness.run ablation=scaling` writes some")
     devices = [row.facts().get("device") for one in timed for row in one.measured]
+    devices += [] if timed else [peers.machine(one) for one in compared]
     machines = [device for device in dict.fromkeys(devices) if device is not None]
     parts = [f"# What attention costs on {' and '.join(machines)}"]
     if len(machines) > 1:
         parts.append("The records come from several machines. Nothing below is compared across them.")
-    parts += [_floors(timed), *cheapest(timed)]
+    parts += [_floors(timed), *cheapest(timed), peers.section(compared)]
     parts += [_section(one, folder) for one in timed]
-    parts.append("↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians.")
+    if timed:
+        parts.append("↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians.")
     parts += [roofline.SAID] if any(roofline.columns(one) for one in timed) else []
     if broken:
         parts.append("## Not shown\n\n" + "\n".join(f"- {reason}" for reason in broken))
     parts.append(f"Rebuild: `python -m reports.cost_page {_named(folder)}`")
-    return write_text("\n\n".join(parts) + "\n", folder / PAGE)
+    return write_text("\n\n".join(part for part in parts if part) + "\n", folder / PAGE)
+
+
+def has_content(folder: str | Path, tables: Sequence[AblationTable]) -> bool:
+    """Whether there is anything to be shown of a folder with these ablations."""
+    return any(is_timed(one) for one in tables) or bool(peers.load(Path(folder))[0])
 
 
 def is_timed(one: AblationTable) -> bool:
@@ -88,7 +100,7 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
     for one in of_schemes:
         for row in one.measured:
             if _timed(row) and row.record.case.get("clip"):
-                points.setdefault(_circumstances(row), {}).setdefault(figure.scheme_of(row), row)
+                points.setdefault(_circumstances(row), {}).setdefault(exponents.scheme_of(row), row)
     points = {key: rows for key, rows in points.items() if len(rows) > 1}
     if not points:
         return []
@@ -104,7 +116,8 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
     parts.append(
         "Schemes named together cannot be told apart: their ratio is closer to 1 than the noise floor, or its 95 % "
         "interval holds 1; the first has the least median. In brackets in the table: 95 % intervals of the winner's "
-        "median and of the ratio to it; without brackets: a single sample. All stand in one skeleton: embeddings, MLP "
+        "median and of the ratio to it; without brackets: single samples, or no difference between samples; rough: the "
+        f"interval is wider than {statistics.WIDE:.0%} of the figure. All stand in one skeleton: embeddings, MLP "
         "and position encoding are part of each figure."
     )
     return parts
@@ -119,16 +132,18 @@ class Ranking:
     worst: str
     times: str
     absent: tuple[str, ...]
-    floor: float | None
-    """Below it nothing is told apart; None: not measured, and assumed."""
+    floor: float
+    """Below it nothing is told apart."""
+    assumed: bool
+    """Whether the floor could not be measured."""
 
     @property
     def tie(self) -> str:
         """Why several are named; nothing where one is."""
         if len(self.best) == 1:
             return ""
-        assumed = " (assumed)" if self.floor is None else ""
-        return f", {NOT_DISTINGUISHABLE} below {self.floor or ASSUMED_FLOOR:.1%}{assumed}".replace(".0%", "%")
+        assumed = " (assumed)" if self.assumed else ""
+        return f", {NOT_DISTINGUISHABLE} below {self.floor:.1%}{assumed}".replace(".0%", "%")
 
 
 def ranking(rows: dict[str, Row], name: str, floor: float | None) -> Ranking | None:
@@ -136,23 +151,26 @@ def ranking(rows: dict[str, Row], name: str, floor: float | None) -> Ranking | N
     known = {scheme: row for scheme, row in rows.items() if row.value(name)}
     if len(known) < 2:
         return None
+    assumed = floor is None
+    floor = statistics.assumed_floor(name) if assumed else floor
     absent = tuple(scheme for scheme, row in rows.items() if (one := row.measurement(name)) and one.missing)
     best, *others = sorted(known, key=lambda scheme: known[scheme].value(name))
     ratios = {scheme: _ratio(known[scheme], known[best], name, floor) for scheme in others}
     level = [scheme for scheme in others if not ratios[scheme].distinguishable]
     times = _with_interval(ratios[others[-1]].interval)
-    return Ranking((best, *level), _quantity(known[best], name), others[-1], times, absent, floor)
+    return Ranking((best, *level), _quantity(known[best], name), others[-1], times, absent, floor, assumed)
 
 
-def _ratio(one: Row, other: Row, name: str, floor: float | None) -> statistics.Ratio:
+def _ratio(one: Row, other: Row, name: str, floor: float) -> statistics.Ratio:
     ours, theirs = table.visits(one, name), table.visits(other, name)
     ratio = statistics.paired_ratio_interval if set(ours) & set(theirs) else statistics.ratio_interval
-    return statistics.Ratio(ratio(ours, theirs), ASSUMED_FLOOR if floor is None else floor)
+    return statistics.Ratio(ratio(ours, theirs), floor)
 
 
 def _with_interval(found: statistics.Interval, scale: float = 1, unit: str = "") -> str:
     value, low, high = (significant(one / scale) for one in (found.value, found.low, found.high))
-    return f"{value}{unit}" + (f" ({low}–{high})" if found.low < found.high else "")
+    rough = ", rough" if found.wide else ""
+    return f"{value}{unit}" + (f" ({low}–{high}{rough})" if found.low < found.high else "")
 
 
 def _what_ran(points: list[dict[str, Row]]) -> str:
@@ -221,10 +239,11 @@ def _section(one: AblationTable, folder: Path) -> str:
     """One ablation in short: under which circumstances, its plots, its table, its footnotes."""
     parts = [f"## {one.question}", f"[The whole report]({one.name}/report.md), [as CSV]({one.name}/table.csv)."]
     parts.append(markdown.circumstances(one))
+    notes = Notes()
     for name in one.figures:
         if (folder / one.name / f"{name}.png").is_file():
             parts.append(f"![{name.replace('_', ' ')}, {one.name}]({one.name}/{name}.png)")
-    notes = Notes()
+            parts += [exponents.section(one, notes)] if name == "scaling" else []
     columns: list[tuple[str, Callable[[Row], str]]] = [("row", lambda row: row.name)]
     for column in (*COLUMNS, *map(_derived, roofline.columns(one)), *SHARES):
         if any(_has(row, column) for row in one.rows):
@@ -262,10 +281,6 @@ def _spread(name: str, scale: float = 1) -> Callable[[Row, Notes], str]:
     return lambda row, notes: markdown.spread(row, name, notes, count=False, scale=scale)
 
 
-def _plain(name: str, scale: float = 1) -> Callable[[Row, Notes], str]:
-    return lambda row, _: significant(row.value(name) / scale)
-
-
 def _part(kind: str, group: str) -> Callable[[Row, Notes], str]:
     return lambda row, _: f"{100 * figure.shares_of(row, kind)[group]:.0f}"
 
@@ -281,14 +296,14 @@ COLUMNS = (
     Column("latency ↓, ms", ("latency",), _spread("latency")),
     Column("throughput ↑, clips/s", ("throughput",), _spread("throughput")),
     Column("training step ↓, ms", ("training_latency",), _spread("training_latency")),
-    Column("peak memory ↓, MiB", ("peak_memory",), _plain("peak_memory", MIB)),
-    Column("training memory ↓, MiB", ("training_memory",), _plain("training_memory", MIB)),
-    Column("of it parameters", ("training_parameters",), _plain("training_parameters", MIB)),
-    Column("gradients", ("training_gradients",), _plain("training_gradients", MIB)),
-    Column("optimizer state", ("training_optimizer_state",), _plain("training_optimizer_state", MIB)),
-    Column("activations and the rest", ("training_activations",), _plain("training_activations", MIB)),
+    Column("peak memory ↓, MiB", ("peak_memory",), _spread("peak_memory", MIB)),
+    Column("training memory ↓, MiB", ("training_memory",), _spread("training_memory", MIB)),
+    Column("of training memory, MiB: parameters", ("training_parameters",), _spread("training_parameters", MIB)),
+    Column("gradients", ("training_gradients",), _spread("training_gradients", MIB)),
+    Column("optimizer state", ("training_optimizer_state",), _spread("training_optimizer_state", MIB)),
+    Column("activations and the rest", ("training_activations",), _spread("training_activations", MIB)),
     Column(
-        "training memory ↓, MiB, predicted", ("predicted_training_memory",), _plain("predicted_training_memory", MIB)
+        "training memory ↓, MiB, predicted", ("predicted_training_memory",), _spread("predicted_training_memory", MIB)
     ),
     Column("largest batch ↑, clips", ("largest_batch",), _spread("largest_batch")),
     Column("throughput at it ↑, clips/s", ("largest_batch_throughput",), _spread("largest_batch_throughput")),
@@ -297,11 +312,11 @@ COLUMNS = (
         "training throughput at it ↑, clips/s", ("training_largest_batch_throughput",),
         _spread("training_largest_batch_throughput"),
     ),
-    Column("energy ↓, J per clip", ("energy",), _plain("energy")),
+    Column("energy ↓, J per clip", ("energy",), _spread("energy")),
 )  # fmt: skip
 SHARES = (
-    Column("ceiling: matrix product, GMAC/s", ("matmul_ceiling",), _plain("matmul_ceiling", 1e9)),
-    Column("ceiling: copy, GB/s", ("copy_ceiling",), _plain("copy_ceiling", 1e9)),
+    Column("ceiling: matrix product, GMAC/s", ("matmul_ceiling",), _spread("matmul_ceiling", 1e9)),
+    Column("ceiling: copy, GB/s", ("copy_ceiling",), _spread("copy_ceiling", 1e9)),
     Column("MLP, % of multiply-adds", ("macs_mlp",), _part("macs", "mlp")),
     Column("MLP, % of time", ("time_mlp",), _part("time", "mlp")),
     Column("attention products, % of multiply-adds", ("macs_attention",), _part("macs", "attention")),

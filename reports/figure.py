@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from reports import accuracy_figures, roofline
+from reports import accuracy_figures, exponents, roofline
 from reports.drawing import (
     DPI,
     FAINT,
@@ -38,6 +38,7 @@ from reports.drawing import (
     styled,
     wrapped,
 )
+from reports.exponents import scheme_of
 from reports.table import AblationTable, Row
 
 
@@ -258,8 +259,8 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
     size where the rows vary both; each takes the rows that differ in it alone. A panel in which no scheme has a value
     at two sizes would show no growth and is left out.
     """
-    rows = [row for row in table.measured if _tokens(row)]
-    lines = [(axis, of_axis) for axis in ("frames", "size") if (of_axis := _line(rows, axis))]
+    rows = [row for row in table.measured if exponents.tokens(row)]
+    lines = [(axis, of_axis) for axis, of_axis in exponents.axes(table).items() if of_axis]
     kinds = (
         ("GMACs of attention products", "macs_attention", 1e9),
         ("GMACs, one view", "macs", 1e9),
@@ -290,7 +291,7 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
         ends, points, segments = [], [], []
         for scheme in dict.fromkeys(scheme_of(row) for row in of_axis):
             of_scheme = [row for row in of_axis if scheme_of(row) == scheme]
-            found = [(_tokens(row), _grows(row, name)) for row in of_scheme]
+            found = [(exponents.tokens(row), exponents.grows(row, name)) for row in of_scheme]
             known = sorted((tokens, value / unit) for tokens, value in found if value)
             if not known:
                 continue
@@ -317,8 +318,8 @@ def _has_line(rows: list[Row], name: str) -> bool:
     """Whether some scheme has values at two sizes."""
     sizes: dict[str, set[int]] = {}
     for row in rows:
-        if _grows(row, name):
-            sizes.setdefault(scheme_of(row), set()).add(_tokens(row))
+        if exponents.grows(row, name):
+            sizes.setdefault(scheme_of(row), set()).add(exponents.tokens(row))
     return any(len(of_scheme) > 1 for of_scheme in sizes.values())
 
 
@@ -326,69 +327,18 @@ def _absent(panels: list[tuple[tuple[str, str, float], str, list[Row]]]) -> str:
     """The points that panels lack, by the reason why."""
     lost: dict[str, list[str]] = {}
     for (_, name, _), _, rows in panels:
-        for row in (row for row in rows if _grows(row, name) is None):
-            why = "its weights are not recorded" if row.value(name) is not None else row.reason(name)
-            lost.setdefault(why, []).append(f"{scheme_of(row)} at {_clip(row)}")
+        for row in (row for row in rows if exponents.grows(row, name) is None):
+            lost.setdefault(exponents.lacks(row, name), []).append(f"{scheme_of(row)} at {_clip(row)}")
     return ", ".join(f"{', '.join(dict.fromkeys(points))} ({why})" for why, points in lost.items())
-
-
-THEORY = {  # exponents of the attention products with frames and with size; a pyramid's by its pooled stages
-    "full": {"frames": (2, 2), "size": (2, 2)},
-    "divided": {"frames": (1, 2), "size": (1, 2)},
-    "space_only": {"frames": (1, 1), "size": (2, 2)},
-    "local_window": {"frames": (1, 1), "size": (1, 1)},
-    "shifted_window": {"frames": (1, 1), "size": (1, 1)},
-    "global_pyramid": {"frames": (1, 1), "size": (1, 1)},
-}
-
-
-def theory(row: Row, axis: str) -> str | None:
-    """The exponent of a row's attention products in the tokens, as "2" or "1–2"; None for a scheme that is not known.
-
-    Source: the closed forms of the schemes. Projections and MLP, which every model has, grow with exponent 1.
-    """
-    config = row.record.case.get("config") or {}
-    attention = config.get("attention") or {}
-    used = {name for pattern in config.get("stages") or () for name in pattern}
-    schemes = {(attention.get(name) or {}).get("scheme", name) for name in used}
-    if not schemes or not schemes <= set(THEORY):
-        return None
-    low = min(THEORY[scheme][axis][0] for scheme in schemes)
-    high = max(THEORY[scheme][axis][1] for scheme in schemes)
-    return f"{low}" if low == high else f"{low}–{high}"
-
-
-def exponent(points: list[tuple[float, float]]) -> tuple[float, float] | None:
-    """Slope and intercept of log cost over log tokens, by least squares; None with fewer than two sizes."""
-    logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
-    mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True)) if logs else (0, 0)
-    spread = sum((x - mean_x) ** 2 for x, _ in logs)
-    if spread < 1e-12:
-        return None
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in logs) / spread
-    return slope, mean_y - slope * mean_x
 
 
 def _fitted(points: list[tuple[float, float]]) -> tuple[float | None, list[tuple[float, float]]]:
     """The exponent, and the ends of the fitted line; no exponent and the points themselves where nothing is fitted."""
-    found = exponent(points)
+    found = exponents.exponent(points)
     if found is None:
         return None, points
     slope, offset = found
     return slope, [(x, math.exp(offset + slope * math.log(x))) for x, _ in (points[0], points[-1])]
-
-
-def _grows(row: Row, name: str) -> int | float | None:
-    """A measurement without what is the same for every clip: peak memory without the weights, where they are known."""
-    value = row.value(name)
-    if name != "peak_memory" or value is None:
-        return value
-    weights = row.measurement(name).details.get("weights_bytes")
-    return None if weights is None else max(0, value - weights)
-
-
-def scheme_of(row: Row) -> str:
-    return row.name.split(" · ")[0]
 
 
 def _clip(row: Row) -> str:
@@ -396,31 +346,18 @@ def _clip(row: Row) -> str:
     return f"{clip['frames']}x{clip['size']}x{clip['size']}"
 
 
-def _line(rows: list[Row], axis: str) -> list[Row]:
-    """The rows that differ in one axis of the clip alone: of all values of the other, that with the longest line."""
-    other = {"frames": "size", "size": "frames"}[axis]
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.record.case["clip"][other], []).append(row)
-    lengths = {value: len({row.record.case["clip"][axis] for row in of}) for value, of in groups.items()}
-    best = max(lengths, key=lambda value: (lengths[value], value), default=None)
-    return groups[best] if best is not None and lengths[best] > 1 else []
-
-
 def _end_label(scheme: str, rows: list[Row], axis: str, slope: float | None) -> str:
-    known = next((said for row in rows if scheme_of(row) == scheme and (said := theory(row, axis))), None)
+    known = next((said for row in rows if scheme_of(row) == scheme and (said := exponents.theory(row, axis))), None)
     return scheme + ("" if slope is None else f" {slope:.2f}") + (f" ({known})" if known else "")
 
 
 def _log_axes(axes: Axes, title: str, axis: str, rows: list[Row]) -> None:
-    clip = rows[0].record.case["clip"]
-    fixed = f"{clip['size']}x{clip['size']} pixels" if axis == "frames" else f"{clip['frames']} frames"
-    ticks = {_tokens(row): row.record.case["clip"][axis] for row in rows}
+    ticks = {exponents.tokens(row): row.record.case["clip"][axis] for row in rows}
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_title(title, pad=11)
     varied = "frames" if axis == "frames" else "pixels"
-    axes.set_xlabel(f"{varied}, at {fixed}; below: tokens (log scale)", fontsize=9)
+    axes.set_xlabel(f"{varied}, at {exponents.fixed(rows[0], axis)}; below: tokens (log scale)", fontsize=9)
     axes.set_xticks(sorted(ticks), [f"{ticks[n]}\n{n:,}" for n in sorted(ticks)], fontsize=8.5)
     axes.xaxis.set_minor_locator(NullLocator())
     room = (max(ticks) / min(ticks)) ** 0.05
@@ -428,15 +365,6 @@ def _log_axes(axes: Axes, title: str, axis: str, rows: list[Row]) -> None:
     log_ticks(axes.yaxis)
     axes.tick_params(axis="y", labelsize=8.5)
     axes.grid(True)
-
-
-def _tokens(row: Row) -> int | None:
-    """Tokens of one clip after the patch embedding, from the record's own case."""
-    case = row.record.case if row.record else {}
-    clip, patch = case.get("clip") or {}, (case.get("config") or {}).get("patch")
-    if not patch or not clip.get("frames") or not clip.get("size"):
-        return None
-    return math.prod(-(-size // p) for size, p in zip((clip["frames"], clip["size"], clip["size"]), patch, strict=True))
 
 
 def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:

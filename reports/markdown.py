@@ -7,8 +7,8 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
-from reports import accuracy, accuracy_section, counting, roofline, statistics, verdict
-from reports.statistics import Ratio
+from reports import accuracy, accuracy_section, counting, exponents, roofline, statistics, verdict
+from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
 from reports.text import MISSING, Notes, counted, escape, sentence, significant, table_lines
 from reports.verdict import Verdict
@@ -37,17 +37,22 @@ UNITS = {  # unit: as shown, divided by
     "bytes/s": ("GB/s", 10**9),
 }  # fmt: skip
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
-RATIOS = ("latency", "training_latency")
+RATIOS = ("latency", "peak_memory", "training_latency", "training_memory")
 ENOUGH_ROUNDS = 5  # from here on a 95 % interval holds the true median nearly as often as it says
 LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching for so long
+ROUGH = f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough"
+FINITE = {"finite_logits": "outputs were", "finite_loss": "loss was"}  # details that say so, and of what
 
 
 def report(table: AblationTable, figures: dict[str, str]) -> str:
     """The whole report; `figures` maps the file name of each figure to its caption."""
     notes = Notes()
+    drawn = [_links(figures)]
+    if "scaling.png" in figures and (fitted := exponents.section(table, notes)):
+        drawn.append(f"{fitted}\n\nThe same [as CSV]({exponents.FILE}).")
     main = _main_table(table, notes)
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
-    parts += [_links(figures), main, _legend(table), accuracy_section.section(table, notes)]
+    parts += [*drawn, main, _legend(table), accuracy_section.section(table, notes)]
     parts += [_further(table, notes), roofline.section(table, notes), _precision(table)]
     if notes.texts:
         parts.append(
@@ -155,7 +160,9 @@ def _main_table(table: AblationTable, notes: Notes) -> str:
     if table.asked("throughput"):
         columns.append(("throughput ↑, clips/s", lambda row: spread(row, "throughput", notes, count=False)))
     if table.asked("peak_memory"):
-        columns.append(("peak memory ↓, MiB", lambda row: plain(row, "peak_memory", 2**20, notes)))
+        memory = "peak_memory"
+        columns.append(("peak memory ↓, MiB", lambda row: spread(row, memory, notes, count=False, scale=2**20)))
+        columns += ratio_columns(table, memory, notes)
     for column in IN_MAIN_TABLE:
         if table.publishes(column):
             columns.append((f"{ACCURACY[column]} ↑, %, published", lambda row, c=column: _published_cell(row, c)))
@@ -257,17 +264,23 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: floa
     value, low, high = (shown(one / scale) for one in (interval.value, interval.low, interval.high))
     n = f"n={len(measured.samples)}" if count else ""
     inside = ", ".join(part for part in (f"{low}–{high}" if len(measured.samples) > 1 else "", n) if part)
-    text = f"{value} ({inside})" if inside else value
-    if interval.wide:
-        text += notes.mark(f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough")
+    text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
     if measured.details.get("settled") is False:
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
     if measured.details.get("launch_share", 0) > LAUNCH_BOUND:
         text += notes.mark("the host was busy launching for most of this time: the device alone may be faster")
     if measured.details.get("bound", "memory") != "memory":
         text += notes.mark(f"larger batches may fit: the search ended with this: {measured.details['bound']}")
+    for detail, what in FINITE.items():
+        if measured.details.get(detail) is False:
+            text += notes.mark(f"the {what} not finite (nan or infinity): the cost of a computation that failed")
     unfinished = row.unfinished(name)
     return text + (notes.mark(unfinished) if unfinished else "")
+
+
+def wide(interval: Interval, notes: Notes) -> str:
+    """The mark of an interval that says little."""
+    return notes.mark(ROUGH) if interval.wide else ""
 
 
 def ratio_columns(table: AblationTable, name: str, notes: Notes) -> list[tuple[str, Any]]:
@@ -291,13 +304,15 @@ def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     marks = notes.mark(f"different things ran: {differs}") if differs else ""
     if not ratio.paired:
         marks += notes.mark("the two were not measured in turn in one run: the ratio is of two independent medians")
-    return ratio_text(ratio) + marks
+    return ratio_text(ratio) + wide(ratio.interval, notes) + marks
 
 
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval, and whether it says anything."""
     one = ratio.interval
-    text = f"{significant(one.value)} ({significant(one.low)}–{significant(one.high)})"
+    text = significant(one.value)
+    if not ratio.once:
+        text += f" ({significant(one.low)}–{significant(one.high)})"
     return text if ratio.distinguishable else f"{text}, {NOT_DISTINGUISHABLE}"
 
 
@@ -353,8 +368,8 @@ def _precision(table: AblationTable) -> str:
     if compared:
         said.append(
             "Ratios are medians over the rounds of one median over the baseline's in that round. A ratio whose "
-            f"interval holds 1, or which is closer to 1 than the noise floor, is {NOT_DISTINGUISHABLE}. "
-            + floors_in_words({name: table.floor(name) for name in compared})
+            f"interval holds 1, or which is closer to 1 than the noise floor, is {NOT_DISTINGUISHABLE}; one without an "
+            "interval is of single samples. " + floors_in_words({name: table.floor(name) for name in compared})
         )
     return "\n\n".join(["## How sure", " ".join(said)])
 
@@ -362,25 +377,24 @@ def _precision(table: AblationTable) -> str:
 def floors_in_words(floors: dict[str, float | None]) -> str:
     """One line: the noise floor of each measurement; None where it could not be measured and one is assumed."""
     measured = [f"{_words(name)} {floor:.1%}" for name, floor in floors.items() if floor is not None]
-    assumed = [_words(name) for name, floor in floors.items() if floor is None]
+    assumed: dict[float, list[str]] = {}
+    for name in (name for name, floor in floors.items() if floor is None):
+        assumed.setdefault(statistics.assumed_floor(name), []).append(_words(name))
     said = []
     if measured:
         said.append(
             f"Noise floor (A/A): {', '.join(measured)}: by how much the same row differs from itself, the largest over "
             "the smallest median of its rounds, without what moved all rows of a round alike; the median over the rows."
         )
-    if assumed:
-        said.append(
-            f"Noise floor of {', '.join(assumed)}: no row has two rounds, so {statistics.ASSUMED_FLOOR:.0%} is assumed."
-        )
+    for floor, names in assumed.items():
+        said.append(f"Noise floor of {', '.join(names)}: no row has two rounds, so {floor:.0%} is assumed.")
     return " ".join(said)
 
 
-def plain(row: Row, name: str, scale: int, notes: Notes, decimals: int | None = None) -> str:
+def plain(row: Row, name: str, scale: int, notes: Notes, decimals: int) -> str:
+    """A count, which has no interval."""
     value = row.value(name)
-    if value is None:
-        return missing_cell(row, name, notes)
-    return significant(value / scale) if decimals is None else str(verdict.rounded(value, scale, decimals))
+    return missing_cell(row, name, notes) if value is None else str(verdict.rounded(value, scale, decimals))
 
 
 def missing_cell(row: Row, name: str, notes: Notes) -> str:
@@ -462,7 +476,7 @@ def table_csv(table: AblationTable) -> str:
     further += [
         f"{name}_{column}"
         for name in RATIOS
-        if name not in IN_COLUMNS and table.asked(name)
+        if f"{name}_ratio" not in CSV_COLUMNS and table.asked(name)
         for column in ("ratio", "ratio_low", "ratio_high", "ratio_verdict", "noise_floor")
     ]
     further += [column.name for column in roofline.columns(table)] + accuracy_section.csv_columns(table)

@@ -20,6 +20,7 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 WIDE = 0.10  # an interval wider than this share of its median is marked
 ASSUMED_FLOOR = 0.10  # where no case has two rounds: medians of one process drift by about that much between runs
+ASSUMED_FLOOR_OF_MEMORY = 0.01  # load does not move it: ten times what rounds on a CPU were seen to differ by
 FEWEST_FOR_DRIFT = 4  # so many cases must share their rounds before their common drift is told from their noise
 
 Rounds = Mapping[Hashable, tuple[float, ...]]
@@ -54,6 +55,7 @@ class Ratio:
     interval: Interval
     floor: float
     paired: bool = True  # whether medians of the same run and round were set against each other
+    once: bool = False  # whether both are single samples, which have no interval
 
     @property
     def distinguishable(self) -> bool:
@@ -116,6 +118,11 @@ def paired_ratio_interval(rounds: Rounds, baseline: Rounds) -> Interval:
     generator = np.random.default_rng(2)
     drawn = generator.integers(len(shared), size=(RESAMPLES, len(shared)))
     return _interval(float(value), np.median(within[drawn, generator.integers(RESAMPLES, size=drawn.shape)], axis=1))
+
+
+def assumed_floor(name: str) -> float:
+    """The noise floor of a measurement of which no case has two rounds."""
+    return ASSUMED_FLOOR_OF_MEMORY if name.endswith("_memory") else ASSUMED_FLOOR
 
 
 def noise_floor(cases: Sequence[Rounds], *, common_drift: bool) -> float | None:

@@ -222,7 +222,8 @@ class AblationTable:
         paired = bool(set(pair[0]) & set(pair[1]))
         interval = (statistics.paired_ratio_interval if paired else statistics.ratio_interval)(*pair)
         floor = self.floor(name)
-        return Ratio(interval, statistics.ASSUMED_FLOOR if floor is None else floor, paired)
+        once = all(len(one.measurement(name).samples) == 1 for one in (row, base))
+        return Ratio(interval, statistics.assumed_floor(name) if floor is None else floor, paired, once)
 
     def ran_differently(self, row: Row, name: str) -> str | None:
         """How a row and its baseline ran, where they ran different things."""

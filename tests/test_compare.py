@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 ROUNDS = [1, 1, 2, 2, 3, 3]
 
 
-def run(folder, rows, name="scales", **manifest):
+def run(folder, rows, name="scales", baseline=None):
     """A folder of records: `rows` maps each row to what differs in it."""
     records = [record(row, **changes) for row, changes in rows.items()]
-    return write(folder / name, records, table=None, **manifest)
+    return write(folder / name, records, [{"baseline": baseline}] * len(rows), table=None)
 
 
 def record(row, level=500.0, kernel="sdpa", operators=("flash",), machine="Example CPU", spread=0.01, **changes):
@@ -206,3 +206,99 @@ def test_what_runs_no_attention_has_no_kernel_to_differ_in(tmp_path):
 
     found = compared(run(tmp_path / "a", "auto"), run(tmp_path / "b", "reference"))
     assert lines(found, "matmul_ceiling")["x"].notes == ()
+
+
+def told(found, name="latency"):
+    """What is said of one measurement, and what is known of it."""
+    (one,) = [one for one in found.agreements if one.name == name]
+    start = f"scales, {name.replace('_', ' ')}: "
+    return next(line for line in compare.summary(found) if line.startswith(start)), one
+
+
+def test_two_rows_that_changed_places_are_named(tmp_path):
+    levels = {"full": 900, "fast": 300, "slow": 700}
+    swapped = {"full": 900, "fast": 700, "slow": 300}
+    first, same, second = (
+        run(tmp_path / name, {row: dict(level=level) for row, level in rows.items()}, baseline="full")
+        for name, rows in (("a", levels), ("same", levels), ("b", swapped))
+    )
+    said, one = told(compared(first, same))
+    assert "3 of 3 pairs of rows can be told apart in both runs, all in the same order" in said
+    assert "2 of 2 ratios to full agree within intervals or noise floor, 2 with each value in the other's inter" in said
+    assert (one.reversed, one.outside) == ([], [])
+
+    found = compared(first, second)
+    said, one = told(found)
+    assert "3 of 3 pairs of rows can be told apart in both runs, 2 in the same order, 1 reversed" in said
+    assert "0 of 2 ratios to full agree within intervals or noise floor, 0 with each" in said
+    ((rows, before, after),) = one.reversed
+    assert (rows, before.split()[0], after.split()[0]) == ("fast and slow", "300.3", "700.7")
+    assert (" < " in before, " > " in after) == (True, True)
+    assert [line[0] for line in one.outside] == ["fast / full", "slow / full"]
+    page = compare.markdown(found, "A", "B")
+    assert "| scales | latency | fast and slow | 300.3 (" in page
+    assert "| scales | latency | fast / full | 0.33333 (" in page
+
+
+def test_intervals_that_overlap_and_rows_of_different_clips_are_not_ranked(tmp_path):
+    first = run(tmp_path / "a", {"x": dict(level=500), "y": dict(level=502), "z": dict(level=900, frames=16)})
+    second = run(tmp_path / "b", {"x": dict(level=502), "y": dict(level=500), "z": dict(level=100, frames=16)})
+    said, one = told(compared(first, second))
+    assert said == "scales, latency: 0 of 1 pair of rows can be told apart in both runs."
+    assert (one.pairs, one.reversed, one.baselines) == (1, [], [])
+
+
+def test_a_pair_apart_in_one_run_only_is_not_judged(tmp_path):
+    first = run(tmp_path / "a", {"x": dict(level=500), "y": dict(level=900)})
+    second = run(tmp_path / "b", {"x": dict(level=502), "y": dict(level=500)})
+    assert told(compared(first, second))[1].apart == 0
+
+
+def with_one_sample(folder, **levels):
+    """Rows with memory and latency of one round and one sample, in MiB and ms."""
+    records = []
+    for row, level in levels.items():
+        one = record(row)
+        once = {
+            name: replace(one.measurements[name], samples=(sample,), details={"machine": "Example CPU"})
+            for name, sample in (("peak_memory", int(level * 2**20)), ("latency", float(level)))
+        }
+        records.append(replace(one, measurements=once))
+    return write(folder / "scales", records, [{"baseline": "full"}] * len(records), table=None)
+
+
+def test_memory_of_one_round_is_not_held_to_the_floor_of_timings(tmp_path):
+    first = with_one_sample(tmp_path / "a", full=700, more=500, steady=500)
+    found = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=502))
+    assert found.floors == {"peak_memory": compare.LEAST_FLOOR, "latency": compare.statistics.ASSUMED_FLOOR}
+    memory = {row: line.verdict for row, line in lines(found, "peak_memory").items()}
+    assert memory == {"full": "not distinguishable", "more": "more", "steady": "not distinguishable"}
+    assert {line.verdict for line in lines(found).values()} == {"not distinguishable"}
+
+
+def test_one_round_reaches_as_far_as_the_noise_floor(tmp_path):
+    first = with_one_sample(tmp_path / "a", full=700, more=500, steady=501)
+    found = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=500))
+    _, memory = told(found, "peak_memory")
+    assert (memory.pairs, memory.apart, memory.reversed) == (3, 2, [])  # not 500 and 501
+    assert [line[0] for line in memory.outside] == ["more / full"]
+    assert told(found)[1].outside == []  # timings of one process drift by more
+
+
+def test_another_generation_of_one_processor_s_name_is_told(tmp_path):
+    def of_generation(folder, machine="Example CPU", **generation):
+        one = record("x", machine=machine)
+        made = replace(one, provenance=one.provenance | {"cpu_generation": generation})
+        return write(folder / "scales", [made if generation else one], table=None)
+
+    first = of_generation(tmp_path / "a", family=25, model=1, vectors=["avx2"])
+    second = of_generation(tmp_path / "b", family=25, model=17, vectors=["avx2", "avx512f"])
+    found = compared(first, second)
+    (said,) = found.circumstances["cpu generation"]
+    assert said == ("model 1, vectors avx2", "model 17, vectors avx2 avx512f")
+    assert "Under one machine's name the processors differ" in compare.markdown(found, "A", "B")
+
+    assert compared(first, first).circumstances == {}
+    assert compared(first, of_generation(tmp_path / "old")).circumstances == {}  # not recorded then
+    other = of_generation(tmp_path / "c", machine="Another CPU", family=6, vectors=[])
+    assert set(compared(first, other).circumstances) == {"device"}

@@ -1,5 +1,6 @@
 """Where the time and the multiply-adds go, what the machine can do at best, energy, and the pages made of them."""
 
+import csv
 import sys
 import types
 from dataclasses import replace
@@ -21,7 +22,7 @@ from harness.metrics import energy, operator_macs, operator_share
 from harness.operators import GROUPS, group, groups_of
 from harness.workload import Workload
 from reports import build as report
-from reports import cost_page, figure, record, roofline, table
+from reports import cost_page, exponents, figure, record, roofline, table
 from reports.drawing import styled
 from reports.record import Measurement, Record, RecordError
 
@@ -334,8 +335,10 @@ def test_a_figure_of_single_points_is_neither_drawn_nor_linked(tmp_path):
     manifest = {"name": "scaling", "question": "How does it grow?", "table": None, "rows": rows}
     record.write_manifest(manifest | {"figures": ["scaling"]}, tmp_path)
     (tmp_path / "scaling.png").write_bytes(b"of an earlier run")
+    (tmp_path / exponents.FILE).write_bytes(b"of an earlier run")
     assert "scaling.png" not in [path.name for path in report.build(tmp_path)]
     assert not (tmp_path / "scaling.png").exists()
+    assert not (tmp_path / exponents.FILE).exists()
     assert "scaling.png" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -392,16 +395,16 @@ def assert_inside(drawn):
 
 
 def test_the_fitted_exponent_is_that_of_the_costs():
-    assert figure.exponent([(n, 7 * n**2) for n in (10, 20, 50)])[0] == pytest.approx(2)
-    assert figure.exponent([(n, n**0.5) for n in (1, 100)])[0] == pytest.approx(0.5)
-    assert figure.exponent([(8, 1), (8, 2)]) is None
-    assert figure.exponent([]) is None
+    assert exponents.exponent([(n, 7 * n**2) for n in (10, 20, 50)])[0] == pytest.approx(2)
+    assert exponents.exponent([(n, n**0.5) for n in (1, 100)])[0] == pytest.approx(0.5)
+    assert exponents.exponent([(8, 1), (8, 2)]) is None
+    assert exponents.exponent([]) is None
 
 
 def test_theory_follows_from_the_schemes_of_a_row(machine):
     full, window = (next(r for r in table.load(machine).rows if r.name.startswith(s)) for s in SLOPES)
-    assert (figure.theory(full, "frames"), figure.theory(window, "size")) == ("2", "1")
-    assert set(figure.THEORY) <= set(attention_zoo.schemes.names())
+    assert (exponents.theory(full, "frames"), exponents.theory(window, "size")) == ("2", "1")
+    assert set(exponents.THEORY) <= set(attention_zoo.schemes.names())
 
 
 def test_a_roofline_is_derived_on_one_machine_only(machine):
@@ -419,9 +422,9 @@ def test_the_page_says_which_scheme_is_cheapest_where(machine, capsys):
     assert cost_page.main([str(machine.parent)]) == 0
     page = (machine.parent / cost_page.PAGE).read_text(encoding="utf-8")
     assert page.startswith("# What attention costs on Example CPU\n")
-    tie = "not distinguishable below 10% (assumed)"
+    tie, level = (f"not distinguishable below {floor}% (assumed)" for floor in (10, 1))
     assert f"Least latency: at 8x112x112 full; at 16x112x112 full and local_window, {tie}; at 8x224x224" in page
-    assert f"Least peak memory at every size: full and local_window, {tie}." in page
+    assert f"Least peak memory at every size: full and local_window, {level}." in page
     assert "| 32x112x112 | local_window: 1200 ms (1188–1212) | full: 2.00 (1.96–2.04) times as much |" in page
     assert "![scaling, scaling](scaling/scaling.png)" in page
     assert "Out of memory: one piece of 19.0 GiB." in page
@@ -471,13 +474,13 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
     record.write_manifest({"name": "operators", "question": "Where to?", "table": None, "rows": rows}, folder)
     page = cost_page.build(tmp_path).read_text(encoding="utf-8")
     assert "Noise floor (A/A): latency 6.1%: by how much the same row differs from itself" in page
-    assert "Noise floor of peak memory, training memory: no row has two rounds, so 10% is assumed." in page
+    assert "Noise floor of peak memory, training memory: no row has two rounds, so 1% is assumed." in page
     table_of = page.partition("## Where to?")[2]
     head = next(line for line in table_of.splitlines() if line.startswith("| row |"))
     cells = next(line for line in table_of.splitlines() if line.startswith("| local_window"))
     shown = dict(zip(head.split(" | "), cells.split(" | "), strict=True))
     assert shown["training memory ↓, MiB"] == "400"
-    parts = ("of it parameters", "gradients", "optimizer state", "activations and the rest")
+    parts = ("of training memory, MiB: parameters", "gradients", "optimizer state", "activations and the rest")
     assert [shown[part] for part in parts] == ["80.0", "70.0", "160", "90.0"]
     assert shown["training memory ↓, MiB, predicted"] == "333"
     assert shown["largest batch ↑, clips"].startswith("48 [")
@@ -485,6 +488,40 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
     (ratio,) = [cell for heading, cell in shown.items() if heading.startswith("latency ↓ / full")]
     assert ratio.startswith("2.00 (")
     assert "Larger batches may fit: the search ended with this: time budget of 9 s." in table_of
+
+
+WIDE = {  # measurement: its heading on the page
+    "peak_memory": "peak memory ↓, MiB",
+    "training_memory": "training memory ↓, MiB",
+    "energy": "energy ↓, J per clip",
+    "matmul_ceiling": "ceiling: matrix product, GMAC/s",
+    "copy_ceiling": "ceiling: copy, GB/s",
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("step", [0.2, 0.001])
+def test_the_page_shows_intervals_of_every_kind_and_marks_wide_ones(name, step, tmp_path):
+    details = {"machine": "Example CPU", "kernel": "sdpa", "threads": 2, "rounds": [1, 2, 3], "rounds_wanted": 3}
+    rounds = tuple(1e9 * (1 + step * n) for n in range(3))
+    one = one_record("full", 8, 112, **{name: Measurement(name, "a unit", "lower", rounds, details=details)})
+    record.write_record(one, tmp_path / "operators")
+    rows = [{"row": one.row, "case_id": one.case_id}]
+    record.write_manifest({"name": "operators", "question": "?", "table": None, "rows": rows}, tmp_path / "operators")
+    head, _, cells = cost_page.build(tmp_path).read_text(encoding="utf-8").partition("| row |")[2].splitlines()[:3]
+    cell = dict(zip(head.strip("| ").split(" | "), cells.strip("| ").split(" | ")[1:], strict=True))[WIDE[name]]
+    assert " (" in cell
+    assert cell.endswith("]") == (step == 0.2)
+
+
+def test_the_page_calls_wide_intervals_of_the_cheapest_rough(machine):
+    assert ", rough)" not in cost_page.build(machine.parent).read_text(encoding="utf-8")
+    row = table.load(machine).rows[0]
+    latency = replace(row.measurement("latency"), samples=(90.0, 100.0, 110.0, 150.0))
+    measured = row.record.measurements | {"latency": latency}
+    record.write_record(replace(row.record, measurements=measured), machine)
+    page = cost_page.build(machine.parent).read_text(encoding="utf-8")
+    assert page.count(", rough)") == 2  # that of the median, that of the ratio to it
 
 
 def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_path):
@@ -503,10 +540,35 @@ def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_p
     assert sorted(said["GMACs of attention products"]) == ["full 2.00 (2)", "local_window 1.00 (1)"]
     assert sorted(said["GMACs, one view"]) == ["full 2.00", "local_window 1.00"]
     assert sorted(said["peak memory without weights, MiB"]) == ["full 1.00", "local_window 1.00"]
+    fitted = {line.scheme: line.exponent("peak_memory") for line in exponents.lines(rows_of(*records))}
+    assert fitted == pytest.approx({"full": 1, "local_window": 1})
     unknown = [one_record("full", frames, 112) for frames in (8, 16)]
     rows = tuple(table.Row(one.row, record=one) for one in unknown)
     drawn, _ = figure.scaling(table.AblationTable("scaling", "?", rows))
     assert not [axes for axes in drawn.axes if "memory" in axes.get_title(loc="left") + axes.get_title()]
+
+
+def test_fitted_exponents_stand_below_the_figure_and_in_a_csv(machine):
+    report.build(machine)
+    below = (machine / "report.md").read_text(encoding="utf-8").partition("(scaling.png)")[2].partition("| row |")[0]
+    expected = [
+        "| scheme | growing with | multiply-adds of attention products: exponent | theirs in theory | all "
+        "multiply-adds: exponent | latency: exponent |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| full | frames, at 112x112 pixels | 0.00 (3) | 2 | 2.00 (3) | 2.00 (3) |",
+        "| local_window | frames, at 112x112 pixels | 0.00 (3) | 1 | 1.00 (3) | 1.00 (3) |",
+        "| full | size, at 8 frames | 0.00 (3) | 2 | 2.00 (3) | 2.00 (2) [1] |",
+        "| local_window | size, at 8 frames | 0.00 (3) | 1 | 1.00 (3) | 1.00 (3) |",
+    ]
+    assert [line for line in below.splitlines() if line.startswith("|")] == expected
+    assert "[as CSV](exponents.csv)" in below
+    assert "\n".join(expected) in cost_page.build(machine.parent).read_text(encoding="utf-8")
+    with (machine / exponents.FILE).open(newline="", encoding="utf-8") as file:
+        fitted = {(one["scheme"], one["varied"], one["measurement"]): one for one in csv.DictReader(file)}
+    assert len(fitted) == 12
+    shorter = fitted["full", "size", "latency"]
+    assert (float(shorter["exponent"]), shorter["points"], shorter["at"], shorter["theory"]) == (2, "2", "8 frames", "")
+    assert fitted["full", "size", "macs_attention"]["theory"] == "2"
 
 
 def test_the_page_leaves_out_rows_without_a_record_and_says_so(machine):

@@ -538,6 +538,45 @@ def test_one_round_assumes_a_floor_and_a_part_of_the_rounds_is_marked(tmp_path):
     assert csv_rows(folder)[1]["latency_ratio_verdict"] == "not distinguishable"
 
 
+def in_bytes(row, mib) -> Record:
+    """A record whose two memories were sampled once."""
+    one, details = one_record(row), {"machine": MACHINE, "kernel": "sdpa", "threads": 2}
+    made = {
+        name: Measurement(name, "bytes", "lower", (mib * 2**20,), details=details)
+        for name in ("peak_memory", "training_memory")
+    }
+    return replace(one, measurements=one.measurements | made)
+
+
+def test_memory_has_a_ratio_with_a_floor_of_its_own(tmp_path):
+    sizes = {"base": 300, "third": 100, "level": 301, "above": 315}
+    folder = against_base(tmp_path / "scales", *(in_bytes(row, mib) for row, mib in sizes.items()))
+    rows = csv_rows(folder)
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    for name in ("peak_memory", "training_memory"):
+        told = [row[f"{name}_ratio_verdict"] for row in rows]
+        assert told == ["", "lower", "not distinguishable", "higher"]  # 5 % would be too little for a latency
+        assert float(rows[1][f"{name}_ratio"]) == pytest.approx(1 / 3)
+        assert float(rows[1][f"{name}_noise_floor"]) == 0.01
+        assert f"{name.replace('_', ' ')} ↓ / base: ratio (95 % interval)" in report
+    assert report.count("| 100 | 0.333 |") == report.count("| 301 | 1.00, not distinguishable |") == 2
+    assert report.count("| 315 | 1.05 |") == 2
+    assert "Noise floor of peak memory, training memory: no row has two rounds, so 1% is assumed." in report
+    assert "Noise floor of latency: no row has two rounds, so 10% is assumed." in report
+
+
+def test_memory_of_several_rounds_has_a_measured_floor_and_intervals(tmp_path):
+    levels = {"base": [300, 301, 300], "less": [100, 101, 100]}
+    records = [in_rounds(row, [mib * 2**20 for mib in of], "peak_memory", "bytes") for row, of in levels.items()]
+    folder = against_base(tmp_path / "scales", *records)
+    (_, less), report = csv_rows(folder), (folder / "report.md").read_text(encoding="utf-8")
+    assert float(less["peak_memory_noise_floor"]) < 0.01
+    assert float(less["peak_memory_ratio_low"]) < float(less["peak_memory_ratio"])
+    assert "| less |" in report
+    assert "| 100 (" in report
+    assert "| 0.333 (" in report
+
+
 def test_what_ran_differently_is_said_and_other_machines_have_no_ratio(tmp_path):
     levels = [100, 101, 100]
     other = in_rounds("kernel", levels, operators=["math"], kernel="reference")
@@ -613,6 +652,34 @@ def test_a_time_that_is_the_hosts_has_a_footnote(tmp_path, share):
     )
     build.build(folder)
     assert ("host was busy launching" in (folder / "report.md").read_text(encoding="utf-8")) == (share == 0.95)
+
+
+def test_wide_intervals_are_marked_wherever_they_stand(tmp_path):
+    records = []
+    for row, levels in (("base", [100, 100, 100]), ("rough", [100, 200, 300])):
+        one = in_rounds(row, levels)
+        memory = in_rounds(row, levels, "peak_memory", "bytes").get("peak_memory")
+        records.append(replace(one, measurements=one.measurements | {"peak_memory": memory}))
+    folder = against_base(tmp_path / "scales", *records)
+    build.build(folder)
+    lines = (folder / "report.md").read_text(encoding="utf-8").splitlines()
+    (number,) = [line.partition(".")[0] for line in lines if "The interval is wider than 10% of the median" in line]
+    head, base, rough = ([ln for ln in lines if ln.startswith(f"| {row} |")][0] for row in ("row", "base", "rough"))
+    shown = dict(zip(head.split(" | "), zip(base.split(" | "), rough.split(" | "), strict=True), strict=True))
+    spreads = {heading: cells for heading, cells in shown.items() if heading.startswith(("latency", "peak memory"))}
+    assert len(spreads) == 4  # each with its ratio
+    for base, rough in spreads.values():
+        assert f"[{number}]" not in base
+        assert f"[{number}]" in rough
+
+
+@pytest.mark.parametrize(("name", "detail"), [("latency", "finite_logits"), ("training_latency", "finite_loss")])
+@pytest.mark.parametrize("finite", [True, False])
+def test_values_that_are_not_finite_have_a_footnote(tmp_path, name, detail, finite):
+    folder = against_base(tmp_path / "scales", in_rounds("base", [100] * 3, name, **{detail: finite}))
+    build.build(folder)
+    said = f"The {'outputs were' if name == 'latency' else 'loss was'} not finite (nan or infinity): the cost of"
+    assert (said in (folder / "report.md").read_text(encoding="utf-8")) != finite
 
 
 @pytest.mark.parametrize("rounds", [3, 5])

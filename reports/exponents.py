@@ -1,0 +1,185 @@
+"""With what exponent a cost grows with the tokens of a clip: a line through the logarithms, beside the theory.
+
+The figure `scaling` draws the lines; here are the numbers, as a table below it and as a CSV. A line takes the rows of
+one scheme that differ in one axis of the clip alone. Memory is what a pass needs beside the weights, which do not grow
+with the clip. The exponent in theory is that of the products of attention, and stands beside theirs alone.
+"""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+
+from reports.table import AblationTable, Row
+from reports.text import MISSING, Notes, table_lines
+
+KINDS = {  # measurement: what its exponent is called in a table
+    "macs_attention": "multiply-adds of attention products",
+    "macs": "all multiply-adds",
+    "latency": "latency",
+    "peak_memory": "peak memory without weights",
+}
+CSV = ("scheme", "varied", "at", "measurement", "exponent", "points", "theory")
+FILE = "exponents.csv"
+SAID = (
+    "Exponents of the fitted lines: least squares of log cost on log tokens; in brackets the number of clips that a "
+    "line is fitted to. A line through 2 of them always fits."
+)
+
+THEORY = {  # exponents of the attention products with frames and with size; a pyramid's by its pooled stages
+    "full": {"frames": (2, 2), "size": (2, 2)},
+    "divided": {"frames": (1, 2), "size": (1, 2)},
+    "space_only": {"frames": (1, 1), "size": (2, 2)},
+    "local_window": {"frames": (1, 1), "size": (1, 1)},
+    "shifted_window": {"frames": (1, 1), "size": (1, 1)},
+    "global_pyramid": {"frames": (1, 1), "size": (1, 1)},
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """The rows of one scheme that differ in one axis of the clip alone, "frames" or "size"."""
+
+    scheme: str
+    axis: str
+    rows: tuple[Row, ...]
+
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """Tokens and cost, by the number of tokens; only of the rows that have a value above 0."""
+        return sorted((tokens(row), value) for row in self.rows if (value := grows(row, name)))
+
+    def exponent(self, name: str) -> float | None:
+        """None with fewer than two sizes."""
+        found = exponent(self.points(name))
+        return None if found is None else found[0]
+
+    @property
+    def theory(self) -> str | None:
+        return next((said for row in self.rows if (said := theory(row, self.axis))), None)
+
+    @property
+    def fixed(self) -> str:
+        return fixed(self.rows[0], self.axis)
+
+
+def lines(table: AblationTable) -> list[Line]:
+    """Of each scheme one line of frames and one of size, as far as the rows vary them."""
+    found = []
+    for axis, rows in axes(table).items():
+        for scheme in dict.fromkeys(scheme_of(row) for row in rows):
+            found.append(Line(scheme, axis, tuple(row for row in rows if scheme_of(row) == scheme)))
+    return found
+
+
+def axes(table: AblationTable) -> dict[str, list[Row]]:
+    """By axis of the clip, the rows that differ in it alone; an axis that is not varied has none."""
+    rows = [row for row in table.measured if tokens(row)]
+    return {axis: _longest(rows, axis) for axis in ("frames", "size")}
+
+
+def _longest(rows: list[Row], axis: str) -> list[Row]:
+    """The rows that differ in one axis of the clip alone: of all values of the other, that with the longest line."""
+    other = {"frames": "size", "size": "frames"}[axis]
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.record.case["clip"][other], []).append(row)
+    lengths = {value: len({row.record.case["clip"][axis] for row in of}) for value, of in groups.items()}
+    best = max(lengths, key=lambda value: (lengths[value], value), default=None)
+    return groups[best] if best is not None and lengths[best] > 1 else []
+
+
+def fixed(row: Row, axis: str) -> str:
+    """What is the same along an axis, in words."""
+    clip = row.record.case["clip"]
+    return f"{clip['size']}x{clip['size']} pixels" if axis == "frames" else f"{clip['frames']} frames"
+
+
+def scheme_of(row: Row) -> str:
+    return row.name.split(" · ")[0]
+
+
+def tokens(row: Row) -> int | None:
+    """Tokens of one clip after the patch embedding, from the record's own case."""
+    case = row.record.case if row.record else {}
+    clip, patch = case.get("clip") or {}, (case.get("config") or {}).get("patch")
+    if not patch or not clip.get("frames") or not clip.get("size"):
+        return None
+    return math.prod(-(-size // p) for size, p in zip((clip["frames"], clip["size"], clip["size"]), patch, strict=True))
+
+
+def grows(row: Row, name: str) -> int | float | None:
+    """A measurement without what is the same for every clip: peak memory without the weights, where they are known."""
+    value = row.value(name)
+    if name != "peak_memory" or value is None:
+        return value
+    weights = row.measurement(name).details.get("weights_bytes")
+    return None if weights is None else max(0, value - weights)
+
+
+def lacks(row: Row, name: str) -> str:
+    """Why a row has no point on the line of a measurement."""
+    return "its weights are not recorded" if row.value(name) is not None else row.reason(name)
+
+
+def theory(row: Row, axis: str) -> str | None:
+    """The exponent of a row's attention products in the tokens, as "2" or "1–2"; None for a scheme that is not known.
+
+    Source: the closed forms of the schemes. Projections and MLP, which every model has, grow with exponent 1.
+    """
+    config = row.record.case.get("config") or {}
+    attention = config.get("attention") or {}
+    used = {name for pattern in config.get("stages") or () for name in pattern}
+    schemes = {(attention.get(name) or {}).get("scheme", name) for name in used}
+    if not schemes or not schemes <= set(THEORY):
+        return None
+    low = min(THEORY[scheme][axis][0] for scheme in schemes)
+    high = max(THEORY[scheme][axis][1] for scheme in schemes)
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def exponent(points: list[tuple[float, float]]) -> tuple[float, float] | None:
+    """Slope and intercept of log cost over log tokens, by least squares; None with fewer than two sizes."""
+    logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
+    mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True)) if logs else (0, 0)
+    spread = sum((x - mean_x) ** 2 for x, _ in logs)
+    if spread < 1e-12:
+        return None
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in logs) / spread
+    return slope, mean_y - slope * mean_x
+
+
+def section(table: AblationTable, notes: Notes) -> str:
+    """The exponents of each scheme in a table; empty where no line has two points."""
+    found = lines(table)
+    kinds = [name for name in KINDS if any(line.exponent(name) is not None for line in found)]
+    if not kinds:
+        return ""
+    columns = [("scheme", lambda line: line.scheme), ("growing with", lambda line: f"{line.axis}, at {line.fixed}")]
+    for name in kinds:
+        columns.append((f"{KINDS[name]}: exponent", lambda line, name=name: _cell(line, name, notes)))
+        if name == "macs_attention":
+            columns.append(("theirs in theory", lambda line: line.theory or MISSING))
+    return f"{SAID}\n\n{table_lines(found, columns)}"
+
+
+def _cell(line: Line, name: str, notes: Notes) -> str:
+    lost = dict.fromkeys(lacks(row, name) for row in line.rows if grows(row, name) is None)
+    mark = "".join(notes.mark(why) for why in lost)
+    found = line.exponent(name)
+    if found is None:
+        return MISSING + mark
+    return f"{round(found, 2) + 0:.2f} ({len(line.points(name))})" + mark  # + 0: not -0.00
+
+
+def to_csv(table: AblationTable) -> str:
+    """One line per fitted exponent."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV)
+    for line in lines(table):
+        for name in KINDS:
+            if (found := line.exponent(name)) is not None:
+                known = line.theory if name == "macs_attention" else None
+                points = len(line.points(name))
+                writer.writerow([line.scheme, line.axis, line.fixed, name, f"{found:.6g}", points, known or ""])
+    return out.getvalue()
