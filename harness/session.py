@@ -11,15 +11,18 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from harness import case, metrics
-from harness.accuracy.plan import Setup, Training, check
+from harness.accuracy.budget import Training
 from harness.case import Ablation, AblationError, Entry, Settings, nearest
 from harness.deadline import Deadline
 from harness.options import UsageError
+
+if TYPE_CHECKING:
+    from harness.accuracy.plan import Setup
 
 COMMAND = "python -m harness.run"
 
@@ -136,6 +139,7 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
     """
     from harness import provenance
     from harness.accuracy.budget import OFF, load
+    from harness.accuracy.plan import Setup, check
 
     name = training.budget or (ablation.accuracy if whole and not settings.quick else None) or OFF
     if name == OFF:

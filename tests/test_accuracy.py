@@ -16,8 +16,8 @@ from training_runs import job as small_job
 from backbones import models
 from harness import case, datasets, run, session
 from harness.accuracy import budget, plan, pool
-from harness.accuracy.budget import Budget, BudgetError, shrunk
-from harness.accuracy.plan import Setup, Training
+from harness.accuracy.budget import Budget, BudgetError, Training, shrunk
+from harness.accuracy.plan import Setup
 from harness.clips import loading
 from harness.clips.loading import preload
 from harness.training import recipe as recipes

@@ -6,7 +6,7 @@ shrunk model keeps its schemes, its scales and windows and the order of its bloc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,32 @@ LEAST_WIDTH = 8
 
 class BudgetError(ValueError):
     """A budget that cannot be used; the message names it and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one run of the command line says of accuracy.
+
+    Args:
+        budget: name of a budget; None: as each ablation, "off": nothing is trained.
+        data: name of a data set or a folder, `root`: where its files are; None: as the budget.
+        seeds: one training of each row for each of them; None: as the budget.
+        recipe: name of a recipe; None: as the budget or the row.
+        jobs: trainings side by side; None: one per device, or per core of a CPU.
+        launcher: hands the trainings to a queue, see `harness.accuracy.cluster`.
+    """
+
+    budget: str | None = None
+    data: str | None = None
+    root: str | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+    recipe: str | None = None
+    recipe_source: str = "paper"
+    recipe_changes: dict[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
+    launcher: str | None = None
+    launcher_parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.accuracy.budget import NOMINAL_FRAMES, Budget, BudgetError, shrunk
+from harness.accuracy.budget import NOMINAL_FRAMES, Budget, BudgetError, Training, shrunk
 from harness.case import Ablation, AblationError, Entry
 from harness.options import UsageError
 from harness.training.job import Job, Result, TrainingError
@@ -26,32 +26,6 @@ RESULT = "result.json"
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens
 SMALL_MACS = 10**9  # of a model that is compared with another by running both
 BUILT_IN = ("motion_small", "motion", "motion_large")
-
-
-@dataclass(frozen=True)
-class Training:
-    """What one run of the command line says of accuracy.
-
-    Args:
-        budget: name of a budget; None: as each ablation, "off": nothing is trained.
-        data: name of a data set or a folder, `root`: where its files are; None: as the budget.
-        seeds: one training of each row for each of them; None: as the budget.
-        recipe: name of a recipe; None: as the budget or the row.
-        jobs: trainings side by side; None: one per device, or per core of a CPU.
-        launcher: hands the trainings to a queue, see `harness.accuracy.cluster`.
-    """
-
-    budget: str | None = None
-    data: str | None = None
-    root: str | None = None
-    data_options: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] | None = None
-    recipe: str | None = None
-    recipe_source: str = "paper"
-    recipe_changes: dict[str, Any] = field(default_factory=dict)
-    jobs: int | None = None
-    launcher: str | None = None
-    launcher_parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

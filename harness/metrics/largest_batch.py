@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from attention_zoo import windows
 from harness import memory
 from harness.metrics import get, register
 from reports.record import Measurement
@@ -157,6 +156,8 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
 
 def _free(workload: Workload) -> None:
     import torch
+
+    from attention_zoo import windows
 
     windows.forget_constants()  # some are made for each batch
     gc.collect()
