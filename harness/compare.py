@@ -48,7 +48,7 @@ TOLD = ("device", GENERATION, "torch", "dtype", "kernel", "operators", "mode", "
 WHAT_RAN = ("kernel", "operators")
 LEAST_FLOOR = 0.01  # two runs on another day: the rounds of each know nothing of less
 # Memory of one round: an allocator counts it, and the resident set repeats to a hundredth (harness/memory.py).
-ASSUMED_FLOORS = dict.fromkeys(("bytes", "bytes, predicted"), LEAST_FLOOR)
+ASSUMED_FLOORS = dict.fromkeys(("bytes", "bytes, predicted"), statistics.ASSUMED_FLOOR_OF_MEMORY)
 MANY = 4  # rows that move alike say more of the machine than of themselves
 WORSE = {"ms": ("slower", "faster"), "bytes": ("more", "less")}  # a ratio above 1, below 1
 
