@@ -46,7 +46,7 @@ def together(jobs, folder, processes=2):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, str(folder / "program.py"), str(folder / "jobs.json")],
-        capture_output=True, text=True, cwd=folder, env=environment, timeout=120,
+        capture_output=True, text=True, cwd=folder, env=environment, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 

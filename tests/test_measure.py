@@ -145,26 +145,49 @@ def test_a_warm_up_has_settled_when_the_running_median_stands_still(milliseconds
     assert _settled([(one / 3, one) for one in milliseconds]) is settled
 
 
-def test_a_warm_up_ends_with_its_time_even_where_it_never_settles(tmp_path):
+class Clock:
+    """Stands in for the module `time` of the workload: seconds pass in `sleep` only, whatever the machine does."""
+
+    now = 0.0
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def perf_counter(self):
+        return self.now
+
+    def perf_counter_ns(self):
+        return self.now * 1e9
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    from harness import workload
+
+    monkeypatch.setattr(workload, "time", Clock())
+    return workload.time
+
+
+def test_a_warm_up_ends_with_its_time_even_where_it_never_settles(tmp_path, clock):
     from itertools import count
 
     from harness.workload import Workload
 
     number, effort = count(), Effort(samples=2, seconds=0, budget=1, fewest=2, warm_up_seconds=0.2)
     workload = Workload(tiny(), clip_file(tmp_path, tiny()), effort, "machine")
-    begin = time.perf_counter()
-    runs, how = workload.time(lambda: time.sleep(0.01 * (1 + next(number))))
-    assert (len(runs), how["settled"]) == (2, False)
-    assert time.perf_counter() - begin < 3
-    assert workload.time(lambda: time.sleep(0.02))[1] == {"warm_up": 6, "settled": True}
+    runs, how = workload.time(lambda: clock.sleep(0.01 * (1 + next(number))))
+    # 0.01 to 0.06 s, which is 0.21 s in all; two samples, of 0.07 and 0.08 s
+    assert (len(runs), how) == (2, {"warm_up": 6, "settled": False})
+    assert clock.now == pytest.approx(0.36)
+    assert workload.time(lambda: clock.sleep(0.02))[1] == {"warm_up": 6, "settled": True}
 
 
-def test_a_warm_up_of_few_slow_runs_is_judged_with_the_first_samples(tmp_path):
+def test_a_warm_up_of_few_slow_runs_is_judged_with_the_first_samples(tmp_path, clock):
     from harness.workload import Workload
 
     effort = Effort(samples=4, seconds=0, budget=1, fewest=4, warm_up_seconds=0.05)
     workload = Workload(tiny(), clip_file(tmp_path, tiny()), effort, "machine")
-    assert workload.time(lambda: time.sleep(0.05))[1] == {"warm_up": 2, "settled": True}
+    assert workload.time(lambda: clock.sleep(0.05))[1] == {"warm_up": 2, "settled": True}
 
 
 def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
@@ -262,7 +285,7 @@ def test_what_a_stopped_process_started_ends_with_it(fork, tmp_path, monkeypatch
     isolation.stop()
     monkeypatch.setattr(isolation.subprocess, "Popen", lambda c, **o: start([c[0], "-c", script, *c[3:]], **o))
     monkeypatch.setattr(isolation, "can_fork", lambda: fork)
-    assert "time limit" in isolation.run(tmp_path / "request", tmp_path / "answer", tmp_path / "log", 3)
+    assert "time limit" in isolation.run(tmp_path / "request", tmp_path / "answer", tmp_path / "log", 6)
     stat = Path(f"/proc/{mark.read_text()}/stat")
     for _ in range(100):  # the signal takes a moment on a busy machine
         state = stat.read_text().rpartition(")")[2].split()[0] if stat.exists() else "gone"

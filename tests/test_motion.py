@@ -262,7 +262,7 @@ store.ready(store.Version(**{asdict(version)!r}), "train", {str(tmp_path)!r})"""
     )
     root = store.folder(version, tmp_path)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(list(root.rglob("*.mp4"))) < 20 and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.01)
