@@ -63,6 +63,8 @@ def _measure(case: Case, request: dict[str, Any]):
         torch.set_num_threads(case.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     torch.backends.cudnn.benchmark = False
+    if torch.device(case.device).index is not None:  # events are recorded where the current device works
+        torch.cuda.set_device(case.device)
     memory.keep_freed()
     workload = Workload(case, request["clip"], Effort(**request["effort"]), request["machine"], request["time_limit"])
     free = memory.limit() if workload.device.type == "cpu" else None

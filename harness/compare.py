@@ -46,7 +46,6 @@ LOOSELY = ("dtype", "kernel", "compile")  # not matched where no case is the sam
 GENERATION = "cpu generation"
 TOLD = ("device", GENERATION, "torch", "dtype", "kernel", "operators", "mode", "threads", "clip", "commit")
 WHAT_RAN = ("kernel", "operators")
-LEAST_FLOOR = 0.01  # two runs on another day: the rounds of each know nothing of less
 # Memory of one round: an allocator counts it, and the resident set repeats to a hundredth (harness/memory.py).
 ASSUMED_FLOORS = dict.fromkeys(("bytes", "bytes, predicted"), statistics.ASSUMED_FLOOR_OF_MEMORY)
 MANY = 4  # rows that move alike say more of the machine than of themselves
@@ -237,7 +236,7 @@ def _floors(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
             floor = statistics.noise_floor([statistics.by_round(m) for m in there], common_drift=False)
             if there:
                 assumed = ASSUMED_FLOORS.get(there[0].unit, statistics.ASSUMED_FLOOR)
-                floors[name] = max(floors.get(name, LEAST_FLOOR), assumed if floor is None else floor)
+                floors[name] = max(floors.get(name, statistics.LEAST_FLOOR), assumed if floor is None else floor)
     return floors
 
 
@@ -474,7 +473,8 @@ def summary(found: Comparison) -> list[str]:
         floors = ", ".join(f"{name.replace('_', ' ')} {floor:.1%}" for name, floor in found.floors.items())
         said.append(
             f"Noise floors, from how much the same case differs between rounds (where there is one round "
-            f"{statistics.ASSUMED_FLOOR:.0%} is assumed, of memory {LEAST_FLOOR:.0%}): {floors}."
+            f"{statistics.ASSUMED_FLOOR:.0%} is assumed, of memory {statistics.ASSUMED_FLOOR_OF_MEMORY:.0%}), never "
+            f"less than {statistics.LEAST_FLOOR:.0%}: {floors}."
         )
     return said
 
@@ -491,8 +491,8 @@ def _agreement_text(one: Agreement) -> str:
         baseline = names.pop() if len(names) == 1 else "the baseline"
         ratios = len(one.baselines)
         said.append(
-            f"{ratios - len(one.outside)} of {counted(ratios, 'ratio')} to {baseline} agree within intervals or noise "
-            f"floor, {one.mutual} with each value in the other's interval"
+            f"of {counted(ratios, 'ratio')} to {baseline}, {ratios - len(one.outside)} have intervals that overlap or "
+            f"differ by less than the noise floor, {one.mutual} with each value in the other's interval"
         )
     return f"{one.ablation}, {one.name.replace('_', ' ')}: {'; '.join(said)}."
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 
-from harness import isolation, metrics, provenance
+from harness import isolation, metrics, provenance, scratch
 from harness.case import Case
 from harness.deadline import Deadline
 from reports.record import Measurement, write_json
@@ -90,8 +89,8 @@ def _in_child(
 ) -> list[Measurement]:
     """Ask `harness.child` and turn whatever happens to it into measurements."""
     machine = provenance.machine(case.device)
-    with tempfile.TemporaryDirectory(prefix="attention-zoo-", ignore_cleanup_errors=True) as folder:
-        request, answer, log = (Path(folder, name) for name in ("request.json", "answer.json", "log.txt"))
+    with scratch.folder() as folder:
+        request, answer, log = (folder / name for name in ("request.json", "answer.json", "log.txt"))
         wanted = {
             "case": asdict(case),
             "clip": str(clip.absolute()),

@@ -26,6 +26,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+COMPILERS_OWN = "on the CPU the memory of the compiler cannot be told from the model's"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -74,6 +75,12 @@ def keep_freed() -> None:
     """Let freed blocks be used again, as glibc does by itself once some were freed; fixed, so that it never varies."""
     _mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
     _mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+
+
+def keep_all_freed() -> None:
+    """Let freed blocks of any size be used again: no tensor below 2 GiB is mapped afresh."""
+    _mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager

@@ -54,6 +54,7 @@ def collect() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cpu_generation": cpu_generation(),
         "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": usable_cores()},
+        "huge_pages": huge_pages(),
         "ram_bytes": psutil.virtual_memory().total,
         "gpu": gpu(),
     }
@@ -122,6 +123,15 @@ def cpu_generation() -> dict[str, Any]:
     return {**{name: int(n) for name, n in numbers.items()}, "vectors": [name for name in VECTORS if name in flags]}
 
 
+def huge_pages() -> str | None:
+    """Whether Linux maps large pages by itself: always, madvise or never. It decides what new memory costs on a CPU."""
+    try:
+        said = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return None
+    return said.partition("[")[2].partition("]")[0] or None
+
+
 def usable_cores() -> int:
     """Cores this process may run on: fewer than the machine's where it is pinned."""
     process = psutil.Process()
@@ -172,17 +182,29 @@ def machine(device: str) -> str:
     """The hardware and software that timings depend on; measurements of two machines must not share a table."""
     torch_version = packages()["torch"]
     if device.startswith("cuda"):
-        cards = gpu()
-        return f"{cards[0]['name'] if cards else 'unknown GPU'}, torch {torch_version}"
+        return f"{_card(device) or 'unknown GPU'}, torch {torch_version}"
     return f"{cpu_model()}, {usable_cores()} cores, torch {torch_version}"
 
 
 def device_slug(device: str) -> str:
     """A name for this machine's device as a folder, such as "nvidia-h100-80gb-hbm3" or "cpu-amd-epyc-2-cores"."""
     if device.startswith("cuda"):
-        cards = gpu()
-        return slug(cards[0]["name"] if cards else "gpu")
+        return slug(_card(device) or "gpu")
     return slug(f"cpu {cpu_model()} {usable_cores()} cores")
+
+
+def _card(device: str) -> str | None:
+    """The name of the card that "cuda" or "cuda:N" is, as far as the driver says; CUDA may see some of them only."""
+    number, cards = int(device.partition(":")[2] or 0), gpu()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        return cards[number]["name"] if number < len(cards) else None
+    chosen = [one.strip() for one in seen.split(",")]
+    if number >= len(chosen) or not chosen[number]:
+        return None
+    if chosen[number].isdigit():
+        return cards[int(chosen[number])]["name"] if int(chosen[number]) < len(cards) else None
+    return _output("nvidia-smi", "-i", chosen[number], "--query-gpu=name", "--format=csv,noheader") or None
 
 
 def _output(*command: str) -> str:

@@ -51,12 +51,15 @@ def continues(measurement: Measurement | None, machine: str, source: dict[str, A
     """Whether more rounds may join these samples: they must come from the same machine and the same code.
 
     `source` is the provenance of the run that would add them. A commit does not say what the code of a checkout with
-    local changes was, and nothing says it where the commit is unknown, so only the run that began goes on there.
+    local changes was, and nothing says it where the commit is unknown, so only the run that began goes on there. The
+    name of a machine does not tell processors of one family apart; their generation does, where samples have it.
     """
     if measurement is None or not measurement.samples:
         return False
     details = measurement.details
     if (details.get("machine"), details.get("commit")) != (machine, source["commit"]):
+        return False
+    if details.get("cpu_generation", source["cpu_generation"]) != source["cpu_generation"]:
         return False
     told = source["commit"] != provenance.UNKNOWN and not (details.get("dirty") or source["dirty"])
     return told or details.get("run") == source["run"]

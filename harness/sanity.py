@@ -284,7 +284,10 @@ def _text(record: Record) -> str:
 
 
 def _there(folder: Path, check: Check) -> Record | None:
-    """The record of a case, if one of this code on this machine is there that did not fail."""
+    """The record of a case, if one of this code on this machine is there that did not fail.
+
+    Of a checkout with local changes nothing says what the code was.
+    """
     path = folder / f"{check.case_id}.json"
     try:
         record = read_record(path) if path.exists() else None
@@ -292,6 +295,8 @@ def _there(folder: Path, check: Check) -> Record | None:
         return None
     code = provenance.commit()
     if record is None or code["commit"] == provenance.UNKNOWN or record.provenance.get("commit") != code["commit"]:
+        return None
+    if code["dirty"] or record.provenance.get("dirty"):
         return None
     details = [one.details for one in record.measurements.values()]
     same = details[0]["machine"] == provenance.machine(check.device)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from harness import case, metrics
+from harness import case, metrics, scratch
 from harness.accuracy.budget import Training
 from harness.case import Ablation, AblationError, Entry, Settings, nearest
 from harness.deadline import Deadline
@@ -72,12 +72,13 @@ def run(
     chosen = {ablation.name: _chosen(ablation, entries[ablation.name], rows) for ablation in ablations}
     classes = _classes(setups.values())  # after all checks: it may render a data set
     folders, failures, interrupted = [], [], False
-    with tempfile.TemporaryDirectory(prefix="attention-zoo-") as scratch, _terminate_like_interrupt():
+    scratch.clear_abandoned()
+    with scratch.folder() as folder, _terminate_like_interrupt():
         try:
             clips = {}
             if timed or settings.path:
                 everything = [entry for of_one in chosen.values() for entry in of_one]
-                clips = sweep.decode_clips(everything, out, Path(scratch))
+                clips = sweep.decode_clips(everything, out, folder)
             for ablation in ablations:
                 folders.append(sweep.folder_of(out, ablation.name, settings.quick))
                 outcome = sweep.sweep(

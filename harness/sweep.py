@@ -330,7 +330,8 @@ class Store:
         """Add measurements to the record of a case as it is now, so that a run beside this one loses nothing."""
         identifier, case = case_id(entry.case), entry.case
         source |= {name: getattr(case, name) for name in ("device", "dtype", "kernel", "seed", "threads")}
-        stamp = {name: source[name] for name in ("commit", "dirty", "run")} | {"measured": source.pop("time")}
+        stamp = {name: source[name] for name in ("commit", "dirty", "run", "cpu_generation")}
+        stamp["measured"] = source.pop("time")
         with FileLock(self.folder / RECORD_LOCK):
             old = self.read(entry)
             if source["clip"] is None:  # nothing of this run looked at the clip

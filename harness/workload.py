@@ -7,7 +7,6 @@ the process before the model is there.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 import time
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attention_zoo import kernels
-from harness import provenance
+from harness import memory, provenance
 from harness.build import build
 from harness.case import Case
 from harness.measure import Effort
@@ -107,10 +106,11 @@ class Workload:
     def series(self) -> Series:
         """Warm up until the time has settled, then take samples for as long as the effort says."""
         kernel, model = self.kernel, self.model
-        with torch.no_grad():
-            operators, logits = self.observe(lambda: self.eager(self.input))
         with torch.inference_mode():
             runs, warm_up = self.time(lambda: model(self.input))
+            logits = model(self.input)
+        with torch.no_grad():
+            operators = self.observe(lambda: self.eager(self.input))
         details = {
             "kernel_requested": self.case.kernel,
             "kernel": kernel,
@@ -124,18 +124,25 @@ class Workload:
             details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True}
         return Series(tuple(run[-1] for run in runs), details)
 
-    def observe(self, run: Callable[[], Tensor]) -> tuple[list[str], Tensor]:
-        """One pass that is not timed: the attention operators that the dispatcher sees, and what the pass returns."""
+    def observe(self, run: Callable[[], Tensor]) -> list[str]:
+        """The attention operators that the dispatcher sees in a pass of its own.
+
+        Taken after the times: on a CPU a pass that is watched is not cut into chunks, and needs more memory.
+        """
+        if self.kernel == "flex":  # compiled by itself, below the level at which operators are seen
+            return ["flex_attention"]
         log = _OperatorLog()
-        # flex is compiled by itself, below the level at which operators are seen, and not under a dispatch mode
-        with contextlib.nullcontext() if self.kernel == "flex" else log:
-            result = run()
-        if self.kernel == "flex":
-            return ["flex_attention"], result
-        found = sorted(name for name in log.names if "attention" in name)
+        try:
+            with log:
+                run()
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+            return ["not observed: out of memory"]
+        found = sorted(name for name in log.names if "attention" in name or "flash" in name)
         if any("softmax" in name and "log_softmax" not in name for name in log.names):
             found.append("explicit softmax")  # in some of the blocks only, where fused operators stand before it
-        return found or ["none"], result
+        return found or ["none"]
 
     def surroundings(self) -> dict[str, Any]:
         """Where this process measures; part of every timed measurement."""
@@ -172,14 +179,15 @@ class Workload:
     def _cuda_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
         """Events around each phase, the L2 cache overwritten between runs, one wait for up to ten of them.
 
-        `launch_share` is how much of the time of the runs the host took to launch them. Near 1 the device waited for
-        the host, and the times are those of Python and of launches.
+        `launch_share` is 1 less what the device still had to do once the host had launched all runs, as a share of one
+        run. Near 1 the device waited for the host, and the times are those of Python and of launches. The time of the
+        launches themselves would not tell: with a thousand of them ahead of the device the host waits too.
         """
         effort, flush = self.effort, self.hold_flush()
-        launching = []  # milliseconds for each run
+        waits = []  # milliseconds, after each group of runs
 
         def some(count: int) -> list[Run]:
-            events, begun = [], time.perf_counter()
+            events = []
             for _ in range(count):
                 of_run = [torch.cuda.Event(enable_timing=True) for _ in range(len(phases) + 1)]
                 flush.zero_()
@@ -188,8 +196,9 @@ class Workload:
                     phase()
                     end.record()
                 events.append(of_run)
-            launching.extend([1e3 * (time.perf_counter() - begun) / count] * count)
+            launched = time.perf_counter()
             self.synchronize()
+            waits.append(1e3 * (time.perf_counter() - launched))
             return [tuple(begin.elapsed_time(end) for end in ends) for begin, *ends in events]
 
         start = time.perf_counter()
@@ -197,16 +206,16 @@ class Workload:
         while (spent := time.perf_counter() - start) < 1 or (not _settled(warm_up) and spent < effort.warm_up_seconds):
             warm_up += some(_together(warm_up))
         runs, together = [], _together(warm_up)
-        del launching[:]
+        del waits[:]
         start = time.perf_counter()
         while not effort.enough(len(runs), time.perf_counter() - start):
             runs += some(together)
-        share = statistics.median(launching) / statistics.median(run[-1] for run in runs)
+        share = 1 - statistics.median(waits) / statistics.median(run[-1] for run in runs)
         return runs, {
             "warm_up": len(warm_up),
             "settled": _settled(warm_up),
             "l2_flush_bytes": FLUSH_BYTES,
-            "launch_share": round(share, 3),
+            "launch_share": round(max(0.0, share), 3),
         }
 
     def hold_flush(self) -> Tensor | None:

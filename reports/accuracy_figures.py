@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from reports import accuracy
 from reports import testing_views as tests
-from reports.drawing import DPI, FAMILIES, HALO, INK, MARKERS, PRINTED, WIDTH, place_labels
+from reports.drawing import DPI, FAMILIES, HALO, INK, MARKERS, PRINTED, WIDTH, place_labels, wrapped
 from reports.table import AblationTable, Row
 from reports.testing_views import Curve, Point
 
@@ -22,23 +22,25 @@ def accuracy_cost(table: AblationTable) -> tuple[Figure, str] | None:
         cost = _cost_of(table, rows)
         rows = [row for row in rows if cost and row.value(cost) is not None]
         if len(rows) > 1:  # one mark alone says no more than its number
-            panels.append((name, cost, rows))
+            title = wrapped(f"Top-1, %, on {accuracy.setting(table, name)}", 11.5, WIDTH - 0.4)  # 10.5, and bold
+            panels.append((name, cost, rows, title))
     if not panels:
         return None
-    high, head, foot = 4.3, 0.8, 0.62
+    high, line, foot = 4.3, 0.19, 0.62
+    head = 0.61 + line * max(len(title) for *_, title in panels)
     tall = (high + head + foot) * len(panels)
     figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
-    for index, (name, cost, rows) in enumerate(panels):
+    for index, (name, cost, rows, title) in enumerate(panels):
         bottom = (tall - (index + 1) * (high + head + foot) + foot) / tall
         axes = figure.add_axes((0.075, bottom, 0.905, high / tall))
-        title = f"Top-1, %, on {accuracy.setting(table, name)}"
-        figure.text(0.02, bottom + (high + 0.58) / tall, title, fontsize=10.5, weight="bold", va="center")
+        at = bottom + (high + 0.48) / tall
+        figure.text(0.02, at, "\n".join(title), fontsize=10.5, weight="bold", va="bottom", linespacing=1.25)
         handles = _accuracy_panel(figure, axes, table, rows, name, cost)
         figure.legend(
             handles=handles, loc="center left", bbox_to_anchor=(0.01, bottom + (high + 0.28) / tall),
             ncols=len(handles), fontsize=9,
         )  # fmt: skip
-    said = " and ".join(dict.fromkeys("latency" if cost == "latency" else "multiply-adds" for _, cost, _ in panels))
+    said = " and ".join(dict.fromkeys("latency" if cost == "latency" else "multiply-adds" for _, cost, *_ in panels))
     return figure, f"Measured top-1 accuracy against {said}; lines are 95 % intervals"
 
 
@@ -59,7 +61,7 @@ def _accuracy_panel(
         found, x = accuracy.accuracy(row.measurement(name)), row.value(cost) / scale
         y, spread, base = found.value, found.interval, row in bases
         others = [one for one in rows if one not in bases]
-        color = PRINTED if base else FAMILIES[others.index(row) % (len(FAMILIES) - 1)]  # the last one is black
+        color, marker = (PRINTED, "D") if base else _apart(others.index(row))
         if spread:
             axes.plot([x, x], [spread.low, spread.high], color=color, lw=1.3, alpha=0.6, zorder=2)
             segments.append((x, spread.low, x, spread.high))
@@ -67,7 +69,7 @@ def _accuracy_panel(
             across = row.interval(cost)
             axes.plot([across.low, across.high], [y, y], color=color, lw=1.3, alpha=0.6, zorder=2)
             segments.append((across.low, y, across.high, y))
-        axes.plot(x, y, "D" if base else "o", color=color, ms=7, mec="white", mew=0.8, zorder=3)
+        axes.plot(x, y, marker, color=color, ms=7, mec="white", mew=0.8, zorder=3)
         points.append((x, y, 9))
         labels.append((x, y, row.name, color, base))
     _limits(axes, points, segments)
@@ -86,6 +88,12 @@ def _accuracy_panel(
     if bases:
         handles.insert(0, Line2D([], [], color=PRINTED, marker="D", ls="", ms=6, label="baseline"))
     return handles
+
+
+def _apart(number: int) -> tuple[str, str]:
+    """Colour and marker of a row that is no baseline: those are black, and diamonds."""
+    colors, markers = FAMILIES[:-1], [one for one in MARKERS if one != "D"]
+    return colors[number % len(colors)], markers[number // len(colors) % len(markers)]
 
 
 def _limits(axes: Axes, points: list, segments: list) -> None:

@@ -1,8 +1,8 @@
 """What attention costs on one machine, on one page: `python -m reports.cost_page results/<device>`.
 
-Writes `cost.md` beside the folders of the ablations: which scheme is cheapest at which clip size, our models beside the
-best public code (`reports/peers.py`), then each table in short with its plots. Everything comes from the records below
-the folder; the same files give the same bytes.
+Writes `cost.md` beside the folders of the ablations: which scheme is cheapest at which clip size, our models beside
+other implementations (`reports/peers.py`), then each table in short with its plots. Everything comes from the records
+below the folder; the same files give the same bytes.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import exponents, figure, markdown, peers, roofline, statistics, table
+from reports import exponents, figure, markdown, peers, roofline, shares, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
 from reports.record import MANIFEST, RecordError, write_text
@@ -64,7 +64,10 @@ def build(folder: str | Path) -> Path:
     parts += [_floors(timed), *cheapest(timed), peers.section(compared)]
     parts += [_section(one, folder) for one in timed]
     if timed:
-        parts.append("↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians.")
+        parts.append(
+            "↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians, which with 3 rounds "
+            "hold the true median about 3 times out of 4; the whole reports say how many rounds there are."
+        )
     parts += [roofline.SAID] if any(roofline.columns(one) for one in timed) else []
     if broken:
         parts.append("## Not shown\n\n" + "\n".join(f"- {reason}" for reason in broken))
@@ -85,7 +88,9 @@ def _floors(tables: list[AblationTable]) -> str:
     """One line: from which difference on this machine tells two rows apart."""
     asked = [name for name in (*COSTS, *TRAINING) if any(one.has(name) for one in tables)]
     said = markdown.floors_in_words({name: _floor(tables, name) for name in asked})
-    return f"{said} Of several tables the largest." if len(tables) > 1 and "A/A" in said else said
+    if len(tables) > 1 and "A/A" in said:
+        said += " Of several tables the largest, which decides the ranking; the ratios of a table are held to its own."
+    return said
 
 
 def _floor(tables: list[AblationTable], name: str) -> float | None:
@@ -101,6 +106,7 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
         for row in one.measured:
             if _timed(row) and row.record.case.get("clip"):
                 points.setdefault(_circumstances(row), {}).setdefault(exponents.scheme_of(row), row)
+    schemes = list(dict.fromkeys(scheme for rows in points.values() for scheme in rows))
     points = {key: rows for key, rows in points.items() if len(rows) > 1}
     if not points:
         return []
@@ -108,9 +114,9 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
     parts = ["## Which scheme is cheapest"]
     for settings in dict.fromkeys(key[:-2] for key in points):
         keys = sorted((key for key in points if key[:-2] == settings), key=lambda key: (key[-1] ** 2 * key[-2], key))
-        ranked = {name: {key: ranking(points[key], name, floors[name]) for key in keys} for name in COSTS}
+        ranked = {name: {key: ranking(points[key], name, floors[name], schemes) for key in keys} for name in COSTS}
         ranked = {name: by_key for name, by_key in ranked.items() if any(by_key.values())}
-        parts.append(f"{settings[0]}: {', '.join(settings[1:])}.{_what_ran([points[key] for key in keys])}")
+        parts.append(f"{settings[0]}: {', '.join(settings[1:])}.{_what_ran({key: points[key] for key in keys})}")
         parts.append(" ".join(_in_words(COSTS[name], by_key) for name, by_key in ranked.items()))
         parts.append(_ranking_table(keys, ranked))
     parts.append(
@@ -118,7 +124,8 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
         "interval holds 1; the first has the least median. In brackets in the table: 95 % intervals of the winner's "
         "median and of the ratio to it; without brackets: single samples, or no difference between samples; rough: the "
         f"interval is wider than {statistics.WIDE:.0%} of the figure. All stand in one skeleton: embeddings, MLP "
-        "and position encoding are part of each figure."
+        "and position encoding are part of each figure, and the weights of peak memory, so that a scheme with more "
+        "parameters, such as divided with two attentions in every block, needs more of it at every size."
     )
     return parts
 
@@ -132,6 +139,9 @@ class Ranking:
     worst: str
     times: str
     absent: tuple[str, ...]
+    """Measured, without a value."""
+    untried: tuple[str, ...]
+    """Not measured on this clip, though on others."""
     floor: float
     """Below it nothing is told apart."""
     assumed: bool
@@ -146,25 +156,29 @@ class Ranking:
         return f", {NOT_DISTINGUISHABLE} below {self.floor:.1%}{assumed}".replace(".0%", "%")
 
 
-def ranking(rows: dict[str, Row], name: str, floor: float | None) -> Ranking | None:
-    """None where fewer than two schemes have a value."""
+def ranking(rows: dict[str, Row], name: str, floor: float | None, schemes: Sequence[str] = ()) -> Ranking | None:
+    """The `schemes` that have a row on this clip by their cost; None where fewer than two have a value."""
     known = {scheme: row for scheme, row in rows.items() if row.value(name)}
     if len(known) < 2:
         return None
-    assumed = floor is None
-    floor = statistics.assumed_floor(name) if assumed else floor
     absent = tuple(scheme for scheme, row in rows.items() if (one := row.measurement(name)) and one.missing)
+    untried = tuple(scheme for scheme in schemes if scheme not in {*known, *absent})
     best, *others = sorted(known, key=lambda scheme: known[scheme].value(name))
     ratios = {scheme: _ratio(known[scheme], known[best], name, floor) for scheme in others}
     level = [scheme for scheme in others if not ratios[scheme].distinguishable]
+    held = max(ratio.floor for ratio in ratios.values())
     times = _with_interval(ratios[others[-1]].interval)
-    return Ranking((best, *level), _quantity(known[best], name), others[-1], times, absent, floor, assumed)
+    return Ranking(
+        (best, *level), _quantity(known[best], name), others[-1], times, absent, untried, held, floor is None
+    )
 
 
-def _ratio(one: Row, other: Row, name: str, floor: float) -> statistics.Ratio:
+def _ratio(one: Row, other: Row, name: str, floor: float | None) -> statistics.Ratio:
     ours, theirs = table.visits(one, name), table.visits(other, name)
-    ratio = statistics.paired_ratio_interval if set(ours) & set(theirs) else statistics.ratio_interval
-    return statistics.Ratio(ratio(ours, theirs), floor)
+    shared = set(ours) & set(theirs)
+    rounds = len(shared) or min(len(ours), len(theirs))
+    ratio = statistics.paired_ratio_interval if shared else statistics.ratio_interval
+    return statistics.Ratio(ratio(ours, theirs), statistics.held(floor, name, paired=bool(shared), rounds=rounds))
 
 
 def _with_interval(found: statistics.Interval, scale: float = 1, unit: str = "") -> str:
@@ -173,16 +187,23 @@ def _with_interval(found: statistics.Interval, scale: float = 1, unit: str = "")
     return f"{value}{unit}" + (f" ({low}–{high}{rough})" if found.low < found.high else "")
 
 
-def _what_ran(points: list[dict[str, Row]]) -> str:
-    """Which operator computed the attention, with the schemes where they differ."""
-    found: dict[str, dict[str, None]] = {}
-    for rows in points:
+def _what_ran(points: dict[tuple, dict[str, Row]]) -> str:
+    """Which operator computed the attention; where they differ with the schemes, and with the clips of a scheme that
+    has several.
+    """
+    found: dict[str, dict[str, list[tuple]]] = {}
+    for key, rows in points.items():
         for scheme, row in rows.items():
             if said := row.facts().get("operators"):
-                found.setdefault(said, {})[scheme] = None
+                found.setdefault(said, {}).setdefault(scheme, []).append(key)
     if len(found) == 1:
         return f" Attention operator: {next(iter(found))}."
-    said = [f"{operator} for {_listed(list(schemes))}" for operator, schemes in found.items()]
+
+    def where(scheme: str, keys: list[tuple]) -> str:
+        several = sum(scheme in schemes for schemes in found.values()) > 1
+        return scheme + (f" (at {_listed([_clip(key) for key in keys])})" if several else "")
+
+    said = [f"{operator} for {_listed([where(*one) for one in of.items()])}" for operator, of in found.items()]
     return f" Attention operators differ: {'; '.join(said)}." if said else ""
 
 
@@ -207,7 +228,8 @@ def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | No
             one = by_key[key]
             cells.append(f"{', '.join(one.best)}: {one.value}" if one else MISSING)
             most = f"{one.worst}: {one.times} times as much" if one else MISSING
-            cells.append(most + (f"; no value: {', '.join(one.absent)}" if one and one.absent else ""))
+            most += f"; no value: {', '.join(one.absent)}" if one and one.absent else ""
+            cells.append(most + (f"; not measured: {', '.join(one.untried)}" if one and one.untried else ""))
         lines.append(f"| {_clip(key)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -254,6 +276,7 @@ def _section(one: AblationTable, folder: Path) -> str:
     ours = [row for row in one.rows if not row.published_only]
     waiting = [row for row in ours if row.missing == table.NOT_YET]
     parts.append(table_lines([row for row in ours if row.missing != table.NOT_YET], columns))
+    parts.append(shares.said(one))
     if waiting:
         parts.append(f"{counted(len(waiting), 'row')} not measured yet: the whole report says how.")
     parts.append("\n".join(f"{number}. {sentence(text)}" for number, text in enumerate(notes.texts, start=1)))

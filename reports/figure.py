@@ -283,6 +283,7 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
     tall = -(-len(panels) // across) * high + foot
     figure = Figure(figsize=(WIDTH, tall), dpi=DPI)
     schemes = list(dict.fromkeys(scheme_of(row) for row in rows))
+    looks = _looks(table)
     longest = max(len(_end_label(scheme, rows, "frames", 1.0)) for scheme in schemes)
     label, margin, share = 0.025 + 0.0063 * longest, 0.062, 1 / across
     for index, ((title, name, unit), axis, of_axis) in enumerate(panels):
@@ -295,7 +296,7 @@ def scaling(table: AblationTable) -> tuple[Figure, str] | None:
             known = sorted((tokens, value / unit) for tokens, value in found if value)
             if not known:
                 continue
-            color, marker = look(schemes.index(scheme))
+            color, marker = looks[scheme]
             slope, line = _fitted(known)
             axes.plot(*zip(*known, strict=True), color=color, marker=marker, ms=5, ls="")
             axes.plot(*zip(*line, strict=True), color=color, lw=1.3)
@@ -404,6 +405,12 @@ def _end_labels(figure: Figure, axes: Axes, ends: list[tuple[float, float, str, 
         )
 
 
+def _looks(table: AblationTable) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each scheme, by its place among all rows, measured or not: the same in all figures."""
+    ours = (row for row in table.rows if not row.published_only)
+    return {scheme: look(number) for number, scheme in enumerate(dict.fromkeys(scheme_of(row) for row in ours))}
+
+
 OPERATORS = {  # group: what it is called, its colour
     "attention": ("attention products", "#0072B2"),
     "projections": ("projections", "#56B4E9"),
@@ -507,8 +514,9 @@ def roofline_plot(table: AblationTable) -> tuple[Figure, str] | None:
         covered, floor = _above_flat(axes, said, color, edges[1:], product, floor, spots)
         segments += covered
     points, labels = [], []
-    for number, (row, (x, y)) in enumerate(zip(rows, spots, strict=True)):
-        color, marker = look(number)
+    looks = _looks(table)
+    for row, (x, y) in zip(rows, spots, strict=True):
+        color, marker = looks[scheme_of(row)]
         if len(where) > 1:
             color, _ = look(where.index(_where(row)))
         axes.plot(x, y, marker, color=color, ms=8, zorder=3, mec="white", mew=0.6)

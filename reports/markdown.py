@@ -7,7 +7,7 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
-from reports import accuracy, accuracy_section, counting, exponents, roofline, statistics, verdict
+from reports import accuracy, accuracy_section, counting, exponents, roofline, shares, statistics, verdict
 from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
 from reports.text import MISSING, Notes, counted, escape, sentence, significant, table_lines
@@ -344,7 +344,8 @@ def _further(table: AblationTable, notes: Notes) -> str:
         )
         if name in RATIOS:
             columns += ratio_columns(table, name, notes)
-    return "## Further measurements\n\n" + table_lines(table.rows, columns)
+    parts = ["## Further measurements", table_lines(table.rows, columns), shares.said(table)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _precision(table: AblationTable) -> str:
@@ -384,7 +385,8 @@ def floors_in_words(floors: dict[str, float | None]) -> str:
     if measured:
         said.append(
             f"Noise floor (A/A): {', '.join(measured)}: by how much the same row differs from itself, the largest over "
-            "the smallest median of its rounds, without what moved all rows of a round alike; the median over the rows."
+            "the smallest median of its rounds, without what moved all rows of a round alike; the median over the "
+            f"rows, and never less than {statistics.LEAST_FLOOR:.0%}."
         )
     for floor, names in assumed.items():
         said.append(f"Noise floor of {', '.join(names)}: no row has two rounds, so {floor:.0%} is assumed.")

@@ -21,6 +21,11 @@ CONFIDENCE = 0.95
 WIDE = 0.10  # an interval wider than this share of its median is marked
 ASSUMED_FLOOR = 0.10  # where no case has two rounds: medians of one process drift by about that much between runs
 ASSUMED_FLOOR_OF_MEMORY = 0.01  # load does not move it: ten times what rounds on a CPU were seen to differ by
+# By how much the median range of two and of three rounds is widened: of nine equal cases that vary by 5 % between
+# rounds, then 10 % and 5 % of pairs are told apart by the floor alone (simulated). From four rounds on fewer are.
+FEW = {2: 2.6, 3: 1.3}
+ONCE = 1.35  # a single round varies so much more than that: 1.96 * 2**0.5 over 1.3 * 1.588, the median range of three
+LEAST_FLOOR = 0.01  # what rounds differ by in one run is less than what runs differ by, in memory above all
 FEWEST_FOR_DRIFT = 4  # so many cases must share their rounds before their common drift is told from their noise
 
 Rounds = Mapping[Hashable, tuple[float, ...]]
@@ -125,13 +130,22 @@ def assumed_floor(name: str) -> float:
     return ASSUMED_FLOOR_OF_MEMORY if name.endswith("_memory") else ASSUMED_FLOOR
 
 
+def held(floor: float | None, name: str, *, paired: bool, rounds: int) -> float:
+    """The floor that a ratio of medians over so many rounds is held to, from what `noise_floor` found or did not."""
+    if floor is None:
+        return assumed_floor(name)
+    floor = max(floor * (ONCE if rounds == 1 else 1.0), LEAST_FLOOR)
+    return floor if paired and rounds > 1 else max(floor, assumed_floor(name))
+
+
 def noise_floor(cases: Sequence[Rounds], *, common_drift: bool) -> float | None:
     """The A/A variation: by how much the same case differs from itself between rounds, as a share of its median.
 
-    For each case the largest median of a round over the smallest, less 1; the floor is the median of that over all
-    cases with two rounds or more, None where there is none. With three rounds that is about the 95 % range of the ratio
-    of two medians that are truly equal. `common_drift=True` first takes out of each round what moved all its cases
-    alike (from four cases on), since ratios within a round do not see it either; leave it in to compare two runs.
+    For each case the largest median of a round over the smallest, less 1, widened for few rounds (`FEW`); the floor is
+    the median of that over all cases with two rounds or more, None where there is none. It is about the 95 % range of
+    the ratio of two medians over so many rounds that are truly equal. `common_drift=True` first takes out of each round
+    what moved all its cases alike (from four cases on), since ratios within a round do not see it either; leave it in
+    to compare two runs.
     """
     several = [{n: float(np.median(samples)) for n, samples in case.items()} for case in cases if len(case) > 1]
     several = [case for case in several if all(case.values())]
@@ -142,7 +156,7 @@ def noise_floor(cases: Sequence[Rounds], *, common_drift: bool) -> float | None:
         typical = [float(np.median(list(case.values()))) for case in alike]
         level = {n: np.median([case[n] / t for case, t in zip(alike, typical, strict=True)]) for n in alike[0]}
         several = [{n: value / level.get(n, 1.0) for n, value in case.items()} for case in several]
-    return float(np.median([max(case.values()) / min(case.values()) - 1 for case in several]))
+    return float(np.median([FEW.get(len(c), 1.0) * (max(c.values()) / min(c.values()) - 1) for c in several]))
 
 
 @lru_cache(maxsize=1024)

@@ -199,9 +199,18 @@ class AblationTable:
         return next((other for other in self.rows if other.name == row.baseline), None)
 
     def floor(self, name: str) -> float | None:
-        """The noise floor of a measurement, from the rounds of all rows; None where no row has two."""
+        """The noise floor of a measurement, from the rounds of all rows, 1 % at least; None where no row has two."""
         measured = [found for row in self.rows if (found := visits(row, name))]
-        return statistics.noise_floor(measured, common_drift=True)
+        floor = statistics.noise_floor(measured, common_drift=True)
+        return None if floor is None else max(floor, statistics.LEAST_FLOOR)
+
+    def held_floor(self, name: str, *, paired: bool, rounds: int) -> float:
+        """The noise floor that a ratio is held to. Of medians that were not taken in turn the drift of the machine is
+        part of it, and as much as is assumed where nothing was measured; one round says less than several.
+        """
+        measured = [found for row in self.rows if (found := visits(row, name))]
+        floor = statistics.noise_floor(measured, common_drift=paired)
+        return statistics.held(floor, name, paired=paired, rounds=rounds)
 
     def ratio(self, row: Row, name: str) -> Ratio | str | None:
         """A measurement over its baseline's; a reason where both have samples and yet no ratio; None where not.
@@ -221,9 +230,10 @@ class AblationTable:
             return "no ratio: the baseline is 0"
         paired = bool(set(pair[0]) & set(pair[1]))
         interval = (statistics.paired_ratio_interval if paired else statistics.ratio_interval)(*pair)
-        floor = self.floor(name)
+        fewest = len(set(pair[0]) & set(pair[1])) if paired else min(map(len, pair))
+        floor = self.held_floor(name, paired=paired, rounds=fewest)
         once = all(len(one.measurement(name).samples) == 1 for one in (row, base))
-        return Ratio(interval, statistics.assumed_floor(name) if floor is None else floor, paired, once)
+        return Ratio(interval, floor, paired, once)
 
     def ran_differently(self, row: Row, name: str) -> str | None:
         """How a row and its baseline ran, where they ran different things."""
@@ -394,9 +404,11 @@ def _is_timed(measured: Measurement) -> bool:
 
 def _kernel(timed: list[Measurement], case: dict[str, Any]) -> dict[str, str]:
     """The kernels that measurements name; what the case asked for where none does, yet the model itself ran."""
-    named = dict.fromkeys(str(m.details["kernel"]) for m in timed if m.details.get("kernel") is not None)
-    if named:
-        return {"kernel": " / ".join(named)}
+    found = [m.details for m in timed if m.details.get("kernel") is not None]
+    named = dict.fromkeys(str(one["kernel"]) for one in found)
+    if named:  # `auto` takes plain softmax for short sequences on a CPU, which the kernel that it names does not
+        chosen = " (auto)" if any(one.get("kernel_requested") == "auto" for one in found) else ""
+        return {"kernel": " / ".join(named) + chosen}
     return {"kernel": str(case.get("kernel"))} if any(m.name in TIMED for m in timed) else {}
 
 

@@ -224,13 +224,17 @@ def test_two_rows_that_changed_places_are_named(tmp_path):
     )
     said, one = told(compared(first, same))
     assert "3 of 3 pairs of rows can be told apart in both runs, all in the same order" in said
-    assert "2 of 2 ratios to full agree within intervals or noise floor, 2 with each value in the other's inter" in said
+    assert (
+        "of 2 ratios to full, 2 have intervals that overlap or differ by less than the noise floor, 2 with each" in said
+    )
     assert (one.reversed, one.outside) == ([], [])
 
     found = compared(first, second)
     said, one = told(found)
     assert "3 of 3 pairs of rows can be told apart in both runs, 2 in the same order, 1 reversed" in said
-    assert "0 of 2 ratios to full agree within intervals or noise floor, 0 with each" in said
+    assert (
+        "of 2 ratios to full, 0 have intervals that overlap or differ by less than the noise floor, 0 with each" in said
+    )
     ((rows, before, after),) = one.reversed
     assert (rows, before.split()[0], after.split()[0]) == ("fast and slow", "300.3", "700.7")
     assert (" < " in before, " > " in after) == (True, True)
@@ -270,7 +274,7 @@ def with_one_sample(folder, **levels):
 def test_memory_of_one_round_is_not_held_to_the_floor_of_timings(tmp_path):
     first = with_one_sample(tmp_path / "a", full=700, more=500, steady=500)
     found = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=502))
-    assert found.floors == {"peak_memory": compare.LEAST_FLOOR, "latency": compare.statistics.ASSUMED_FLOOR}
+    assert found.floors == {"peak_memory": compare.statistics.LEAST_FLOOR, "latency": compare.statistics.ASSUMED_FLOOR}
     memory = {row: line.verdict for row, line in lines(found, "peak_memory").items()}
     assert memory == {"full": "not distinguishable", "more": "more", "steady": "not distinguishable"}
     assert {line.verdict for line in lines(found).values()} == {"not distinguishable"}

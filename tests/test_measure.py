@@ -199,13 +199,37 @@ def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
     one = tiny(kernel="sdpa")
     workload = Workload(one, clip_file(tmp_path, one), LITTLE, "machine")
     with torch.inference_mode():
-        (fused,), _ = workload.observe(lambda: workload.eager(workload.input))
+        (fused,) = workload.observe(lambda: workload.eager(workload.input))
         use_kernel(workload.eager.stages[0].blocks[0], "reference")
-        assert workload.observe(lambda: workload.eager(workload.input))[0] == [fused, "explicit softmax"]
+        assert workload.observe(lambda: workload.eager(workload.input)) == [fused, "explicit softmax"]
     assert "attention" in fused
 
 
+@pytest.mark.parametrize("error", ["[enforce fail] DefaultCPUAllocator: can't allocate memory", "a mistake"])
+def test_a_pass_that_is_watched_may_lack_memory_and_nothing_else(error, tmp_path):
+    """It comes after the times, which are not lost with it."""
+    from harness.workload import Workload
+
+    def fail():
+        raise RuntimeError(error)
+
+    workload = Workload(tiny(), clip_file(tmp_path, tiny()), LITTLE, "machine")
+    if "memory" in error:
+        assert workload.observe(fail) == ["not observed: out of memory"]
+    else:
+        with pytest.raises(RuntimeError, match="a mistake"):
+            workload.observe(fail)
+
+
 # no number, and why
+
+
+@pytest.mark.parametrize("changes", [{"compile": True}, {"kernel": "flex"}])
+def test_what_is_compiled_has_no_peak_memory_on_a_cpu(changes, tmp_path):
+    one = tiny(**changes)
+    (measured,) = measure.measure(one, ["peak_memory"], clip_file(tmp_path, one), effort=LITTLE)
+    assert "the memory of the compiler cannot be told from the model's" in measured.missing
+    assert not measured.retry
 
 
 def test_lack_of_memory_is_a_result(tmp_path):
@@ -350,6 +374,7 @@ def test_provenance_says_what_a_reader_needs_and_nothing_private():
         "os",
         "cpu",
         "cpu_generation",
+        "huge_pages",
         "run",
         "cores",
         "ram_bytes",
@@ -379,6 +404,23 @@ def test_processors_of_one_name_are_told_apart(monkeypatch):
     assert found[1]["vectors"] == ["avx2", "avx512f", "avx512_bf16"]
     monkeypatch.setattr(provenance.Path, "exists", lambda *_: False)
     assert provenance.cpu_generation.__wrapped__() == {"vectors": []}
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "name"),
+    [
+        ("cuda", None, "one"), ("cuda:1", None, "two"), ("cuda:2", None, None), ("cuda", "1", "two"),
+        ("cuda:1", "1,0", "one"), ("cuda", "", None), ("cuda:1", "0", None), ("cuda", "GPU-abc", "asked"),
+    ],
+)  # fmt: skip
+def test_a_card_is_named_as_cuda_numbers_it(device, visible, name, monkeypatch):
+    monkeypatch.setattr(provenance, "gpu", lambda: [{"name": "one"}, {"name": "two"}])
+    monkeypatch.setattr(provenance, "_output", lambda *command: "asked" if "GPU-abc" in command else "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert provenance._card(device) == name
+    assert provenance.device_slug(device) == (name or "gpu")
 
 
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):

@@ -14,7 +14,9 @@ from torch import nn
 from attention_zoo import Grid
 from backbones import models
 from backbones.layouts import WRAPPED, translate
+from harness import memory, provenance
 from harness.options import Command, parse
+from reports import cost_page
 from reports.record import read_records
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
@@ -213,6 +215,61 @@ def test_nothing_is_timed_before_the_outputs_agree(factor, status, tmp_path, cap
     if not status:
         assert "forward: ours is" in said
         assert record.measurements["forward_speedup"].details["interval"]
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """A checkout without local changes; its commit can be changed."""
+    said = {"commit": "c0ffee", "dirty": False}
+    monkeypatch.setattr(provenance, "commit", lambda: dict(said))
+    monkeypatch.setitem(peers.PEERS, "divided", lambda options: ("a peer", Sum(1.0), Sum(1.0)))
+    return said
+
+
+def test_a_run_of_other_modes_joins_what_the_same_code_measured(tmp_path, clean):
+    def run(*arguments):
+        assert peers.main([*SMALL, "schemes=[divided]", *arguments, f"out={tmp_path}"]) == 0
+        (record,) = read_records(tmp_path / "peers")
+        return {name for name in record.measurements if name.endswith("_speedup")}
+
+    assert run("modes=[training]") == {"training_speedup"}
+    assert run("modes=[forward]") == {"training_speedup", "forward_speedup"}
+    clean["commit"] = "another"
+    assert run("modes=[forward]") == {"forward_speedup"}
+
+
+def test_another_allocator_is_another_case(tmp_path, clean, monkeypatch):
+    kept = []
+    monkeypatch.setattr(memory, "keep_all_freed", lambda: kept.append(True))  # it would hold for all later tests
+    for arguments in ([], ["allocator=keep"]):
+        assert peers.main([*SMALL, "schemes=[divided]", "modes=[forward]", f"out={tmp_path}", *arguments]) == 0
+    assert kept == [True]
+    cases = [record.case for record in read_records(tmp_path / "peers")]
+    assert sorted(case.get("allocator", "default") for case in cases) == ["default", "keep"]
+    assert "freed memory kept" in cost_page.build(tmp_path).read_text()
+
+
+def test_a_mode_that_fails_loses_no_other(tmp_path, capsys, clean, monkeypatch):
+    class Full(Sum):
+        def forward(self, clip):
+            if self.training:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+            return super().forward(clip)
+
+    monkeypatch.setitem(peers.PEERS, "divided", lambda options: ("a peer", Full(1.0), Sum(1.0)))
+    assert peers.main([*SMALL, "schemes=[divided]", "modes=[forward,training]", f"out={tmp_path}"]) == 1
+    assert "training: not measured: out of memory" in capsys.readouterr().out
+    (record,) = read_records(tmp_path / "peers")
+    assert record.measurements["forward_speedup"].samples
+    assert record.measurements["training_speedup"].missing == "out of memory"
+
+
+def test_outputs_that_are_not_finite_do_not_agree(tmp_path, capsys, clean, monkeypatch):
+    monkeypatch.setitem(peers.PEERS, "divided", lambda options: ("a peer", Sum(1.0), Sum(torch.inf)))
+    assert peers.main([*SMALL, "schemes=[divided]", "modes=[forward]", f"out={tmp_path}"]) == 1
+    assert "not every output is finite: ours, so nothing is timed" in capsys.readouterr().out
+    (record,) = read_records(tmp_path / "peers")
+    assert set(record.measurements) == {"difference"}
 
 
 def test_lists_of_names_are_read():

@@ -108,7 +108,7 @@ def test_what_is_absent_says_why():
     text = peers.section([compared(memory="ours: out of memory")])
     (line,) = lines(text)
     assert (line["training step ↑"], line["memory of a step ↑"]) == ("— [1]", "— [2]")
-    assert "1. Not asked for in this run.\n2. Ours: out of memory." in text
+    assert "1. Not asked for.\n2. Ours: out of memory." in text
     text = peers.section([compared(forward=None, difference=0.5), compared()])
     assert "1. Nothing was timed: the outputs differ by 5.0e-01, which is too much." in text
     assert "they differ by at most 2.0e-07" in text
@@ -121,7 +121,9 @@ def test_the_page_needs_no_ablation_and_names_a_broken_file(tmp_path):
     (tmp_path / "peers" / "torn.json").write_text("{")
     page = cost_page.build(tmp_path)
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("# What attention costs on Example CPU, 4 cores, torch 2.13.0\n\n## Against the best public")
+    assert text.startswith(
+        "# What attention costs on Example CPU, 4 cores, torch 2.13.0\n\n## Against other implementations"
+    )
     assert "\n\n\n" not in text
     assert "## Not shown\n\n- peers/torn.json cannot be read as a record" in text
     assert str(tmp_path) not in text

@@ -208,11 +208,30 @@ def test_samples_of_local_changes_are_not_continued_by_another_run(tmp_path, mon
 
 def test_samples_of_code_that_nobody_knows_are_not_continued_by_another_run():
     one = Measurement("latency", "ms", "lower", (1.0,), details={"machine": "m", "commit": "unknown", "run": "a"})
-    source = {"commit": "unknown", "dirty": None, "run": "b"}
+    source = {"commit": "unknown", "dirty": None, "run": "b", "cpu_generation": {"model": 1}}
     assert not rounds.continues(one, "m", source)
     assert rounds.continues(one, "m", source | {"run": "a"})
     known = replace(one, details=one.details | {"commit": "abc"})
     assert rounds.continues(known, "m", source | {"commit": "abc"})
+
+
+def test_samples_of_another_generation_of_processors_are_not_continued(tmp_path, monkeypatch, capsys):
+    """Hosts hand out machines of one name, "AMD EPYC" say, with processors of several."""
+    collected = provenance.collect() | {"commit": "c0ffee", "dirty": False, "cpu_generation": {"model": 1}}
+    monkeypatch.setattr(provenance, "collect", lambda: collected)
+    meter = Meter(monkeypatch)
+    meter.answer = Answers(iter([None, KeyboardInterrupt()]))
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 130
+    old = latencies(tmp_path / "trial")["one"]
+    assert rounds.continues(old, old.details["machine"], collected)
+    assert not rounds.continues(old, old.details["machine"], collected | {"cpu_generation": {"model": 17}})
+    without = {key: value for key, value in old.details.items() if key != "cpu_generation"}
+    assert rounds.continues(replace(old, details=without), old.details["machine"], collected)
+    collected["cpu_generation"] = {"model": 17}
+    meter.answer = {}
+    meter.asked.clear()
+    assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
+    assert len(timed(meter)) == 3
 
 
 def test_what_a_deadline_cut_short_is_no_result_and_the_rest_is_kept(tmp_path, monkeypatch):
@@ -263,7 +282,7 @@ def test_memory_has_a_sample_in_every_round_and_a_ratio(tmp_path, monkeypatch):
     loaded = table.load(tmp_path / "trial")
     for row in loaded.rows:
         assert row.measurement("peak_memory").details["rounds"] == [1, 2, 3]
-    assert loaded.floor("peak_memory") == 0
+    assert loaded.floor("peak_memory") == 0.01
     assert loaded.ratio(loaded.rows[1], "peak_memory").paired
     assert "peak memory" in (tmp_path / "trial" / "report.md").read_text()
 

@@ -5,8 +5,9 @@ import torch
 
 from attention_zoo import kernels
 from attention_zoo.kernels import Kernel
-from harness import sanity
+from harness import provenance, sanity
 from harness.sanity import Check, measured, right
+from reports.record import write_record
 
 
 def found(kernel, subject="full", dtype="float32"):
@@ -62,6 +63,7 @@ def test_a_wrong_kernel_is_found(how, spoiled):
 
 
 def test_a_run_writes_records_and_a_table_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(provenance, "commit", lambda: {"commit": "c0ffee", "dirty": False})
     some = [Check("full", kernel, "float32", "cpu") for kernel in ("reference", "sdpa", "xformers")]
     monkeypatch.setattr(sanity, "checks", lambda *_: some)
     assert sanity.main([f"out={tmp_path}", "seconds=0"]) == 0
@@ -71,6 +73,15 @@ def test_a_run_writes_records_and_a_table_and_goes_on(tmp_path, monkeypatch, cap
     assert "| full | sdpa |" in (tmp_path / "sanity" / "report.md").read_text()
     assert sanity.main([f"out={tmp_path}"]) == 0
     assert "[3/3]" not in capsys.readouterr().out
+
+
+def test_what_local_changes_said_is_computed_again(tmp_path, monkeypatch):
+    """Nothing says what the code of such a checkout was."""
+    check = Check("full", "reference", "float32", "cpu")
+    for dirty in (False, True):
+        monkeypatch.setattr(provenance, "commit", lambda dirty=dirty: {"commit": "c0ffee", "dirty": dirty})
+        write_record(measured(check), tmp_path)
+        assert (sanity._there(tmp_path, check) is None) is dirty
 
 
 def test_every_scheme_and_kernel_is_checked_and_compiled_ones_last():

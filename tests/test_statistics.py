@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.record import Measurement
-from reports.statistics import Interval, Ratio, by_round, by_visit, median_interval, noise_floor, paired_ratio_interval
+from reports.statistics import (
+    Interval,
+    Ratio,
+    by_round,
+    by_visit,
+    held,
+    median_interval,
+    noise_floor,
+    paired_ratio_interval,
+)
 from reports.statistics import ratio_interval as independent_ratio
 
 POSITIVE = st.floats(0.1, 1e6)
@@ -86,8 +95,37 @@ def test_a_drift_of_the_machine_falls_out_of_paired_ratios_and_of_the_floor():
 
 
 def test_one_disturbed_case_does_not_set_the_floor():
-    cases = [{1: (100.0,), 2: (101.0,)} for _ in range(4)] + [{1: (100.0,), 2: (200.0,)}]
+    cases = [dict.fromkeys((1, 3, 4), (100.0,)) | {2: (101.0,)} for _ in range(4)] + [{1: (100.0,), 2: (200.0,)}]
     assert noise_floor(cases, common_drift=False) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 4])
+def test_few_rounds_tell_no_more_equal_cases_apart_than_many(rounds):
+    """The range of two rounds is small by chance more often than that of three; the floor makes up for it."""
+    generator = np.random.default_rng(3)
+    told = 0
+    for _ in range(400):
+        cases = [{n: (float(np.exp(0.05 * generator.standard_normal())),) for n in range(rounds)} for _ in range(9)]
+        floor = held(noise_floor(cases, common_drift=True), "latency", paired=True, rounds=rounds)
+        value = np.median([cases[0][n][0] / cases[1][n][0] for n in range(rounds)])
+        told += max(value, 1 / value) - 1 > floor
+    assert told <= 0.15 * 400
+
+
+@pytest.mark.parametrize(
+    ("found", "name", "paired", "rounds", "floor"),
+    [
+        (None, "latency", True, 1, 0.10),
+        (None, "peak_memory", False, 1, 0.01),
+        (0.05, "latency", True, 3, 0.05),
+        (0.002, "peak_memory", True, 3, 0.01),  # never less
+        (0.05, "latency", False, 3, 0.10),  # not in turn: at least what is assumed
+        (0.08, "latency", True, 1, 0.108),  # one round says less
+        (0.03, "latency", True, 1, 0.10),
+    ],
+)
+def test_the_floor_that_a_ratio_is_held_to(found, name, paired, rounds, floor):
+    assert held(found, name, paired=paired, rounds=rounds) == pytest.approx(floor)
 
 
 def test_without_two_rounds_there_is_no_floor():

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 GROUPS = ("attention", "projections", "mlp", "norms", "convolutions", "movement", "rest")
 TOTAL = "time_total"
 MEASURES = {f"time_{group}": ("ms", "lower") for group in GROUPS} | {TOTAL: ("ms", "lower")}
-PASSES = 3
+PASSES = 2  # in each round: a pass that something disturbed is then one of six in three processes
 MARK, WHOLE = "module ", "whole pass"
 
 
-@register("operator_share", MEASURES, timed=True, order=6, once=True)
+@register("operator_share", MEASURES, timed=True, order=6)
 def operator_share(workload: Workload) -> list[Measurement]:
     """A few profiled passes after one that is not; the groups of each sum to its total."""
     if workload.case.compile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness import memory
-from harness.metrics import register
+from harness.metrics import get, register
 from reports.record import Measurement
 
 if TYPE_CHECKING:
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 @register("peak_memory", {"peak_memory": ("bytes", "lower")}, timed=True, order=0)
 def peak_memory(workload: Workload) -> list[Measurement]:
     """Runs before the other timed metrics, since it must see the process without a model."""
-    peak, details = _cuda(workload) if workload.device.type == "cuda" else _cpu(workload)
+    surroundings = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
+    on_cuda = workload.device.type == "cuda"
+    if not on_cuda and (workload.case.compile or workload.kernel == "flex"):
+        cure = "use compile=false" if workload.case.compile else "kernel flex is compiled when it runs; use another"
+        reason = f"{memory.COMPILERS_OWN}; {cure}"
+        return get("peak_memory").missing(reason, retry=False, details=surroundings)
+    peak, details = _cuda(workload) if on_cuda else _cpu(workload)
     weights = [*workload.eager.parameters(), *workload.eager.buffers()]
     details["weights_bytes"] = sum(t.numel() * t.element_size() for t in weights)
-    details |= {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
-    return [Measurement("peak_memory", "bytes", "lower", (peak,), details=details)]
+    return [Measurement("peak_memory", "bytes", "lower", (peak,), details=details | surroundings)]
 
 
 def _cuda(workload: Workload) -> tuple[int, dict[str, Any]]:

@@ -27,8 +27,9 @@ def training_latency(workload: Workload) -> list[Measurement]:
     step()  # compiles, if the case says so
     workload.synchronize()
     first = time.perf_counter() - start
-    operators = workload.observe(step.eagerly)[0]  # the scores would keep all activations
     runs, warm_up = workload.time(*step.phases.values())
+    finite = bool(torch.isfinite(step.loss))
+    operators = workload.observe(step.eagerly)
     parts = [[end - begin for begin, end in zip((0.0, *run), run, strict=False)] for run in runs]
     details = {
         "kernel_requested": workload.case.kernel,
@@ -37,7 +38,7 @@ def training_latency(workload: Workload) -> list[Measurement]:
         "compile": workload.case.compile,
         "parts_ms": {name: median(part) for name, part in zip(step.phases, zip(*parts, strict=True), strict=True)},
         "optimizer": step.optimizer_text,
-        "finite_loss": bool(torch.isfinite(step.loss)),
+        "finite_loss": finite,
         **warm_up,
         **workload.surroundings(),
     }

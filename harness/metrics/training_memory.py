@@ -3,7 +3,8 @@
 On CUDA the peak of torch's allocator, input included. On the CPU the growth of the process's resident set from just
 before the model is built, input excluded, as for `peak_memory`. The step is one after the first, so that the optimizer
 has its state. Parameters, gradients and optimizer state are exact sums over the tensors that are held; activations are
-what remains of the peak, with everything that is held for a moment only and what the allocator loses.
+what remains of the peak, with everything that is held for a moment only and what the allocator loses. Where the peak
+comes before the backward pass has made all gradients, these are too small by what is lacking of them.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def training_memory(workload: Workload) -> list[Measurement]:
     details = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
     on_cuda = workload.device.type == "cuda"
     if workload.case.compile and not on_cuda:
-        reason = "on the CPU the memory of the compiler cannot be told from the model's; use compile=false"
+        reason = f"{memory.COMPILERS_OWN}; use compile=false"
         return get("training_memory").missing(reason, retry=False, details=details)
     peak, parts, how = _cuda(workload) if on_cuda else _cpu(workload)
     kept = sum(parts.values())
     parts["activations"] = max(0, peak - kept)
-    how |= {"buffers_bytes": parts["buffers"], "activations_are": "the peak minus everything that is counted exactly"}
+    how |= {"buffers_bytes": parts["buffers"], "activations_are": "the peak minus all else, gradients in full"}
     how["optimizer"] = workload.training.optimizer_text
     values = {"training_memory": peak} | {f"training_{part}": parts[part] for part in PARTS}
     return [

@@ -1,0 +1,29 @@
+"""What the operators of a row belong to: the groups in words, and how far their measured time can be trusted."""
+
+from reports import statistics
+from reports.table import AblationTable
+
+SAID = (
+    "Attention is scores, softmax and weighted sum, of the multiply-adds the two products alone; projections are its "
+    "linear maps; convolutions are patch embeddings, position encodings and pooling of keys; movement is copies, "
+    "shifts, padding and concatenation without arithmetic; rest is residual sums, the classifier and what lies between "
+    "operators. The milliseconds of the groups are of profiled passes: they are there for their shares, and their "
+    "total is no latency."
+)
+
+
+def said(table: AblationTable) -> str:
+    """What the groups hold, and the rows whose profiled passes were not like the timed ones; empty without groups."""
+    if not any(table.has(name) for name in ("macs_mlp", "time_mlp")):
+        return ""
+    floor = table.floor("latency")
+    floor = max(statistics.WIDE, statistics.assumed_floor("latency") if floor is None else floor)
+    apart = []
+    for row in table.rows:
+        profiled, timed = row.value("time_total"), row.value("latency")
+        if profiled and timed and max(profiled / timed, timed / profiled) - 1 > floor:
+            apart.append(f"{row.name} (profiled {profiled:.0f} ms, timed {timed:.0f} ms)")
+    rough = (
+        f" Profiled passes that took over {floor:.0%} more or less than timed ones were disturbed, and their shares "
+    )
+    return SAID + (f"{rough}are rough: {'; '.join(apart)}." if apart else "")
