@@ -162,6 +162,38 @@ def test_a_learned_bias_does_not_cost_the_fused_kernel(off):
     assert UNFUSED not in ran
 
 
+@pytest.mark.parametrize("bias_shape", ["", "m", "b", "bm"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_learned_bias_keeps_no_scores_for_the_backward_pass(bias_shape, dtype):
+    dtype = DTYPES[dtype]
+    found = {}
+    for kernel in ("reference", "sdpa"):
+        *inputs, upstream = tensors((5, 3, 40, 48, 8), bias_shape, masked=True)
+        inputs = [x.to(dtype).requires_grad_() for x in inputs]
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            y = attend(*inputs, kernel=kernel)
+        y.backward(upstream.to(dtype))
+        found[kernel] = [y.detach(), *(x.grad for x in inputs)]
+        assert (max(kept) >= 5 * 3 * 40 * 48) == (kernel == "reference" or bias_shape == "bm")  # then the bias itself
+    for actual, expected in zip(found["sdpa"], found["reference"], strict=True):
+        assert_close(actual, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * expected.abs().max().item())
+
+
+def test_a_learned_bias_has_its_gradient_under_autocast_too():
+    q, k, v, bias, upstream = (x.float() for x in tensors((5, 3, 40, 48, 8), "m", masked=True))
+    for one in (q, k, v, bias):
+        one.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = attend(q, k, v, bias, kernel="sdpa")
+    assert y.dtype == torch.bfloat16
+    y.backward(upstream.bfloat16())
+    actual, bias.grad = bias.grad, None
+    attend(q, k, v, bias, kernel="reference").backward(upstream)
+    assert actual.dtype == torch.float32
+    assert_close(actual, bias.grad, rtol=0.05, atol=0.05 * bias.grad.abs().max().item())
+
+
 @pytest.mark.parametrize("name", attention_zoo.schemes.names())
 def test_schemes_run_fused(name):
     module = attention_zoo.build(name, 12, 2, Grid(4, 6, 8), **attention_zoo.schemes.get(name).example).eval()
