@@ -180,6 +180,13 @@ def test_a_learned_bias_keeps_no_scores_for_the_backward_pass(bias_shape, dtype)
         assert_close(actual, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * expected.abs().max().item())
 
 
+def test_a_learned_bias_is_trained_on_the_fused_kernel():
+    q, k, v, bias, _ = (x.float().requires_grad_() for x in tensors((2, 2, 40, 40, 8), "m", masked=False))
+    ran = operators(lambda: attend(q, k, v, bias, kernel="sdpa"))
+    assert FUSED in ran
+    assert UNFUSED not in ran
+
+
 def test_a_learned_bias_has_its_gradient_under_autocast_too():
     q, k, v, bias, upstream = (x.float() for x in tensors((5, 3, 40, 48, 8), "m", masked=True))
     for one in (q, k, v, bias):

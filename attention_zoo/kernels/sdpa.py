@@ -21,41 +21,44 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         # A bias that requires a gradient sends PyTorch to the unfused path even where gradients are off.
         bias = bias.detach()
     elif bias is not None and bias.requires_grad and q.shape[-1] == v.shape[-1] and chunks.eager(q):
-        q, k, v, bias = chunks.autocast(q, k, v, bias)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=bias.detach())
-        return _LearnedBias.apply(y, q.detach(), k.detach(), v.detach(), bias)
+        return _LearnedBias.apply(*chunks.autocast(q, k, v, bias))
     with _safe_backends(q, k, bias):
         return scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class _LearnedBias(torch.autograd.Function):
-    """Gives attention that was computed without the bias's gradient that gradient, and leaves all else as it is.
+    """Attention with a bias that has a gradient, on a CPU, where PyTorch's fused attention gives it none.
 
-    On a CPU, PyTorch's fused attention has none, and its plain path keeps the scores of all windows for the backward
-    pass. Here they are computed again, for as many sequences as stay in the cache.
+    Its plain path keeps the scores of all sequences for the backward pass. Here they are computed again, for as many
+    sequences as stay in the cache.
     """
 
     @staticmethod
-    def forward(ctx, y: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(y, q, k, v, bias)
-        return y.view_as(y)
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        y = scaled_dot_product_attention(q, k, v, attn_mask=bias.detach())
+        ctx.save_for_backward(q, k, v, bias, y)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, q, k, v, bias = ctx.saved_tensors
-        wide = torch.promote_types(q.dtype, torch.float32)
-        found = bias.new_zeros(bias.shape, dtype=wide)
-        size = chunks.length(y, len(y), 3 * q.shape[1] * bias.shape[-2] * bias.shape[-1])
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        q, k, v, bias, y = ctx.saved_tensors
+        wide, scale = torch.promote_types(q.dtype, torch.float32), q.shape[-1] ** -0.5
+        of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        of_bias = bias.new_zeros(bias.shape, dtype=wide)
+        size = chunks.length(y, len(y), q.shape[1] * bias.shape[-2] * bias.shape[-1])
         for start in range(0, len(y), size):
             at = slice(start, start + size)
-            of_bias = at if len(bias) > 1 else slice(None)
-            g, scores = grad[at].to(wide), (q[at].to(wide) * q.shape[-1] ** -0.5) @ k[at].to(wide).mT
-            shares = scores.add_(bias[of_bias]).softmax(-1)
+            at_bias = at if len(bias) > 1 else slice(None)
+            g, scaled, keys = grad[at].to(wide), q[at].to(wide) * scale, k[at].to(wide)
+            shares = (scaled @ keys.mT).add_(bias[at_bias]).softmax(-1)
+            of_v[at] = shares.mT @ g
             change = g @ v[at].to(wide).mT
-            change -= (g * y[at]).sum(-1, keepdim=True)
-            found[of_bias] += (change * shares).sum_to_size(bias[of_bias].shape)
-        return grad, None, None, None, found.to(bias.dtype)
+            change.sub_((g * y[at]).sum(-1, keepdim=True)).mul_(shares)  # of the scores
+            of_bias[at_bias] += change.sum_to_size(bias[at_bias].shape)
+            of_q[at] = (change @ keys).mul_(scale)
+            of_k[at] = change.mT @ scaled
+        return of_q, of_k, of_v, of_bias.to(bias.dtype)
 
 
 def _safe_backends(q: Tensor, k: Tensor, bias: Tensor | None) -> contextlib.AbstractContextManager:
