@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 BYTES = 4 * 2**20  # what a chunk holds between operators; 2 to 8 MiB are equally fast, 1 and 16 are slower
 
@@ -22,11 +23,12 @@ def observed() -> bool:
     """Whether more than eager PyTorch looks at the operators.
 
     A compiler fuses by itself; tracers, counters and function transforms should see PyTorch's own operators, once each.
+    A dispatch mode that says that it `only_watches` sees what runs without it.
     """
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
+        or not all(getattr(mode, "only_watches", False) for mode in _get_current_dispatch_mode_stack())
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
 

@@ -127,7 +127,7 @@ class Workload:
     def observe(self, run: Callable[[], Tensor]) -> list[str]:
         """The attention operators that the dispatcher sees in a pass of its own.
 
-        Taken after the times: on a CPU a pass that is watched is not cut into chunks, and needs more memory.
+        Taken after the times, which are not lost where it runs out of memory.
         """
         if self.kernel == "flex":  # compiled by itself, below the level at which operators are seen
             return ["flex_attention"]
@@ -237,7 +237,9 @@ def frozen(model: nn.Module, clips: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 class _OperatorLog(TorchDispatchMode):
-    """Notes the names of the operators that reach a backend."""
+    """Notes the names of the operators that reach a backend, of the program as it runs without it."""
+
+    only_watches = True  # to attention_zoo.chunks
 
     def __init__(self):
         super().__init__()

@@ -205,6 +205,17 @@ def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
     assert "attention" in fused
 
 
+def test_what_is_watched_is_what_is_timed(tmp_path):
+    """A learned bias leaves the fused kernel under every dispatch mode but ours, which must not say that it did."""
+    from harness.workload import Workload
+
+    one = tiny("pyramid_tiny_shifted_window", kernel="sdpa")
+    (measured,) = measure.measure(one, ["training_latency"], clip_file(tmp_path, one), effort=LITTLE)
+    assert measured.details["operators"] == ["_scaled_dot_product_flash_attention_for_cpu"]
+    workload = Workload(one, clip_file(tmp_path, one), LITTLE, "machine")
+    assert workload.observe(lambda: workload.training.eagerly()) == measured.details["operators"]
+
+
 @pytest.mark.parametrize("error", ["[enforce fail] DefaultCPUAllocator: can't allocate memory", "a mistake"])
 def test_a_pass_that_is_watched_may_lack_memory_and_nothing_else(error, tmp_path):
     """It comes after the times, which are not lost with it."""
