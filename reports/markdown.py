@@ -386,7 +386,8 @@ def floors_in_words(floors: dict[str, float | None]) -> str:
         said.append(
             f"Noise floor (A/A): {', '.join(measured)}: by how much the same row differs from itself, the largest over "
             "the smallest median of its rounds, without what moved all rows of a round alike; the median over the "
-            f"rows, and never less than {statistics.LEAST_FLOOR:.0%}."
+            f"rows, and never less than {statistics.LEAST_FLOOR:.0%}. Rows of one round are held to {statistics.ONCE} "
+            f"times as much, timings that were not taken in turn to {statistics.ASSUMED_FLOOR:.0%} at least."
         )
     for floor, names in assumed.items():
         said.append(f"Noise floor of {', '.join(names)}: no row has two rounds, so {floor:.0%} is assumed.")

@@ -131,7 +131,10 @@ def assumed_floor(name: str) -> float:
 
 
 def held(floor: float | None, name: str, *, paired: bool, rounds: int) -> float:
-    """The floor that a ratio of medians over so many rounds is held to, from what `noise_floor` found or did not."""
+    """The floor that a ratio of medians over so many rounds is held to, from what `noise_floor` found or did not.
+
+    One round says less than several, and medians that were not taken in turn differ by the drift of the machine too.
+    """
     if floor is None:
         return assumed_floor(name)
     floor = max(floor * (ONCE if rounds == 1 else 1.0), LEAST_FLOOR)

@@ -198,19 +198,11 @@ class AblationTable:
     def baseline_of(self, row: Row) -> Row | None:
         return next((other for other in self.rows if other.name == row.baseline), None)
 
-    def floor(self, name: str) -> float | None:
+    def floor(self, name: str, *, common_drift: bool = True) -> float | None:
         """The noise floor of a measurement, from the rounds of all rows, 1 % at least; None where no row has two."""
         measured = [found for row in self.rows if (found := visits(row, name))]
-        floor = statistics.noise_floor(measured, common_drift=True)
+        floor = statistics.noise_floor(measured, common_drift=common_drift)
         return None if floor is None else max(floor, statistics.LEAST_FLOOR)
-
-    def held_floor(self, name: str, *, paired: bool, rounds: int) -> float:
-        """The noise floor that a ratio is held to. Of medians that were not taken in turn the drift of the machine is
-        part of it, and as much as is assumed where nothing was measured; one round says less than several.
-        """
-        measured = [found for row in self.rows if (found := visits(row, name))]
-        floor = statistics.noise_floor(measured, common_drift=paired)
-        return statistics.held(floor, name, paired=paired, rounds=rounds)
 
     def ratio(self, row: Row, name: str) -> Ratio | str | None:
         """A measurement over its baseline's; a reason where both have samples and yet no ratio; None where not.
@@ -231,7 +223,7 @@ class AblationTable:
         paired = bool(set(pair[0]) & set(pair[1]))
         interval = (statistics.paired_ratio_interval if paired else statistics.ratio_interval)(*pair)
         fewest = len(set(pair[0]) & set(pair[1])) if paired else min(map(len, pair))
-        floor = self.held_floor(name, paired=paired, rounds=fewest)
+        floor = statistics.held(self.floor(name, common_drift=paired), name, paired=paired, rounds=fewest)
         once = all(len(one.measurement(name).samples) == 1 for one in (row, base))
         return Ratio(interval, floor, paired, once)
 

@@ -311,8 +311,10 @@ def go_and_kill(trial, targets, generator, forced=False):
     """
     scratch = trial.out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    # A commit made meanwhile would begin unfinished rounds again: the runs are to see no checkout.
+    # A commit made meanwhile, and one that nobody knows, would begin unfinished rounds again: the runs see no checkout
+    # and are told one.
     environment = {**os.environ, "TMPDIR": str(scratch), "GIT_DIR": str(scratch), "OMP_NUM_THREADS": "1"}
+    environment["ATTENTION_ZOO_COMMIT"] = "c0ffee"
     command = [*COMMAND, "rows=[" + ",".join(f"'{row}'" for row in trial.rows) + "]", f"out={trial.out}"]
     command += ["force=true"] if forced else []
     log, hits, begin = scratch / "log.txt", 0, time.monotonic()
