@@ -33,10 +33,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.case import DTYPES
-from harness.options import Command, UsageError, option, run
+from harness.spec.case import DTYPES
+from harness.spec.options import Command, UsageError, option, run
 from harness.speedup import TOLERANCE, in_turn, ratios, warm_up_seconds
-from reports.record import Measurement, Record, RecordError, case_id, read_record, write_record
+from records.record import Measurement, Record, RecordError, case_id, read_record, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,7 +119,7 @@ def _main(options: Options) -> int:
     import torch
 
     from attention_zoo import kernels
-    from harness import provenance
+    from records import provenance
 
     if options.size % 32:
         raise UsageError(f"size={options.size} is not a multiple of 32, which every model needs")
@@ -153,7 +153,7 @@ def _main(options: Options) -> int:
 
 
 def _allocate(options: Options) -> None:
-    from harness import memory
+    from harness.cost import memory
 
     memory.keep_all_freed() if options.allocator == "keep" else memory.keep_freed()
 
@@ -308,13 +308,13 @@ def compare(name: str, peer: str, theirs: nn.Module, ours: nn.Module, options: O
     """
     import torch
 
-    from harness import memory
+    from harness.cost import memory
 
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     clip = _clip(name, options)
     sides = {"theirs": theirs.to(device, dtype).eval(), "ours": ours.to(device, dtype).eval()}
     if options.compile:
-        from harness.workload import frozen
+        from harness.cost.workload import frozen
 
         sides["ours"] = frozen(sides["ours"], clip)
     with torch.inference_mode():
@@ -348,7 +348,7 @@ def compare(name: str, peer: str, theirs: nn.Module, ours: nn.Module, options: O
 
 def _begun(name: str, described: dict[str, object], options: Options) -> Record:
     """The record of a comparison, with what the same code has measured of it on this machine."""
-    from harness import provenance
+    from records import provenance
 
     source = {**provenance.collect(), **provenance.of_torch(options.device)}
     record = Record(case_id(name, described), "peers", name, described, {}, source)
@@ -408,7 +408,7 @@ def _times(mode: str, sides: dict[str, nn.Module], clip: Tensor, options: Option
     """Milliseconds of each side."""
     import torch
 
-    from harness.training_step import TrainingStep
+    from harness.cost.training_step import TrainingStep
 
     wait = (lambda: torch.cuda.synchronize(clip.device)) if clip.device.type == "cuda" else (lambda: None)
     timing = options.pairs, wait, warm_up_seconds(clip.device)
@@ -430,7 +430,7 @@ def memory_of_training(name: str, options: Options, threads: int) -> list[Measur
     """
     import torch
 
-    from harness import memory
+    from harness.cost import memory
 
     memory.release()  # what timing has left
     if options.device.startswith("cuda"):
@@ -457,8 +457,8 @@ def _peak(name: str, side: str, options: Options, threads: int) -> tuple[int, st
     import torch
     from torch import nn
 
-    from harness import memory
-    from harness.training_step import TrainingStep, size
+    from harness.cost import memory
+    from harness.cost.training_step import TrainingStep, size
 
     _set_up(threads, options.device)
     on_cuda, dtype = options.device.startswith("cuda"), getattr(torch, options.dtype)
@@ -525,7 +525,7 @@ def sentence(record: Record) -> str:
 
 def _draw(model: nn.Module) -> None:
     """Weights that are all zero are drawn: zeros would hide a wrong mapping."""
-    from harness.build import fill_zeros
+    from harness.cost.build import fill_zeros
 
     fill_zeros(model)
 

@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.case import nearest
-from harness.options import until_closed
+from harness.spec.case import nearest
+from harness.spec.options import until_closed
+from records.record import MANIFEST, Measurement, Record, RecordError, canonical, read_manifest, read_record
 from reports import accuracy, means, statistics
 from reports.markdown import NOT_DISTINGUISHABLE, UNITS, ratio_text
-from reports.record import MANIFEST, Measurement, Record, RecordError, canonical, read_manifest, read_record
 from reports.statistics import Interval, Ratio
 from reports.table import AblationTable, Row, facts
 from reports.text import counted
@@ -46,7 +46,7 @@ LOOSELY = ("dtype", "kernel", "compile")  # not matched where no case is the sam
 GENERATION = "cpu generation"
 TOLD = ("device", GENERATION, "torch", "dtype", "kernel", "operators", "mode", "threads", "clip", "commit")
 WHAT_RAN = ("kernel", "operators")
-# Memory of one round: an allocator counts it, and the resident set repeats to a hundredth (harness/memory.py).
+# Memory of one round: an allocator counts it, and the resident set repeats to a hundredth (harness/cost/memory.py).
 ASSUMED_FLOORS = dict.fromkeys(("bytes", "bytes, predicted"), statistics.ASSUMED_FLOOR_OF_MEMORY)
 MANY = 4  # rows that move alike say more of the machine than of themselves
 WORSE = {"ms": ("slower", "faster"), "bytes": ("more", "less")}  # a ratio above 1, below 1

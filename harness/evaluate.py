@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import options
-from harness.clips.sampling import ORDERS
 from harness.datasets import SPLITS, DataError, DataSet
 from harness.datasets import load as load_data
 from harness.evaluation import trained
-from harness.options import UsageError, option
+from harness.spec import options
+from harness.spec.options import UsageError, option
+from harness.spec.sampling import ORDERS
 
 if TYPE_CHECKING:
     from harness.evaluation.predictions import Predictions
@@ -176,8 +176,8 @@ def summary(found: Scores, predictions: Predictions) -> str:
 def write_scores(folder: Path, found: Scores, predictions: Predictions) -> None:
     """scores.json (with accuracy against views), per_class.csv, per_class.md and confusion.png. Raises: OSError."""
     from harness.evaluation.scores import by_views
+    from records.record import write_bytes
     from reports import confusion
-    from reports.record import write_bytes
 
     content = found.to_dict() | {
         "by_views": by_views(predictions) if predictions.is_grid else [],

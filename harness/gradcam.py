@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import options
 from harness.evaluation import trained
 from harness.motion.encoding import encode
-from harness.options import UsageError, option
 from harness.predict import checked_clip, views_of
+from harness.spec import options
+from harness.spec.options import UsageError, option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ def class_number(target: str | None, loaded: trained.Trained) -> int | None:
     if target.isdecimal() and int(target) < len(loaded.classes):
         return int(target)
     if loaded.named and not target.isdecimal():
-        from harness.case import nearest
+        from harness.spec.case import nearest
 
         raise UsageError(f"unknown class {target!r}; {nearest(target, loaded.classes)}")
     hint = "" if loaded.named else "; names need classes=FILE"

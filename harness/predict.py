@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import options
 from harness.datasets import DataSet, Item
 from harness.evaluation import trained
-from harness.options import UsageError, option
+from harness.spec import options
+from harness.spec.options import UsageError, option
 
 if TYPE_CHECKING:
     import torch

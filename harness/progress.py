@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from records.record import Measurement
 from reports import accuracy, statistics
-from reports.record import Measurement
 
 
 class Progress:

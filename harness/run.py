@@ -24,11 +24,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from harness import case, metrics, session, suite
-from harness.accuracy import budget
-from harness.case import AblationError, Settings, nearest
-from harness.options import until_closed
+from harness import session, suite
+from harness.cost import metrics
 from harness.session import COMMAND, UsageError
+from harness.spec import budget, case
+from harness.spec.case import AblationError, Settings, nearest
+from harness.spec.options import until_closed
 
 ALL = "all"
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -374,7 +375,7 @@ def _checked(key: str, value: Any) -> Any:
         if value not in ("paper", "code"):
             raise UsageError(f"unknown recipe_source {value!r}; {nearest(str(value), ('paper', 'code'))}")
     elif key == "recipe":
-        from harness.training import recipe
+        from harness.spec import recipe
 
         if value not in recipe.names():
             raise UsageError(f"unknown recipe {value!r}; {nearest(str(value), recipe.names())}")

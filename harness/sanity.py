@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import provenance
-from harness.case import DTYPES
 from harness.deadline import Deadline
-from harness.options import Command, UsageError, option, run
-from reports.record import Measurement, Record, RecordError, case_id, read_record, write_record, write_text
+from harness.spec.case import DTYPES
+from harness.spec.options import Command, UsageError, option, run
+from records import provenance
+from records.record import Measurement, Record, RecordError, case_id, read_record, write_record, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,7 +186,7 @@ def _scheme(check: Check) -> tuple[Callable[[str, list[Tensor]], Tensor], list[T
     import torch
 
     import attention_zoo
-    from harness.build import fill_zeros
+    from harness.cost.build import fill_zeros
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -304,8 +304,8 @@ def _there(folder: Path, check: Check) -> Record | None:
 
 
 def _missing(device: str) -> str | None:
-    from harness.build import unavailable
-    from harness.case import Case
+    from harness.cost.build import unavailable
+    from harness.spec.case import Case
 
     if device.partition(":")[0] not in ("cpu", "cuda"):
         return f"unknown device {device!r}; allowed: cpu, cuda, cuda:N"

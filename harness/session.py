@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from harness import case, metrics, scratch
-from harness.accuracy.budget import Training
-from harness.case import Ablation, AblationError, Entry, Settings, nearest
+from harness import scratch
+from harness.cost import metrics
 from harness.deadline import Deadline
-from harness.options import UsageError
+from harness.spec import case
+from harness.spec.budget import Training
+from harness.spec.case import Ablation, AblationError, Entry, Settings, nearest
+from harness.spec.options import UsageError
 
 if TYPE_CHECKING:
     from harness.accuracy.plan import Setup
@@ -61,8 +63,9 @@ def run(
     _check_writable(out)
     _check_clip(settings)
 
-    from harness import provenance, sweep  # torch from here on
+    from harness import sweep  # torch from here on
     from harness.video import VideoError
+    from records import provenance
 
     settings.threads = settings.threads or (1 if settings.quick else provenance.default_threads())
     if timed or any(setups.values()):
@@ -138,9 +141,9 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
     Where the command line names no budget, an ablation that is measured as a `whole` follows its own; in quick mode,
     which tries whether everything works, it is trained only where that is asked for.
     """
-    from harness import provenance
-    from harness.accuracy.budget import OFF, load
     from harness.accuracy.plan import Setup, check
+    from harness.spec.budget import OFF, load
+    from records import provenance
 
     name = training.budget or (ablation.accuracy if whole and not settings.quick else None) or OFF
     if name == OFF:
@@ -270,7 +273,7 @@ def _check_clip(settings: Settings) -> None:
 
 def _check_machine(settings: Settings) -> None:
     """Refuse a device, dtype or kernel that cannot run here. Counting needs none of them."""
-    from harness.build import unavailable
+    from harness.cost.build import unavailable
 
     axes = {name: value for name in ("device", "dtype", "kernel") if (value := getattr(settings, name)) is not None}
     reason = unavailable(case.Case(row="", model="", config={}, **axes))

@@ -16,9 +16,9 @@ from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.case import DTYPES, Case, Clip, nearest
-from harness.options import until_closed
-from reports.record import Measurement, Record, case_id, write_record
+from harness.spec.case import DTYPES, Case, Clip, nearest
+from harness.spec.options import until_closed
+from records.record import Measurement, Record, case_id, write_record
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +90,8 @@ def parse(argv: list[str]) -> Options:
 def _prepare(options: Options) -> tuple[str, str, Case]:
     from attention_zoo import kernels
     from backbones import models
-    from harness import provenance
-    from harness.build import unavailable
+    from harness.cost.build import unavailable
+    from records import provenance
 
     pair = [name.strip() for name in options.kernels.strip("[]").split(",")]
     if len(pair) != 2 or pair[0] == pair[1]:
@@ -129,9 +129,9 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
     import torch
 
     from attention_zoo import use_kernel
-    from harness import provenance
-    from harness.build import build
+    from harness.cost.build import build
     from harness.video import normalise
+    from records import provenance
 
     torch.set_num_threads(case.threads or 1)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32

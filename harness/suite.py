@@ -18,12 +18,13 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from rich.console import Console
 
-from harness import case, metrics, session
-from harness.accuracy import budget
-from harness.case import Ablation, Entry, Settings, nearest
+from harness import session
+from harness.cost import metrics
 from harness.deadline import GRACE_SECONDS, Deadline
-from harness.options import UsageError
 from harness.session import COMMAND, Training
+from harness.spec import budget, case
+from harness.spec.case import Ablation, Entry, Settings, nearest
+from harness.spec.options import UsageError
 
 FOLDER = Path(__file__).parent / "conf" / "suite"
 CHECKS = ("kernels",)
@@ -209,7 +210,7 @@ def run(
 
     Returns the exit status: 0 done or out of time, 1 something failed, 130 interrupted. Raises: UsageError.
     """
-    from harness import provenance
+    from records import provenance
 
     console = console or Console(quiet=True)
     settings = replace(settings, device=settings.device or suite.device)
@@ -309,7 +310,7 @@ def _check_kernels(settings: Settings, out: Path, deadline: Deadline, force: boo
 
 
 def _check_device(suite: Suite, settings: Settings) -> None:
-    from harness.build import unavailable
+    from harness.cost.build import unavailable
 
     reason = unavailable(case.Case(row="", model="", config={}, device=settings.device))
     if reason:
@@ -318,8 +319,8 @@ def _check_device(suite: Suite, settings: Settings) -> None:
 
 
 def _cost_page(folder: Path, console: Console) -> None:
+    from records.record import RecordError
     from reports import cost_page
-    from reports.record import RecordError
 
     try:
         console.print(f"  {cost_page.build(folder)}", markup=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 A run may be killed at any point: whole records stay, and the next run goes on from them. Two runs at once merge into
 the same records under a lock and never time at the same moment. Timings are taken in rounds that visit every case
-(harness/rounds.py); what is finished is replaced by finished measurements only.
+(records/visits.py); what is finished is replaced by finished measurements only.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from harness import metrics, provenance, rounds, video
-from harness.case import Ablation, Case, Clip, Entry, case_id
+from harness import video
+from harness.cost import metrics
+from harness.cost.isolation import TIME_LIMIT
+from harness.cost.measure import effort_for, measure
 from harness.deadline import Deadline
-from harness.isolation import TIME_LIMIT
-from harness.measure import effort_for, measure
 from harness.progress import Progress, human
-from harness.rounds import QUICK_ROUNDS, ROUNDS
+from harness.spec.case import Ablation, Case, Clip, Entry, case_id
 from harness.table import COLUMNS
-from reports.record import Measurement, Record, RecordError, canonical, read_record, write_manifest, write_record
+from records import provenance
+from records import visits as rounds
+from records.record import Measurement, Record, RecordError, canonical, read_record, write_manifest, write_record
+from records.visits import QUICK_ROUNDS, ROUNDS
 
 TIMING_LOCK = ".timing.lock"
 RECORD_LOCK = ".records.lock"

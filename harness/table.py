@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 import reports.table
-from harness.case import Entry, case_id
 from harness.progress import human
+from harness.spec.case import Entry, case_id
+from records.record import Measurement, RecordError, read_record
 from reports import accuracy
 from reports.paper_table import PaperTableError
-from reports.record import Measurement, RecordError, read_record
 
 COLUMNS = {
     "params": "params ↓",

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import options
-from harness.case import DTYPES
-from harness.clips.sampling import ORDERS
-from harness.options import UsageError, option
+from harness.spec import options
+from harness.spec.case import DTYPES
+from harness.spec.options import UsageError, option
+from harness.spec.sampling import ORDERS
 from harness.training.job import STRATEGIES
 
 
@@ -75,9 +75,10 @@ COMMAND = options.Command(
 
 def job(given: Options) -> Any:
     """The job that the options mean. Imports torch. Raises: UsageError."""
-    from harness import datasets, provenance
-    from harness.training import recipe
+    from harness import datasets
+    from harness.spec import recipe
     from harness.training.job import Job, model_config
+    from records import provenance
 
     try:
         chosen = recipe.load(given.recipe, given.recipe_source).changed(given.recipe_changes)

@@ -18,8 +18,8 @@ import numpy as np
 
 from harness.clips import decoding
 from harness.clips.decoding import VideoError
-from harness.clips.sampling import Sampling, test_indices
 from harness.motion.encoding import encode
+from harness.spec.sampling import Sampling, test_indices
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -16,9 +16,9 @@ from decimal import Decimal
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from records.record import Measurement
 from reports import means, verdict
 from reports.means import Paired
-from reports.record import Measurement
 from reports.statistics import Interval
 from reports.verdict import Verdict
 

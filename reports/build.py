@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from records.record import MANIFEST, RecordError, write_bytes, write_text
 from reports import accuracy, cost_page, exponents, figure, markdown, table
 from reports.paper_table import PaperTableError
-from reports.record import MANIFEST, RecordError, write_bytes, write_text
 
 EXPECTED = (RecordError, PaperTableError)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.record import RecordError, write_bytes
+from records.record import RecordError, write_bytes
 
 NUMBERS = 24  # up to so many classes each cell holds its number
 NAMES = 70  # up to so many every class is named

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from records.record import MANIFEST, RecordError, write_text
 from reports import exponents, figure, markdown, peers, roofline, shares, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
-from reports.record import MANIFEST, RecordError, write_text
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Notes, counted, sentence, significant, table_lines
 

@@ -6,9 +6,9 @@ Each ratio is theirs over ours, of times the median over pairs of runs; above 1 
 
 from pathlib import Path
 
+from records.record import Measurement, Record, RecordError, read_record, record_paths
 from reports import markdown, table
 from reports.markdown import NOT_DISTINGUISHABLE
-from reports.record import Measurement, Record, RecordError, read_record, record_paths
 from reports.statistics import Interval
 from reports.text import MISSING, Notes, counted, sentence, significant, table_lines
 

@@ -9,7 +9,7 @@ than the copy lets it; a share above 100 % of that ceiling says that caches held
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reports.record import Measurement
+from records.record import Measurement
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Notes, significant, table_lines
 

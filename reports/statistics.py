@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from reports.record import Measurement
+from records.record import Measurement
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95

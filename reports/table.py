@@ -10,10 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from records.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
 from reports import counting, paper_table, statistics, verdict
 from reports.accuracy import is_accuracy
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
-from reports.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
 from reports.statistics import Interval, Ratio
 from reports.verdict import Verdict
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from records.record import RecordError, write_bytes
 from reports import accuracy, paper_table
-from reports.record import RecordError, write_bytes
 from reports.table import AblationTable, Row
 from reports.text import MISSING, significant, table_lines
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness import case
-from harness.measure import Effort
+from harness.cost.measure import Effort
+from harness.spec import case
 
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
 LITTLE = Effort(samples=3, seconds=0, budget=0.1, fewest=3, warm_up_seconds=0)
@@ -19,7 +19,7 @@ def tiny(model="dualformer_tiny", changes=None, frames=4, size=32, **fields):
 
 
 def clip_file(folder, of):
-    """A file of decoded frames for a case, as `harness.measure` takes it."""
+    """A file of decoded frames for a case, as `harness.cost.measure` takes it."""
     path = folder / "clip.npy"
     shape = (of.clip.frames, of.clip.size, of.clip.size, 3)
     np.save(path, np.random.default_rng(0).integers(0, 256, shape, np.uint8))

@@ -4,8 +4,10 @@ import csv
 
 import pytest
 
-from harness import case, metrics, run
-from reports.record import read_manifest, read_record
+from harness import run
+from harness.cost import metrics
+from harness.spec import case
+from records.record import read_manifest, read_record
 
 MAY_LACK = {  # what a row may have no number of here, and why
     "kernels": "not every kernel runs on every machine, forward and backward",

@@ -14,14 +14,15 @@ from training_runs import data_set
 from training_runs import job as small_job
 
 from backbones import models
-from harness import case, datasets, run, session
-from harness.accuracy import budget, plan, pool
-from harness.accuracy.budget import Budget, BudgetError, Training, shrunk
+from harness import datasets, run, session
+from harness.accuracy import plan, pool
 from harness.accuracy.plan import Setup
 from harness.clips import loading
 from harness.clips.loading import preload
-from harness.training import recipe as recipes
-from reports.record import read_record
+from harness.spec import budget, case
+from harness.spec import recipe as recipes
+from harness.spec.budget import Budget, BudgetError, Training, shrunk
+from records.record import read_record
 
 # As small as a pyramid goes: one narrow stage after another, few clips, two epochs.
 SMALL = [

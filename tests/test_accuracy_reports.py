@@ -14,9 +14,10 @@ from test_reports import one_record, write
 
 from harness import table as terminal
 from harness.progress import human
-from reports import accuracy, accuracy_section, build, confusion, figure, means, record, table, testing_views
+from records import record
+from records.record import Measurement, RecordError
+from reports import accuracy, accuracy_section, build, confusion, figure, means, table, testing_views
 from reports.paper_table import PaperRow, PaperTable
-from reports.record import Measurement, RecordError
 from reports.table import AblationTable, Row
 
 MOTION = {

@@ -9,7 +9,7 @@ import pytest
 from test_reports import MACS, one_record, write
 
 from harness import compare
-from reports.record import Measurement
+from records.record import Measurement
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = [1, 1, 2, 2, 3, 3]

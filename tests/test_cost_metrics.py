@@ -14,17 +14,19 @@ from matplotlib.text import Text
 
 import attention_zoo
 from backbones.mlp import watched
-from harness import case, metrics
-from harness.build import build
-from harness.case import AblationError, Settings
-from harness.measure import Effort
-from harness.metrics import energy, operator_macs, operator_share
-from harness.operators import GROUPS, group, groups_of
-from harness.workload import Workload
+from harness.cost import metrics
+from harness.cost.build import build
+from harness.cost.measure import Effort
+from harness.cost.metrics import energy, operator_macs, operator_share
+from harness.cost.operators import GROUPS, group, groups_of
+from harness.cost.workload import Workload
+from harness.spec import case
+from harness.spec.case import AblationError, Settings
+from records import record
+from records.record import Measurement, Record, RecordError
 from reports import build as report
-from reports import cost_page, exponents, figure, record, roofline, table
+from reports import cost_page, exponents, figure, roofline, table
 from reports.drawing import styled
-from reports.record import Measurement, Record, RecordError
 
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
 LITTLE = Effort(samples=3, seconds=0, budget=0.1, fewest=3, warm_up_seconds=0)

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 import backbones
 from harness import evaluate
-from harness.clips.sampling import Sampling
-from harness.clips.settings import Augmentation
 from harness.datasets import DataSet, Item
 from harness.evaluation import predictions as predictions_module
 from harness.evaluation.predictions import Predictions, PredictionsError
 from harness.evaluation.scores import by_views, mean_class, scores, spread, wilson
 from harness.evaluation.views import NOT_FINITE, predict, predicted, video_names
-from harness.training import recipe
+from harness.spec import recipe
+from harness.spec.clip import Augmentation
+from harness.spec.sampling import Sampling
 from reports import confusion
 
 ROOT = Path(__file__).parents[1]

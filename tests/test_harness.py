@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from harness import case, metrics, provenance, run, session, speedup, suite, sweep
-from harness.case import AblationError, Settings
-from reports.record import Measurement, read_manifest, read_record, read_records
+from harness import run, session, speedup, suite, sweep
+from harness.cost import metrics
+from harness.spec import case
+from harness.spec.case import AblationError, Settings
+from records import provenance
+from records.record import Measurement, read_manifest, read_record, read_records
 
 ROOT = Path(__file__).parents[1]
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}

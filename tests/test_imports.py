@@ -1,4 +1,4 @@
-"""Who imports whom: attention_zoo <- backbones <- harness -> reports, and what is imported late or not at all."""
+"""Who imports whom: attention_zoo <- backbones <- harness -> reports -> records, and what is imported late or not."""
 
 import ast
 import subprocess
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("attention_zoo", "backbones", "harness", "reports")
+ROOMS = ("attention_zoo", "backbones", "records", "harness", "reports")
 FORBIDDEN = {
-    "attention_zoo": {"backbones", "harness", "reports"},
-    "backbones": {"harness", "reports"},
+    "attention_zoo": {"backbones", "records", "harness", "reports"},
+    "backbones": {"records", "harness", "reports"},
+    "records": {"attention_zoo", "backbones", "harness", "reports"},
     "harness": set(),
     "reports": {"attention_zoo", "backbones", "harness", "torch"},
 }
@@ -78,7 +79,7 @@ def test_models_load_no_harness():
 
 
 def test_reports_are_made_without_torch():
-    loaded = loaded_after("import reports.build")
+    loaded = loaded_after("import reports.build, records.record, records.visits, records.provenance")
     assert not loaded & {"attention_zoo", "backbones", "harness", "torch", "hydra", "omegaconf", *LATE}
 
 

@@ -24,9 +24,13 @@ from small_cases import TINY
 from test_harness import ablation
 
 import reports.build  # noqa: F401  (loaded here, so that no run has to)
-from harness import case, isolation, metrics, provenance, rounds, session, video
-from harness.case import Settings
-from reports.record import Measurement, read_manifest, read_record, read_records, record_paths, write_json
+from harness import session, video
+from harness.cost import isolation, metrics
+from harness.spec import case
+from harness.spec.case import Settings
+from records import provenance
+from records import visits as rounds
+from records.record import Measurement, read_manifest, read_record, read_records, record_paths, write_json
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 NAMES = ("params", "latency", "peak_memory")

@@ -22,9 +22,9 @@ from harness.clips.loading import (
     preload,
     training_batches,
 )
-from harness.clips.sampling import Sampling
-from harness.clips.settings import Augmentation
-from harness.training.recipe import Testing
+from harness.spec.clip import Augmentation
+from harness.spec.recipe import Testing
+from harness.spec.sampling import Sampling
 
 SAMPLING, AUGMENTATION, TESTING = recipe().sampling, recipe().augmentation, Testing(clips=2, crops=3, resize=34)
 

@@ -14,9 +14,11 @@ import torch
 from small_cases import LITTLE, clip_file, tiny
 
 from backbones.pyramid import Pyramid
-from harness import case, count, isolation, measure, metrics, provenance
-from harness.build import build, example, unavailable
-from harness.measure import Effort
+from harness.cost import count, isolation, measure, metrics
+from harness.cost.build import build, example, unavailable
+from harness.cost.measure import Effort
+from harness.spec import case
+from records import provenance
 
 
 def by_name(measured):
@@ -140,7 +142,7 @@ def test_memory_counts_the_weights_and_the_operators_are_those_that_ran(tmp_path
     ],
 )
 def test_a_warm_up_has_settled_when_the_running_median_stands_still(milliseconds, settled):
-    from harness.workload import _settled
+    from harness.cost.workload import _settled
 
     assert _settled([(one / 3, one) for one in milliseconds]) is settled
 
@@ -162,7 +164,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    from harness import workload
+    from harness.cost import workload
 
     monkeypatch.setattr(workload, "time", Clock())
     return workload.time
@@ -171,7 +173,7 @@ def clock(monkeypatch):
 def test_a_warm_up_ends_with_its_time_even_where_it_never_settles(tmp_path, clock):
     from itertools import count
 
-    from harness.workload import Workload
+    from harness.cost.workload import Workload
 
     number, effort = count(), Effort(samples=2, seconds=0, budget=1, fewest=2, warm_up_seconds=0.2)
     workload = Workload(tiny(), clip_file(tmp_path, tiny()), effort, "machine")
@@ -183,7 +185,7 @@ def test_a_warm_up_ends_with_its_time_even_where_it_never_settles(tmp_path, cloc
 
 
 def test_a_warm_up_of_few_slow_runs_is_judged_with_the_first_samples(tmp_path, clock):
-    from harness.workload import Workload
+    from harness.cost.workload import Workload
 
     effort = Effort(samples=4, seconds=0, budget=1, fewest=4, warm_up_seconds=0.05)
     workload = Workload(tiny(), clip_file(tmp_path, tiny()), effort, "machine")
@@ -194,7 +196,7 @@ def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
     import torch
 
     from attention_zoo import use_kernel
-    from harness.workload import Workload
+    from harness.cost.workload import Workload
 
     one = tiny(kernel="sdpa")
     workload = Workload(one, clip_file(tmp_path, one), LITTLE, "machine")
@@ -207,7 +209,7 @@ def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
 
 def test_what_is_watched_is_what_is_timed(tmp_path):
     """A learned bias leaves the fused kernel under every dispatch mode but ours, which must not say that it did."""
-    from harness.workload import Workload
+    from harness.cost.workload import Workload
 
     one = tiny("pyramid_tiny_shifted_window", kernel="sdpa")
     (measured,) = measure.measure(one, ["training_latency"], clip_file(tmp_path, one), effort=LITTLE)
@@ -219,7 +221,7 @@ def test_what_is_watched_is_what_is_timed(tmp_path):
 @pytest.mark.parametrize("error", ["[enforce fail] DefaultCPUAllocator: can't allocate memory", "a mistake"])
 def test_a_pass_that_is_watched_may_lack_memory_and_nothing_else(error, tmp_path):
     """It comes after the times, which are not lost with it."""
-    from harness.workload import Workload
+    from harness.cost.workload import Workload
 
     def fail():
         raise RuntimeError(error)
@@ -283,7 +285,7 @@ DEATHS = [
 def test_a_process_that_dies_leaves_a_reason(code, reason, retry, fork, tmp_path, monkeypatch):
     if fork and not isolation.can_fork():
         pytest.skip("this system cannot fork and wait for it")
-    script = "import sys\nfrom harness import isolation\ndef die(*_): exec(CODE)\n"
+    script = "import sys\nfrom harness.cost import isolation\ndef die(*_): exec(CODE)\n"
     script += "isolation.serve_forks(die) if sys.argv[-1] == '--forks' else die()"
     start = subprocess.Popen
 
@@ -310,7 +312,7 @@ def test_what_a_stopped_process_started_ends_with_it(fork, tmp_path, monkeypatch
         pytest.skip("this system cannot fork and wait for it")
     mark = tmp_path / "pid"
     script = (
-        "import pathlib, subprocess, sys, time\nfrom harness import isolation\n"
+        "import pathlib, subprocess, sys, time\nfrom harness.cost import isolation\n"
         "def hang(*_):\n"
         " child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         f" pathlib.Path({str(mark)!r}).write_text(str(child.pid)); time.sleep(60)\n"
@@ -445,7 +447,7 @@ def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
 
 
 def test_a_compiler_that_fails_is_a_reason_that_no_other_try_mends():
-    from harness.child import _reason
+    from harness.cost.child import _reason
 
     of_inductor = type("LoweringException", (RuntimeError,), {"__module__": "torch._inductor.exc"})
     reason, retry = _reason(of_inductor("no choices. target: flex_attention"), None)

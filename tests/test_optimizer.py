@@ -10,9 +10,9 @@ from torch import nn
 import attention_zoo
 import backbones
 from backbones.layouts import DUALFORMER, VIDEO_SWIN
+from harness.spec import recipe as recipes
+from harness.spec.recipe import Optimisation, TokenLabels
 from harness.training import optimizer as optim
-from harness.training import recipe as recipes
-from harness.training.recipe import Optimisation, TokenLabels
 from harness.training.token_labels import TokenLabelled
 
 GROUPS = ("paper", "code", "plain")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import attention_zoo
 import backbones
 from backbones import models
-from harness import case, count
+from harness.cost import count
+from harness.spec import case
 from reports import counting, paper_table, verdict
 from reports.table import Row
 

@@ -14,10 +14,11 @@ from torch import nn
 from attention_zoo import Grid
 from backbones import models
 from backbones.layouts import WRAPPED, translate
-from harness import memory, provenance
-from harness.options import Command, parse
+from harness.cost import memory
+from harness.spec.options import Command, parse
+from records import provenance
+from records.record import read_records
 from reports import cost_page
-from reports.record import read_records
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 

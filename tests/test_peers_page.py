@@ -4,8 +4,8 @@ from statistics import median
 
 import pytest
 
+from records.record import Measurement, Record, RecordError, case_id, write_manifest, write_record
 from reports import build, cost_page, peers
-from reports.record import Measurement, Record, RecordError, case_id, write_manifest, write_record
 
 MIB = 2**20
 FAST, LEVEL = (2.0, 2.02, 2.04), (0.98, 1.0, 1.05)

@@ -11,7 +11,7 @@ from small_cases import tiny
 
 import attention_zoo
 from attention_zoo import kernels
-from harness.build import build
+from harness.cost.build import build
 
 TOLERANCE = {"float32": (1e-5, 1e-4), "float16": (2e-3, 1e-2), "bfloat16": (1.5e-2, 8e-2)}
 MODELS = [*(f"pyramid_tiny_{name}" for name in attention_zoo.schemes.names()), "dualformer_tiny", "video_swin_tiny"]

@@ -9,11 +9,11 @@ from colours import COLOURS, FRAMES, SIZE, colour_model, colour_video, published
 
 import backbones
 from harness import predict
-from harness.clips.sampling import Sampling
-from harness.clips.settings import Augmentation
 from harness.evaluation.trained import class_names
-from harness.options import UsageError
-from harness.training import recipe
+from harness.spec import recipe
+from harness.spec.clip import Augmentation
+from harness.spec.options import UsageError
+from harness.spec.sampling import Sampling
 
 # What makes the colour model out of a named one, as a user would give it for a published checkpoint of another size.
 AS_COLOURS = [

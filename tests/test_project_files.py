@@ -52,7 +52,7 @@ def test_every_direct_dependency_is_pinned_within_its_range():
     assert not pins, "pinned, but not a direct dependency"
 
 
-@pytest.mark.parametrize("package", ["attention_zoo", "backbones", "harness", "reports"])
+@pytest.mark.parametrize("package", ["attention_zoo", "backbones", "records", "harness", "reports"])
 def test_every_room_is_packaged(package):
     assert f"{package}*" in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import backbones
-from harness.clips.sampling import Sampling
-from harness.training import recipe as recipes
-from harness.training.recipe import Optimisation, Recipe, RecipeError, TokenLabels, load
+from harness.spec import recipe as recipes
+from harness.spec.recipe import Optimisation, Recipe, RecipeError, TokenLabels, load
+from harness.spec.sampling import Sampling
 
 ALL = recipes.names()
 OWN = ("quick", "small", "proxy")
@@ -297,5 +297,5 @@ def test_defaults_are_valid():
 
 
 def test_recipes_load_without_torch():
-    code = "import harness.training.recipe as r; r.load('quick'); import sys; assert 'torch' not in sys.modules"
+    code = "import harness.spec.recipe as r; r.load('quick'); import sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

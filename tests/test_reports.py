@@ -13,8 +13,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from reports import build, counting, drawing, figure, markdown, paper_table, record, table, text, verdict
-from reports.record import Measurement, Record, RecordError
+from records import record
+from records.record import Measurement, Record, RecordError
+from reports import build, counting, drawing, figure, markdown, paper_table, table, text, verdict
 
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs" / "paper_tables.json"
 MACS, LAYERNORM, BATCHNORM = 59_860_279_296, 45_509_632, 191_744  # DualFormer-T, one view

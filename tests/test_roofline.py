@@ -12,12 +12,13 @@ from small_cases import tiny
 from torch import nn
 
 import attention_zoo
-from harness import case, metrics
-from harness.build import build, example
-from harness.metrics.bytes_moved import by_operator
+from harness.cost import metrics
+from harness.cost.build import build, example
+from harness.cost.metrics.bytes_moved import by_operator
+from harness.spec import case
+from records.record import Measurement, Record, case_id
 from reports import figure, markdown, roofline
 from reports.drawing import styled
-from reports.record import Measurement, Record, case_id
 from reports.table import AblationTable, Row
 
 MODELS = [f"pyramid_tiny_{scheme}" for scheme in attention_zoo.schemes.names()] + ["dualformer_tiny"]

@@ -6,12 +6,16 @@ from dataclasses import replace
 import pytest
 from test_harness import Meter, ablation, go
 
-from harness import case, metrics, provenance, rounds, sweep
-from harness.case import AblationError, Settings
+from harness import sweep
+from harness.cost import metrics
+from harness.cost.measure import CPU, CUDA, QUICK
 from harness.deadline import Deadline
-from harness.measure import CPU, CUDA, QUICK
+from harness.spec import case
+from harness.spec.case import AblationError, Settings
+from records import provenance
+from records import visits as rounds
+from records.record import Measurement, read_manifest, read_record, read_records
 from reports import build, table
-from reports.record import Measurement, read_manifest, read_record, read_records
 
 KILLED = {"missing": "the measuring process was killed (signal 9)", "retry": True}
 FULL = {"missing": "out of memory", "retry": False}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.clips import sampling
-from harness.clips.sampling import Sampling, reordered, training_indices
+from harness.spec import sampling
+from harness.spec.sampling import Sampling, reordered, training_indices
 
 KINDS = st.sampled_from(sampling.KINDS)
 TOTALS = st.integers(1, 400)

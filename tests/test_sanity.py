@@ -5,9 +5,10 @@ import torch
 
 from attention_zoo import kernels
 from attention_zoo.kernels import Kernel
-from harness import provenance, sanity
+from harness import sanity
 from harness.sanity import Check, measured, right
-from reports.record import write_record
+from records import provenance
+from records.record import write_record
 
 
 def found(kernel, subject="full", dtype="float32"):

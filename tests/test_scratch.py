@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from harness import scratch
-from harness.provenance import ROOT
+from records.provenance import ROOT
 
 HOLD = """
 import sys, time

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.record import Measurement
+from records.record import Measurement
 from reports.statistics import (
     Interval,
     Ratio,

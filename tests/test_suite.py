@@ -9,12 +9,15 @@ import pytest
 from rich.console import Console
 from small_cases import TINY
 
-from harness import case, metrics, provenance, run, suite
-from harness.case import Settings
+from harness import run, suite
+from harness.cost import metrics
 from harness.deadline import Deadline
-from harness.options import until_closed
 from harness.session import Training
-from reports.record import read_manifest, read_records
+from harness.spec import case
+from harness.spec.case import Settings
+from harness.spec.options import until_closed
+from records import provenance
+from records.record import read_manifest, read_records
 
 ROOT = Path(__file__).parents[1]
 STEPS = [(name, step) for name in suite.names() for step in suite.load(name).steps]

@@ -10,8 +10,8 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 
 import backbones
+from harness.spec.recipe import TokenLabels
 from harness.training.initial import initialise
-from harness.training.recipe import TokenLabels
 from harness.training.token_labels import Annotator, TokenLabelled, annotator, loss, normed_map, reconciled, targets
 
 FOLDER = Path(os.environ.get("ATTENTION_ZOO_GOLDENS") or Path(__file__).parents[2] / "shared" / "goldens")

@@ -14,10 +14,10 @@ from training_runs import MODEL, data_set, job, recipe
 import backbones
 from harness import train as command
 from harness.evaluation.predictions import Predictions
+from harness.spec.recipe import TokenLabels
 from harness.training import feed, journal, loop, step
 from harness.training.job import Job, Result, TrainingError, model_config
 from harness.training.loop import train
-from harness.training.recipe import TokenLabels
 
 
 @pytest.fixture(scope="module")

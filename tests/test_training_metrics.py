@@ -13,14 +13,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attention_zoo.kernels import KernelUnavailable
-from harness import measure, memory, metrics
-from harness.build import build
-from harness.metrics import largest_batch as batches
-from harness.metrics import predicted_training_memory as prediction
-from harness.training_step import OPTIMIZER, TrainingStep, targets
-from harness.workload import Workload
+from harness.cost import measure, memory, metrics
+from harness.cost.build import build
+from harness.cost.metrics import largest_batch as batches
+from harness.cost.metrics import predicted_training_memory as prediction
+from harness.cost.training_step import OPTIMIZER, TrainingStep, targets
+from harness.cost.workload import Workload
+from records.record import Measurement, Record, write_manifest, write_record
 from reports import markdown, table
-from reports.record import Measurement, Record, write_manifest, write_record
 
 WIDE = {"widths": [48, 96, 192, 384]}
 TRAINING = ["training_memory", "training_latency", "training_largest_batch"]

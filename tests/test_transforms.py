@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from harness import video
 from harness.clips import mixing, rand_augment, transforms
-from harness.clips.settings import Augmentation, Mixing, rand_augment_settings
+from harness.spec.clip import Augmentation, Mixing, rand_augment_settings
 
 ROOT = Path(__file__).parents[1]
 PLAIN = Augmentation(size=12, resize=None, crop="center", flip=0)
@@ -104,7 +104,7 @@ def test_a_slip_in_the_mixing_is_named(bad, words):
 
 
 def test_settings_need_no_torch():
-    code = "import harness.clips.settings, sys; raise SystemExit('torch' in sys.modules)"
+    code = "import harness.spec.clip, sys; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.clips.sampling import Sampling
-from harness.clips.settings import Augmentation, Mixing
+from harness.spec.clip import Augmentation, Mixing
+from harness.spec.recipe import Optimisation, Recipe, Testing
+from harness.spec.sampling import Sampling
 from harness.training.job import Job, model_config
-from harness.training.recipe import Optimisation, Recipe, Testing
 
 CLASSES = ("left", "right", "down")
 MOVES = {"left": (0, -2), "right": (0, 2), "down": (2, 0)}

@@ -14,9 +14,9 @@ from typing import Any
 
 from harness.accuracy import pool
 from harness.accuracy.pool import Done
-from harness.case import nearest
-from harness.options import UsageError
-from reports.record import write_json
+from harness.spec.case import nearest
+from harness.spec.options import UsageError
+from records.record import write_json
 
 LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "local"}
 SUBMITTED = "submitted.json"

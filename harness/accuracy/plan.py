@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.accuracy.budget import NOMINAL_FRAMES, Budget, BudgetError, Training, shrunk
-from harness.case import Ablation, AblationError, Entry
-from harness.options import UsageError
+from harness.spec.budget import NOMINAL_FRAMES, Budget, BudgetError, Training, shrunk
+from harness.spec.case import Ablation, AblationError, Entry
+from harness.spec.options import UsageError
+from harness.spec.recipe import Recipe, RecipeError
+from harness.spec.recipe import load as load_recipe
 from harness.training.job import Job, Result, TrainingError
-from harness.training.recipe import Recipe, RecipeError
-from harness.training.recipe import load as load_recipe
-from reports.record import slug
+from records.record import slug
 
 RESULT = "result.json"
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens

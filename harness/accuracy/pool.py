@@ -52,7 +52,7 @@ def slots(device: str, jobs: int | None, threads: int = 1) -> list[Slot]:
     """One for each visible GPU, or each physical core; `jobs` is the number of slots where it is given, `threads` what
     each may use of a CPU.
     """
-    from harness import provenance
+    from records import provenance
 
     if device == "cpu":
         return [Slot({"OMP_NUM_THREADS": str(threads)}) for _ in range(jobs or provenance.default_threads())]

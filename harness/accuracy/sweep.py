@@ -18,15 +18,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from harness import provenance
 from harness.accuracy import plan, pool
 from harness.accuracy.plan import Setup, Task
-from harness.case import Ablation, Entry, case_id
 from harness.deadline import Deadline, OutOfTime
-from harness.options import UsageError
 from harness.progress import duration
+from harness.spec.case import Ablation, Entry, case_id
+from harness.spec.options import UsageError
 from harness.training.job import Job, Result
-from reports.record import Measurement
+from records import provenance
+from records.record import Measurement
 
 SAY_EVERY_SECONDS = 30.0
 PREDICTIONS = "predictions.npz"

@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from harness.clips.decoding import Video, VideoError, open_video
-from harness.clips.sampling import Sampling, reordered, test_indices, training_indices
-from harness.clips.settings import Augmentation
 from harness.clips.transforms import augmented, test_view, with_short_side
 from harness.datasets import DataError, DataSet, Item
+from harness.spec.clip import Augmentation
+from harness.spec.sampling import Sampling, reordered, test_indices, training_indices
 
 if TYPE_CHECKING:
-    from harness.training.recipe import Testing
+    from harness.spec.recipe import Testing
 
 PICTURES = "pictures"  # what stands for a decoder where an item is a folder of them
 TRIES = 10  # other clips that are tried in place of one that cannot be decoded

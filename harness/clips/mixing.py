@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from harness.clips.settings import Mixing
+from harness.spec.clip import Mixing
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

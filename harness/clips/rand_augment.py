@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.clips.settings import RAND_AUGMENT_SCALE, rand_augment_settings
+from harness.spec.clip import RAND_AUGMENT_SCALE, rand_augment_settings
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from harness.clips.rand_augment import rand_augmented
-from harness.clips.settings import Augmentation
+from harness.spec.clip import Augmentation
 from harness.video import MEAN, STD
 
 if TYPE_CHECKING:

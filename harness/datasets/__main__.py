@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from harness import datasets
-from harness.options import Command, UsageError, option, run, until_closed
+from harness.spec.options import Command, UsageError, option, run, until_closed
 
 PROGRAM = "python -m harness.datasets"
 
@@ -161,7 +161,7 @@ def _value(raw: str, default: Any) -> Any:
 def check(name: str, own: dict[str, Any], options: Check) -> int:
     """Returns 0 without problems, 1 with some, 130 when interrupted. Raises: UsageError."""
     from harness.datasets import check as checking
-    from reports.record import write_json
+    from records.record import write_json
 
     if options.out:
         _check_writable(Path(options.out))

@@ -323,8 +323,8 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 def decoding_seconds(walk: Walk, frames: int, stride: int, clips: int) -> list[float]:
     """Seconds to open and decode one training clip each of some good videos, in this process, evenly drawn."""
     from harness.clips.decoding import VideoError, open_video
-    from harness.clips.sampling import Sampling, training_indices
     from harness.datasets.frames import read_frames
+    from harness.spec.sampling import Sampling, training_indices
 
     good = [item for item, look in walk.seen if look.problem is None]
     if not good:

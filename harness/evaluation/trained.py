@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.case import DTYPES, nearest
-from harness.clips.sampling import KINDS, Sampling
-from harness.clips.settings import Augmentation
-from harness.options import UsageError, option
-from harness.training.recipe import SOURCES, Recipe, RecipeError, Testing
-from harness.training.recipe import load as load_recipe
+from harness.spec.case import DTYPES, nearest
+from harness.spec.clip import Augmentation
+from harness.spec.options import UsageError, option
+from harness.spec.recipe import SOURCES, Recipe, RecipeError, Testing
+from harness.spec.recipe import load as load_recipe
+from harness.spec.sampling import KINDS, Sampling
 
 if TYPE_CHECKING:
     from backbones.pyramid import Pyramid

@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.clips.sampling import Sampling
-from harness.clips.settings import Augmentation
 from harness.clips.transforms import normalised
 from harness.datasets import DataSet
 from harness.evaluation.predictions import Predictions, PredictionsError, View
 from harness.progress import duration
+from harness.spec.clip import Augmentation
+from harness.spec.sampling import Sampling
 
 if TYPE_CHECKING:
     from harness.clips.loading import Decoded
-    from harness.training.recipe import Testing
+    from harness.spec.recipe import Testing
 
 RUN = "run"  # the entry of the facts that does not decide whether two evaluations are the same
 DECODERS = "decoders"  # in it: how many of the videos each decoder has read

@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from harness import provenance
 from harness.datasets import DataError
 from harness.motion import photographs
 from harness.motion.drawing import pictures
 from harness.motion.encoding import encode
 from harness.motion.scenes import REPERTOIRES, Repertoire, Scene, scene
-from reports.record import write_bytes, write_json, write_text
+from records import provenance
+from records.record import write_bytes, write_json, write_text
 
 FORMAT = 3  # raised whenever a pixel, a name or a label changes: other clips then lie in another folder
 SEED = 20211208

@@ -15,7 +15,7 @@ from harness.training.distributed import Group
 from harness.training.job import Job, Result, TrainingError, first_difference
 from harness.training.state import storing
 from harness.video import file_digest
-from reports.record import write_json, write_text
+from records.record import write_json, write_text
 
 JOB, LOG, RESULT, PREDICTIONS = "job.json", "log.jsonl", "result.json", "predictions"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.training.recipe import Recipe
+    from harness.spec.recipe import Recipe
 
 STRATEGIES = ("single", "ddp", "fsdp")
 # What may change between two starts of one run: its weights do not depend on these, beyond the rounding of sums.
@@ -105,7 +105,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], folder: str | Path) -> Job:
-        from harness.training.recipe import Recipe
+        from harness.spec.recipe import Recipe
 
         return cls(**{**raw, "recipe": Recipe.from_dict(raw["recipe"]), "folder": Path(folder)})
 

@@ -26,6 +26,7 @@ from harness.clips.loading import Decoded, LoadingError
 from harness.datasets import DataSet
 from harness.evaluation.predictions import Predictions
 from harness.evaluation.scores import scores as score
+from harness.spec.recipe import Testing
 from harness.training import distributed, feed, state
 from harness.training.distributed import Group
 from harness.training.feed import Kept
@@ -33,14 +34,13 @@ from harness.training.folder import PREDICTIONS, RESULT, cut_log, store_job, sto
 from harness.training.job import Job, Result, Stopped, TrainingError
 from harness.training.journal import Counters, Journal
 from harness.training.outcome import outcome
-from harness.training.recipe import Testing
 from harness.training.start import check_device, data_sets, new_model, schedule, token_labelled
 from harness.training.state import storing
 from harness.training.step import Learner
 from harness.training.stopping import between_steps
 from harness.training.testing import tested
 from harness.training.told import board, line
-from reports.record import write_json
+from records.record import write_json
 
 EPOCH_SAVE_SECONDS = 5.0  # the end of an epoch is no reason to write when the last checkpoint is newer than this
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from harness.training.recipe import Optimisation
+    from harness.spec.recipe import Optimisation
 
 # What wrapping (DDP, torch.compile, the student of token labelling) puts into names.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod\.)+|^(?:module\.)+")

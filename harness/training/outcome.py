@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import provenance
 from harness.evaluation.predictions import Predictions
 from harness.evaluation.scores import scores as score
 from harness.evaluation.views import DECODERS, RUN
@@ -13,6 +12,7 @@ from harness.training.distributed import Group
 from harness.training.job import Job, Result, digest
 from harness.training.journal import Counters
 from harness.training.start import Schedule
+from records import provenance
 
 
 def outcome(

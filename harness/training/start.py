@@ -14,10 +14,10 @@ from backbones.config import ModelConfig
 from backbones.models import create
 from backbones.pyramid import Pyramid
 from harness import datasets
-from harness.build import unavailable
-from harness.case import Case
 from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
+from harness.cost.build import unavailable
 from harness.datasets import DataSet
+from harness.spec.case import Case
 from harness.training import token_labels
 from harness.training.distributed import Group
 from harness.training.initial import initialise, scale_to_inputs

@@ -14,9 +14,9 @@ from harness.clips.loading import Decoded
 from harness.datasets import DataSet
 from harness.evaluation.predictions import Predictions, PredictionsError
 from harness.evaluation.views import DECODERS, RUN, predict, video_names, weights_digest
+from harness.spec.recipe import Testing
 from harness.training.distributed import Group
 from harness.training.job import Job
-from harness.training.recipe import Testing
 from harness.training.state import storing
 
 

@@ -28,7 +28,7 @@ import backbones
 from backbones import ModelConfig, Pyramid
 
 if TYPE_CHECKING:
-    from harness.training.recipe import TokenLabels
+    from harness.spec.recipe import TokenLabels
 
 
 class TokenLabelled(nn.Module):

@@ -1,0 +1,1 @@
+"""What a model costs: built, counted, timed in processes of its own."""

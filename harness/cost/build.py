@@ -1,0 +1,71 @@
+"""From a case to a model with weights, the same for the same seed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+import backbones
+from attention_zoo import kernels
+from backbones.config import ModelConfig
+
+if TYPE_CHECKING:
+    from harness.spec.case import Case
+
+
+def build(case: Case, *, device: str | None = None, kernel: str | None = None) -> nn.Module:
+    """The model of a case, in eval mode, with random weights of the case's seed in its dtype on its device.
+
+    Weights that the initialisation leaves at zero are drawn too: zeros would hide a wrong kernel, since they pass
+    unseen. The random state of the caller is not touched.
+    """
+    target = torch.device(device or case.device)
+    config = ModelConfig.from_dict(case.config)
+    with contextlib.ExitStack() as stack:
+        if target.type == "meta":
+            stack.enter_context(torch.device("meta"))
+        else:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            torch.manual_seed(case.seed)
+        model = backbones.create(config, num_classes=case.num_classes, kernel=kernel or case.kernel)
+        if target.type != "meta":
+            fill_zeros(model)
+            model = model.to(target, getattr(torch, case.dtype))
+    return model.eval()
+
+
+def fill_zeros(model: nn.Module) -> None:
+    """Draw the weights that are all zero: they would hide a wrong result, since zeros pass unseen."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.02)
+
+
+def example(case: Case, *, batch_size: int | None = None, device: str = "meta") -> torch.Tensor:
+    """An input of the case's shape without content, for counting."""
+    clip = case.clip
+    shape = (batch_size or case.batch_size, 3, clip.frames, clip.size, clip.size)
+    return torch.empty(shape, device=device)
+
+
+def unavailable(case: Case) -> str | None:
+    """Why this case cannot run here (device, dtype or kernel), or None if it can."""
+    device, dtype = torch.device(case.device), getattr(torch, case.dtype)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            hint = "use device=cpu or a CUDA build of torch"
+            return f"device {case.device}: torch {torch.__version__} sees no CUDA device; {hint}"
+        if (device.index or 0) >= torch.cuda.device_count():
+            return f"device {case.device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
+        if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported():
+            return f"dtype bfloat16 is not supported by {torch.cuda.get_device_name(device)}; use float16 or float32"
+    if case.kernel == kernels.AUTO:
+        return None
+    reason = kernels.missing(case.kernel, device, dtype)
+    if reason is None:
+        return None
+    return f"kernel {case.kernel} cannot run here: {reason}; available: {', '.join(kernels.available(device, dtype))}"

@@ -1,0 +1,99 @@
+"""Exact counts of a case: parameters, multiply-adds and normalised elements, from a model without memory or arithmetic.
+
+The model is built and run on the meta device with the reference kernel: fused attention hides its products from
+counters on some devices, and shapes alone cost no memory however long the clip. The count must equal the closed form
+that every scheme and backbone states; two counters that disagree are an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.cost.build import build, example
+from harness.spec.case import Case
+from records.record import canonical
+
+aten = torch.ops.aten
+LAYERNORM = {aten.native_layer_norm}
+BATCHNORM = {aten.native_batch_norm, aten._native_batch_norm_legit_no_training}
+
+
+class CountError(AssertionError):
+    """Two counts of the same thing differ; the message holds both."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Of one view of one clip; everything but the two classifier fields excludes the classifier."""
+
+    params: int
+    classifier_params: int
+    macs: int
+    classifier_macs: int
+    closed_form: int
+    layernorm_elements: int
+    batchnorm_elements: int
+
+
+_counts: dict[str, Count] = {}  # equal models occur in many tables of one run
+
+
+def count(case: Case) -> Count:
+    """Raises: CountError, when the counter and the closed form differ."""
+    key = canonical([case.config, case.num_classes, case.clip.frames, case.clip.size])
+    if key not in _counts:
+        _counts[key] = _count(case)
+    return _counts[key]
+
+
+def _count(case: Case) -> Count:
+    model = build(case, device="meta", kernel="reference")
+    classifier = model.classifier
+    total = _operations(model, example(case, batch_size=1))
+    if isinstance(classifier, nn.Linear):
+        last = _operations(classifier, torch.empty(1, classifier.in_features, device="meta"))
+    else:
+        last = {}
+    everything, of_classifier = _macs(total), _macs(last)
+    for name, counted, closed in (
+        ("with classifier", everything, model.macs(classifier=True)),
+        ("without classifier", everything - of_classifier, model.macs(classifier=False)),
+    ):
+        if counted != closed:
+            raise CountError(
+                f"multiply-adds {name}: the counter says {counted}, the closed form macs() says {closed} "
+                f"(difference {counted - closed}); one of the two is wrong, so neither is reported"
+            )
+    classifier_params = sum(p.numel() for p in classifier.parameters())
+    return Count(
+        params=sum(p.numel() for p in model.parameters()) - classifier_params,
+        classifier_params=classifier_params,
+        macs=everything - of_classifier,
+        classifier_macs=of_classifier,
+        closed_form=model.macs(classifier=False),
+        layernorm_elements=sum(total.get(op, 0) for op in LAYERNORM),
+        batchnorm_elements=sum(total.get(op, 0) for op in BATCHNORM),
+    )
+
+
+def _operations(model: nn.Module, x: torch.Tensor) -> dict:
+    """What each operator of one forward pass counts: twice the multiply-adds, or the elements that a norm reads."""
+
+    def elements(shape, *args, out_shape=None, **kwargs) -> int:
+        return shape.numel() if isinstance(shape, torch.Size) else torch.Size(shape).numel()
+
+    norms = dict.fromkeys(LAYERNORM | BATCHNORM, elements)
+    counter = FlopCounterMode(display=False, custom_mapping=norms)
+    with torch.no_grad(), counter:
+        model(x)
+    return counter.get_flop_counts()["Global"]
+
+
+def _macs(operations: dict) -> int:
+    doubled = sum(value for op, value in operations.items() if op not in LAYERNORM | BATCHNORM)
+    assert doubled % 2 == 0, "a counter of floating-point operations counts multiply and add separately"
+    return doubled // 2

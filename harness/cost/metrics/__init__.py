@@ -1,0 +1,95 @@
+"""Metrics: what can be measured of a case. One file each; a file added here is found by the command line, the tests and
+the help.
+
+A metric that is *counted* is a function of the case and runs at once. A metric that is *timed* is a function of a
+`Workload` (a loaded model with its clip) and runs in a process of the case's own, shared by the metrics that name the
+same `process`. Both return measurements; what does not apply to a case is a `Measurement` with `missing`, not an
+exception. These modules import torch inside their functions only, so that the command line can list and check names at
+once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.spec.case import nearest
+from records.record import Measurement
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`measures` names the measurements that `run` returns; `order` sorts timed metrics that share a `process`.
+
+    A metric of `once` is measured in the first round only. What one metric of a process lacks, memory or support, the
+    ones after it lack too.
+    """
+
+    name: str
+    run: Callable[[Any], list[Measurement]]
+    measures: dict[str, tuple[str, str]]  # name -> (unit, better)
+    timed: bool
+    order: int
+    process: str
+    once: bool = False
+
+    def missing(self, reason: str, *, retry: bool, details: dict[str, Any] | None = None) -> list[Measurement]:
+        """The measurements of this metric, all absent for one reason."""
+        return [
+            Measurement(name, unit, better, missing=reason, retry=retry, details=details or {})
+            for name, (unit, better) in self.measures.items()
+        ]
+
+
+_metrics: dict[str, Metric] = {}
+
+
+def register(
+    name: str,
+    measures: dict[str, tuple[str, str]],
+    *,
+    timed: bool = False,
+    order: int = 0,
+    process: str = "forward",
+    once: bool = False,
+):
+    """Decorator that adds a metric. A taken name is an error."""
+
+    def add(run: Callable[[Any], list[Measurement]]) -> Callable[[Any], list[Measurement]]:
+        if name in _metrics and _metrics[name].run.__module__ != run.__module__:
+            raise ValueError(
+                f"metric {name!r} is registered already, by {_metrics[name].run.__module__}; choose another name"
+            )
+        _metrics[name] = Metric(name, run, measures, timed, order, process, once)
+        return run
+
+    return add
+
+
+def _place(metric: Metric) -> tuple:
+    return metric.timed, metric.process != "forward", metric.process, metric.order, metric.name
+
+
+def names() -> list[str]:
+    """All metrics: counted ones first, timed ones in the order in which they run."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return sorted(_metrics, key=lambda name: _place(_metrics[name]))
+
+
+def by_process(chosen: Iterable[Metric]) -> list[list[Metric]]:
+    """Timed metrics, those of one process together."""
+    shared: dict[str, list[Metric]] = {}
+    for metric in chosen:
+        shared.setdefault(metric.process, []).append(metric)
+    return list(shared.values())
+
+
+def get(name: str) -> Metric:
+    """Raises: KeyError with the nearest valid name."""
+    if name not in names():
+        raise KeyError(f"unknown metric {name!r}; {nearest(name, names())}")
+    return _metrics[name]

@@ -1,0 +1,80 @@
+"""What this machine can do at best, measured beside each case: the rates of a large matrix product and a large copy.
+
+In the dtype, on the device and with the threads of the case. Reports set the rates of a model against them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from harness.cost.metrics import register
+from records.record import Measurement
+
+if TYPE_CHECKING:
+    from harness.cost.workload import Workload
+
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
+COPIED = {"cpu": 256 * 2**20, "cuda": 2**30}  # bytes; larger than any cache
+QUICK_SIDE, QUICK_COPIED = 512, 16 * 2**20
+REPEATS, FEWEST, SECONDS = 9, 3, 5.0
+MEASURES = {"matmul_ceiling": ("MAC/s", "higher"), "copy_ceiling": ("bytes/s", "higher")}
+
+
+@register("ceilings", MEASURES, timed=True, order=7)
+def ceilings(workload: Workload) -> list[Measurement]:
+    """The dtype, device and threads are those of the case. A copy reads and writes each byte: it counts twice."""
+    import torch
+
+    quick = workload.effort.warm_up_seconds < 1
+    kind = workload.device.type
+    side = QUICK_SIDE if quick else SIDE[kind]
+    size = (QUICK_COPIED if quick else COPIED[kind]) // workload.dtype.itemsize
+    generator = torch.Generator(workload.device).manual_seed(workload.case.seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device=workload.device, dtype=workload.dtype)
+
+    with torch.inference_mode():
+        a, b, product = random(side, side), random(side, side), random(side, side)
+        multiply = _seconds(lambda: torch.mm(a, b, out=product), workload)
+        source, target = random(side, size // side), random(side, size // side)
+        copy = _seconds(lambda: target.copy_(source), workload)
+    moved = 2 * source.numel() * source.element_size()
+    surroundings = {"kernel": None, **workload.surroundings()}  # no attention runs here
+    return [
+        Measurement(
+            "matmul_ceiling", "MAC/s", "higher", tuple(side**3 / s for s in multiply),
+            details={"how": f"product of two {side}x{side} matrices", **surroundings},
+        ),
+        Measurement(
+            "copy_ceiling", "bytes/s", "higher", tuple(moved / s for s in copy),
+            details={"how": f"copy of {moved // 2} bytes, read and written", **surroundings},
+        ),
+    ]  # fmt: skip
+
+
+def _seconds(work: Callable[[], object], workload: Workload) -> list[float]:
+    """Of each repetition after two that are not counted; fewer of them where one takes long."""
+    import torch
+
+    def on_cpu() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    def on_cuda() -> float:
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    one = on_cuda if workload.device.type == "cuda" else on_cpu
+    one(), one()
+    taken: list[float] = []
+    while len(taken) < FEWEST or (len(taken) < REPEATS and sum(taken) < SECONDS):
+        taken.append(one())
+    return taken

@@ -1,0 +1,82 @@
+"""Joules per clip, from the energy counter of the device (NVML, read by the package nvidia-ml-py where installed).
+
+The counter is of the whole device, idle power included, and says nothing of the CPU.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from harness.cost.metrics import register
+from records.record import Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.cost.workload import Workload
+
+WINDOWS, SECONDS, QUICK_SECONDS = 3, 2.0, 0.5  # the counter moves in steps of up to a tenth of a second
+PAUSE_SECONDS = 0.1  # between waits for the device: waiting after each pass would count idle power between launches
+NO_COUNTER = "no energy counter for this device"
+
+
+@register("energy", {"energy": ("J", "lower")}, timed=True, order=5, once=True)
+def energy(workload: Workload) -> list[Measurement]:
+    """One sample for each stretch of forward passes without a pause: counted energy divided by clips."""
+    import torch
+
+    read, reason = counter(workload.device)
+    if read is None:
+        details = {"machine": workload.machine}
+        return [Measurement("energy", "J", "lower", missing=reason, details=details)]
+    model, samples, passes = workload.model, [], []
+    least = QUICK_SECONDS if workload.effort.warm_up_seconds < 1 else SECONDS
+    with torch.inference_mode():
+        for _ in range(2):  # the first of all is slower than any other
+            start = time.perf_counter()
+            model(workload.input)
+            workload.synchronize()
+        together = max(1, round(PAUSE_SECONDS / (time.perf_counter() - start)))
+        for _ in range(WINDOWS):
+            begin, start, done = read(), time.perf_counter(), 0
+            while time.perf_counter() - start < least:
+                for _ in range(together):
+                    model(workload.input)
+                workload.synchronize()
+                done += together
+            samples.append((read() - begin) / 1e3 / (done * workload.case.batch_size))
+            passes.append(done)
+    details = {
+        "how": "NVML energy counter of the whole device",
+        "passes": passes,
+        "kernel_requested": workload.case.kernel,
+        "kernel": workload.kernel,
+        **workload.surroundings(),
+    }
+    return [Measurement("energy", "J", "lower", tuple(samples), details=details)]
+
+
+def counter(device) -> tuple[Callable[[], int], None] | tuple[None, str]:
+    """A function that reads the device's counter in millijoules, or the reason that there is none."""
+    import torch
+
+    if device.type != "cuda":
+        return None, NO_COUNTER
+    try:
+        import pynvml
+    except ImportError:
+        return None, "the energy counter is read by the package nvidia-ml-py, which is not installed"
+    try:
+        pynvml.nvmlInit()
+        handle = _handle(pynvml, torch.cuda.get_device_properties(device))
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError as error:
+        return None, f"{NO_COUNTER}: {error}"
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle), None
+
+
+def _handle(pynvml: Any, properties: Any) -> Any:
+    """By the bus, which numbers devices alike for torch and NVML whatever CUDA_VISIBLE_DEVICES says."""
+    bus = f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+    return pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode())

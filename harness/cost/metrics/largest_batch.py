@@ -1,0 +1,165 @@
+"""The largest batch that fits into memory, and the throughput at it: forward only, and in training.
+
+The batch is doubled until it no longer fits, then the gap is halved until it is 3 % of the batch or one clip. What does
+not fit fails inside of the process, which on the CPU may take most of the memory that is free (`harness.cost.memory`).
+The search has a time budget; what stopped it is in the details, and a batch found by a search that ran out of time is a
+lower bound. The case's own batch size plays no part.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from harness.cost import memory
+from harness.cost.metrics import get, register
+from records.record import Measurement
+
+if TYPE_CHECKING:
+    from harness.cost.workload import Workload
+
+MOST = 4096  # clips; no table needs more
+BUDGETS = 9  # the search may take so many times the budget of the timed series of one visit,
+SHARE = 0.4  # and so much of the time limit: loading comes before it, the timing of what it found behind it
+PRECISION = 1 / 32  # a step of a search costs seconds, and libraries plan anew for every batch
+FEWEST = 3  # runs of the batch that was found
+
+FORWARD = {"largest_batch": ("clips", "higher"), "largest_batch_throughput": ("clips/s", "higher")}
+TRAINING = {f"training_{name}": unit for name, unit in FORWARD.items()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The largest batch that ran, the smallest that did not fit (None: none was met), and what ended the search."""
+
+    largest: int
+    too_large: int | None
+    bound: str
+    tried: tuple[int, ...]
+
+
+def search(
+    attempt: Callable[[int], float | None],
+    seconds: float,
+    most: int = MOST,
+    precision: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Found | None:
+    """The largest batch that fits, by doubling and bisection to `precision`; None where not even 1 does.
+
+    `attempt` gives the seconds that a batch takes, or None where it does not fit. One that by the time of the last
+    would end beyond `seconds` is not tried. An attempt beyond a batch of 1 that raises ends the search with its reason.
+    """
+    start, tried, largest, too_large, per_clip = clock(), [], 0, None, 0.0
+    while largest < most and (too_large is None or too_large - largest > max(1, precision * largest)):
+        size = min(most, max(1, 2 * largest)) if too_large is None else (largest + too_large) // 2
+        if tried and clock() - start + per_clip * size > seconds:
+            return Found(largest, too_large, f"time budget of {seconds:g} s", tuple(tried))
+        tried.append(size)
+        try:
+            taken = attempt(size)
+        except Exception as error:
+            if not largest:
+                raise
+            reason = f"a batch of {size} failed: {' '.join(str(error).split())[:200] or type(error).__name__}"
+            return Found(largest, too_large, reason, tuple(tried))
+        if taken is not None:
+            largest, per_clip = size, taken / size
+        elif size == 1:
+            return None
+        else:
+            too_large = size
+    bound = "memory" if too_large is not None else f"cap of {most} clips"
+    return Found(largest, too_large, bound, tuple(tried))
+
+
+@register("largest_batch", FORWARD, timed=True, order=8, process="largest_batch", once=True)
+def largest_batch(workload: Workload) -> list[Measurement]:
+    """Of forward passes in inference mode."""
+    import torch
+
+    def prepare(size: int) -> Callable[[], Any]:
+        clips = workload.batch(size)
+        return lambda: workload.eager(clips)
+
+    with torch.inference_mode():
+        return _measured(workload, "largest_batch", prepare)
+
+
+@register("training_largest_batch", TRAINING, timed=True, order=9, process="training_largest_batch", once=True)
+def training_largest_batch(workload: Workload) -> list[Measurement]:
+    """Of training steps, with the optimizer's state in memory.
+
+    Raises: KernelUnavailable, where the case's kernel has no backward pass.
+    """
+    from harness.cost.training_step import targets
+
+    workload.case = replace(workload.case, batch_size=1)
+    step = workload.training
+    step.first()
+
+    def prepare(size: int) -> Callable[[], Any]:
+        step.loss = None  # with it goes what a failed step kept
+        step.free_gradients()
+        step.clips, step.targets = workload.batch(size), targets(workload.case, size)
+        return step
+
+    return _measured(workload, "training_largest_batch", prepare)
+
+
+def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[], Any]]) -> list[Measurement]:
+    details = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
+    metric = get(name)
+    if workload.case.compile:
+        reason = "a compiled model would be compiled anew for batch after batch; use compile=false"
+        return metric.missing(reason, retry=False, details=details)
+    passes = 2 if workload.device.type == "cuda" else 1  # libraries take their workspaces in the first
+
+    def attempt(size: int) -> float | None:
+        try:
+            run = prepare(size)
+            for _ in range(2 if size == 1 else passes):  # the first of all is slower than any other
+                start = time.perf_counter()
+                run()
+                workload.synchronize()
+                taken = passes * (time.perf_counter() - start)
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+            taken = None  # memory is freed below: until here the error keeps what the pass held
+        run = None
+        _free(workload)
+        return taken
+
+    workload.hold_flush()  # once memory is full there would be no room for it
+    found = search(attempt, min(BUDGETS * workload.effort.budget, SHARE * workload.time_limit), precision=PRECISION)
+    if found is None:
+        return metric.missing("out of memory at a batch of 1", retry=False, details=details)
+    details |= {"bound": found.bound, "smallest_too_large": found.too_large, "tried": list(found.tried)}
+    (batch, (clips, better)), (throughput, (rate, _)) = metric.measures.items()
+    measured = [Measurement(batch, clips, better, (found.largest,), details=details)]
+    try:
+        workload.effort = replace(workload.effort, fewest=min(FEWEST, workload.effort.fewest))
+        runs, warm_up = workload.time(prepare(found.largest))
+    except Exception as error:  # of any kind: the batch that was found is not lost with it
+        failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = "out of memory" if memory.ran_out(error) else failed
+        reason = f"{why} when a batch of {found.largest}, which fitted once, was repeated"
+        return [*measured, Measurement(throughput, rate, better, missing=reason, details=details)]
+    samples = tuple(found.largest * 1000 / run[-1] for run in runs)
+    details = details | warm_up | {"batch_size": found.largest}
+    return [*measured, Measurement(throughput, rate, better, samples, details=details)]
+
+
+def _free(workload: Workload) -> None:
+    import torch
+
+    from attention_zoo import windows
+
+    windows.forget_constants()  # some are made for each batch
+    gc.collect()
+    if workload.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,118 @@
+"""Milliseconds of a forward pass by what its operators belong to; beside `operator_macs`, their multiply-adds.
+
+Profiled, so the pass is slower than the one that `latency` times: shares are meant to be read, not the milliseconds.
+On the CPU the time of each operator without the operators inside of it; on CUDA the time of the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from harness.cost.metrics import register
+from records.record import Measurement
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.cost.workload import Workload
+
+GROUPS = ("attention", "projections", "mlp", "norms", "convolutions", "movement", "rest")
+TOTAL = "time_total"
+MEASURES = {f"time_{group}": ("ms", "lower") for group in GROUPS} | {TOTAL: ("ms", "lower")}
+PASSES = 2  # in each round: a pass that something disturbed is then one of six in three processes
+MARK, WHOLE = "module ", "whole pass"
+
+
+@register("operator_share", MEASURES, timed=True, order=6)
+def operator_share(workload: Workload) -> list[Measurement]:
+    """A few profiled passes after one that is not; the groups of each sum to its total."""
+    if workload.case.compile:
+        reason = "compiled code has no operators to tell apart; run the case with compile=false"
+        return [Measurement(name, unit, better, missing=reason) for name, (unit, better) in MEASURES.items()]
+    import torch
+
+    samples: dict[str, list[float]] = {name: [] for name in MEASURES}
+    with torch.inference_mode():
+        workload.eager(workload.input)
+        workload.synchronize()
+        for _ in range(PASSES):
+            for name, milliseconds in _one_pass(workload).items():
+                samples[name].append(milliseconds)
+    details = {
+        "how": "torch.profiler: time of each operator without those inside of it"
+        + (", on the device" if workload.device.type == "cuda" else ""),
+        "kernel_requested": workload.case.kernel,
+        "kernel": workload.kernel,
+        **workload.surroundings(),
+    }
+    return [
+        Measurement(name, unit, better, tuple(samples[name]), details=details)
+        for name, (unit, better) in MEASURES.items()
+    ]
+
+
+def _one_pass(workload: Workload) -> dict[str, float]:
+    """Milliseconds by measurement name."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    from harness.cost.operators import group, groups_of
+
+    on_device = workload.device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_device else [])
+    inside = groups_of(workload.eager)
+    with profile(activities=activities, acc_events=True) as profiler, _marked(workload.eager, inside):
+        with record_function(WHOLE):
+            workload.eager(workload.input)
+        workload.synchronize()
+    found = dict.fromkeys(MEASURES, 0.0)
+    for event in profiler.events():
+        if event.device_type.name != "CPU":
+            continue
+        if event.name == WHOLE:
+            found[TOTAL] = (event.device_time_total if on_device else event.cpu_time_total) / 1e3
+        name = _module(event)
+        if name is not None:
+            own = event.self_device_time_total if on_device else event.self_cpu_time_total
+            of = "rest" if event.name.startswith((MARK, WHOLE)) else group(inside[name], event.name)
+            found[f"time_{of}"] += own / 1e3
+    return found
+
+
+def _module(event) -> str | None:
+    """The name of the module in which an event happened, or None outside of the pass."""
+    while event is not None:
+        if event.name.startswith(MARK):
+            return event.name.removeprefix(MARK)
+        if event.name == WHOLE:
+            return ""
+        event = event.cpu_parent
+    return None
+
+
+@contextlib.contextmanager
+def _marked(model: nn.Module, inside: dict[str, str]) -> Iterator[None]:
+    """While open, the profile shows which module runs, where its group is not that of the module around it.
+
+    The parts of an MLP are all in one group and get no hooks: with hooks on them it would run in one piece, and another
+    program would be profiled than is timed.
+    """
+    from torch.profiler import record_function
+
+    open_marks, hooks = [], []
+
+    def enter(name: str) -> None:
+        open_marks.append(record_function(MARK + name))
+        open_marks[-1].__enter__()
+
+    for name, module in model.named_modules():
+        if name and inside[name] == inside[name.rpartition(".")[0]]:
+            continue
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+        hooks.append(module.register_forward_hook(lambda *_: open_marks.pop().__exit__(None, None, None)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

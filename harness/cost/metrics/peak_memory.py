@@ -1,0 +1,80 @@
+"""Bytes that a forward pass needs at its peak, weights included.
+
+On CUDA the peak of torch's allocator, input included. On the CPU the growth of the process's resident set from just
+before the model is built, input excluded: the process is fresh, and libraries and input are loaded before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.cost import memory
+from harness.cost.metrics import get, register
+from records.record import Measurement
+
+if TYPE_CHECKING:
+    from harness.cost.workload import Workload
+
+
+@register("peak_memory", {"peak_memory": ("bytes", "lower")}, timed=True, order=0)
+def peak_memory(workload: Workload) -> list[Measurement]:
+    """Runs before the other timed metrics, since it must see the process without a model."""
+    surroundings = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
+    on_cuda = workload.device.type == "cuda"
+    if not on_cuda and (workload.case.compile or workload.kernel == "flex"):
+        cure = "use compile=false" if workload.case.compile else "kernel flex is compiled when it runs; use another"
+        reason = f"{memory.COMPILERS_OWN}; {cure}"
+        return get("peak_memory").missing(reason, retry=False, details=surroundings)
+    peak, details = _cuda(workload) if on_cuda else _cpu(workload)
+    weights = [*workload.eager.parameters(), *workload.eager.buffers()]
+    details["weights_bytes"] = sum(t.numel() * t.element_size() for t in weights)
+    return [Measurement("peak_memory", "bytes", "lower", (peak,), details=details | surroundings)]
+
+
+def _cuda(workload: Workload) -> tuple[int, dict[str, Any]]:
+    import torch
+
+    _forward(workload)  # libraries allocate their workspaces in the first pass
+    workload.synchronize()
+    torch.cuda.reset_peak_memory_stats(workload.device)
+    _forward(workload)
+    workload.synchronize()
+    details = {
+        "how": "peak of torch's allocator",
+        "reserved_bytes": torch.cuda.max_memory_reserved(workload.device),
+    }
+    return torch.cuda.max_memory_allocated(workload.device), details
+
+
+def _cpu(workload: Workload) -> tuple[int, dict[str, Any]]:
+    _exercise_libraries(workload)
+    with memory.freed_at_once():
+        memory.release()
+        baseline = memory.resident()
+        workload.model  # noqa: B018  (built here: its weights belong to the growth)
+        memory.release()
+        with memory.Peak() as peak:
+            _forward(workload)
+    return max(0, peak.bytes - baseline), {"how": peak.how, "baseline_bytes": baseline}
+
+
+def _forward(workload: Workload) -> None:
+    import torch
+
+    with torch.inference_mode():
+        workload.model(workload.input)
+
+
+def _exercise_libraries(workload: Workload) -> None:
+    """Import and run everything once in miniature, so that libraries and threads are there before the baseline."""
+    import torch
+
+    from attention_zoo import kernels
+    from harness.cost.build import build
+
+    build(workload.case, device="meta")
+    with torch.inference_mode():
+        x = workload.input[:1, :, :2, :16, :16]
+        y = torch.nn.functional.conv3d(x, torch.ones(16, 3, 1, 1, 1, dtype=x.dtype)).flatten(2).mT
+        y = torch.nn.functional.gelu(torch.nn.functional.layer_norm(y @ y.mT @ y, (16,)))
+        kernels.attend(y[:, None], y[:, None], y[:, None], kernel=workload.case.kernel)

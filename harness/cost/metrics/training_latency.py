@@ -1,0 +1,47 @@
+"""Milliseconds of one training step: forward in train mode, cross-entropy, backward, AdamW, gradients freed."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from harness.cost.metrics import register
+from records.record import Measurement
+
+if TYPE_CHECKING:
+    from harness.cost.workload import Workload
+
+
+@register("training_latency", {"training_latency": ("ms", "lower")}, timed=True, order=1, process="training")
+def training_latency(workload: Workload) -> list[Measurement]:
+    """Every sample after the warm-up is a whole step; the medians of its three parts are details.
+
+    Raises: KernelUnavailable, where the case's kernel has no backward pass.
+    """
+    import time
+
+    import torch
+
+    step = workload.training
+    start = time.perf_counter()
+    step()  # compiles, if the case says so
+    workload.synchronize()
+    first = time.perf_counter() - start
+    runs, warm_up = workload.time(*step.phases.values())
+    finite = bool(torch.isfinite(step.loss))
+    operators = workload.observe(step.eagerly)
+    parts = [[end - begin for begin, end in zip((0.0, *run), run, strict=False)] for run in runs]
+    details = {
+        "kernel_requested": workload.case.kernel,
+        "kernel": workload.kernel,
+        "operators": operators,
+        "compile": workload.case.compile,
+        "parts_ms": {name: median(part) for name, part in zip(step.phases, zip(*parts, strict=True), strict=True)},
+        "optimizer": step.optimizer_text,
+        "finite_loss": finite,
+        **warm_up,
+        **workload.surroundings(),
+    }
+    if workload.case.compile:
+        details["compile_seconds"] = round(first, 3)
+    return [Measurement("training_latency", "ms", "lower", tuple(run[-1] for run in runs), details=details)]

@@ -1,0 +1,102 @@
+"""Bytes that a training step needs at its peak, and what they consist of.
+
+On CUDA the peak of torch's allocator, input included. On the CPU the growth of the process's resident set from just
+before the model is built, input excluded, as for `peak_memory`. The step is one after the first, so that the optimizer
+has its state. Parameters, gradients and optimizer state are exact sums over the tensors that are held; activations are
+what remains of the peak, with everything that is held for a moment only and what the allocator loses. Where the peak
+comes before the backward pass has made all gradients, these are too small by what is lacking of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.cost import memory
+from harness.cost.metrics import get, register
+from records.record import Measurement
+
+if TYPE_CHECKING:
+    from harness.cost.workload import Workload
+
+PARTS = ("parameters", "gradients", "optimizer_state", "activations")
+MEASURES = dict.fromkeys(("training_memory", *(f"training_{part}" for part in PARTS)), ("bytes", "lower"))
+
+
+@register("training_memory", MEASURES, timed=True, order=0, process="training", once=True)
+def training_memory(workload: Workload) -> list[Measurement]:
+    """Runs before the other metrics of its process, since it must see the process without a model.
+
+    Raises: KernelUnavailable, where the case's kernel has no backward pass.
+    """
+    details = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
+    on_cuda = workload.device.type == "cuda"
+    if workload.case.compile and not on_cuda:
+        reason = f"{memory.COMPILERS_OWN}; use compile=false"
+        return get("training_memory").missing(reason, retry=False, details=details)
+    peak, parts, how = _cuda(workload) if on_cuda else _cpu(workload)
+    kept = sum(parts.values())
+    parts["activations"] = max(0, peak - kept)
+    how |= {"buffers_bytes": parts["buffers"], "activations_are": "the peak minus all else, gradients in full"}
+    how["optimizer"] = workload.training.optimizer_text
+    values = {"training_memory": peak} | {f"training_{part}": parts[part] for part in PARTS}
+    return [
+        Measurement(name, unit, better, (values[name],), details=details | how)
+        for name, (unit, better) in MEASURES.items()
+    ]
+
+
+def _cuda(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
+    import torch
+
+    from harness.cost.training_step import size
+
+    step = workload.training
+    parts = step.first()
+    step()  # libraries allocate their workspaces in the first steps
+    workload.synchronize()
+    torch.cuda.reset_peak_memory_stats(workload.device)
+    step()
+    workload.synchronize()
+    parts["input"] = size([step.clips, step.targets])
+    how = {
+        "how": "peak of torch's allocator",
+        "reserved_bytes": torch.cuda.max_memory_reserved(workload.device),
+        "input_bytes": parts["input"],
+    }
+    return torch.cuda.max_memory_allocated(workload.device), parts, how
+
+
+def _cpu(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
+    workload.input  # noqa: B018  (decoded here: it does not belong to the growth)
+    _exercise_libraries(workload)
+    with memory.freed_at_once():
+        memory.release()
+        baseline = memory.resident()
+        parts = workload.training.first()
+        memory.release()
+        with memory.Peak() as peak:
+            workload.training()
+    return max(0, peak.bytes - baseline), parts, {"how": peak.how, "baseline_bytes": baseline}
+
+
+def _exercise_libraries(workload: Workload) -> None:
+    """Import and run everything once in miniature, so that libraries and threads are there before the baseline."""
+    import torch
+    from torch import nn
+
+    from attention_zoo import kernels
+    from harness.cost.build import build
+    from harness.cost.training_step import TrainingStep
+
+    class Miniature(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.scores = nn.Conv3d(3, 16, 1), nn.LayerNorm(16), nn.Linear(16, 2)
+
+        def forward(self, x):
+            y = nn.functional.gelu(self.norm(self.conv(x).flatten(2).mT))[:, None]
+            return self.scores(kernels.attend(y, y, y, kernel=workload.case.kernel).mean((1, 2)))
+
+    build(workload.case, device="meta")
+    model, x = Miniature().to(workload.device, workload.dtype), workload.input[:1, :, :2, :16, :16]
+    TrainingStep(model, x, torch.zeros(1, dtype=torch.int64))()

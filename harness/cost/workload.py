@@ -1,0 +1,265 @@
+"""A case made ready to run: its clip as a tensor, its model with weights, and one timed series that several metrics
+share.
+
+Lives in the measuring process (`harness.cost.child`). What is expensive is made on first use, so that a metric can look
+at the process before the model is there.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._inductor.config
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attention_zoo import kernels
+from harness.cost import memory
+from harness.cost.build import build
+from harness.cost.measure import Effort
+from harness.cost.training_step import TrainingStep, targets
+from harness.spec.case import Case
+from harness.video import normalise
+from records import provenance
+
+WINDOW = 6  # runs that a warm-up is judged by
+STEADY = 0.05  # a warm-up has settled when the median of its last three runs is this close to that of the three before
+FLUSH_BYTES = 256 * 2**20  # larger than any L2 cache: written between runs, so that each one starts cold
+
+TOGETHER_MS = 1000.0  # runs are launched in tens, but not for longer than about this without a look at the clock
+
+Run = tuple[float, ...]
+"""Milliseconds from the start of one run to the end of each of its phases."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Milliseconds of each forward pass, and how they were taken."""
+
+    samples: tuple[float, ...]
+    details: dict[str, Any]
+
+
+class Workload:
+    """The model and input of one case on its device."""
+
+    def __init__(self, case: Case, clip: str | Path, effort: Effort, machine: str, time_limit: float = math.inf):
+        self.case, self.effort, self.machine = case, effort, machine
+        self.device, self.dtype = torch.device(case.device), getattr(torch, case.dtype)
+        self.clip_file, self.time_limit = clip, time_limit
+        self.compile_seconds: float | None = None
+        self._flush: Tensor | None = None
+
+    @cached_property
+    def input(self) -> Tensor:
+        return self.batch(self.case.batch_size)
+
+    def batch(self, size: int) -> Tensor:
+        """The decoded clip, once per element of a batch."""
+        clip = normalise(np.load(self.clip_file)).to(self.device, self.dtype)
+        return clip.expand(size, *clip.shape).contiguous()
+
+    @cached_property
+    def eager(self) -> nn.Module:
+        return build(self.case)
+
+    @cached_property
+    def model(self) -> Callable[[Tensor], Tensor]:
+        """The model as it is measured: compiled, and called once, if the case says so."""
+        if not self.case.compile:
+            return self.eager
+        start = time.perf_counter()
+        compiled = frozen(self.eager, self.input)
+        self.synchronize()
+        self.compile_seconds = time.perf_counter() - start
+        return compiled
+
+    @cached_property
+    def training(self) -> TrainingStep:
+        """A step of training on a model of its own, so that no other metric meets trained weights.
+
+        Raises: KernelUnavailable, where the case's kernel has no backward pass.
+        """
+        kernels.resolve(self.case.kernel, self.device, self.dtype, backward=True)
+        return TrainingStep(
+            build(self.case), self.input, targets(self.case, self.case.batch_size), compiled=self.case.compile
+        )
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @cached_property
+    def kernel(self) -> str:
+        """The kernel that the case's choice stands for here."""
+        return kernels.resolve(self.case.kernel, self.device, self.dtype)
+
+    @cached_property
+    def series(self) -> Series:
+        """Warm up until the time has settled, then take samples for as long as the effort says."""
+        kernel, model = self.kernel, self.model
+        with torch.inference_mode():
+            runs, warm_up = self.time(lambda: model(self.input))
+            logits = model(self.input)
+        with torch.no_grad():
+            operators = self.observe(lambda: self.eager(self.input))
+        details = {
+            "kernel_requested": self.case.kernel,
+            "kernel": kernel,
+            "operators": operators,
+            "compile": self.case.compile,
+            "finite_logits": bool(torch.isfinite(logits).all()),
+            **warm_up,
+            **self.surroundings(),
+        }
+        if self.compile_seconds is not None:
+            details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True}
+        return Series(tuple(run[-1] for run in runs), details)
+
+    def observe(self, run: Callable[[], Tensor]) -> list[str]:
+        """The attention operators that the dispatcher sees in a pass of its own.
+
+        Taken after the times, which are not lost where it runs out of memory.
+        """
+        if self.kernel == "flex":  # compiled by itself, below the level at which operators are seen
+            return ["flex_attention"]
+        log = _OperatorLog()
+        try:
+            with log:
+                run()
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+            return ["not observed: out of memory"]
+        found = sorted(name for name in log.names if "attention" in name or "flash" in name)
+        if any("softmax" in name and "log_softmax" not in name for name in log.names):
+            found.append("explicit softmax")  # in some of the blocks only, where fused operators stand before it
+        return found or ["none"]
+
+    def surroundings(self) -> dict[str, Any]:
+        """Where this process measures; part of every timed measurement."""
+        return {"machine": self.machine, "started": provenance.now(), **provenance.of_torch(self.case.device)}
+
+    def time(self, *phases: Callable[[], Any]) -> tuple[list[Run], dict[str, Any]]:
+        """Warm up until the time has settled, then take samples for as long as the effort says.
+
+        Each run calls the phases in turn and is the milliseconds from its start to the end of each; the last is its
+        whole time. Returns the runs after the warm-up, and how the warm-up went.
+        """
+        return self._cuda_runs(phases) if self.device.type == "cuda" else self._cpu_runs(phases)
+
+    def _cpu_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
+        effort, warm_up = self.effort, []
+
+        def one() -> Run:
+            start, ends = time.perf_counter_ns(), []
+            for phase in phases:
+                phase()
+                ends.append((time.perf_counter_ns() - start) / 1e6)
+            return tuple(ends)
+
+        start = time.perf_counter()
+        while not _settled(warm_up) and (len(warm_up) < 2 or time.perf_counter() - start < effort.warm_up_seconds):
+            warm_up.append(one())
+        runs = []
+        start = time.perf_counter()
+        while not effort.enough(len(runs), time.perf_counter() - start):
+            runs.append(one())
+        # A warm-up of fewer runs than the rule looks at, of a slow model, is judged with the first samples.
+        return runs, {"warm_up": len(warm_up), "settled": _settled([*warm_up, *runs][: max(len(warm_up), WINDOW)])}
+
+    def _cuda_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
+        """Events around each phase, the L2 cache overwritten between runs, one wait for up to ten of them.
+
+        `launch_share` is 1 less what the device still had to do once the host had launched all runs, as a share of one
+        run. Near 1 the device waited for the host, and the times are those of Python and of launches. The time of the
+        launches themselves would not tell: with a thousand of them ahead of the device the host waits too.
+        """
+        effort, flush = self.effort, self.hold_flush()
+        waits = []  # milliseconds, after each group of runs
+
+        def some(count: int) -> list[Run]:
+            events = []
+            for _ in range(count):
+                of_run = [torch.cuda.Event(enable_timing=True) for _ in range(len(phases) + 1)]
+                flush.zero_()
+                of_run[0].record()
+                for phase, end in zip(phases, of_run[1:], strict=True):
+                    phase()
+                    end.record()
+                events.append(of_run)
+            launched = time.perf_counter()
+            self.synchronize()
+            waits.append(1e3 * (time.perf_counter() - launched))
+            return [tuple(begin.elapsed_time(end) for end in ends) for begin, *ends in events]
+
+        start = time.perf_counter()
+        warm_up = some(1)
+        while (spent := time.perf_counter() - start) < 1 or (not _settled(warm_up) and spent < effort.warm_up_seconds):
+            warm_up += some(_together(warm_up))
+        runs, together = [], _together(warm_up)
+        del waits[:]
+        start = time.perf_counter()
+        while not effort.enough(len(runs), time.perf_counter() - start):
+            runs += some(together)
+        share = 1 - statistics.median(waits) / statistics.median(run[-1] for run in runs)
+        return runs, {
+            "warm_up": len(warm_up),
+            "settled": _settled(warm_up),
+            "l2_flush_bytes": FLUSH_BYTES,
+            "launch_share": round(max(0.0, share), 3),
+        }
+
+    def hold_flush(self) -> Tensor | None:
+        """What is written over the L2 cache between runs on CUDA, allocated now at the latest."""
+        if self._flush is None and self.device.type == "cuda":
+            self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=self.device)
+        return self._flush
+
+
+def frozen(model: nn.Module, clips: Tensor) -> Callable[[Tensor], Tensor]:
+    """The model compiled for inference on such clips, and called once.
+
+    Frozen: weights become constants of the graph, packed once for the machine.
+    """
+    compiled = torch.compile(model)
+    with torch._inductor.config.patch(freezing=True), torch.inference_mode():
+        compiled(clips)
+    return compiled
+
+
+class _OperatorLog(TorchDispatchMode):
+    """Notes the names of the operators that reach a backend, of the program as it runs without it."""
+
+    only_watches = True  # to attention_zoo.chunks
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _together(runs: list[Run]) -> int:
+    """How many runs the device gets before it is waited for: ten, fewer of such that take long."""
+    return max(1, min(10, int(TOGETHER_MS / runs[-1][-1])))
+
+
+def _settled(runs: list[Run]) -> bool:
+    """Whether the running median stands still: of the last three runs against the three before."""
+    if len(runs) < WINDOW:
+        return False
+    times = [run[-1] for run in runs[-WINDOW:]]
+    before, now = statistics.median(times[: WINDOW // 2]), statistics.median(times[WINDOW // 2 :])
+    return abs(now - before) <= STEADY * before

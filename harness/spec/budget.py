@@ -1,0 +1,134 @@
+"""How much is spent on the accuracy of one row: the recipe, the data, the seeds, and by how much the model shrinks.
+
+A budget is a file of conf/budget/. One budget trains all rows of a table alike, so rows differ in the model alone; a
+shrunk model keeps its schemes, its scales and windows and the order of its blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from harness.spec.case import nearest
+
+if TYPE_CHECKING:
+    from backbones.config import ModelConfig
+    from harness.spec.recipe import Recipe
+
+FOLDER = Path(__file__).parents[1] / "conf" / "budget"
+OFF = "off"
+NOMINAL_FRAMES = 32  # of the published models; a row with half of them gets half of a budget's frames
+LEAST_WIDTH = 8
+
+
+class BudgetError(ValueError):
+    """A budget that cannot be used; the message names it and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one run of the command line says of accuracy.
+
+    Args:
+        budget: name of a budget; None: as each ablation, "off": nothing is trained.
+        data: name of a data set or a folder, `root`: where its files are; None: as the budget.
+        seeds: one training of each row for each of them; None: as the budget.
+        recipe: name of a recipe; None: as the budget or the row.
+        jobs: trainings side by side; None: one per device, or per core of a CPU.
+        launcher: hands the trainings to a queue, see `harness.accuracy.cluster`.
+    """
+
+    budget: str | None = None
+    data: str | None = None
+    root: str | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+    recipe: str | None = None
+    recipe_source: str = "paper"
+    recipe_changes: dict[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
+    launcher: str | None = None
+    launcher_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each row of a table may cost.
+
+    Args:
+        recipe: name of a recipe; None: the one that each row's published accuracy was made with.
+        data: name of a data set.
+        seeds: one training each. Rows of the same seed see the same clips in the same order.
+        width: factor on the widths and heads of a model.
+        depth: the most blocks of a stage; None for as many as there are.
+        preload: decode the data set once, into memory.
+        controls: test the weights with frames shuffled and with a single frame too.
+        dtype: number format of autocast on a GPU; on a CPU it is float32.
+        meaning: one sentence for the help and the reports.
+    """
+
+    name: str
+    meaning: str
+    data: str
+    recipe: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    width: float = 1.0
+    depth: int | None = None
+    preload: bool = False
+    controls: bool = True
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise BudgetError(f"accuracy={self.name}: seeds {list(self.seeds)} must be different whole numbers")
+        if not 0 < self.width <= 1:
+            raise BudgetError(f"accuracy={self.name}: width {self.width} is not above 0 and at most 1")
+
+
+def names() -> list[str]:
+    """All budgets, the cheapest first."""
+    order = {"quick": 0, "small": 1, "proxy": 2, "full": 3}
+    return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (order.get(name, len(order)), name))
+
+
+@cache
+def load(name: str) -> Budget:
+    """Raises: BudgetError with the nearest name."""
+    if name not in names():
+        raise BudgetError(f"unknown budget accuracy={name}; {nearest(name, [OFF, *names()])}")
+    raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    known = {f.name for f in fields(Budget)}
+    for key in raw:
+        if key not in known:
+            raise BudgetError(f"accuracy={name}: unknown entry {key!r}; {nearest(key, known)}")
+    return Budget(name=name, **raw)
+
+
+def shrunk(config: ModelConfig, budget: Budget, recipe: Recipe) -> ModelConfig:
+    """A row's model as a budget trains it: narrower and shallower, for the clips, drop path and dropout of a recipe.
+
+    The width of a head shrinks with the width of its stage once a stage has a single head left. Stages keep at least
+    one whole turn of their pattern, so that local and global attention still alternate.
+    """
+    widths = [max(LEAST_WIDTH, round(width * budget.width / 8) * 8) for width in config.widths]
+    heads = [_heads(width, round(heads * budget.width)) for width, heads in zip(widths, config.num_heads, strict=True)]
+    depths = [
+        depth if budget.depth is None else min(depth, max(budget.depth, len(pattern)))
+        for depth, pattern in zip(config.depths, config.stages, strict=True)
+    ]
+    size = recipe.augmentation.size
+    changes: dict[str, Any] = {"clip": [recipe.sampling.frames, size, size]}
+    changes |= {name: rate for name in ("drop_path", "dropout") if (rate := getattr(recipe, name)) is not None}
+    if budget.width != 1:
+        changes |= {"widths": widths, "num_heads": heads}
+    return config.changed(changes | {"depths": depths})
+
+
+def _heads(width: int, wanted: int) -> int:
+    """The number of heads nearest below what is wanted that divides the width."""
+    return next(heads for heads in range(max(1, wanted), 0, -1) if width % heads == 0)

@@ -1,0 +1,504 @@
+"""Recipes as data: how each published run was trained and tested, in one YAML file each, and two of our own.
+
+A paper and the code released with it often differ. Such a value is written `{paper: 0.02, code: 0.05}`, and
+`load(name, "code")` takes the code's. Where only one of the two states a value, it is written alone (`{code: 64}`) and
+the other source borrows it; where neither does, our default stands. Both are listed in `Recipe.assumed`, so that
+nothing is invented in silence. A plain value is stated by both, or, in a file with `states: code`, by the code alone.
+
+A file may build on others (`base: _dualformer`; of several the later has the last word); files that begin with an
+underscore are such bases and no recipes. `own: true` marks a recipe of this project, where nothing is assumed.
+
+Imports no torch: a slip on a command line is answered at once.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from harness.spec.case import nearest
+from harness.spec.clip import Augmentation, Mixing
+from harness.spec.sampling import Sampling
+
+FOLDER = Path(__file__).parents[1] / "conf" / "recipe"
+SOURCES = ("paper", "code")
+BORROWED, DEFAULT = "stated by the {other} only", "stated by neither; our default"
+
+Groups = Literal["paper", "code", "plain"]
+Schedule = Literal["cosine_per_epoch", "cosine", "linear", "step"]
+Grouping = Literal["strided", "neighbours"]
+Value = TypeVar("Value")
+
+
+class RecipeError(ValueError):
+    """A recipe, or a value in one, that cannot be used; the message names the recipe or field and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """The optimizer, its groups of parameters and its learning rate over time.
+
+    Args:
+        epochs: may be fractional.
+        batch_size: clips of one optimizer step, over all devices and accumulated micro-batches.
+        lr: of the classifier.
+        backbone_lr: of the rest; see `harness.training.optimizer` for what `groups` puts where.
+        groups: "paper" decays every parameter; "code" follows the name rules of the released codes, with what they
+            really do; "plain" decays no 1-D tensor (norms, biases).
+        warmup_epochs: linear warm-up per step from `warmup_start` of the rate, on top of the schedule.
+        schedule: "cosine_per_epoch" changes once an epoch, at its whole number; "cosine" and "linear" at each step;
+            "step" multiplies by `milestone_factor` at each of the `milestones`.
+        end_lr: what the rate falls to at the end, as a share of itself.
+        clip_norm: the largest norm of the gradient of all parameters; None for no clipping.
+        milestones: epochs.
+        momentum, nesterov: of "sgd".
+    """
+
+    epochs: float = 30.0
+    batch_size: int = 64
+    lr: float = 1e-3
+    backbone_lr: float = 1e-4
+    groups: Groups = "paper"
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_epochs: float = 2.5
+    warmup_start: float = 0.1
+    schedule: Schedule = "cosine"
+    end_lr: float = 0.0
+    clip_norm: float | None = None
+    milestones: tuple[float, ...] = ()
+    milestone_factor: float = 0.1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    nesterov: bool = True
+
+    def __post_init__(self):
+        _typed_fields(self)
+        for name in ("epochs", "batch_size", "lr", "backbone_lr", "eps"):
+            _above_zero(name, getattr(self, name))
+        for name in ("weight_decay", "warmup_epochs", "warmup_start", "end_lr", "milestone_factor"):
+            _at_least_zero(name, getattr(self, name))
+        for name in ("warmup_start", "end_lr", "milestone_factor"):
+            if getattr(self, name) > 1:
+                raise RecipeError(f"{name} {getattr(self, name)} is above 1; it is a share of the learning rate")
+        for name, value in (("betas", max(self.betas)), ("momentum", self.momentum)):
+            if not 0 <= value < 1 or min(self.betas) < 0:
+                raise RecipeError(f"{name} {getattr(self, name)} is not at least 0 and below 1")
+        if self.clip_norm is not None:
+            _above_zero("clip_norm", self.clip_norm)
+        if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=0) < 0:
+            raise RecipeError(f"milestones {list(self.milestones)} are not growing numbers of epochs, such as [11, 14]")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise RecipeError(
+                f"milestones {list(self.milestones)} with the schedule {self.schedule!r}; "
+                "give milestones with 'step', and with it alone"
+            )
+
+
+@dataclass(frozen=True)
+class Testing:
+    """The views of a video in testing: `clips` in time by `crops` in space, from frames of short side `resize`.
+
+    `size` is the side of a crop in pixels, None for that of training.
+    """
+
+    __test__ = False  # not a test, whatever pytest thinks of its name
+
+    clips: int = 4
+    crops: int = 1
+    resize: int = 224
+    size: int | None = None
+
+    def __post_init__(self):
+        _typed_fields(self)
+        for name in ("clips", "crops", "resize"):
+            _above_zero(name, getattr(self, name))
+        if self.size is not None:
+            _above_zero("size", self.size)
+            if self.size > self.resize:
+                raise RecipeError(
+                    f"size {self.size} is above resize {self.resize}; a crop fits into the resized frame: "
+                    f"resize of {self.size} or more"
+                )
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """Token labelling: a trained teacher, the annotator, gives every position of the last map its own soft label.
+
+    Args:
+        teacher: name of the teacher's model.
+        checkpoint: file of its weights; None until somebody has one.
+        weight: of the loss of the pooled scores; the positions' loss weighs 1 - weight.
+        top_k: of a position's teacher scores, those below the k-th largest are set to 0 before the softmax.
+        dropout: of the student's head over positions.
+        grouping: which time steps of a longer teacher map are averaged, see `token_labels.reconciled`.
+    """
+
+    teacher: str = "dualformer_base"
+    checkpoint: str | None = None
+    weight: float = 0.5
+    top_k: int = 5
+    dropout: float = 0.5
+    grouping: Grouping = "neighbours"
+
+    def __post_init__(self):
+        _typed_fields(self)
+        _above_zero("top_k", self.top_k)
+        if not 0 <= self.weight <= 1:
+            raise RecipeError(f"weight {self.weight} is not between 0 (positions alone) and 1 (pooled scores alone)")
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"dropout {self.dropout} is not at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a model is trained and tested, but not on which machine.
+
+    Args:
+        source: where the values come from, in words.
+        recipe_source: whose values these are: "paper", "code", or "own" for recipes of this project.
+        model, model_changes: what was trained, as `backbones.create` takes it; None where we do not have the model.
+        data: name of the data set.
+        drop_path, dropout: of the model; None leaves the model's own.
+        initial: what training starts from, in words.
+        linear_maps: how random linear maps start: as "published" (normal, deviation 0.02, for widths of hundreds), or
+            "fan_in" (one over the root of the inputs), without which models of a quarter of the width learn little
+            for epochs: their branches start at almost nothing.
+        token_labels: None for training without them.
+        notes: what the fields cannot say.
+        differs: dotted path -> {"paper": value, "code": value}, where both state one and they differ.
+        assumed: dotted path -> reason, for each value that the chosen source does not state.
+    """
+
+    name: str
+    source: str = ""
+    recipe_source: Literal["paper", "code", "own"] = "own"
+    model: str | None = None
+    model_changes: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mixing: Mixing = field(default_factory=Mixing)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    testing: Testing = field(default_factory=Testing)
+    drop_path: float | None = None
+    dropout: float | None = None
+    initial: str | None = None
+    linear_maps: Literal["published", "fan_in"] = "published"
+    token_labels: TokenLabels | None = None
+    notes: tuple[str, ...] = ()
+    differs: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        _typed_fields(self)
+        for name in ("drop_path", "dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise RecipeError(f"{name} {value} is not at least 0 and below 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only; `from_dict` makes an equal recipe of them."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Raises RecipeError for an unknown field, with the nearest one, and for a value that is none."""
+        if not isinstance(values, Mapping) or "name" not in values:
+            raise RecipeError(f"a recipe is a mapping with at least a name, not {values!r}")
+        return _made(cls, values, f"recipe {values['name']}")
+
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """A copy in which the values at dotted paths are others: `{"optimisation.lr": 3e-4, "token_labels": None}`.
+
+        A changed value is no longer an assumed one. `token_labels.top_k` switches token labels on where there are none.
+
+        Raises:
+            RecipeError: a path leads nowhere (the nearest is given), or a value is impossible.
+        """
+        state, assumed = self.to_dict(), dict(self.assumed)
+        for path, value in changes.items():
+            _assign(state, path, _plain(value))
+            assumed = {key: why for key, why in assumed.items() if key != path and not key.startswith(f"{path}.")}
+        return Recipe.from_dict(state | {"assumed": assumed})
+
+
+SECTIONS = {
+    "sampling": Sampling,
+    "augmentation": Augmentation,
+    "mixing": Mixing,
+    "optimisation": Optimisation,
+    "testing": Testing,
+    "token_labels": TokenLabels,
+}
+STATED = ("drop_path", "dropout", "initial")  # with the values of the sections: what a source states
+FREE = ("model_changes", "differs", "assumed")  # mappings whose keys are no fields
+WRITTEN = tuple(f.name for f in fields(Recipe) if f.name not in ("name", "recipe_source", "differs"))
+
+
+def names() -> tuple[str, ...]:
+    """The recipes that `load` knows."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_")))
+
+
+def load(name: str, recipe_source: str = "paper") -> Recipe:
+    """The recipe of that name, with the values of the paper or of the released code.
+
+    A recipe of this project is the same under both.
+
+    Raises:
+        RecipeError: an unknown name or source, with the nearest one; or a file that is wrong.
+    """
+    if recipe_source not in SOURCES:
+        raise RecipeError(f"unknown recipe_source {recipe_source!r}; {nearest(str(recipe_source), SOURCES)}")
+    if name not in names():
+        raise RecipeError(f"unknown recipe {name!r}; {nearest(str(name), names())}")
+    written = _written(name)
+    own = written.pop("own", False)
+    values: dict[str, Any] = {"name": name, "recipe_source": "own" if own else recipe_source}
+    differs: dict[str, Any] = {}
+    assumed: dict[str, str] = {}
+
+    def chosen(path: str, value: Any) -> Any:
+        if not _is_choice(value):
+            return value
+        if len(value) == 2 and value["paper"] != value["code"]:
+            differs[path] = dict(value)
+        if recipe_source not in value:
+            (other,) = value
+            assumed[path] = BORROWED.format(other=other)
+            return value[other]
+        return value[recipe_source]
+
+    for key, value in written.items():
+        value = chosen(key, value)
+        if key in SECTIONS and isinstance(value, Mapping):
+            value = {inner: chosen(f"{key}.{inner}", entry) for inner, entry in value.items()}
+        values[key] = value
+    if not own:
+        assumed |= dict.fromkeys(_unstated(values), DEFAULT)
+    values |= {"differs": differs, "assumed": assumed | values.get("assumed", {})}
+    return Recipe.from_dict(values)
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and set(value) <= set(SOURCES)
+
+
+def _unstated(values: Mapping[str, Any]) -> list[str]:
+    """The paths of what a published recipe leaves to our defaults, where that means something for its run."""
+    given = {name: values.get(name) or {} for name in SECTIONS}
+    optimisation, mixing = given["optimisation"], given["mixing"]
+    silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror"}
+    if optimisation.get("schedule") == "step":
+        silent |= {"optimisation.end_lr"}
+    else:
+        silent |= {"optimisation.milestones", "optimisation.milestone_factor"}
+    if optimisation.get("optimizer") == "sgd":
+        silent |= {"optimisation.betas", "optimisation.eps"}
+    else:
+        silent |= {"optimisation.momentum", "optimisation.nesterov"}
+    if optimisation.get("warmup_epochs") == 0:
+        silent |= {"optimisation.warmup_start"}
+    if not mixing.get("mixup") and not mixing.get("cutmix"):
+        silent |= {"mixing.probability", "mixing.switch"}
+    if given["augmentation"].get("crop", "random_resized") != "random_resized":
+        silent |= {"augmentation.area", "augmentation.aspect"}
+    used = {name: kind for name, kind in SECTIONS.items() if name != "token_labels" or given[name]}
+    paths = [f"{name}.{f.name}" for name, kind in used.items() for f in fields(kind) if f.name not in given[name]]
+    paths += [name for name in STATED if name not in values]
+    return [path for path in paths if path not in silent]
+
+
+def _written(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a file and the files that it builds on say; the file itself has the last word, field by field."""
+    content = _read(name)
+    bases = content.pop("base", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        if base in (name, *above) or not (FOLDER / f"{base}.yaml").is_file():
+            there = {path.stem for path in FOLDER.glob("*.yaml")} - {name, *above}
+            raise RecipeError(f"recipe {name}: base {base!r} is no other recipe file; {nearest(str(base), there)}")
+        _merge(merged, _written(base, (*above, name)))
+    _merge(merged, content)
+    return merged
+
+
+def _merge(into: dict[str, Any], content: Mapping[str, Any]) -> None:
+    for key, value in content.items():
+        there = into.get(key)
+        if key == "notes":
+            into[key] = [*(there or []), *value]
+        elif isinstance(value, Mapping) and isinstance(there, Mapping) and not _is_choice(value):
+            into[key] = {**there, **value}
+        else:
+            into[key] = value
+
+
+def _read(name: str) -> dict[str, Any]:
+    """One file, its fields known, and each of its values with who states it."""
+    path = FOLDER / f"{name}.yaml"
+    content = dict(_parsed(path))
+    allowed = {*WRITTEN, "base", "own", "states"}
+    for key in content:
+        if key not in allowed:
+            raise RecipeError(f"{path.name}: a recipe has no field {key!r}; {nearest(str(key), allowed)}")
+    states = content.pop("states", None)
+    if states not in (None, *SOURCES):
+        raise RecipeError(f"{path.name}: states {states!r} is unknown; {nearest(str(states), SOURCES)}")
+
+    def attributed(value: Any) -> Any:
+        return value if states is None or _is_choice(value) else {states: value}
+
+    for key, section in SECTIONS.items():
+        if not isinstance(content.get(key), Mapping):
+            continue
+        inside = {f.name for f in fields(section)}
+        for inner in content[key]:
+            if inner not in inside:
+                raise RecipeError(f"{path.name}: {key} has no field {inner!r}; {nearest(str(inner), inside)}")
+        content[key] = {inner: attributed(value) for inner, value in content[key].items()}
+    return content | {key: attributed(content[key]) for key in STATED if key in content}
+
+
+@cache
+def _parsed(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path.name} is not readable YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{path.name} is no mapping of fields to values, such as `source: ...`")
+    return content
+
+
+def _assign(state: dict[str, Any], path: str, value: Any) -> None:
+    head, dot, rest = path.partition(".")
+    if head not in state or head == "name":
+        allowed = [name for name in state if name != "name"]
+        raise RecipeError(f"a recipe has no field {head!r} (path {path!r}); {nearest(head, allowed)}")
+    if not dot:
+        state[head] = value
+    elif head in FREE:
+        state[head][rest] = value
+    elif head in SECTIONS:
+        inside = [f.name for f in fields(SECTIONS[head])]
+        if rest not in inside:
+            raise RecipeError(f"{head} has no field {rest!r} (path {path!r}); {nearest(rest, inside)}")
+        state[head] = {**(state[head] or {}), rest: value}
+    else:
+        raise RecipeError(f"the path {path!r} goes on after {head!r}, which is the single value {state[head]!r}")
+
+
+def _plain(value: Any) -> Any:
+    """The same value of JSON's types."""
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _made(kind: type[Value], values: Mapping[str, Any], where: str) -> Value:
+    """A dataclass from a mapping, with the types that its fields declare."""
+    known, kinds = {f.name: f for f in fields(kind)}, get_type_hints(kind)
+    for key in values:
+        if key not in known:
+            raise RecipeError(f"{where} has no field {key!r}; {nearest(str(key), known)}")
+    missing = [n for n, f in known.items() if n not in values and f.default is f.default_factory is MISSING]
+    if missing:
+        raise RecipeError(f"{where} lacks {', '.join(missing)}")
+    typed = {}
+    for key, value in values.items():
+        section = SECTIONS.get(key) if kind is Recipe else None
+        if section is not None and isinstance(value, Mapping):
+            typed[key] = _made(section, value, f"{where}: {key}")
+        else:
+            typed[key] = _typed(f"{where}: {key}", kinds[key], value)
+    try:
+        return kind(**typed)
+    except RecipeError as error:
+        text = str(error)
+        raise error if text.startswith(where) else RecipeError(f"{where}: {text}") from None
+    except ValueError as error:  # the settings of clips check themselves
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _typed_fields(value: Any) -> None:
+    """Values of a frozen dataclass as its fields declare them: numbers as float, lists as tuples."""
+    kinds = get_type_hints(type(value))
+    for f in fields(value):
+        object.__setattr__(value, f.name, _typed(f.name, kinds[f.name], getattr(value, f.name)))
+
+
+def _typed(where: str, kind: Any, value: Any) -> Any:
+    """The value as `kind` wants it, or a RecipeError that says what is wanted."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if type(None) in inner and (value is None or value in ("none", "None")):  # as command lines write it
+            return None
+        options = [one for one in inner if one is not type(None)]
+        for one in options[:-1]:
+            try:
+                return _typed(where, one, value)
+            except RecipeError:
+                continue
+        return _typed(where, options[-1], value)
+    if origin is Literal:
+        if value not in inner:
+            raise RecipeError(f"{where} {value!r} is unknown; {nearest(str(value), map(str, inner))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise RecipeError(f"{where} {value!r} is not a list")
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(value):
+            raise RecipeError(f"{where} {list(value)!r} has {len(value)} entries, expected {len(kinds)}")
+        return tuple(_typed(where, one, entry) for one, entry in zip(kinds, value, strict=True))
+    if origin is dict or kind is dict:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where} {value!r} is not a mapping")
+        return _plain(value)
+    if is_dataclass(kind):
+        if isinstance(value, kind):
+            return value
+        raise RecipeError(f"{where} {value!r} is not a mapping of {kind.__name__}'s fields")
+    return _single(where, kind, value)
+
+
+def _single(where: str, kind: type, value: Any) -> Any:
+    if kind is float and not isinstance(value, bool):
+        if isinstance(value, str):  # YAML reads 1e-3 as text
+            try:
+                value = float(value)
+            except ValueError:
+                raise RecipeError(f"{where} {value!r} is not a number") from None
+        if isinstance(value, int | float):
+            return float(value)
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    meaning = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    raise RecipeError(f"{where} {value!r} is not {meaning.get(kind, kind.__name__)}")
+
+
+def _above_zero(name: str, value: float | int) -> None:
+    if not 0 < value < math.inf:
+        raise RecipeError(f"{name} {value} is not above 0")
+
+
+def _at_least_zero(name: str, value: float | int) -> None:
+    if not 0 <= value < math.inf:
+        raise RecipeError(f"{name} {value} is not a number of at least 0")

@@ -1,0 +1,215 @@
+"""Where a number comes from: code, packages, machine and settings, enough to make it again and to see why two runs
+differ.
+
+No user name, host name or absolute path goes in: records are meant to be shared.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from records.record import slug
+
+ROOT = Path(__file__).resolve().parent.parent
+UNKNOWN = "unknown"
+PACKAGES = (
+    "attention-zoo",
+    "torch",
+    "numpy",
+    "einops",
+    "xformers",
+    "fvcore",
+    "decord",
+    "av",
+    "hydra-core",
+    "safetensors",
+)
+GENERATION = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+VECTORS = (
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16",
+)  # fmt: skip
+
+
+def collect() -> dict[str, Any]:
+    """The provenance that all records of one run share; `run` tells it from every other. Imports torch."""
+    return {
+        **commit(),
+        "run": secrets.token_hex(6),
+        "started": now(),
+        "packages": packages(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cpu_generation": cpu_generation(),
+        "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": usable_cores()},
+        "huge_pages": huge_pages(),
+        "ram_bytes": psutil.virtual_memory().total,
+        "gpu": gpu(),
+    }
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@lru_cache
+def commit() -> dict[str, Any]:
+    """The commit of the checkout and whether files differ from it; outside of one what ATTENTION_ZOO_COMMIT says, or
+    "unknown".
+    """
+    top = _output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel")
+    head = _output("git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD")
+    if not top or not head or Path(top).resolve() != ROOT:
+        return {"commit": os.environ.get("ATTENTION_ZOO_COMMIT") or UNKNOWN, "dirty": None}
+    return {
+        "commit": head,
+        "dirty": bool(
+            _output(
+                "git", "--no-optional-locks", "-C", str(ROOT), "status", "--porcelain", "--", ":!results", ":!outputs"
+            )
+        ),
+    }
+
+
+def packages() -> dict[str, str | None]:
+    """Installed versions; None where a package is not there."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+@lru_cache
+def cpu_model() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return " ".join(line.partition(":")[2].split())
+    if sys.platform == "darwin":
+        brand = _output("sysctl", "-n", "machdep.cpu.brand_string")
+        if brand:
+            return brand
+    return platform.processor() or platform.machine()
+
+
+@lru_cache
+def cpu_generation() -> dict[str, Any]:
+    """What tells processors of one name apart: family, model, stepping and vector instructions, as far as Linux says.
+
+    A virtual machine may report a name such as "AMD EPYC" and no more.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    said: dict[str, str] = {}
+    for line in cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else ():
+        key, _, value = line.partition(":")
+        said.setdefault(key.strip().lower(), value.strip())  # of the first core
+    numbers = {name: said[key] for name, key in GENERATION.items() if said.get(key, "").isdigit()}
+    flags = (said.get("flags") or said.get("features") or "").split()
+    return {**{name: int(n) for name, n in numbers.items()}, "vectors": [name for name in VECTORS if name in flags]}
+
+
+def huge_pages() -> str | None:
+    """Whether Linux maps large pages by itself: always, madvise or never. It decides what new memory costs on a CPU."""
+    try:
+        said = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return None
+    return said.partition("[")[2].partition("]")[0] or None
+
+
+def usable_cores() -> int:
+    """Cores this process may run on: fewer than the machine's where it is pinned."""
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """One thread per physical core (two of one core share its arithmetic), no more than this process may use."""
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()))
+
+
+@lru_cache
+def gpu() -> list[dict[str, str]]:
+    """Name, driver and memory of every NVIDIA card; asked of the driver, so that this process opens no CUDA context."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    lines = _output("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader").splitlines()
+    keys = ("name", "driver", "memory")
+    return [dict(zip(keys, map(str.strip, line.split(",")), strict=False)) for line in lines if line.count(",") == 2]
+
+
+def of_torch(device: str) -> dict[str, Any]:
+    """What the measuring process itself sees: versions, precision flags and, on CUDA, the card."""
+    import torch
+
+    seen: dict[str, Any] = {
+        "torch": torch.__version__,
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "threads": torch.get_num_threads(),
+    }
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(torch.device(device))
+        seen |= {
+            "gpu": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    else:
+        seen["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return seen
+
+
+@lru_cache
+def machine(device: str) -> str:
+    """The hardware and software that timings depend on; measurements of two machines must not share a table."""
+    torch_version = packages()["torch"]
+    if device.startswith("cuda"):
+        return f"{_card(device) or 'unknown GPU'}, torch {torch_version}"
+    return f"{cpu_model()}, {usable_cores()} cores, torch {torch_version}"
+
+
+def device_slug(device: str) -> str:
+    """A name for this machine's device as a folder, such as "nvidia-h100-80gb-hbm3" or "cpu-amd-epyc-2-cores"."""
+    if device.startswith("cuda"):
+        return slug(_card(device) or "gpu")
+    return slug(f"cpu {cpu_model()} {usable_cores()} cores")
+
+
+def _card(device: str) -> str | None:
+    """The name of the card that "cuda" or "cuda:N" is, as far as the driver says; CUDA may see some of them only."""
+    number, cards = int(device.partition(":")[2] or 0), gpu()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        return cards[number]["name"] if number < len(cards) else None
+    chosen = [one.strip() for one in seen.split(",")]
+    if number >= len(chosen) or not chosen[number]:
+        return None
+    if chosen[number].isdigit():
+        return cards[int(chosen[number])]["name"] if int(chosen[number]) < len(cards) else None
+    return _output("nvidia-smi", "-i", chosen[number], "--query-gpu=name", "--format=csv,noheader") or None
+
+
+def _output(*command: str) -> str:
+    """What a command prints, or nothing where it is not installed or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
