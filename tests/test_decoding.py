@@ -13,8 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from moving import moving_scene
 
-from harness import video
 from harness.clips import decoding
 from harness.clips.decoding import VideoError, open_video, probe
 
@@ -25,7 +25,7 @@ FRAMES, HEIGHT, WIDTH = 40, 48, 64
 
 @pytest.fixture(scope="session")
 def pictures():
-    return video.moving_scene(FRAMES, HEIGHT, WIDTH)
+    return moving_scene(FRAMES, HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="session")
@@ -417,7 +417,7 @@ GROWTH = 24  # MiB that 200 further videos may add; a reader of decord that is k
 
 def test_memory_does_not_grow(tmp_path):
     """Opening, reading and closing by turns with both decoders, after a while to settle."""
-    path = encode(tmp_path / "film.mp4", video.moving_scene(8, 240, 320))
+    path = encode(tmp_path / "film.mp4", moving_scene(8, 240, 320))
     code = """
 import sys
 import psutil

@@ -112,7 +112,7 @@ def test_the_second_class_of_a_pair_decodes_to_the_first_backwards(tmp_path, ver
 
 def test_what_is_decoded_is_what_was_drawn(tmp_path):
     clip = drawn(STANDARD, "test", 1, 0)
-    encode(clip, tmp_path / "clip.mp4", independent=True, quality=22)
+    encode(clip, tmp_path / "clip.mp4", quality=22)
     assert abs(decoded(tmp_path / "clip.mp4").astype(int) - clip).mean() < 6
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from moving import moving_scene
 from torch.testing import assert_close
 
 from harness import video
 from harness.clips import mixing, rand_augment, transforms
+from harness.motion.encoding import encode
 from harness.spec.clip import Augmentation, Mixing, rand_augment_settings
 
 ROOT = Path(__file__).parents[1]
@@ -141,7 +143,7 @@ def test_the_short_side_decides_the_scale(h, w, tall, wide):
 def test_the_centre_view_is_the_decoded_clip(tmp_path, size):
     """The two ways from a file to a test clip give the same pixels."""
     path = tmp_path / "clip.mp4"
-    video.encode(video.moving_scene(6), path)
+    encode(moving_scene(6), path)
     expected = video.decode(path, 6, 1, size).frames
     with av.open(str(path)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -14,8 +14,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from harness.clips.rand_augment import rand_augmented
-from harness.spec.clip import Augmentation
-from harness.video import MEAN, STD
+from harness.spec.clip import MEAN, STD, Augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

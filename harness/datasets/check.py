@@ -10,21 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import signal
 import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.datasets import DataError, DataSet, Item
+from harness.processes import pool
 from harness.progress import duration
 
 PROBLEMS = {
@@ -203,11 +201,11 @@ def looks(work: Sequence[Job], workers: int) -> Iterator[tuple[int, Look]]:
     left = deque(range(first, min(first + BATCH, len(work))) for first in range(0, len(work), BATCH))
     while left:
         running: dict[Future, range] = {}
-        with _pool(workers) as pool:
+        with pool(workers) as processes:
             try:
                 while left or running:
                     while left and len(running) < 3 * workers:
-                        running[pool.submit(_look_at_all, [work[place] for place in left[0]])] = left[0]
+                        running[processes.submit(_look_at_all, [work[place] for place in left[0]])] = left[0]
                         left.popleft()  # not before: a broken pool takes nothing
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
                         found = done.result()
@@ -225,24 +223,10 @@ def _look_at_all(batch: Sequence[Job]) -> list[Look]:
 def _look_alone(job: Job) -> Look:
     """One job in a process of its own, so that a crash is this file's."""
     try:
-        with _pool(1) as pool:
-            return pool.submit(look_at, job).result()
+        with pool(1) as process:
+            return process.submit(look_at, job).result()
     except BrokenExecutor:
         return Look("crash", PROBLEMS["crash"])
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_quiet_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _quiet_worker() -> None:
-    """An interrupt from the keyboard reaches all processes; the one that collects answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def balance(dataset: DataSet) -> dict[str, Any]:

@@ -8,31 +8,24 @@ from typing import BinaryIO
 import numpy as np
 
 
-def encode(
-    pictures: np.ndarray, path: str | Path | BinaryIO, rate: int = 30, *, independent: bool = False, quality: int = 20
-) -> None:
+def encode(pictures: np.ndarray, file: Path | BinaryIO, rate: int = 30, quality: int = 20) -> None:
     """Write uint8 `t h w 3` RGB pictures (even height and width) as H.264, or MPEG-4 where libx264 is missing.
 
-    `independent`: every picture is coded by itself at one fixed quantiser, so what a picture loses in coding does not
-    depend on those before it, and a clip coded backwards decodes to the same pictures backwards. `quality` is the
-    quantiser then (0 loses nothing but colour resolution, 51 is worst), else the constant rate factor.
+    Every picture is coded by itself at one fixed quantiser, so what a picture loses in coding does not depend on those
+    before it, and a clip coded backwards decodes to the same pictures backwards. `quality`: 0 loses nothing but colour
+    resolution, 51 is worst.
     """
-    import av
+    import av  # slow, and not needed to list data sets
 
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with av.open(str(path) if isinstance(path, Path) else path, "w", format="mp4") as container:
+    with av.open(str(file) if isinstance(file, Path) else file, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1  # the bits then do not depend on the number of cores
-        if codec == "libx264" and independent:
+        stream.options = {"g": "1", "qmin": "3", "qmax": "3"}
+        if codec == "libx264":
             stream.options = {"qp": str(quality), "g": "1", "bf": "0", "preset": "veryfast"}
-        elif codec == "libx264":
-            stream.options = {"crf": str(quality), "preset": "medium"}
-        elif independent:
-            stream.options = {"g": "1", "qmin": "3", "qmax": "3"}
-        else:
-            stream.bit_rate = 2_000_000
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode())

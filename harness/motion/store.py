@@ -7,19 +7,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import math
 import os
-import queue
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +27,7 @@ from harness.motion import photographs
 from harness.motion.drawing import pictures
 from harness.motion.encoding import encode
 from harness.motion.scenes import REPERTOIRES, Repertoire, Scene, scene
-from records import provenance
+from harness.processes import cores, pool
 from records.record import write_bytes, write_json, write_text
 
 FORMAT = 3  # raised whenever a pixel, a name or a label changes: other clips then lie in another folder
@@ -117,7 +113,7 @@ def render_scene(version: Version, split: str, pair: int, number: int, root: Pat
     forward = pictures(drawn, version.size)
     for label, played in ((2 * pair, forward), (2 * pair + 1, forward[::-1])):
         stream = io.BytesIO()
-        encode(played, stream, version.rate, independent=True, quality=22)
+        encode(played, stream, version.rate, quality=22)
         write_bytes(stream.getvalue(), root / clip_path(version, split, label, number))
     return drawn.photographs
 
@@ -138,14 +134,12 @@ def ready(
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / f".{split}.lock")
         try:
-            lock.acquire(timeout=0.2)
+            held = lock.acquire(timeout=0.2)
         except Timeout:
             say(f"{version.name}: another process renders the {split} clips; waiting for it")
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             return _whole(root, split, wanted) or _render(version, split, root, wanted, say)
-        finally:
-            lock.release()
     except OSError as error:
         raise DataError(
             f"{root}: the clips of {version.name} cannot be read or written there ({error}); give another folder with "
@@ -243,71 +237,25 @@ def _has(version: Version, root: Path, split: str, one: tuple[int, int], sizes: 
 def _in_processes(
     version: Version, split: str, root: Path, scenes: list[tuple[int, int]], say: Callable[[str], None]
 ) -> dict[tuple[int, int], tuple[str, ...]]:
-    """Render scenes in processes of their own. Returns the photographs of each. Raises: DataError, OSError."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = max(1, min(cores, PARALLEL, len(scenes) // 8))
-    path = os.pathsep.join(filter(None, [str(provenance.ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    """Render scenes in processes of their own. Returns the photographs of each. Raises: DataError."""
+    start, total = time.monotonic(), 2 * len(scenes)
     shown: dict[tuple[int, int], tuple[str, ...]] = {}
-    start = time.monotonic()
-    say(f"{version.name}: rendering {2 * len(scenes)} {split} clips into {root} (once)")
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(tempfile.TemporaryFile("w+"))
-        workers = []
-        for first in range(count):
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "harness.motion.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
-            )  # fmt: skip
-            stack.callback(_end, worker)
-            order = {"version": asdict(version), "split": split, "root": str(root), "scenes": scenes[first::count]}
-            worker.stdin.write(json.dumps(order) + "\n")
-            worker.stdin.flush()  # left open: a worker ends when its input does
-            workers.append(worker)
-        for line in _lines(workers):
-            pair, number, *names = line.split()
-            shown[int(pair), int(number)] = tuple(names)
-            left = (time.monotonic() - start) / len(shown) * (len(scenes) - len(shown))
-            say(f"{version.name}: {2 * len(shown)} of {2 * len(scenes)} {split} clips, about {left:.0f} s left")
-        failed = [worker for worker in workers if worker.wait() != 0]
-        log.seek(0)
-        said = log.read().strip().splitlines()
-    if failed or len(shown) < len(scenes):
+    say(f"{version.name}: rendering {total} {split} clips into {root} (once)")
+    try:
+        with pool(max(1, min(cores(), PARALLEL, len(scenes) // 8))) as workers:
+            running = {workers.submit(render_scene, version, split, *scene, root): scene for scene in scenes}
+            for done in as_completed(running):
+                shown[running[done]] = done.result()
+                left = (time.monotonic() - start) / len(shown) * (len(scenes) - len(shown))
+                say(f"{version.name}: {2 * len(shown)} of {total} {split} clips, about {left:.0f} s left")
+    except (OSError, BrokenExecutor) as error:  # a full disk above all, or a process that was killed
         raise DataError(
-            f"{root}: rendering stopped after {2 * len(shown)} of {2 * len(scenes)} clips: "
-            f"{said[-1] if said else f'a process ended with status {failed[0].returncode}'}; what is whole is kept, "
-            "so the same command goes on from there; cache=FOLDER or ATTENTION_ZOO_DATA give another place"
-        )
+            f"{root}: rendering stopped after {2 * len(shown)} of {total} clips: {type(error).__name__}: {error}; what "
+            "is whole is kept, so the same command goes on from there; cache=FOLDER or ATTENTION_ZOO_DATA give another "
+            "place"
+        ) from error
     say("")
     return shown
-
-
-def _lines(workers: list[subprocess.Popen]) -> Iterator[str]:
-    """The lines of all workers as they come."""
-    lines: queue.SimpleQueue = queue.SimpleQueue()
-
-    def read(stream) -> None:
-        for line in stream:
-            lines.put(line)
-        lines.put(None)
-
-    for worker in workers:
-        threading.Thread(target=read, args=(worker.stdout,), daemon=True).start()
-    open_streams = len(workers)
-    while open_streams:
-        line = lines.get()
-        if line is None:
-            open_streams -= 1
-        else:
-            yield line
-
-
-def _end(worker: subprocess.Popen) -> None:
-    worker.kill()
-    worker.wait()
-    with contextlib.suppress(OSError):
-        worker.stdin.close()
-    worker.stdout.close()
 
 
 def progress_line(stream=None) -> Callable[[str], None]:

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from harness.video import MEAN, STD
-
+MEAN = (123.675, 116.28, 103.53)  # RGB on the scale 0-255, as in the Kinetics configurations of both families
+STD = (58.395, 57.12, 57.375)
 CROPS = ("random_resized", "random", "center")
 RAND_AUGMENT = re.compile(r"n(?P<operations>\d+)-m(?P<magnitude>\d+(?:\.\d+)?)(?:-s(?P<deviation>\d+(?:\.\d+)?))?")
 RAND_AUGMENT_SCALE = 10  # the largest magnitude, at which every operation is as strong as it gets
