@@ -7,10 +7,14 @@
 `python -m attention_zoo` lists the schemes and kernels and what this machine can run.
 """
 
-from attention_zoo import kernels
-from attention_zoo.grid import Grid
-from attention_zoo.registry import Registry, UnknownName
-from attention_zoo.scheme import AttentionScheme, build, check_heads, options_of, register, schemes, use_kernel
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attention_zoo import kernels
+    from attention_zoo.grid import Grid
+    from attention_zoo.registry import Registry, UnknownName
+    from attention_zoo.scheme import AttentionScheme, build, check_heads, options_of, register, schemes, use_kernel
 
 __all__ = [
     "AttentionScheme",
@@ -25,3 +29,13 @@ __all__ = [
     "schemes",
     "use_kernel",
 ]
+_HOMES = {"kernels": "kernels", "Grid": "grid", "Registry": "registry", "UnknownName": "registry"}
+
+
+def __getattr__(name: str) -> Any:
+    """Found on first use: command lines name schemes and check grids long before they need torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name, "scheme")
+    module = importlib.import_module(f"{__name__}.{home}")
+    return module if home == name else getattr(module, name)

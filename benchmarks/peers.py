@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.spec.case import DTYPES
-from harness.spec.options import Command, UsageError, option, run
+from harness.spec.options import Command, option, run
+from harness.spec.reader import UsageError
 from harness.speedup import TOLERANCE, in_turn, ratios, warm_up_seconds
 from records.record import Measurement, Record, RecordError, case_id, read_record, write_record
 

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.spec.case import nearest
+from attention_zoo.registry import nearest
 from harness.spec.options import until_closed
 from records.record import MANIFEST, Measurement, Record, RecordError, canonical, read_manifest, read_record
 from reports import accuracy, means, statistics

@@ -22,7 +22,8 @@ from harness.datasets import SPLITS, DataError, DataSet
 from harness.datasets import load as load_data
 from harness.evaluation import trained
 from harness.spec import options
-from harness.spec.options import UsageError, option
+from harness.spec.options import option
+from harness.spec.reader import UsageError
 from harness.spec.sampling import ORDERS
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from harness.evaluation import trained
 from harness.motion.encoding import encode
 from harness.predict import checked_clip, views_of
 from harness.spec import options
-from harness.spec.options import UsageError, option
+from harness.spec.options import option
+from harness.spec.reader import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +101,7 @@ def class_number(target: str | None, loaded: trained.Trained) -> int | None:
     if target.isdecimal() and int(target) < len(loaded.classes):
         return int(target)
     if loaded.named and not target.isdecimal():
-        from harness.spec.case import nearest
+        from attention_zoo.registry import nearest
 
         raise UsageError(f"unknown class {target!r}; {nearest(target, loaded.classes)}")
     hint = "" if loaded.named else "; names need classes=FILE"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from harness.datasets import DataSet, Item
 from harness.evaluation import trained
 from harness.spec import options
-from harness.spec.options import UsageError, option
+from harness.spec.options import option
+from harness.spec.reader import UsageError
 
 if TYPE_CHECKING:
     import torch

@@ -24,12 +24,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from attention_zoo.registry import nearest
 from harness import session, suite
 from harness.cost import metrics
-from harness.session import COMMAND, UsageError
+from harness.session import COMMAND
 from harness.spec import budget, case
-from harness.spec.case import AblationError, Settings, nearest
+from harness.spec.case import Settings
 from harness.spec.options import until_closed
+from harness.spec.reader import UsageError
 
 ALL = "all"
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -153,7 +155,7 @@ def _main(argv: list[str]) -> int:
             print("---\n".join(OmegaConf.to_yaml(config) for config in configs), end="")
             return 0
         return _session(configs, given, argv, console)
-    except (UsageError, AblationError, suite.SuiteError) as error:
+    except UsageError as error:
         return _refuse(str(error))
 
 

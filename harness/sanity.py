@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.deadline import Deadline
 from harness.spec.case import DTYPES
-from harness.spec.options import Command, UsageError, option, run
+from harness.spec.options import Command, option, run
+from harness.spec.reader import UsageError
 from records import provenance
 from records.record import Measurement, Record, RecordError, case_id, read_record, write_record, write_text
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from attention_zoo.registry import nearest
 from harness import scratch
 from harness.cost import metrics
 from harness.deadline import Deadline
 from harness.spec import case
 from harness.spec.budget import Training
-from harness.spec.case import Ablation, AblationError, Entry, Settings, nearest
-from harness.spec.options import UsageError
+from harness.spec.case import Ablation, Entry, Settings
+from harness.spec.reader import UsageError
 
 if TYPE_CHECKING:
     from harness.accuracy.plan import Setup
@@ -52,7 +53,7 @@ def run(
     `remake` are the words for the latter where they are others. Nothing is begun once a `deadline` has passed.
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted.
 
-    Raises: UsageError or AblationError, before any work.
+    Raises: UsageError, before any work.
     """
     console = console or Console(quiet=True)
     arguments = arguments or []
@@ -165,13 +166,13 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
 
 
 def _chosen(ablation: Ablation, entries: list[Entry], rows: list[str] | None) -> list[Entry]:
-    """The cases of the named rows; of all, where none are named. Raises: AblationError with the nearest name."""
+    """The cases of the named rows; of all, where none are named. Raises: UsageError with the nearest name."""
     if rows is None:
         return entries
     known = [row.row for row in ablation.rows]
     for name in rows:
         if name not in known:
-            raise AblationError(f"ablation {ablation.name}: no row is called {name!r}; {nearest(name, known)}")
+            raise UsageError(f"ablation {ablation.name}: no row is called {name!r}; {nearest(name, known)}")
     return [entry for entry in entries if entry.row.row in rows]
 
 
@@ -254,7 +255,7 @@ def _metrics(ablation: Ablation, chosen: list[str] | None) -> list[str]:
     for name in names:
         if name not in metrics.names():
             hint = nearest(str(name), metrics.names())
-            raise AblationError(f"ablation {ablation.name}: unknown metric {name!r}; {hint}")
+            raise UsageError(f"ablation {ablation.name}: unknown metric {name!r}; {hint}")
     return [name for name in metrics.names() if name in names]
 
 

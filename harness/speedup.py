@@ -16,7 +16,8 @@ from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.spec.case import DTYPES, Case, Clip, nearest
+from attention_zoo.registry import nearest
+from harness.spec.case import DTYPES, Case, Clip
 from harness.spec.options import until_closed
 from records.record import Measurement, Record, case_id, write_record
 

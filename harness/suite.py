@@ -18,13 +18,14 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from rich.console import Console
 
+from attention_zoo.registry import nearest
 from harness import session
 from harness.cost import metrics
 from harness.deadline import GRACE_SECONDS, Deadline
 from harness.session import COMMAND, Training
 from harness.spec import budget, case
-from harness.spec.case import Ablation, Entry, Settings, nearest
-from harness.spec.options import UsageError
+from harness.spec.case import Ablation, Entry, Settings
+from harness.spec.reader import UsageError
 
 FOLDER = Path(__file__).parent / "conf" / "suite"
 CHECKS = ("kernels",)
@@ -35,10 +36,6 @@ SUITE_OPTIONS = (
     "accuracy", "data", "root", "seeds", "recipe", "recipe_source", "jobs",
 )  # fmt: skip
 """What the command line may give beside a suite; the rest is what its steps say."""
-
-
-class SuiteError(ValueError):
-    """A suite that cannot be used; the message names the suite, the step and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +69,12 @@ class Step:
     accuracy: str | None = None
 
     def composed(self, quick: bool = False) -> Ablation:
-        """The ablation as this step has it; in quick mode its first row. Raises: SuiteError, AblationError."""
+        """The ablation as this step has it; in quick mode its first row. Raises: UsageError."""
         whole = case.load(self.ablation)
         by_name = {row.row: row for row in whole.rows}
         for name in self.rows or []:
             if name not in by_name:
-                raise SuiteError(f"step {self.step}: {self.ablation} has no row {name!r}; {nearest(name, by_name)}")
+                raise UsageError(f"step {self.step}: {self.ablation} has no row {name!r}; {nearest(name, by_name)}")
         rows = [by_name[name] for name in self.rows or by_name][: 1 if quick else None]
         own = {name: getattr(self, name) for name in ("question", "vary", "metrics", "figures")}
         if quick and "batch_size" in (self.vary or {}):
@@ -94,7 +91,7 @@ class Step:
         )
 
     def entries(self, settings: Settings) -> list[Entry]:
-        """Its cases. Raises: SuiteError, AblationError."""
+        """Its cases. Raises: UsageError."""
         return case.resolve(self.composed(settings.quick), self.applied(settings))
 
     def applied(self, settings: Settings) -> Settings:
@@ -139,24 +136,24 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> Suite:
-    """A suite by name, every entry checked. Raises: SuiteError with the nearest name."""
+    """A suite by name, every entry checked. Raises: UsageError with the nearest name."""
     if name not in names():
-        raise SuiteError(f"unknown suite {name!r}; {nearest(name, names())}")
+        raise UsageError(f"unknown suite {name!r}; {nearest(name, names())}")
     return from_dict(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")), name)
 
 
 def from_dict(raw: dict[str, Any], name: str) -> Suite:
-    """Raises: SuiteError naming the step and what is allowed."""
+    """Raises: UsageError naming the step and what is allowed."""
     where = f"suite {name}"
     steps = tuple(
         _step(_checked(one, Step, f"{where}, step {one.get('step', number)!r}"), where)
         for number, one in enumerate(raw.get("steps") or [], start=1)
     )
     if not steps:
-        raise SuiteError(f"{where}: it has no steps")
+        raise UsageError(f"{where}: it has no steps")
     twice = [step.step for step in steps if [one.step for one in steps].count(step.step) > 1]
     if twice:
-        raise SuiteError(f"{where}: two steps are called {twice[0]!r}; give each its own name")
+        raise UsageError(f"{where}: two steps are called {twice[0]!r}; give each its own name")
     return Suite(**{**_checked(raw, Suite, where), "steps": steps, "name": name})
 
 
@@ -164,14 +161,14 @@ def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
     hints = get_type_hints(kind)
     for key, value in raw.items():
         if key not in hints:
-            raise SuiteError(f"{where}: unknown entry {key!r}; {nearest(str(key), hints)}")
+            raise UsageError(f"{where}: unknown entry {key!r}; {nearest(str(key), hints)}")
         allowed = tuple(getattr(one, "__origin__", one) for one in get_args(hints[key]) or (hints[key],))
         allowed = {tuple: (list,), dict: (dict,), list: (list,)}.get(getattr(hints[key], "__origin__", None), allowed)
         if not isinstance(value, (*allowed, int) if float in allowed else allowed):
-            raise SuiteError(f"{where}: {key} is {value!r}; expected {' or '.join(one.__name__ for one in allowed)}")
+            raise UsageError(f"{where}: {key} is {value!r}; expected {' or '.join(one.__name__ for one in allowed)}")
     missing = [f.name for f in fields(kind) if f.name in ("step", "seconds", "question") and f.name not in raw]
     if missing and (kind is Suite or missing != ["question"]):
-        raise SuiteError(f"{where}: {missing[0]} is missing")
+        raise UsageError(f"{where}: {missing[0]} is missing")
     return raw
 
 
@@ -179,7 +176,7 @@ def _step(raw: dict[str, Any], where: str) -> Step:
     step = Step(**raw)
     where = f"{where}, step {step.step!r}"
     if (step.check is None) == (step.ablation is None):
-        raise SuiteError(f"{where}: needs an ablation or a check, and not both")
+        raise UsageError(f"{where}: needs an ablation or a check, and not both")
     named = {
         "check": ([step.check] if step.check else [], CHECKS),
         "ablation": ([step.ablation] if step.ablation else [], case.names()),
@@ -190,7 +187,7 @@ def _step(raw: dict[str, Any], where: str) -> Step:
     for entry, (given, allowed) in named.items():
         for name in given:
             if name not in allowed:
-                raise SuiteError(f"{where}: unknown {entry} {name!r}; {nearest(str(name), allowed)}")
+                raise UsageError(f"{where}: unknown {entry} {name!r}; {nearest(str(name), allowed)}")
     return step
 
 

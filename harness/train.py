@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.spec import options
 from harness.spec.case import DTYPES
-from harness.spec.options import UsageError, option
+from harness.spec.options import option
+from harness.spec.reader import UsageError
 from harness.spec.sampling import ORDERS
 from harness.training.job import STRATEGIES
 

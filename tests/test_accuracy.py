@@ -21,7 +21,8 @@ from harness.clips import loading
 from harness.clips.loading import preload
 from harness.spec import budget, case
 from harness.spec import recipe as recipes
-from harness.spec.budget import Budget, BudgetError, Training, shrunk
+from harness.spec.budget import Budget, Training, shrunk
+from harness.spec.reader import UsageError
 from records.record import read_record
 
 # As small as a pyramid goes: one narrow stage after another, few clips, two epochs.
@@ -165,7 +166,7 @@ def test_a_slip_is_told_before_any_work(words, message, tmp_path, capsys):
 def test_an_option_of_trainings_is_refused_where_nothing_is_trained(option):
     ablation = case.load("pyramid_scales")
     assert session._setup(ablation, case.Settings(), Training(budget.OFF), True) is None
-    with pytest.raises(session.UsageError, match=f"{next(iter(option))} is for accuracy, which is off here"):
+    with pytest.raises(UsageError, match=f"{next(iter(option))} is for accuracy, which is off here"):
         session._setup(ablation, case.Settings(), Training(budget.OFF, **option), True)
 
 
@@ -253,7 +254,7 @@ def test_a_teacher_must_stand_above(tmp_path):
     ablation = case.load("token_labelling")
     ablation = replace(ablation, rows=ablation.rows[::-1])
     entries = case.resolve(ablation, case.Settings())
-    with pytest.raises(case.AblationError, match="no row above it"):
+    with pytest.raises(UsageError, match="no row above it"):
         plan.tasks(ablation, entries, Setup(budget.load("quick")), 12, tmp_path)
 
 
@@ -266,9 +267,9 @@ def test_trainings_go_through_a_queue(tmp_path, clips):
 
 
 def test_a_budget_refuses_what_it_cannot_be():
-    with pytest.raises(BudgetError, match="did you mean 'proxy'"):
+    with pytest.raises(UsageError, match="did you mean 'proxy'"):
         budget.load("proxi")
-    with pytest.raises(BudgetError, match="different whole numbers"):
+    with pytest.raises(UsageError, match="different whole numbers"):
         Budget("b", "", "motion", seeds=(0, 0))
-    with pytest.raises(BudgetError, match="width"):
+    with pytest.raises(UsageError, match="width"):
         Budget("b", "", "motion", width=2.0)

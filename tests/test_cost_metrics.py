@@ -21,7 +21,8 @@ from harness.cost.metrics import energy, operator_macs, operator_share
 from harness.cost.operators import GROUPS, group, groups_of
 from harness.cost.workload import Workload
 from harness.spec import case
-from harness.spec.case import AblationError, Settings
+from harness.spec.case import Settings
+from harness.spec.reader import UsageError
 from records import record
 from records.record import Measurement, Record, RecordError
 from reports import build as report
@@ -228,7 +229,7 @@ def test_an_axis_of_clips_varies_several_entries_at_once():
 
 @pytest.mark.parametrize("bad", [[8], [{}], [{"frame": 8}]])
 def test_a_wrong_clip_on_an_axis_is_named(bad):
-    with pytest.raises(AblationError, match="vary.clip has"):
+    with pytest.raises(UsageError, match="vary.clip has"):
         case.from_dict({"question": "?", "rows": [{"row": "a", "model": "m"}], "vary": {"clip": bad}}, "trial")
 
 
@@ -237,7 +238,7 @@ def test_a_baseline_may_be_the_value_of_an_axis():
     assert {entry.baseline.partition(" · ")[2] for entry in entries} == {"kernel=reference"}
     assert all(entry.baseline.split(" · ")[0] == entry.case.row.split(" · ")[0] for entry in entries)
     raw = {"question": "?", "rows": [{"row": "a", "model": "m"}], "vary": {"kernel": ["sdpa"]}}
-    with pytest.raises(AblationError, match="did you mean 'kernel=sdpa'"):
+    with pytest.raises(UsageError, match="did you mean 'kernel=sdpa'"):
         case.from_dict(raw | {"baseline": "kernel=spda"}, "trial")
 
 

@@ -23,7 +23,8 @@ from rich.console import Console
 from harness import run, session, speedup, suite, sweep
 from harness.cost import metrics
 from harness.spec import case
-from harness.spec.case import AblationError, Settings
+from harness.spec.case import Settings
+from harness.spec.reader import UsageError
 from records import provenance
 from records.record import Measurement, read_manifest, read_record, read_records
 
@@ -188,7 +189,7 @@ def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
     ],
 )
 def test_a_wrong_ablation_file_is_named_with_its_row(bad, message):
-    with pytest.raises(AblationError, match=re.escape(message)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         case.from_dict(bad, "mine")
 
 
@@ -203,13 +204,13 @@ def test_a_wrong_ablation_file_is_named_with_its_row(bad, message):
     ],
 )
 def test_a_row_that_cannot_be_is_named(row, message):
-    with pytest.raises(AblationError, match=r"ablation trial, row 'r': .*" + re.escape(message)):
+    with pytest.raises(UsageError, match=r"ablation trial, row 'r': .*" + re.escape(message)):
         case.resolve(case.Ablation("trial", "?", [row]), Settings())
 
 
 @pytest.mark.parametrize("axis,value", [("dtype", "float23"), ("kernel", "spda"), ("device", "tpu")])
 def test_an_axis_of_unknown_names_is_refused(axis, value):
-    with pytest.raises(AblationError, match=f"unknown {axis} '{value}'"):
+    with pytest.raises(UsageError, match=f"unknown {axis} '{value}'"):
         case.resolve(ablation(vary={axis: [value]}), Settings())
 
 

@@ -12,7 +12,7 @@ from harness import predict
 from harness.evaluation.trained import class_names
 from harness.spec import recipe
 from harness.spec.clip import Augmentation
-from harness.spec.options import UsageError
+from harness.spec.reader import UsageError
 from harness.spec.sampling import Sampling
 
 # What makes the colour model out of a named one, as a user would give it for a published checkpoint of another size.

@@ -10,7 +10,8 @@ import pytest
 
 import backbones
 from harness.spec import recipe as recipes
-from harness.spec.recipe import Optimisation, Recipe, RecipeError, TokenLabels, load
+from harness.spec.reader import UsageError
+from harness.spec.recipe import Optimisation, Recipe, TokenLabels, load
 from harness.spec.sampling import Sampling
 
 ALL = recipes.names()
@@ -237,7 +238,7 @@ def test_a_changed_value_is_ours():
     ],
 )
 def test_a_slip_is_answered(changes, words):
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as caught:
         load("dualformer_tiny_k400").changed(changes)
     for word in words:
         assert word in str(caught.value)
@@ -251,13 +252,13 @@ def test_none_may_be_written_as_on_a_command_line():
 
 
 def test_unknown_names_are_answered():
-    with pytest.raises(RecipeError, match="did you mean 'dualformer_tiny_k400'"):
+    with pytest.raises(UsageError, match="did you mean 'dualformer_tiny_k400'"):
         load("dualformer_tiny_k40")
-    with pytest.raises(RecipeError, match="did you mean 'paper'"):
+    with pytest.raises(UsageError, match="did you mean 'paper'"):
         load("quick", "papers")
-    with pytest.raises(RecipeError, match="did you mean 'testing'"):
+    with pytest.raises(UsageError, match="did you mean 'testing'"):
         Recipe.from_dict({"name": "x", "tessting": {}})
-    with pytest.raises(RecipeError, match="at least a name"):
+    with pytest.raises(UsageError, match="at least a name"):
         Recipe.from_dict({})
 
 
@@ -278,7 +279,7 @@ def test_a_slip_in_a_file_is_answered(tmp_path, monkeypatch, text, words):
     (tmp_path / "_dualformer.yaml").write_text("drop_path: 0.1")
     (tmp_path / "slip.yaml").write_text(text)
     monkeypatch.setattr(recipes, "FOLDER", tmp_path)
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as caught:
         load("slip")
     assert words in str(caught.value)
 

@@ -11,7 +11,8 @@ from harness.cost import metrics
 from harness.cost.measure import CPU, CUDA, QUICK
 from harness.deadline import Deadline
 from harness.spec import case
-from harness.spec.case import AblationError, Settings
+from harness.spec.case import Settings
+from harness.spec.reader import UsageError
 from records import provenance
 from records import visits as rounds
 from records.record import Measurement, read_manifest, read_record, read_records
@@ -302,7 +303,7 @@ def test_every_row_has_the_baseline_of_its_point(tmp_path):
 
 def test_a_baseline_that_is_no_row_is_named():
     raw = {"question": "?", "model": "dualformer_tiny", "rows": [{"row": "full"}], "baseline": "ful"}
-    with pytest.raises(AblationError, match="baseline is no row of it: 'ful'; did you mean 'full'"):
+    with pytest.raises(UsageError, match="baseline is no row of it: 'ful'; did you mean 'full'"):
         case.from_dict(raw, "mine")
 
 

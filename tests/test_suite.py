@@ -16,6 +16,7 @@ from harness.session import Training
 from harness.spec import case
 from harness.spec.case import Settings
 from harness.spec.options import until_closed
+from harness.spec.reader import UsageError
 from records import provenance
 from records.record import read_manifest, read_records
 
@@ -120,12 +121,12 @@ def test_nothing_is_trained_in_quick_mode_unless_asked_for(tmp_path, capsys):
     ],
 )
 def test_a_slip_in_a_suite_is_one_clear_error(raw, message):
-    with pytest.raises(suite.SuiteError, match=re.escape(message)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         small(**raw)
 
 
 def test_an_unknown_row_is_an_error_with_the_nearest():
-    with pytest.raises(suite.SuiteError, match="has no row 'ful'; did you mean 'full'"):
+    with pytest.raises(UsageError, match="has no row 'ful'; did you mean 'full'"):
         small(ablation="operators", rows=["ful"]).steps[0].composed()
 
 

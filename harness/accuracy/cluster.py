@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from attention_zoo.registry import nearest
 from harness.accuracy import pool
 from harness.accuracy.pool import Done
-from harness.spec.case import nearest
-from harness.spec.options import UsageError
+from harness.spec.reader import UsageError
 from records.record import write_json
 
 LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "local"}

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.spec.budget import NOMINAL_FRAMES, Budget, BudgetError, Training, shrunk
-from harness.spec.case import Ablation, AblationError, Entry
-from harness.spec.options import UsageError
-from harness.spec.recipe import Recipe, RecipeError
+from harness.spec.budget import NOMINAL_FRAMES, Budget, Training, shrunk
+from harness.spec.case import Ablation, Entry
+from harness.spec.reader import UsageError
+from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
 from harness.training.job import Job, Result, TrainingError
 from records.record import slug
@@ -97,7 +97,7 @@ class Task:
 def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, out: Path) -> list[Task]:
     """All trainings of an ablation, seed by seed, so that an interrupted run leaves whole rows of comparisons.
 
-    Raises: AblationError naming the row whose model or recipe cannot be trained so.
+    Raises: UsageError naming the row whose model or recipe cannot be trained so.
     """
     found: list[Task] = []
     for seed in setup.asked.seeds or setup.budget.seeds:
@@ -105,7 +105,7 @@ def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, 
         for entry in entries:
             name = entry.row.training.get(TEACHER)
             if name is not None and name not in of_seed:
-                raise AblationError(
+                raise UsageError(
                     f"ablation {ablation.name}, row {entry.case.row!r}: its teacher {name!r} is no row above it; "
                     f"rows above: {', '.join(of_seed) or 'none'}"
                 )
@@ -167,7 +167,7 @@ def _same_network(one: str, other: str, classes: int) -> bool:
 
 
 def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int, out: Path) -> Job:
-    """The training of one row with one seed. Raises: AblationError naming the row."""
+    """The training of one row with one seed. Raises: UsageError naming the row."""
     from backbones.config import ModelConfig
 
     row, where = entry.row, f"ablation {ablation.name}, row {entry.case.row!r}, accuracy={setup.budget.name}"
@@ -176,7 +176,7 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         config = shrunk(ModelConfig.from_dict(entry.case.config), setup.budget, recipe)
     except (KeyError, ValueError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-        raise AblationError(f"{where}: {text}") from error
+        raise UsageError(f"{where}: {text}") from error
     cuda = setup.device.startswith("cuda")
     made = Job(
         model=entry.case.model,
@@ -206,7 +206,7 @@ def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
     row, budget, asked = entry.row, setup.budget, setup.asked
     name = asked.recipe or budget.recipe or row.recipe or ablation.recipe
     if name is None:
-        raise BudgetError(
+        raise UsageError(
             "no recipe is known for this row; name one, as in recipe=dualformer_tiny_k400, or take accuracy=quick"
         )
     recipe = load_recipe(name, asked.recipe_source)
@@ -229,7 +229,7 @@ def check(setup: Setup) -> None:
         if asked.recipe is not None or asked.recipe_changes:
             name = asked.recipe or setup.budget.recipe or "quick"
             load_recipe(name, asked.recipe_source).changed(asked.recipe_changes)
-    except (RecipeError, KeyError) as error:
+    except (UsageError, KeyError) as error:
         raise UsageError(str(error.args[0] if isinstance(error, KeyError) else error)) from error
 
 

@@ -23,7 +23,7 @@ from harness.accuracy.plan import Setup, Task
 from harness.deadline import Deadline, OutOfTime
 from harness.progress import duration
 from harness.spec.case import Ablation, Entry, case_id
-from harness.spec.options import UsageError
+from harness.spec.reader import UsageError
 from harness.training.job import Job, Result
 from records import provenance
 from records.record import Measurement

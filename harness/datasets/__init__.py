@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.spec.case import nearest
+from attention_zoo.registry import nearest
 
 SPLITS = ("train", "val", "test")
 

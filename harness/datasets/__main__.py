@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from harness import datasets
-from harness.spec.options import Command, UsageError, option, run, until_closed
+from harness.spec.options import Command, option, run, until_closed
+from harness.spec.reader import UsageError
 
 PROGRAM = "python -m harness.datasets"
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.spec.case import DTYPES, nearest
+from attention_zoo.registry import nearest
+from harness.spec.case import DTYPES
 from harness.spec.clip import Augmentation
-from harness.spec.options import UsageError, option
-from harness.spec.recipe import SOURCES, Recipe, RecipeError, Testing
+from harness.spec.options import option
+from harness.spec.reader import UsageError
+from harness.spec.recipe import SOURCES, Recipe, Testing
 from harness.spec.recipe import load as load_recipe
 from harness.spec.sampling import KINDS, Sampling
 
@@ -112,7 +114,7 @@ def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Tr
     job = job_beside(path)
     try:
         recipe = load_recipe(given.recipe, given.recipe_source) if given.recipe else job["recipe"] if job else None
-    except RecipeError as error:
+    except UsageError as error:
         raise UsageError(str(error)) from None
     try:
         model, name, layout = _model(given, path, recipe, job)

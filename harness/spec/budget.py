@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from harness.spec.case import nearest
+from attention_zoo.registry import nearest
+from harness.spec.reader import UsageError
 
 if TYPE_CHECKING:
     from backbones.config import ModelConfig
@@ -23,10 +24,6 @@ FOLDER = Path(__file__).parents[1] / "conf" / "budget"
 OFF = "off"
 NOMINAL_FRAMES = 32  # of the published models; a row with half of them gets half of a budget's frames
 LEAST_WIDTH = 8
-
-
-class BudgetError(ValueError):
-    """A budget that cannot be used; the message names it and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,9 @@ class Budget:
     def __post_init__(self):
         object.__setattr__(self, "seeds", tuple(self.seeds))
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise BudgetError(f"accuracy={self.name}: seeds {list(self.seeds)} must be different whole numbers")
+            raise UsageError(f"accuracy={self.name}: seeds {list(self.seeds)} must be different whole numbers")
         if not 0 < self.width <= 1:
-            raise BudgetError(f"accuracy={self.name}: width {self.width} is not above 0 and at most 1")
+            raise UsageError(f"accuracy={self.name}: width {self.width} is not above 0 and at most 1")
 
 
 def names() -> list[str]:
@@ -98,14 +95,14 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> Budget:
-    """Raises: BudgetError with the nearest name."""
+    """Raises: UsageError with the nearest name."""
     if name not in names():
-        raise BudgetError(f"unknown budget accuracy={name}; {nearest(name, [OFF, *names()])}")
+        raise UsageError(f"unknown budget accuracy={name}; {nearest(name, [OFF, *names()])}")
     raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     known = {f.name for f in fields(Budget)}
     for key in raw:
         if key not in known:
-            raise BudgetError(f"accuracy={name}: unknown entry {key!r}; {nearest(key, known)}")
+            raise UsageError(f"accuracy={name}: unknown entry {key!r}; {nearest(key, known)}")
     return Budget(name=name, **raw)
 
 

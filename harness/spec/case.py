@@ -7,9 +7,7 @@ once.
 
 from __future__ import annotations
 
-import difflib
 import itertools
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from attention_zoo.registry import nearest
+from harness.spec.reader import UsageError
 from records import record
 
 if TYPE_CHECKING:
@@ -28,18 +28,6 @@ PUBLISHED_ROWS = ("listed", "all")
 CASE_AXES = ("batch_size", "device", "dtype", "kernel", "compile", "seed", "num_classes", "model")
 CLIP_AXES = ("frames", "stride", "size")
 QUICK_FRAMES, QUICK_SIZE = 8, 64
-
-
-class AblationError(ValueError):
-    """An ablation file, or a setting for it, that cannot be used; the message names the ablation and the row."""
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The end of an error message about an unknown name (as in attention_zoo.registry, but without importing torch)."""
-    allowed = sorted(allowed)
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}allowed: {', '.join(allowed)}"
 
 
 @dataclass
@@ -190,61 +178,59 @@ def names_in_all() -> list[str]:
 
 
 def load(name: str) -> Ablation:
-    """A shipped ablation by name. Raises: AblationError with the nearest name."""
+    """A shipped ablation by name. Raises: UsageError with the nearest name."""
     if name not in names():
-        raise AblationError(f"unknown ablation {name!r}; {nearest(name, [*names(), 'all'])}")
+        raise UsageError(f"unknown ablation {name!r}; {nearest(name, [*names(), 'all'])}")
     try:
         raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise AblationError(f"ablation {name}: the file is not YAML: {error}") from error
+        raise UsageError(f"ablation {name}: the file is not YAML: {error}") from error
     return from_dict(raw, name)
 
 
 def from_dict(raw: Any, name: str) -> Ablation:
-    """An ablation from the content of its file, every entry checked. Raises: AblationError naming ablation and row."""
+    """An ablation from the content of its file, every entry checked. Raises: UsageError naming ablation and row."""
     if not isinstance(raw, dict):
-        raise AblationError(f"ablation {name}: expected entries such as question and rows, found {type(raw).__name__}")
+        raise UsageError(f"ablation {name}: expected entries such as question and rows, found {type(raw).__name__}")
     where = f"ablation {name}"
     raw = _checked(raw, Ablation, where)
     if raw.get("name", name) != name:
-        raise AblationError(f"{where}: its entry name is {raw['name']!r}; it must be the file's name")
+        raise UsageError(f"{where}: its entry name is {raw['name']!r}; it must be the file's name")
     rows = raw.get("rows")
     if not isinstance(rows, list) or not rows:
-        raise AblationError(f"{where}: rows is {rows!r}; expected a list of at least one row")
+        raise UsageError(f"{where}: rows is {rows!r}; expected a list of at least one row")
     if not raw.get("question"):
-        raise AblationError(f"{where}: states no question")
+        raise UsageError(f"{where}: states no question")
     parsed = []
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not isinstance(row.get("row"), str):
-            raise AblationError(f"{where}, row {number}: needs a name, `row: ...`")
+            raise UsageError(f"{where}, row {number}: needs a name, `row: ...`")
         parsed.append(Row(**_checked(row, Row, f"{where}, row {row['row']!r}")))
     seen: set[str] = set()
     for row in parsed:
         if row.row in seen:
-            raise AblationError(f"{where}: two rows are called {row.row!r}; give each its own name")
+            raise UsageError(f"{where}: two rows are called {row.row!r}; give each its own name")
         seen.add(row.row)
         if row.model is None and raw.get("model") is None:
-            raise AblationError(f"{where}, row {row.row!r}: names no model, and the ablation names none for all rows")
+            raise UsageError(f"{where}, row {row.row!r}: names no model, and the ablation names none for all rows")
         unknown = sorted(set(row.clip) - set(CLIP_AXES))
         if unknown:
             hint = nearest(unknown[0], CLIP_AXES)
-            raise AblationError(f"{where}, row {row.row!r}: unknown entry clip.{unknown[0]}; {hint}")
+            raise UsageError(f"{where}, row {row.row!r}: unknown entry clip.{unknown[0]}; {hint}")
     points = {_point(axis, value) for axis, values in (raw.get("vary") or {}).items() for value in _listed(values)}
     if raw.get("baseline") is not None and raw["baseline"] not in seen | points:
-        raise AblationError(
+        raise UsageError(
             f"{where}: its baseline is no row of it: {raw['baseline']!r}; {nearest(raw['baseline'], seen | points)}"
         )
     if raw.get("published_rows", "listed") not in PUBLISHED_ROWS:
-        raise AblationError(
-            f"{where}: published_rows is {raw['published_rows']!r}; allowed: {', '.join(PUBLISHED_ROWS)}"
-        )
+        raise UsageError(f"{where}: published_rows is {raw['published_rows']!r}; allowed: {', '.join(PUBLISHED_ROWS)}")
     for axis, values in (raw.get("vary") or {}).items():
         if not isinstance(values, list) or not values:
-            raise AblationError(f"{where}: vary.{axis} is {values!r}; expected a list of values")
+            raise UsageError(f"{where}: vary.{axis} is {values!r}; expected a list of values")
         for value in values if axis == "clip" else []:
             unknown = sorted(set(value) - set(CLIP_AXES)) if isinstance(value, dict) else [value]
             if unknown or not value:
-                raise AblationError(f"{where}: vary.clip has {value!r}; expected entries of {', '.join(CLIP_AXES)}")
+                raise UsageError(f"{where}: vary.clip has {value!r}; expected entries of {', '.join(CLIP_AXES)}")
     return Ablation(**{**raw, "name": name, "rows": parsed})
 
 
@@ -261,9 +247,9 @@ def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
     known = [f.name for f in fields(kind)]
     for key, value in raw.items():
         if key not in known:
-            raise AblationError(f"{where}: unknown entry {key!r}; {nearest(str(key), known)}")
+            raise UsageError(f"{where}: unknown entry {key!r}; {nearest(str(key), known)}")
         if value is not None and not isinstance(value, _TYPES[key]):
-            raise AblationError(f"{where}: {key} is {value!r}; expected {_TYPES[key].__name__}")
+            raise UsageError(f"{where}: {key} is {value!r}; expected {_TYPES[key].__name__}")
     return {key: value for key, value in raw.items() if value is not None}
 
 
@@ -273,7 +259,7 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     An axis that the settings fix has one value. In quick mode an axis keeps its first and its last value, and one of
     clips has the small clips that are run, so that no row is named after another clip.
 
-    Raises: AblationError naming the row, for a model, change or clip that cannot be.
+    Raises: UsageError naming the row, for a model, change or clip that cannot be.
     """
     axes = {}
     for axis, values in ablation.vary.items():
@@ -324,7 +310,7 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
         clip = _clip(row, chosen, settings, _named_config(model).clip)
         config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})
     except (KeyError, ValueError, TypeError) as error:
-        raise AblationError(f"{where}: {_message(error)}") from error
+        raise UsageError(f"{where}: {_message(error)}") from error
     case = Case(row=name, model=model, config=config.to_dict(), num_classes=row.num_classes or 400, clip=clip)
     for axis in CASE_AXES:
         value = (
@@ -359,7 +345,7 @@ def _check(case: Case, where: str) -> None:
     for axis, names in allowed.items():
         value = getattr(case, axis)
         if str(value).partition(":")[0] not in names:
-            raise AblationError(f"{where}: unknown {axis} {value!r}; {nearest(str(value), names)}")
+            raise UsageError(f"{where}: unknown {axis} {value!r}; {nearest(str(value), names)}")
 
 
 def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip:

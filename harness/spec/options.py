@@ -16,13 +16,10 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from harness.spec.case import nearest
+from attention_zoo.registry import nearest
+from harness.spec.reader import UsageError
 
 CHANGES = "_changes"
-
-
-class UsageError(ValueError):
-    """A command line that cannot be run; the message names the argument, what is allowed and the way out."""
 
 
 def option(

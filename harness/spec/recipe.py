@@ -23,8 +23,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from harness.spec.case import nearest
+from attention_zoo.registry import nearest
 from harness.spec.clip import Augmentation, Mixing
+from harness.spec.reader import UsageError
 from harness.spec.sampling import Sampling
 
 FOLDER = Path(__file__).parents[1] / "conf" / "recipe"
@@ -35,10 +36,6 @@ Groups = Literal["paper", "code", "plain"]
 Schedule = Literal["cosine_per_epoch", "cosine", "linear", "step"]
 Grouping = Literal["strided", "neighbours"]
 Value = TypeVar("Value")
-
-
-class RecipeError(ValueError):
-    """A recipe, or a value in one, that cannot be used; the message names the recipe or field and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +85,16 @@ class Optimisation:
             _at_least_zero(name, getattr(self, name))
         for name in ("warmup_start", "end_lr", "milestone_factor"):
             if getattr(self, name) > 1:
-                raise RecipeError(f"{name} {getattr(self, name)} is above 1; it is a share of the learning rate")
+                raise UsageError(f"{name} {getattr(self, name)} is above 1; it is a share of the learning rate")
         for name, value in (("betas", max(self.betas)), ("momentum", self.momentum)):
             if not 0 <= value < 1 or min(self.betas) < 0:
-                raise RecipeError(f"{name} {getattr(self, name)} is not at least 0 and below 1")
+                raise UsageError(f"{name} {getattr(self, name)} is not at least 0 and below 1")
         if self.clip_norm is not None:
             _above_zero("clip_norm", self.clip_norm)
         if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=0) < 0:
-            raise RecipeError(f"milestones {list(self.milestones)} are not growing numbers of epochs, such as [11, 14]")
+            raise UsageError(f"milestones {list(self.milestones)} are not growing numbers of epochs, such as [11, 14]")
         if (self.schedule == "step") != bool(self.milestones):
-            raise RecipeError(
+            raise UsageError(
                 f"milestones {list(self.milestones)} with the schedule {self.schedule!r}; "
                 "give milestones with 'step', and with it alone"
             )
@@ -124,7 +121,7 @@ class Testing:
         if self.size is not None:
             _above_zero("size", self.size)
             if self.size > self.resize:
-                raise RecipeError(
+                raise UsageError(
                     f"size {self.size} is above resize {self.resize}; a crop fits into the resized frame: "
                     f"resize of {self.size} or more"
                 )
@@ -154,9 +151,9 @@ class TokenLabels:
         _typed_fields(self)
         _above_zero("top_k", self.top_k)
         if not 0 <= self.weight <= 1:
-            raise RecipeError(f"weight {self.weight} is not between 0 (positions alone) and 1 (pooled scores alone)")
+            raise UsageError(f"weight {self.weight} is not between 0 (positions alone) and 1 (pooled scores alone)")
         if not 0 <= self.dropout < 1:
-            raise RecipeError(f"dropout {self.dropout} is not at least 0 and below 1")
+            raise UsageError(f"dropout {self.dropout} is not at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ class Recipe:
         for name in ("drop_path", "dropout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise RecipeError(f"{name} {value} is not at least 0 and below 1")
+                raise UsageError(f"{name} {value} is not at least 0 and below 1")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; `from_dict` makes an equal recipe of them."""
@@ -212,9 +209,9 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Raises RecipeError for an unknown field, with the nearest one, and for a value that is none."""
+        """Raises UsageError for an unknown field, with the nearest one, and for a value that is none."""
         if not isinstance(values, Mapping) or "name" not in values:
-            raise RecipeError(f"a recipe is a mapping with at least a name, not {values!r}")
+            raise UsageError(f"a recipe is a mapping with at least a name, not {values!r}")
         return _made(cls, values, f"recipe {values['name']}")
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
@@ -223,7 +220,7 @@ class Recipe:
         A changed value is no longer an assumed one. `token_labels.top_k` switches token labels on where there are none.
 
         Raises:
-            RecipeError: a path leads nowhere (the nearest is given), or a value is impossible.
+            UsageError: a path leads nowhere (the nearest is given), or a value is impossible.
         """
         state, assumed = self.to_dict(), dict(self.assumed)
         for path, value in changes.items():
@@ -256,12 +253,12 @@ def load(name: str, recipe_source: str = "paper") -> Recipe:
     A recipe of this project is the same under both.
 
     Raises:
-        RecipeError: an unknown name or source, with the nearest one; or a file that is wrong.
+        UsageError: an unknown name or source, with the nearest one; or a file that is wrong.
     """
     if recipe_source not in SOURCES:
-        raise RecipeError(f"unknown recipe_source {recipe_source!r}; {nearest(str(recipe_source), SOURCES)}")
+        raise UsageError(f"unknown recipe_source {recipe_source!r}; {nearest(str(recipe_source), SOURCES)}")
     if name not in names():
-        raise RecipeError(f"unknown recipe {name!r}; {nearest(str(name), names())}")
+        raise UsageError(f"unknown recipe {name!r}; {nearest(str(name), names())}")
     written = _written(name)
     own = written.pop("own", False)
     values: dict[str, Any] = {"name": name, "recipe_source": "own" if own else recipe_source}
@@ -327,7 +324,7 @@ def _written(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     for base in [bases] if isinstance(bases, str) else bases:
         if base in (name, *above) or not (FOLDER / f"{base}.yaml").is_file():
             there = {path.stem for path in FOLDER.glob("*.yaml")} - {name, *above}
-            raise RecipeError(f"recipe {name}: base {base!r} is no other recipe file; {nearest(str(base), there)}")
+            raise UsageError(f"recipe {name}: base {base!r} is no other recipe file; {nearest(str(base), there)}")
         _merge(merged, _written(base, (*above, name)))
     _merge(merged, content)
     return merged
@@ -351,10 +348,10 @@ def _read(name: str) -> dict[str, Any]:
     allowed = {*WRITTEN, "base", "own", "states"}
     for key in content:
         if key not in allowed:
-            raise RecipeError(f"{path.name}: a recipe has no field {key!r}; {nearest(str(key), allowed)}")
+            raise UsageError(f"{path.name}: a recipe has no field {key!r}; {nearest(str(key), allowed)}")
     states = content.pop("states", None)
     if states not in (None, *SOURCES):
-        raise RecipeError(f"{path.name}: states {states!r} is unknown; {nearest(str(states), SOURCES)}")
+        raise UsageError(f"{path.name}: states {states!r} is unknown; {nearest(str(states), SOURCES)}")
 
     def attributed(value: Any) -> Any:
         return value if states is None or _is_choice(value) else {states: value}
@@ -365,7 +362,7 @@ def _read(name: str) -> dict[str, Any]:
         inside = {f.name for f in fields(section)}
         for inner in content[key]:
             if inner not in inside:
-                raise RecipeError(f"{path.name}: {key} has no field {inner!r}; {nearest(str(inner), inside)}")
+                raise UsageError(f"{path.name}: {key} has no field {inner!r}; {nearest(str(inner), inside)}")
         content[key] = {inner: attributed(value) for inner, value in content[key].items()}
     return content | {key: attributed(content[key]) for key in STATED if key in content}
 
@@ -375,9 +372,9 @@ def _parsed(path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path.name} is not readable YAML: {error}") from error
+        raise UsageError(f"{path.name} is not readable YAML: {error}") from error
     if not isinstance(content, Mapping):
-        raise RecipeError(f"{path.name} is no mapping of fields to values, such as `source: ...`")
+        raise UsageError(f"{path.name} is no mapping of fields to values, such as `source: ...`")
     return content
 
 
@@ -385,7 +382,7 @@ def _assign(state: dict[str, Any], path: str, value: Any) -> None:
     head, dot, rest = path.partition(".")
     if head not in state or head == "name":
         allowed = [name for name in state if name != "name"]
-        raise RecipeError(f"a recipe has no field {head!r} (path {path!r}); {nearest(head, allowed)}")
+        raise UsageError(f"a recipe has no field {head!r} (path {path!r}); {nearest(head, allowed)}")
     if not dot:
         state[head] = value
     elif head in FREE:
@@ -393,10 +390,10 @@ def _assign(state: dict[str, Any], path: str, value: Any) -> None:
     elif head in SECTIONS:
         inside = [f.name for f in fields(SECTIONS[head])]
         if rest not in inside:
-            raise RecipeError(f"{head} has no field {rest!r} (path {path!r}); {nearest(rest, inside)}")
+            raise UsageError(f"{head} has no field {rest!r} (path {path!r}); {nearest(rest, inside)}")
         state[head] = {**(state[head] or {}), rest: value}
     else:
-        raise RecipeError(f"the path {path!r} goes on after {head!r}, which is the single value {state[head]!r}")
+        raise UsageError(f"the path {path!r} goes on after {head!r}, which is the single value {state[head]!r}")
 
 
 def _plain(value: Any) -> Any:
@@ -415,10 +412,10 @@ def _made(kind: type[Value], values: Mapping[str, Any], where: str) -> Value:
     known, kinds = {f.name: f for f in fields(kind)}, get_type_hints(kind)
     for key in values:
         if key not in known:
-            raise RecipeError(f"{where} has no field {key!r}; {nearest(str(key), known)}")
+            raise UsageError(f"{where} has no field {key!r}; {nearest(str(key), known)}")
     missing = [n for n, f in known.items() if n not in values and f.default is f.default_factory is MISSING]
     if missing:
-        raise RecipeError(f"{where} lacks {', '.join(missing)}")
+        raise UsageError(f"{where} lacks {', '.join(missing)}")
     typed = {}
     for key, value in values.items():
         section = SECTIONS.get(key) if kind is Recipe else None
@@ -428,11 +425,11 @@ def _made(kind: type[Value], values: Mapping[str, Any], where: str) -> Value:
             typed[key] = _typed(f"{where}: {key}", kinds[key], value)
     try:
         return kind(**typed)
-    except RecipeError as error:
+    except UsageError as error:
         text = str(error)
-        raise error if text.startswith(where) else RecipeError(f"{where}: {text}") from None
+        raise error if text.startswith(where) else UsageError(f"{where}: {text}") from None
     except ValueError as error:  # the settings of clips check themselves
-        raise RecipeError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _typed_fields(value: Any) -> None:
@@ -443,7 +440,7 @@ def _typed_fields(value: Any) -> None:
 
 
 def _typed(where: str, kind: Any, value: Any) -> Any:
-    """The value as `kind` wants it, or a RecipeError that says what is wanted."""
+    """The value as `kind` wants it, or a UsageError that says what is wanted."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -454,28 +451,28 @@ def _typed(where: str, kind: Any, value: Any) -> Any:
         for one in options[:-1]:
             try:
                 return _typed(where, one, value)
-            except RecipeError:
+            except UsageError:
                 continue
         return _typed(where, options[-1], value)
     if origin is Literal:
         if value not in inner:
-            raise RecipeError(f"{where} {value!r} is unknown; {nearest(str(value), map(str, inner))}")
+            raise UsageError(f"{where} {value!r} is unknown; {nearest(str(value), map(str, inner))}")
         return value
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise RecipeError(f"{where} {value!r} is not a list")
+            raise UsageError(f"{where} {value!r} is not a list")
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
         if len(kinds) != len(value):
-            raise RecipeError(f"{where} {list(value)!r} has {len(value)} entries, expected {len(kinds)}")
+            raise UsageError(f"{where} {list(value)!r} has {len(value)} entries, expected {len(kinds)}")
         return tuple(_typed(where, one, entry) for one, entry in zip(kinds, value, strict=True))
     if origin is dict or kind is dict:
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{where} {value!r} is not a mapping")
+            raise UsageError(f"{where} {value!r} is not a mapping")
         return _plain(value)
     if is_dataclass(kind):
         if isinstance(value, kind):
             return value
-        raise RecipeError(f"{where} {value!r} is not a mapping of {kind.__name__}'s fields")
+        raise UsageError(f"{where} {value!r} is not a mapping of {kind.__name__}'s fields")
     return _single(where, kind, value)
 
 
@@ -485,20 +482,20 @@ def _single(where: str, kind: type, value: Any) -> Any:
             try:
                 value = float(value)
             except ValueError:
-                raise RecipeError(f"{where} {value!r} is not a number") from None
+                raise UsageError(f"{where} {value!r} is not a number") from None
         if isinstance(value, int | float):
             return float(value)
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     meaning = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    raise RecipeError(f"{where} {value!r} is not {meaning.get(kind, kind.__name__)}")
+    raise UsageError(f"{where} {value!r} is not {meaning.get(kind, kind.__name__)}")
 
 
 def _above_zero(name: str, value: float | int) -> None:
     if not 0 < value < math.inf:
-        raise RecipeError(f"{name} {value} is not above 0")
+        raise UsageError(f"{name} {value} is not above 0")
 
 
 def _at_least_zero(name: str, value: float | int) -> None:
     if not 0 <= value < math.inf:
-        raise RecipeError(f"{name} {value} is not a number of at least 0")
+        raise UsageError(f"{name} {value} is not a number of at least 0")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.spec.case import nearest
+from attention_zoo.registry import nearest
 from records.record import Measurement
 
 
