@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from harness import datasets
 from harness.datasets import DataError, Item, check
 from harness.datasets.__main__ import main
 from harness.datasets.frames import count_frames, read_frames
+from harness.line import line
 
 ROOT = Path(__file__).parents[1]
 GESTURES = ROOT.parent / "shared" / "data" / "groundguide11"
@@ -531,7 +534,7 @@ def test_leaks_of_lists_that_cut_are_seconds_in_common(tmp_path):
 
 
 def test_a_part_that_lies_outside_of_its_file(damaged):
-    job = check.Job(str(damaged / "videos" / "good.mp4"), None, 2.0, 4.0, False)
+    job = check.Job(str(damaged / "videos" / "good.mp4"), Item("good.mp4", 0, 2.0, 4.0), False)
     look = check.look_at(job)
     assert (look.problem, look.reason) == ("outside", "labelled from 2 s, but it lasts 1.00 s")
 
@@ -566,8 +569,8 @@ def test_folders_of_pictures_are_walked(damaged, tmp_path, capsys):
 
 
 def test_a_file_that_brings_the_decoder_down_is_named_and_the_walk_goes_on(damaged, monkeypatch):
-    work = [check.Job(str(damaged / "videos" / name), None, None, None, False) for name in ("good.mp4", "gone.mp4")]
-    work.insert(1, check.Job(str(damaged / "videos" / "text.mp4"), None, None, None, False))
+    work = [check.Job(str(damaged / "videos" / name), Item(name, 0), False) for name in ("good.mp4", "gone.mp4")]
+    work.insert(1, check.Job(str(damaged / "videos" / "text.mp4"), Item("text.mp4", 0), False))
     monkeypatch.setattr(check, "BATCH", 2)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(ROOT)]))
     monkeypatch.setattr(check, "_look_at_all", crashing_looks)
@@ -616,24 +619,16 @@ def test_an_interrupted_walk_prints_what_it_found(damaged, tmp_path, monkeypatch
     assert not found["complete"]
 
 
-def test_time_left_is_told_now_and_then():
-    class Lines(list):
-        def write(self, text):
-            self.append(text)
-
-        def flush(self):
-            pass
-
-        def isatty(self):
-            return False
-
-    seconds, said = iter(range(0, 10000, 10)), Lines()
-    progress = check.Progress(10, "train", said, lambda: next(seconds))
-    for index in range(10):
-        progress.step(index == 1)
-    text = "".join(said)
-    assert "train: 3 of 10 looked at, 1 problem, about 70 s left" in text
-    assert text.count("\n") == 3  # not for every file
+def test_time_left_is_told_now_and_then(damaged):
+    told, seconds, out = [], iter(range(0, 10000, 10)), StringIO()
+    walk = check.Walk(datasets.load("csv", "train", damaged))
+    check.walk(walk, False, 0, told.append)
+    assert told[2].startswith("train: 3 of 7 looked at, 1 problem, about ")
+    assert len(told) == 7
+    with line(Console(file=out), every=30, clock=lambda: next(seconds)) as say:
+        for text in told:
+            say(text)
+    assert [said[:11] for said in out.getvalue().splitlines()] == ["train: 1 of", "train: 4 of", "train: 7 of"]
 
 
 def test_wrong_commands_have_status_2(tmp_path, capsys):
@@ -672,4 +667,4 @@ def test_real_gestures_are_listed_and_decode():
     assert not check.leaks(train, val)
     found = [look for _, look in check.looks(check.jobs(val, whole=False)[::48], workers=0)]
     assert [look.problem for look in found] == [None] * len(found)
-    assert {(look.frames, look.width, look.height) for look in found} == {(48, 128, 128)}
+    assert {(look.facts.frames, look.facts.width, look.facts.height) for look in found} == {(48, 128, 128)}

@@ -11,13 +11,10 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -25,16 +22,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from harness.clips.decoding import Video, VideoError, open_video
+from harness.clips.decoding import VideoError
+from harness.clips.reading import opened
 from harness.clips.transforms import augmented, test_view, with_short_side
-from harness.datasets import DataError, DataSet, Item
+from harness.datasets import DataSet, Item
+from harness.processes import cores
 from harness.spec.clip import Augmentation
+from harness.spec.recipe import Testing
 from harness.spec.sampling import Sampling, reordered, test_indices, training_indices
 
-if TYPE_CHECKING:
-    from harness.spec.recipe import Testing
-
-PICTURES = "pictures"  # what stands for a decoder where an item is a folder of them
 TRIES = 10  # other clips that are tried in place of one that cannot be decoded
 ORDER, CLIP, CONTROL = 1, 2, 3  # what a random stream is for: no two purposes share one
 SHARE_OF_MEMORY = 0.8  # of what is available, that clips may take
@@ -90,66 +86,6 @@ class Keys:
                 for k in range(self.rank, self.batch // self.micro, self.world):
                     part = order[start + k * self.micro : start + (k + 1) * self.micro]
                     yield [(epoch, int(index)) for index in part]
-
-
-class Opened(NamedTuple):
-    """An item to read from: its number of frames, frames per second, a function that reads some of them as uint8
-    "n h w 3", and one that says what has decoded them."""
-
-    total: int
-    fps: float | None
-    read: Callable[[Sequence[int]], np.ndarray]
-    decoder: Callable[[], str]
-
-
-@contextmanager
-def opened(dataset: DataSet, item: Item) -> Iterator[Opened]:
-    """Raises: VideoError naming the file."""
-    if item.frames is not None:
-        yield Opened(item.frames, None, partial(_pictures, dataset.path(item)), lambda: PICTURES)
-        return
-    with open_video(dataset.path(item)) as video:
-        first, count = _cut(item, video)
-        yield Opened(
-            count,
-            video.facts.fps,
-            lambda indices: video.read([first + index for index in indices]),
-            lambda: video.facts.decoder,  # when it is asked for: decord may fail on the frames
-        )
-
-
-def _pictures(folder: Path, indices: Sequence[int]) -> np.ndarray:
-    from harness.datasets.frames import read_frames
-
-    try:
-        return read_frames(folder, list(indices))
-    except DataError as error:
-        raise VideoError(str(error)) from error
-
-
-def _cut(item: Item, video: Video) -> tuple[int, int]:
-    """The first frame and the number of frames of the part between `start` and `end` seconds: those that are shown for
-    the larger part of their time within it, or the one frame in which it lies as a whole."""
-    if item.start is None and item.end is None:
-        return 0, len(video)
-    fps, times = video.facts.fps, video.seconds
-    if times is None and not fps:
-        raise VideoError(
-            f"{video.path}: only a part of it is listed (in seconds), but the file states neither times nor frame rate"
-        )
-    times = np.arange(len(video)) / fps if times is None else times
-    until = np.append(times[1:], times[-1] + (1 / fps if fps else 0))
-    start, end = item.start or 0.0, until[-1] if item.end is None else item.end
-    first, last = np.searchsorted((times + until) / 2, (start, end)).tolist()
-    if last <= first and 0 <= start < min(end, until[-1]):
-        first = int(np.searchsorted(times, start, side="right")) - 1
-        last = first + 1
-    if last <= first:
-        raise VideoError(
-            f"{video.path}: the listed part, {item.start} to {item.end} s, holds none of its {len(video)} frames, "
-            f"which end at {until[-1]:.2f} s"
-        )
-    return first, last - first
 
 
 class Place(NamedTuple):
@@ -418,7 +354,7 @@ def preload(
 
     places: list[Any] = [None] * count
     threads = torch.get_num_threads()
-    number = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    number = workers or cores()
     try:
         torch.set_num_threads(1)
         # A few, spread over the list, tell whether the rest will fit.

@@ -17,10 +17,15 @@ from typing import Any
 import yaml
 
 from harness import datasets
+from harness.datasets import check as checking
+from harness.datasets.sheet import contact_sheet
+from harness.line import line
 from harness.spec.options import Command, option, run, until_closed
 from harness.spec.reader import UsageError
+from records.record import write_json
 
 PROGRAM = "python -m harness.datasets"
+TOLD_EVERY = 30.0  # seconds between two lines where they cannot be overwritten
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,6 @@ def _value(raw: str, default: Any) -> Any:
 
 def check(name: str, own: dict[str, Any], options: Check) -> int:
     """Returns 0 without problems, 1 with some, 130 when interrupted. Raises: UsageError."""
-    from harness.datasets import check as checking
-    from records.record import write_json
-
     if options.out:
         _check_writable(Path(options.out))
     walks = [checking.Walk(dataset) for dataset in _splits(name, own, options)]
@@ -171,8 +173,8 @@ def check(name: str, own: dict[str, Any], options: Check) -> int:
     with _one_interrupt():
         try:
             for walk in walks:
-                progress = checking.Progress(len(walk.dataset.items), walk.dataset.split)
-                checking.walk(walk, options.whole, options.workers, progress)
+                with line(every=TOLD_EVERY) as say:
+                    checking.walk(walk, options.whole, options.workers, say)
             if options.clips:
                 seconds = checking.decoding_seconds(first, options.frames, options.stride, options.clips)
                 videos = len(first.dataset.items)
@@ -191,8 +193,6 @@ def check(name: str, own: dict[str, Any], options: Check) -> int:
 
 def show(name: str, own: dict[str, Any], options: Show) -> int:
     """Writes the contact sheet and prints its path. Raises: UsageError."""
-    from harness.datasets.sheet import contact_sheet
-
     _check_writable(Path(options.out))
     try:
         dataset = datasets.load(name, options.split, options.root, **own)

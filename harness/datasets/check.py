@@ -10,20 +10,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.clips.decoding import VideoError, VideoFacts, open_video, probe
+from harness.clips.reading import opened
 from harness.datasets import DataError, DataSet, Item
+from harness.datasets.frames import picture_names, read_frames
 from harness.processes import pool
 from harness.progress import duration
+from harness.spec.sampling import Sampling, training_indices
 
 PROBLEMS = {
     "missing": "no such file or folder",
@@ -34,37 +38,27 @@ PROBLEMS = {
     "outside": "the labelled seconds lie outside of the file",
     "crash": "brings the decoder down",
 }
-FACTS = ("frames", "fps", "duration", "width", "height", "codec", "decoder", "fallback")  # of an opened video
 BATCH = 8  # files a worker is given at a time
-HEAD = 1 << 16  # bytes by which files of one size are told apart
+HEAD, WHOLE = 1 << 16, -1  # how many bytes are read to tell files of one size apart
+PICTURES_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What a worker is told about one item."""
 
     path: str
-    frames: int | None
-    start: float | None
-    end: float | None
+    item: Item
     whole: bool
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was found at one item: `problem` is a key of `PROBLEMS`, or None where all is well."""
+    """What was found at one item: `problem` is a key of `PROBLEMS`, or None where all is well; `facts` once opened."""
 
     problem: str | None = None
     reason: str = ""
     bytes: int = 0
-    frames: int | None = None
-    fps: float | None = None
-    duration: float | None = None
-    width: int | None = None
-    height: int | None = None
-    codec: str | None = None
-    decoder: str | None = None
-    fallback: str | None = None
+    facts: VideoFacts | None = None
 
 
 @dataclass
@@ -91,7 +85,7 @@ def look_at(job: Job) -> Look:
     path = Path(job.path)
     try:
         size = path.stat().st_size
-        if job.frames is not None:
+        if job.item.frames is not None:
             return _look_at_pictures(job)
         if path.is_dir():
             return Look("undecodable", "a folder, where the list has a video; a list that says frames reads pictures")
@@ -107,37 +101,37 @@ def look_at(job: Job) -> Look:
 
 
 def _look_at_video(job: Job, size: int) -> Look:
-    from harness.clips.decoding import VideoError, open_video, probe
-
     short = missing_bytes(job.path)
     early = f"the file lacks {short} of its bytes" if short else ""
-    opened: dict[str, Any] = {}
+    facts = None
     try:
         with open_video(job.path) as video:
-            opened = {name: getattr(video.facts, name) for name in FACTS}
-            if video.facts.damage:
-                return Look("truncated", video.facts.damage, size, **opened)
+            facts = video.facts
+            if facts.damage:
+                return Look("truncated", facts.damage, size, facts)
             video.read(sorted({0, len(video) // 2, len(video) - 1}))
-            opened = {name: getattr(video.facts, name) for name in FACTS}  # decord may have failed on the way
+            facts = video.facts  # decord may have failed on the way
         if job.whole:
             probe(job.path, whole=True)
     except VideoError as error:
-        return Look("truncated" if opened or short else "undecodable", early or _plain(error, job.path), size, **opened)
+        return Look("truncated" if facts or short else "undecodable", early or _plain(error, job.path), size, facts)
     if short:
-        return Look("truncated", early, size, **opened)
-    last = opened["duration"]
-    if last is None and opened["fps"]:
-        last = opened["frames"] / opened["fps"]
-    if (job.start is not None or job.end is not None) and not opened["fps"]:
-        return Look("outside", "only a part is listed, in seconds, but the file states no frame rate", size, **opened)
-    if last is not None and job.start is not None and job.start >= last:
-        return Look("outside", f"labelled from {job.start:g} s, but it lasts {last:.2f} s", size, **opened)
-    return Look(None, "", size, **opened)
+        return Look("truncated", early, size, facts)
+    outside = _outside(job.item, facts)
+    return Look("outside" if outside else None, outside, size, facts)
+
+
+def _outside(item: Item, facts: VideoFacts) -> str:
+    """Why the listed seconds are not in the file; nothing where they are."""
+    if item.start is None and item.end is None:
+        return ""
+    if not facts.fps:
+        return "only a part is listed, in seconds, but the file states no frame rate"
+    last = facts.frames / facts.fps if facts.duration is None else facts.duration
+    return f"labelled from {item.start:g} s, but it lasts {last:.2f} s" if (item.start or 0) >= last else ""
 
 
 def _look_at_pictures(job: Job) -> Look:
-    from harness.datasets.frames import picture_names, read_frames
-
     folder = Path(job.path)
     if not folder.is_dir():
         return Look("undecodable", "a file, where the list has a folder of pictures", folder.stat().st_size)
@@ -145,18 +139,19 @@ def _look_at_pictures(job: Job) -> Look:
         names = picture_names(folder)
     except DataError as error:
         return Look("empty", _plain(error, job.path))
-    size = sum((folder / name).stat().st_size for name in names)
-    if job.frames is not None and len(names) < job.frames:
-        return Look("truncated", f"holds {len(names)} of {job.frames} pictures", size, len(names))
+    total, size = len(names), sum((folder / name).stat().st_size for name in names)
+    facts = VideoFacts(total, None, 0, 0, 0, "pictures", None, "Pillow")
+    if total < job.item.frames:
+        return Look("truncated", f"holds {total} of {job.item.frames} pictures", size, facts)
+    parts = [sorted({0, total // 2, total - 1})]
+    if job.whole:
+        parts = [range(first, min(first + PICTURES_AT_ONCE, total)) for first in range(0, total, PICTURES_AT_ONCE)]
     try:
-        total = len(names)
-        for first in range(0, total if job.whole else 1, 32):
-            indices = range(first, min(first + 32, total)) if job.whole else sorted({0, total // 2, total - 1})
-            pictures = read_frames(folder, indices)
+        for part in parts:
+            height, width = read_frames(folder, part).shape[1:3]
     except DataError as error:
-        return Look("undecodable", _plain(error, job.path), size, len(names))
-    height, width = pictures.shape[1:3]
-    return Look(None, "", size, len(names), width=width, height=height, codec="pictures", decoder="Pillow")
+        return Look("undecodable", _plain(error, job.path), size, facts)
+    return Look(None, "", size, replace(facts, width=width, height=height))
 
 
 def missing_bytes(path: str | Path) -> int:
@@ -189,7 +184,7 @@ def _plain(error: Exception, path: str) -> str:
 
 
 def jobs(dataset: DataSet, whole: bool) -> list[Job]:
-    return [Job(str(dataset.path(item)), item.frames, item.start, item.end, whole) for item in dataset.items]
+    return [Job(str(dataset.path(item)), item, whole) for item in dataset.items]
 
 
 def looks(work: Sequence[Job], workers: int) -> Iterator[tuple[int, Look]]:
@@ -253,7 +248,7 @@ def leaks(train: DataSet, other: DataSet) -> list[str]:
     cuts: dict[str, list[Item]] = defaultdict(list)
     for item in train.items:
         cuts[item.path].append(item)
-    return sorted({item.path for item in other.items if any(_overlap(item, one) for one in cuts.get(item.path, ()))})
+    return sorted({item.path for item in other.items if any(_overlap(item, cut) for cut in cuts.get(item.path, ()))})
 
 
 def _overlap(a: Item, b: Item) -> bool:
@@ -268,32 +263,24 @@ def same_content(train: Walk, other: Walk) -> list[tuple[str, str]]:
     for item, look in train.seen:
         if look.bytes and item.frames is None:
             by_size[look.bytes].append(train.dataset.path(item))
+
+    @cache
+    def digest(path: Path, length: int) -> str:
+        try:
+            with path.open("rb") as file:
+                return hashlib.sha256(file.read(length)).hexdigest()
+        except OSError:  # gone since it was looked at: equal to no other
+            return str(path)
+
     pairs = []
-    digests: dict[tuple[Path, int | None], str] = {}
     for item, look in other.seen:
-        if item.frames is not None or look.bytes not in by_size:
-            continue
         mine = other.dataset.path(item)
-        for theirs in by_size[look.bytes]:
-            if theirs != mine and all(
-                _digest(mine, length, digests) == _digest(theirs, length, digests) for length in (HEAD, None)
-            ):
+        for theirs in by_size.get(look.bytes, ()) if item.frames is None else ():
+            # Most files of one size differ in their first bytes already; only then is the whole read.
+            if theirs != mine and all(digest(mine, length) == digest(theirs, length) for length in (HEAD, WHOLE)):
                 pairs.append((str(theirs), str(mine)))
                 break
     return pairs
-
-
-def _digest(path: Path, length: int | None, known: dict[tuple[Path, int | None], str]) -> str:
-    if (path, length) not in known:
-        try:
-            with path.open("rb") as file:
-                if length is None:
-                    known[path, length] = hashlib.file_digest(file, "sha256").hexdigest()
-                else:
-                    known[path, length] = hashlib.sha256(file.read(length)).hexdigest()
-        except OSError:  # gone since it was looked at: equal to no other
-            known[path, length] = str(path)
-    return known[path, length]
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -306,102 +293,61 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 
 def decoding_seconds(walk: Walk, frames: int, stride: int, clips: int) -> list[float]:
     """Seconds to open and decode one training clip each of some good videos, in this process, evenly drawn."""
-    from harness.clips.decoding import VideoError, open_video
-    from harness.datasets.frames import read_frames
-    from harness.spec.sampling import Sampling, training_indices
-
     good = [item for item, look in walk.seen if look.problem is None]
-    if not good:
-        return []
     sampling, random = Sampling(frames=frames, stride=stride), np.random.default_rng(0)
-    chosen = [good[place] for place in sorted({int(place) for place in np.linspace(0, len(good) - 1, clips + 1)})]
     seconds = []
-    for item in chosen:
-        path = walk.dataset.path(item)
+    for place in sorted({int(place) for place in np.linspace(0, len(good) - 1, clips + 1)} if good else ()):
         start = time.perf_counter()
         try:
-            if item.frames is not None:
-                read_frames(path, training_indices(item.frames, sampling, random))
-            else:
-                with open_video(path) as video:
-                    video.read(training_indices(len(video), sampling, random))
-        except (VideoError, DataError):  # counted by the walk where it looked; here it would only bend the time
+            with opened(walk.dataset, good[place]) as source:
+                source.read(training_indices(source.total, sampling, random))
+        except VideoError:  # counted by the walk where it looked; here it would only bend the time
             continue
         seconds.append(time.perf_counter() - start)
     return seconds[1:] or seconds  # the first one loads the decoder
 
 
-class Progress:
-    """How far the walk is and about how long the rest takes: a line that is overwritten, or one every half minute."""
-
-    def __init__(self, total: int, what: str, stream: Any = None, clock: Callable[[], float] = time.monotonic):
-        self.total, self.what, self.clock = total, what, clock
-        self.stream = sys.stderr if stream is None else stream
-        self.done = self.problems = 0
-        self.begun = self.said = clock()
-        self.live = self.stream.isatty()
-
-    def step(self, problem: bool) -> None:
-        self.done, self.problems = self.done + 1, self.problems + problem
-        now = self.clock()
-        if now - self.said >= (0.5 if self.live else 30) and self.done < self.total:
-            self.said = now
-            left = (now - self.begun) / self.done * (self.total - self.done)
-            line = f"{self.what}: {self.done} of {self.total} looked at, {_count(self.problems, 'problem')}"
-            line += f", about {duration(left)} left"
-            print(f"\r{line:<100}" if self.live else line, end="" if self.live else "\n", file=self.stream, flush=True)
-
-    def end(self) -> None:
-        if self.live:
-            print(f"\r{'':<100}\r", end="", file=self.stream, flush=True)
-
-
-def walk(one: Walk, whole: bool, workers: int, progress: Progress) -> None:
+def walk(one: Walk, whole: bool, workers: int, say: Callable[[str], None]) -> None:
     """Looks at every item and writes what it finds into the walk, so that an interrupted one keeps what it has."""
-    try:
-        for place, look in looks(jobs(one.dataset, whole), workers):
-            one.looks[place] = look
-            progress.step(bool(look.problem))
-    finally:
-        progress.end()
+    begun, total, problems = time.monotonic(), len(one.looks), 0
+    for done, (place, look) in enumerate(looks(jobs(one.dataset, whole), workers), 1):
+        one.looks[place] = look
+        problems += bool(look.problem)
+        left = duration((time.monotonic() - begun) / done * (total - done))
+        say(f"{one.dataset.split}: {done} of {total} looked at, {_count(problems, 'problem')}, about {left} left")
 
 
 def report(
     walks: Sequence[Walk], complete: bool, estimate: dict[str, Any] | None, frames: int, stride: int
 ) -> dict[str, Any]:
     """Everything that was found, as plain data: what `out=` writes and `text` shows."""
-    train = next((one for one in walks if one.dataset.split == "train"), None)
+    train = next((walk for walk in walks if walk.dataset.split == "train"), None)
     splits, warnings = {}, []
-    for one in walks:
-        split = one.dataset.split
-        splits[split] = _split_report(one, frames * stride)
-        doubled = repeated(one.dataset)
-        splits[split]["repeated"] = doubled
-        if doubled:
-            warnings.append(
-                f"{split}: {_count(len(doubled), 'path')} listed more than once, for instance {next(iter(doubled))}"
-            )
-        empty = splits[split]["balance"]["empty"]
-        if empty:
-            warnings.append(f"{split}: {_count(len(empty), 'class')} without a video: {_some(empty)}")
-        if train is not None and one is not train:
-            known = {item.label for item in train.dataset.items}
-            absent = sorted({item.label for item in one.dataset.items} - known)
-            splits[split]["absent_in_train"] = [one.dataset.classes[label] for label in absent]
-            if absent:
-                names = splits[split]["absent_in_train"]
-                warnings.append(f"{split}: {_count(len(absent), 'class')} that train does not have: {_some(names)}")
-            splits[split]["leaks"] = leaks(train.dataset, one.dataset)
-            splits[split]["same_content"] = same_content(train, one)
-            shared, twins = leaks(train.dataset, one.dataset), same_content(train, one)
-            splits[split]["leaks"], splits[split]["same_content"] = shared, twins
-            if shared:
-                warnings.append(
-                    f"{split}: a leak: {_count(len(shared), 'path')} also in train, for instance {shared[0]}"
-                )
-            if twins:
-                files = f"{_count(len(twins), 'file')} with the bytes of a training file"
-                warnings.append(f"{split}: a leak: {files}, for instance {twins[0][1]} = {twins[0][0]}")
+    for walk in walks:
+        name, dataset = walk.dataset.split, walk.dataset
+        splits[name] = found = _split_report(walk, frames * stride)
+        told = [
+            (found["repeated"], "{} listed more than once, for instance {first}", "path"),
+            (found["balance"]["empty"], "{} without a video: {some}", "class"),
+        ]
+        if train is not None and walk is not train:
+            absent = {item.label for item in dataset.items} - {item.label for item in train.dataset.items}
+            found["absent_in_train"] = [dataset.classes[label] for label in sorted(absent)]
+            found["leaks"] = leaks(train.dataset, dataset)
+            found["same_content"] = same_content(train, walk)
+            told += [
+                (found["absent_in_train"], "{} that train does not have: {some}", "class"),
+                (found["leaks"], "a leak: {} also in train, for instance {first}", "path"),
+                (
+                    [f"{mine} = {theirs}" for theirs, mine in found["same_content"]],
+                    "a leak: {} with the bytes of a training file, for instance {first}",
+                    "file",
+                ),
+            ]
+        for cases, what, noun in told:
+            if cases:
+                shown = what.format(_count(len(cases), noun), first=next(iter(cases)), some=_some(list(cases)))
+                warnings.append(f"{name}: {shown}")
     first = walks[0].dataset
     return {
         "name": first.name, "root": str(first.root), "source": first.source, "sided": first.sided, "complete": complete,
@@ -410,36 +356,34 @@ def report(
     }  # fmt: skip
 
 
-def _split_report(one: Walk, span: int) -> dict[str, Any]:
-    seen = one.seen
-    good = [look for _, look in seen if look.problem is None]
+def _split_report(walk: Walk, span: int) -> dict[str, Any]:
+    dataset, seen = walk.dataset, walk.seen
+    good = [look.facts for _, look in seen if look.problem is None]
     kinds = Counter(look.problem for _, look in seen if look.problem)
+    fallbacks = [look.facts.fallback for _, look in seen if look.facts and look.facts.fallback]
     return {
-        "digest": one.dataset.digest,
-        "listed": len(one.dataset.items),
+        "digest": dataset.digest,
+        "listed": len(dataset.items),
         "looked_at": len(seen),
         "good": len(good),
         "problems": {kind: kinds[kind] for kind in PROBLEMS if kinds[kind]},
-        "files": [{"path": item.path, "problem": look.problem, "reason": look.reason} for item, look in one.problems],
-        "balance": balance(one.dataset),
+        "files": [{"path": item.path, "problem": look.problem, "reason": look.reason} for item, look in walk.problems],
+        "balance": balance(dataset),
+        "repeated": repeated(dataset),
         "bytes": sum(look.bytes for _, look in seen),
-        "seconds": spread([look.duration for look in good if look.duration is not None]),
-        "frames": spread([look.frames for look in good if look.frames is not None]),
-        "shorter_than_clip": sum(1 for look in good if look.frames is not None and look.frames < span),
-        "one_frame": sum(1 for look in good if look.frames == 1),
+        "seconds": spread([facts.duration for facts in good if facts.duration is not None]),
+        "frames": spread([facts.frames for facts in good]),
+        "shorter_than_clip": sum(facts.frames < span for facts in good),
+        "one_frame": sum(facts.frames == 1 for facts in good),
         "clip_span": span,
-        "sizes": _common(f"{look.width}x{look.height}" for look in good if look.width),
-        "frame_rates": _common(f"{look.fps:.4g}" for look in good if look.fps),
-        "codecs": _common(look.codec for look in good if look.codec),
-        "decoders": _common(look.decoder for look in good if look.decoder),
-        "fallbacks": sum(1 for _, look in seen if look.fallback),
-        "fallback_reasons": _common(_kind(look.fallback) for _, look in seen if look.fallback),
+        "sizes": _common(f"{facts.width}x{facts.height}" for facts in good),
+        "frame_rates": _common(f"{facts.fps:.4g}" for facts in good if facts.fps),
+        "codecs": _common(facts.codec for facts in good),
+        "decoders": _common(facts.decoder for facts in good),
+        "fallbacks": len(fallbacks),
+        # A reason without what differs from file to file, so that equal ones can be counted.
+        "fallback_reasons": _common(re.sub(r"\d+", "n", reason.partition(":")[0]) for reason in fallbacks),
     }
-
-
-def _kind(reason: str) -> str:
-    """A reason without what differs from file to file, so that equal ones can be counted."""
-    return re.sub(r"\d+", "n", reason.partition(":")[0])
 
 
 def _common(values: Any) -> dict[str, int]:
@@ -472,14 +416,9 @@ def text(found: dict[str, Any], show: int) -> str:
             lines.append(f"  short       {split['shorter_than_clip']} {few}")
         if split["one_frame"]:
             lines.append(f"  one frame   {split['one_frame']}")
-        for key, label in (
-            ("sizes", "sizes"),
-            ("frame_rates", "frames/s"),
-            ("codecs", "codecs"),
-            ("decoders", "decoders"),
-        ):
+        for key in ("sizes", "frame_rates", "codecs", "decoders"):
             if split[key]:
-                lines.append(f"  {label:<11} {_counts(split[key])}")
+                lines.append(f"  {key.replace('_', ' '):<11} {_counts(split[key])}")
         if split["fallbacks"]:
             lines.append(
                 f"  not decord  {split['fallbacks']} are read by PyAV instead: {_counts(split['fallback_reasons'])}"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets import DataError, Item
+from harness.datasets.frames import PICTURES, count_frames
 
 VIDEOS = tuple(".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .wmv .flv .ts .ogv .3gp .gif".split())
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ANNOTATION_FOLDERS = ("", "annotations", "annotation", "labels", "splits")
 DEEPEST = 6  # folders below the root in which videos are looked for
 
@@ -228,8 +228,6 @@ def located(found: Found, root: Path, name: str, label: int, expected: str, near
     owners have it."""
     path = found.file(name, near)
     if path is None and (pictures := found.folder(name, near)) is not None:
-        from harness.datasets.frames import count_frames
-
         return Item(pictures, label, frames=count_frames(root / pictures))
     return Item(path or expected, label)
 

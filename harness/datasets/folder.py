@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from harness.datasets import DataError, DataSet, Item, register
-from harness.datasets.files import PICTURES, VIDEOS
-from harness.datasets.frames import count_frames
+from harness.datasets.files import VIDEOS
+from harness.datasets.frames import PICTURES, count_frames
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 

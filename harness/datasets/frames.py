@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from harness.datasets import DataError
-from harness.datasets.files import PICTURES
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def picture_names(folder: str | Path) -> list[str]:
@@ -39,8 +41,6 @@ def read_frames(folder: str | Path, indices: Sequence[int]) -> np.ndarray:
 
     Raises: DataError naming the folder or the picture, when one is missing, cannot be decoded or has another size.
     """
-    from PIL import Image, UnidentifiedImageError
-
     names = picture_names(folder)
     out_of = [index for index in indices if not 0 <= index < len(names)]
     if out_of:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, as_completed
@@ -23,6 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from harness.datasets import DataError
+from harness.line import line
 from harness.motion import photographs
 from harness.motion.drawing import pictures
 from harness.motion.encoding import encode
@@ -125,8 +124,10 @@ def ready(
 
     Raises: DataError, where the folder holds other clips than this version's, or rendering fails.
     """
+    if say is None:
+        with line() as say:
+            return ready(version, split, cache, say)
     root, wanted = folder(version, cache), specification(version, split)
-    say = say or progress_line()
     try:
         manifest = _whole(root, split, wanted)
         if manifest is not None:  # without a lock, so that a folder that may only be read will do
@@ -254,19 +255,4 @@ def _in_processes(
             "is whole is kept, so the same command goes on from there; cache=FOLDER or ATTENTION_ZOO_DATA give another "
             "place"
         ) from error
-    say("")
     return shown
-
-
-def progress_line(stream=None) -> Callable[[str], None]:
-    """Shows the latest text on one line of a terminal; elsewhere a line at the start and one every ten seconds."""
-    stream, last = stream or sys.stderr, [-math.inf]
-
-    def say(text: str) -> None:
-        if stream.isatty():
-            print(f"\r\x1b[K{text}", end="", file=stream, flush=True)
-        elif text and time.monotonic() - last[0] >= 10:
-            print(text, file=stream, flush=True)
-            last[0] = time.monotonic()
-
-    return say

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from harness.clips.loading import Decoded, Keys, LoadingError, TrainingClips, preload, training_batches
 from harness.datasets import DataSet
+from harness.line import line
 from harness.training.distributed import Group
 from harness.training.job import Job, TrainingError
 from harness.training.journal import Counters
 from harness.training.start import Schedule
-from harness.training.told import line
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from harness.clips.loading import Decoded, LoadingError
 from harness.datasets import DataSet
 from harness.evaluation.predictions import Predictions
 from harness.evaluation.scores import scores as score
+from harness.line import line
 from harness.spec.recipe import Testing
 from harness.training import distributed, feed, state
 from harness.training.distributed import Group
@@ -39,7 +40,7 @@ from harness.training.state import storing
 from harness.training.step import Learner
 from harness.training.stopping import between_steps
 from harness.training.testing import tested
-from harness.training.told import board, line
+from harness.training.told import board
 from records.record import write_json
 
 EPOCH_SAVE_SECONDS = 5.0  # the end of an epoch is no reason to write when the last checkpoint is newer than this
