@@ -1,0 +1,128 @@
+"""Softmax attention of groups of queries, each over its own list of keys, which are gathered: no pair is computed and
+then masked, so the products counted are those that the rule allows.
+
+A rule is written down as buckets of index tables; what is in one bucket has one shape and is one call of a kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+
+from attention_zoo import chunks
+from attention_zoo.grid import Grid
+from attention_zoo.kernels import attend
+
+
+class Bucket(NamedTuple):
+    """Groups of equally many queries over equally many keys, as numbers of tokens in (t, h, w) order."""
+
+    queries: Int[Tensor, "g s"]
+    keys: Int[Tensor, "g r"]
+
+
+Rule = Callable[..., Sequence[tuple[np.ndarray, np.ndarray]]]
+"""A function of hashable values that gives the (queries, keys) of each bucket; each query is in exactly one group."""
+
+
+class Tables(NamedTuple):
+    """The buckets of a rule on a device, and where each token's result lies in the results of all buckets."""
+
+    buckets: tuple[Bucket, ...]
+    back: Int[Tensor, " n"]
+
+
+@functools.lru_cache(maxsize=16)  # a model has one or two rules in each of its stages
+def _made(device: torch.device, rule: Rule, *key) -> Tables:
+    arrays = rule(*key)
+    back = np.argsort(np.concatenate([queries.ravel() for queries, _ in arrays]))
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32)).to(device)
+
+    with torch.inference_mode(False):  # no training step could use tensors made in it
+        return Tables(tuple(Bucket(tensor(queries), tensor(keys)) for queries, keys in arrays), tensor(back))
+
+
+@torch.compiler.assume_constant_result
+def tables(device: torch.device, rule: Rule, *key) -> Tables:
+    """The tables of `rule(*key)`, made once, unless tensors are fakes for the time being."""
+    return (_made if detect_fake_mode() is None else _made.__wrapped__)(device, rule, *key)
+
+
+def pairs(buckets: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
+    """How many (query, key) pairs a rule allows."""
+    return sum(queries.size * keys.shape[1] for queries, keys in buckets)
+
+
+def reach(tokens: int, buckets: Iterable[tuple[np.ndarray, np.ndarray]]) -> Bool[Tensor, "n n"]:
+    """The pairs that a rule allows, as a table."""
+    allowed = np.zeros((tokens, tokens), dtype=bool)
+    for queries, keys in buckets:
+        allowed[queries[:, :, None], keys[:, None, :]] = True
+    return torch.from_numpy(allowed)
+
+
+def product_of_axes(grid: Grid, axes: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]):
+    """The buckets of a rule that allows a pair where each axis does, from the buckets of each axis."""
+
+    def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+        (gt, st), (gh, sh), (gw, sw) = (part.shape for part in parts)
+        t, h, w = parts
+        number = (t[:, None, None, :, None, None] * grid.h + h[:, None, None, :, None]) * grid.w + w[:, None, None, :]
+        return number.reshape(gt * gh * gw, st * sh * sw)
+
+    return [(joined([t[0], h[0], w[0]]), joined([t[1], h[1], w[1]])) for t in axes[0] for h in axes[1] for w in axes[2]]
+
+
+def by_shape(groups: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Buckets of the (queries, keys) of single groups."""
+    shapes: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for queries, keys in groups:
+        shapes.setdefault((len(queries), len(keys)), []).append((queries, keys))
+    return [(np.stack([q for q, _ in same]), np.stack([k for _, k in same])) for same in shapes.values()]
+
+
+def attention(
+    q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], at: Tables, *, kernel: str
+) -> Float[Tensor, "b n m c"]:
+    """What each query finds among the keys of its group."""
+    q, k, v = (x.contiguous() for x in (q, k, v))  # once: rows are taken from a view only after a copy of all of it
+    found = [_bucket(q, k, v, bucket, kernel) for bucket in at.buckets]
+    return (found[0] if len(found) == 1 else torch.cat(found, 1)).index_select(1, at.back)
+
+
+def _bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, kernel: str) -> Float[Tensor, "b x m c"]:
+    if not chunks.inference(q):
+        return _piece(q, k, v, *bucket, kernel)
+    b, _, m, c = q.shape
+    (g, s), r = bucket.queries.shape, bucket.keys.shape[1]
+    length = chunks.length(q, g, 2 * b * m * c * (s + r))
+    pieces = (
+        _piece(q, k, v, queries, keys, kernel)
+        for queries, keys in zip(bucket.queries.split(length), bucket.keys.split(length), strict=True)
+    )
+    return chunks.joined(pieces, q.new_empty(b, g * s, 0, 0, device="meta"), dim=1)
+
+
+def _piece(q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor, kernel: str) -> Float[Tensor, "b x m c"]:
+    b, _, m, c = q.shape
+    g, s = queries.shape
+
+    def taken(x: Tensor, index: Tensor) -> Tensor:
+        return x.index_select(1, index.flatten()).reshape(b * g, index.shape[1], m, c).transpose(1, 2)
+
+    y = attend(taken(q, queries), taken(k, keys), taken(v, keys), kernel=kernel)
+    return y.transpose(1, 2).reshape(b, g * s, m, c)
+
+
+def projected(x: Float[Tensor, "b t h w d"], qkv: nn.Linear, num_heads: int) -> tuple[Float[Tensor, "b n m c"], ...]:
+    """Queries, keys and values of every token: part-major, then head-major, as `full` has them."""
+    return qkv(x.flatten(1, 3)).unflatten(-1, (3, num_heads, -1)).unbind(2)

@@ -1,0 +1,105 @@
+"""Neighbourhood attention, generalised: each query attends to a box of fixed size near itself; linear in the tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attention_zoo import gathered
+from attention_zoo.grid import Grid
+from attention_zoo.kernels import AUTO
+from attention_zoo.scheme import register
+from attention_zoo.windows import grid_of
+
+
+@register("neighborhood")
+class NeighborhoodAttention(nn.Module):
+    """Source: Hassani et al., Generalized Neighborhood Attention, arXiv:2504.16922; without stride and dilation:
+    arXiv:2204.07143; dilated: arXiv:2209.15001. Code: SHI-Labs/NATTEN 0.21.7 (MIT).
+
+    Along each axis, independently: tokens of one dilation group (equal modulo `dilation`) are numbered, queries in runs
+    of `stride` share the window of their middle one (the right of two), the window holds `window` keys around it (one
+    more on the left where even) and stops at the border at full size. A causal axis looks back only: keys up to the
+    query itself, and from the first of the window that ends at the last query of the run. A window as long as the axis
+    is full attention along it; `stride` equal to a `window` that divides the axis is attention in blocks.
+
+    A window is clipped to what an axis holds, and the stride to the window. (The published code refuses both, and
+    windows of one token.)
+    """
+
+    example = dict(window=(2, 3, 4), stride=(1, 2, 1), dilation=(1, 1, 2))
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        window: Sequence[int] = (8, 7, 7),
+        stride: Sequence[int] = (1, 1, 1),
+        dilation: Sequence[int] = (1, 1, 1),
+        causal: Sequence[bool] = (False, False, False),
+        kernel: str = AUTO,
+    ):
+        super().__init__()
+        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        self.window, self.stride = Grid.of(window, "window"), Grid.of(stride, "stride")
+        self.dilation, self.causal = Grid.of(dilation, "dilation"), tuple(causal)
+        if len(self.causal) != 3 or not all(isinstance(flag, bool) for flag in self.causal):
+            raise ValueError(f"causal {causal!r} is not three of true and false, such as (True, False, False)")
+        if any(s > n for s, n in zip(self.stride, self.window, strict=True)):
+            raise ValueError(
+                f"stride {tuple(self.stride)} is larger than window {tuple(self.window)}: a query could be outside of "
+                "its own window; allowed: at most the window along each axis"
+            )
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        at = gathered.tables(x.device, neighborhoods, *self._key(grid_of(x)))
+        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+        return self.proj(gathered.attention(q, k, v, at, kernel=self.kernel).flatten(2)).view(x.shape)
+
+    def _key(self, grid: Grid) -> tuple:
+        return grid, self.window, self.stride, self.dilation, self.causal
+
+    def macs(self) -> int:
+        """Four projections, then scores and weighted sum over the pairs; N times the window where no axis is causal."""
+        n, d = self.grid.tokens, self.dim
+        return 4 * n * d * d + 2 * d * math.prod(map(gathered.pairs, _axes(*self._key(self.grid))))
+
+    def reach(self) -> Bool[Tensor, "n n"]:
+        return gathered.reach(self.grid.tokens, neighborhoods(*self._key(self.grid)))
+
+
+def neighborhoods(grid: Grid, window: Grid, stride: Grid, dilation: Grid, causal: tuple[bool, bool, bool]):
+    """The rule: which queries share which keys."""
+    return gathered.product_of_axes(grid, _axes(grid, window, stride, dilation, causal))
+
+
+def _axes(grid: Grid, *options: tuple) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    return [
+        gathered.by_shape(group for start in range(min(d, n)) for group in _axis(n, start, k, s, d, back))
+        for n, k, s, d, back in zip(grid, *options, strict=True)
+    ]
+
+
+def _axis(length: int, start: int, window: int, stride: int, dilation: int, causal: bool):
+    """The groups of one dilation group of an axis: that of the tokens start, start + dilation, ..."""
+    tokens = np.arange(start, length, dilation)
+    n = len(tokens)
+    k = min(window, n)
+    s = min(stride, k)
+    for first in range(0, n, s):
+        queries = tokens[first : first + s]
+        if causal:  # each looks back from itself, to where the window of the last of the run begins
+            leader = min(first + s - 1, n - 1)
+            for a in range(first, first + len(queries)):
+                yield tokens[a : a + 1], tokens[max(0, leader - k + 1) : a + 1]
+        else:
+            leader = min(first + s // 2, n - 1)
+            begin = min(max(leader - k // 2, 0), n - k)
+            yield queries, tokens[begin : begin + k]
