@@ -37,7 +37,7 @@ from harness.spec.case import DTYPES
 from harness.spec.options import Command, option, run
 from harness.spec.reader import UsageError
 from harness.speedup import TOLERANCE, in_turn, ratios, warm_up_seconds
-from records.record import Measurement, Record, RecordError, case_id, read_record, write_record
+from records.record import Measurement, Quantity, Record, RecordError, case_id, read_record, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -340,7 +340,7 @@ def compare(name: str, peer: str, theirs: nn.Module, ours: nn.Module, options: O
             measured = _measured(mode, name, sides, clip, options, threads)
         except Exception as error:  # of any kind: the other modes and schemes are not lost with it
             reason = "out of memory" if memory.ran_out(error) else f"{type(error).__name__}: {_first_line(error)[:200]}"
-            measured = [Measurement(f"{mode}_speedup", "times", "higher", missing=reason)]
+            measured = [Quantity(f"{mode}_speedup", "timed", f"{mode} speedup", "times", "higher").absent(reason)]
         record.measurements.update({one.name: one for one in measured})
         write_record(record, folder)
     write_record(record, folder)
@@ -365,11 +365,12 @@ def _begun(name: str, described: dict[str, object], options: Options) -> Record:
 
 def _difference(logits: dict[str, Tensor]) -> Measurement:
     """By how much the outputs differ at most."""
+    quantity = Quantity("difference", "counted", "difference", "1", "lower")
     largest = {side: values.abs().max().item() for side, values in logits.items()}
     if wrong := [side for side, value in largest.items() if not math.isfinite(value)]:
-        return Measurement("difference", "1", "lower", missing=f"not every output is finite: {', '.join(wrong)}")
+        return quantity.absent(f"not every output is finite: {', '.join(wrong)}")
     difference = (logits["theirs"] - logits["ours"]).abs().max().item()
-    return Measurement("difference", "1", "lower", (difference,), details={"largest_logit": largest["theirs"]})
+    return quantity.of([difference], {"largest_logit": largest["theirs"]})
 
 
 def _apart(difference: Measurement, dtype: str) -> str | None:
@@ -386,7 +387,10 @@ def _measured(
     if mode == MEMORY:
         return memory_of_training(name, options, threads)
     times = _times(mode, sides, clip, options)
-    measured = [Measurement(f"{mode}_latency_{side}", "ms", "lower", samples) for side, samples in times.items()]
+    measured = [
+        Quantity(f"{mode}_latency_{side}", "timed", f"{mode} latency, {side}", "ms", "lower").of(samples)
+        for side, samples in times.items()
+    ]
     return [*measured, ratios(f"{mode}_speedup", times["theirs"], times["ours"])]
 
 
@@ -438,19 +442,20 @@ def memory_of_training(name: str, options: Options, threads: int) -> list[Measur
         torch.cuda.empty_cache()
     measured = []
     for side in SIDES:
+        quantity = Quantity(f"{TRAINING}_memory_{side}", "sized", f"training memory, {side}", "bytes", "lower")
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             try:
                 peak, how = process.submit(_peak, name, side, options, threads).result()
-                outcome = {"samples": (peak,), "details": {"how": how}}
+                outcome = quantity.of([peak], {"how": how})
             except BrokenProcessPool:
-                outcome = {"missing": f"{side}: the measuring process was ended, most likely because memory ran out"}
+                outcome = quantity.absent(f"{side}: the measuring process was ended, most likely as memory ran out")
             except Exception as error:  # of any kind, as it comes from the other process: told, not traced
-                outcome = {"missing": f"{side}: {'out of memory' if memory.ran_out(error) else _first_line(error)}"}
-        measured.append(Measurement(f"{TRAINING}_memory_{side}", "bytes", "lower", **outcome))
+                outcome = quantity.absent(f"{side}: {'out of memory' if memory.ran_out(error) else _first_line(error)}")
+        measured.append(outcome)
     theirs, ours = measured
     missing = theirs.missing or ours.missing
-    found = {"missing": missing} if missing else {"samples": (theirs.value / ours.value,)}
-    return [*measured, Measurement(f"{TRAINING}_memory_ratio", "times", "higher", **found)]
+    ratio = Quantity(f"{TRAINING}_memory_ratio", "sized", "training memory ratio", "times", "higher")
+    return [*measured, ratio.absent(missing) if missing else ratio.of([theirs.value / ours.value])]
 
 
 def _peak(name: str, side: str, options: Options, threads: int) -> tuple[int, str]:

@@ -222,17 +222,12 @@ def _key(record: Record, loosely: bool) -> tuple[str, str]:
     return record.row, canonical(case)
 
 
-def _timed(measurement: Measurement) -> bool:
-    """Whether it says how the case itself ran here; training for accuracy names its machine too."""
-    return "machine" in measurement.details and not accuracy.is_accuracy(measurement.name)
-
-
 def _floors(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
     """For each measurement the larger noise floor of the two runs, drift included: they do not share it."""
     floors: dict[str, float] = {}
     for side in zip(*pairs, strict=True):
         for name in dict.fromkeys(name for record in side for name in record.measurements):
-            there = [m for record in side if (m := record.get(name)) and m.samples and _timed(m)]
+            there = [m for record in side if (m := record.get(name)) and m.samples and m.ran]
             floor = statistics.noise_floor([statistics.by_round(m) for m in there], common_drift=False)
             if there:
                 assumed = ASSUMED_FLOORS.get(there[0].unit, statistics.ASSUMED_FLOOR)
@@ -243,7 +238,7 @@ def _floors(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
 def _agreement(tables: Sequence[AblationTable], pairs: list[tuple[Row, Row]], name: str, floor: float) -> Agreement:
     """Judge one measurement; a pair is one row in both runs."""
     found = Agreement(tables[0].name, name)
-    both = [pair for pair in pairs if all((m := row.measurement(name)) and m.samples and _timed(m) for row in pair)]
+    both = [pair for pair in pairs if all((m := row.measurement(name)) and m.samples and m.ran for row in pair)]
     _judge_order(found, both, floor)
     _judge_ratios(found, tables, both, floor)
     return found
@@ -312,14 +307,14 @@ def _set_against(found: Comparison, one: Record, other: Record, name: str) -> No
     where = (one.ablation, one.row, name)
     if not before.samples or not after.samples:
         if before.samples or after.samples or before.missing != after.missing:
-            worse = bool(before.samples) and _timed(before)
+            worse = bool(before.samples) and before.ran
             found.lost.append(Line(*where, _text(before), _text(after), worse=worse))
         return
-    if not (_timed(before) or _timed(after)):
+    if not (before.ran or after.ran):
         if before.samples == after.samples:
             found.same_counts += 1
         else:
-            verdict = _accuracies(before, after) if accuracy.is_accuracy(name) else "differs"
+            verdict = _accuracies(before, after) if before.kind == "scored" else "differs"
             found.counts.append(Line(*where, _text(before), _text(after), verdict=verdict))
         return
     ratio = None
@@ -338,16 +333,16 @@ def _set_against(found: Comparison, one: Record, other: Record, name: str) -> No
     ran = _what_ran(before, one), _what_ran(after, other)
     notes = [f"{key}: {ran[0][key]} → {ran[1][key]}" for key in WHAT_RAN if ran[0].get(key) != ran[1].get(key)]
     notes += [
-        f"{side} has {len(statistics.by_round(m))} of {m.details['rounds_wanted']} rounds"
+        f"{side} has {len(statistics.by_round(m))} of {m.rounds_wanted} rounds"
         for side, m in zip("AB", (before, after), strict=True)
-        if len(statistics.by_round(m)) < m.details.get("rounds_wanted", 1)
+        if len(statistics.by_round(m)) < m.rounds_wanted
     ]
     found.timings.append(Line(*where, _text(before), _text(after), ratio, verdict, tuple(notes), worse))
 
 
 def _accuracies(before: Measurement, after: Measurement) -> str:
     """What two runs of the same seeds say: the mean difference in points, paired over the seeds they share."""
-    ours, theirs = (dict(zip(m.details.get("seeds", ()), m.samples, strict=False)) for m in (after, before))
+    ours, theirs = map(accuracy.by_seed, (after, before))
     shared = [seed for seed in ours if seed in theirs]
     if len(shared) < 2:
         return "differs; no test with fewer than 2 shared seeds"
@@ -357,10 +352,11 @@ def _accuracies(before: Measurement, after: Measurement) -> str:
 
 
 def _what_ran(measurement: Measurement, record: Record) -> dict[str, str]:
-    operators = measurement.details.get("operators")
+    asked = record.case.get("kernel")
+    operators = sorted({str(name) for some in measurement.said("operators") for name in some})
     return {
-        "kernel": str(measurement.details.get("kernel", record.case.get("kernel"))),
-        "operators": ", ".join(operators) if isinstance(operators, list) else "not recorded",
+        "kernel": " / ".join(map(str, measurement.said("kernel"))) or str(measurement.details.get("kernel", asked)),
+        "operators": ", ".join(operators) or "not recorded",
     }
 
 
@@ -368,12 +364,12 @@ def _circumstances(found: Comparison, one: Record, other: Record) -> None:
     """Note under which circumstances the two records differ, with the row."""
     sides = []
     for record in (one, other):
-        timed = {name: m for name, m in record.measurements.items() if m.samples and _timed(m)}
+        timed = {name: m for name, m in record.measurements.items() if m.samples and m.ran}
         said = facts(replace(record, measurements=timed)) if timed else facts(record)
-        versions = {str(m.details["torch"]) for m in timed.values() if m.details.get("torch")}
+        versions = {str(version) for m in timed.values() for version in m.said("torch")}
         if versions:
             said["torch"] = " / ".join(sorted(versions))
-        operators = {op for m in timed.values() for op in m.details.get("operators") or ()}
+        operators = {op for m in timed.values() for some in m.said("operators") for op in some}
         if operators:
             said["operators"] = ", ".join(sorted(operators))
         sides.append(said)
@@ -409,7 +405,7 @@ def _text(measurement: Measurement) -> str:
     if measurement.missing:
         return f"— ({measurement.missing})"
     value = measurement.value
-    if measurement.unit == "bytes" and _timed(measurement):
+    if measurement.unit == "bytes" and measurement.ran:
         return f"{value / 2**20:,.0f} MiB"
     return f"{value:,} {measurement.unit}" if isinstance(value, int) else f"{value:.4g} {measurement.unit}"
 

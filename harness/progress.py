@@ -58,7 +58,7 @@ def human(measurement: Measurement | None) -> str:
     """A measurement as a person reads it: a few digits and a unit; a dash where there is none."""
     if measurement is None or measurement.missing:
         return "—"
-    if accuracy.is_accuracy(measurement.name):
+    if measurement.kind == "scored":
         return _human_accuracy(measurement)
     value = measurement.value
     if measurement.unit == "ms" and len(measurement.samples) > 1:

@@ -19,7 +19,7 @@ from harness.spec.case import DTYPES
 from harness.spec.options import Command, option, run
 from harness.spec.reader import UsageError
 from records import provenance
-from records.record import Measurement, Record, RecordError, case_id, read_record, write_record, write_text
+from records.record import Quantity, Record, RecordError, case_id, read_record, write_record, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ def measured(check: Check) -> Record:
         if reason is None:
             errors = _errors(check, backward=no_gradients is None)
             measurements |= {
-                name: Measurement(name, "1", "lower", (error,), details=details)
+                name: _quantity(name).of([error], details)
                 for name, error in zip(ERRORS, errors, strict=False)
                 if error is not None
             }
@@ -150,9 +150,13 @@ def measured(check: Check) -> Record:
             why = no_gradients if name == "backward_error" else reason
             failed = details if why is not None else {**details, "failed": True}
             why = why or "the result is not finite"
-            measurements[name] = Measurement(name, "1", "lower", missing=why, details=failed)
+            measurements[name] = _quantity(name).absent(why, details=failed)
     source = {**provenance.collect(), **provenance.of_torch(check.device), "device": check.device}
     return Record(check.case_id, FOLDER, check.row, asdict(check), measurements, source)
+
+
+def _quantity(name: str) -> Quantity:
+    return Quantity(name, "counted", name.replace("_", " "), "1", "lower")
 
 
 def _errors(check: Check, backward: bool) -> Iterator[float | None]:

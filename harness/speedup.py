@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from attention_zoo.registry import nearest
 from harness.spec.case import DTYPES, Case, Clip
 from harness.spec.options import until_closed
-from records.record import Measurement, Record, case_id, write_record
+from records.record import Measurement, Quantity, Record, case_id, write_record
 
 if TYPE_CHECKING:
     import torch
@@ -156,11 +156,11 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
         "clip": {"source": clip.source if case.clip.path else "sample", "sha256": clip.digest, "decoder": clip.decoder},
     }  # fmt: skip
     measured = [
-        Measurement(f"latency_{first}", "ms", "lower", times[first]),
-        Measurement(f"latency_{second}", "ms", "lower", times[second]),
+        Quantity(f"latency_{first}", "timed", f"latency, {first}", "ms", "lower").of(times[first]),
+        Quantity(f"latency_{second}", "timed", f"latency, {second}", "ms", "lower").of(times[second]),
         ratios("speedup", times[first], times[second]),
-        Measurement(
-            "logit_difference", "1", "lower", (difference,), details={"largest_logit": logits[first].abs().max().item()}
+        Quantity("logit_difference", "counted", "logit difference", "1", "lower").of(
+            [difference], {"largest_logit": logits[first].abs().max().item()}
         ),
     ]
     described = {**case.to_dict(), "kernel": [first, second]}
@@ -206,7 +206,7 @@ def ratios(name: str, slow: list[float], fast: list[float]) -> Measurement:
     values = [a / b for a, b in zip(slow, fast, strict=True)]
     low, high, coverage = interval(values)
     details = {"interval": [low, high], "coverage": coverage, "order": "in turn, every second pair reversed"}
-    return Measurement(name, "times", "higher", values, details=details)
+    return Quantity(name, "timed", name.replace("_", " "), "times", "higher").of(values, details)
 
 
 def interval(values: list[float], confidence: float = 0.95) -> tuple[float, float, float]:

@@ -168,7 +168,7 @@ def _unfit_before(store: Store, entries: list[Entry], names: list[str]) -> Unfit
     unfit: Unfit = {}
     for entry in entries:
         record, machine = store.read(entry), provenance.machine(entry.case.device)
-        there = [m for m in record.measurements.values() if m.details.get("machine") == machine] if record else []
+        there = [m for m in record.measurements.values() if machine in m.said("machine")] if record else []
         for name in names:
             _note_unfit(unfit, entry.case, name, [m for m in there if not m.retry])
     return unfit
@@ -314,7 +314,7 @@ class Store:
         for measurement in metrics.get(name).measures:
             key = (case_id(entry.case), measurement)
             there = self.anew[key] if key in self.anew else record.get(measurement) if record else None
-            if there is not None and there.details.get("machine") != machine:
+            if there is not None and machine not in there.said("machine"):
                 lacking |= self.repeat(entry, name, wanted)
             elif there is not None and there.samples and not rounds.continues(there, machine, self.source):
                 lacking |= self.repeat(entry, name, wanted) if rounds.left(there, wanted) else set()
@@ -333,15 +333,14 @@ class Store:
         """Add measurements to the record of a case as it is now, so that a run beside this one loses nothing."""
         identifier, case = case_id(entry.case), entry.case
         source |= {name: getattr(case, name) for name in ("device", "dtype", "kernel", "seed", "threads")}
-        stamp = {name: source[name] for name in ("commit", "dirty", "run", "cpu_generation")}
-        stamp["measured"] = source.pop("time")
+        moment = source.pop("time")
         with FileLock(self.folder / RECORD_LOCK):
             old = self.read(entry)
             if source["clip"] is None:  # nothing of this run looked at the clip
                 source["clip"] = old.provenance.get("clip") if old else None
             measurements = dict(old.measurements) if old else {}
             for one in measured:
-                one = Measurement(**{**vars(one), "details": {**stamp, **one.details}})
+                one = rounds.stamped(one, source, moment)
                 if number is None:
                     measurements[one.name] = one
                 else:

@@ -44,7 +44,7 @@ def results(folder: Path, entries: list[Entry]) -> Group:
         for measurement in record.measurements.values():
             if measurement.missing:
                 reasons[f"{entry.case.row}: {measurement.missing}"] = None
-    trained = accuracy.sorted_names(name for _, measurements in rows for name in measurements)
+    trained = accuracy.sorted_names(one for _, measurements in rows for one in measurements.values())
     shown = [name for name in (*COLUMNS, *trained) if any(name in measurements for _, measurements in rows)]
     title = {"latency": ": median [95 % interval]"} | dict.fromkeys(trained, ": mean [95 % interval]")
     said = next((title[name] for name in ("latency", *trained) if name in shown), "")

@@ -12,14 +12,24 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-SCHEMA = 1
+from records import schema1
+
+SCHEMA = 2
 MANIFEST = "ablation.json"
 BETTER = ("lower", "higher", "none")
+KINDS = {
+    "counted": "a number that is the same each time: it has neither rounds nor an interval",
+    "timed": "a duration or a rate of a program that runs; rounds differ",
+    "sized": "memory, or what fits into it; rounds differ a little",
+    "shared": "a part of a whole that was taken apart, read beside the other parts",
+    "scored": "answers of a trained model held against the right ones: one visit for each seed",
+}
 
 
 class RecordError(ValueError):
@@ -27,26 +37,69 @@ class RecordError(ValueError):
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Samples of one quantity in one unit, or the reason there are none.
+class Quantity:
+    """What can be measured, and all that reports, comparison and resume need to know to show and judge it.
 
-    `missing` is that reason. `retry` says whether the next run should try again (a crash, a time limit) or take the
-    absence as the result (out of memory, unsupported on this machine). Exact integers stay integers; `details` holds
-    what explains the samples.
+    `kind` is one of `KINDS`, `title` what a reader calls it, `better` where a good value lies.
     """
 
     name: str
+    kind: str
+    title: str
     unit: str
     better: str = "none"
-    samples: tuple[int | float, ...] = ()
-    missing: str | None = None
-    retry: bool = False
+
+    def __post_init__(self):
+        for key, value, allowed in (("kind", self.kind, KINDS), ("better", self.better, BETTER)):
+            if value not in allowed:
+                raise ValueError(f"measurement {self.name}: {key} is {value!r}; allowed: {', '.join(allowed)}")
+
+    def of(self, samples: Iterable[int | float], details: dict[str, Any] | None = None) -> "Measurement":
+        """The measurement that one visit gives."""
+        return Measurement(**vars(self), visits=(Visit(tuple(samples)),), details=details or {})
+
+    def absent(self, reason: str, *, retry: bool = False, details: dict[str, Any] | None = None) -> "Measurement":
+        """The measurement that is missing for a reason; `retry` says whether another try may mend it."""
+        return Measurement(**vars(self), missing=reason, retry=retry, details=details or {})
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The samples that one process took of one case, in a round of a run; `details` are what only this visit has.
+
+    Only visits of one run and round were made in turn with those of other cases. A visit of a score is one seed, and
+    its details name it.
+    """
+
+    samples: tuple[int | float, ...]
+    round: int = 1
+    run: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "samples", tuple(self.samples))
-        if self.better not in BETTER:
-            raise ValueError(f"measurement {self.name}: better is {self.better!r}; allowed: {', '.join(BETTER)}")
+
+
+@dataclass(frozen=True)
+class Measurement(Quantity):
+    """Visits with samples of one quantity, or the reason there are none.
+
+    `missing` is that reason. `retry` says whether the next run should try again (a crash, a time limit) or take the
+    absence as the result (out of memory, unsupported on this machine). Exact integers stay integers; `details` holds
+    what explains the samples and all visits share. `failed_rounds` says why a wanted round has no visit.
+    """
+
+    visits: tuple[Visit, ...] = ()
+    missing: str | None = None
+    retry: bool = False
+    rounds_wanted: int = 1
+    failed_rounds: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        visits = tuple(visit if isinstance(visit, Visit) else Visit(**visit) for visit in self.visits)
+        object.__setattr__(self, "visits", visits)
         for sample in self.samples:
             if isinstance(sample, bool) or not isinstance(sample, int | float) or not math.isfinite(sample):
                 raise ValueError(
@@ -60,6 +113,11 @@ class Measurement:
             raise ValueError(f"measurement {self.name}: the reason that it is missing is empty")
 
     @property
+    def samples(self) -> tuple[int | float, ...]:
+        """All samples, visit by visit."""
+        return tuple(sample for visit in self.visits for sample in visit.samples)
+
+    @property
     def value(self) -> int | float:
         """The only sample as it was measured, or the median of several."""
         return self.samples[0] if len(self.samples) == 1 else self.median
@@ -71,11 +129,14 @@ class Measurement:
         return median(self.samples)
 
     @property
-    def quartiles(self) -> tuple[float, float]:
-        """First and third quartile, by linear interpolation between the sorted samples."""
-        if not self.samples:
-            raise ValueError(f"measurement {self.name} has no samples: {self.missing}")
-        return _quantile(self.samples, 0.25), _quantile(self.samples, 0.75)
+    def ran(self) -> bool:
+        """Whether the number depends on the machine and its day: the model, or a part of it, ran to be measured."""
+        return self.kind in ("timed", "sized", "shared")
+
+    def said(self, key: str) -> list[Any]:
+        """The values that a detail takes, each once: one where all visits agree, none where none says."""
+        values = [visit.details.get(key, self.details.get(key)) for visit in self.visits] or [self.details.get(key)]
+        return [value for place, value in enumerate(values) if value is not None and value not in values[:place]]
 
 
 @dataclass(frozen=True)
@@ -154,6 +215,8 @@ def read_record(path: str | Path) -> Record:
     path = Path(path)
     raw = _read_object(path, "record")
     try:
+        if raw["schema"] == 1:
+            raw = schema1.upgraded(raw)
         measurements = {
             name: Measurement(**_known(Measurement, measurement, f"measurement {name}"))
             for name, measurement in raw.pop("measurements").items()
@@ -212,11 +275,3 @@ def _known(kind: type, raw: dict[str, Any], what: str) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{what} has unknown entries {', '.join(unknown)}")
     return raw
-
-
-def _quantile(samples: tuple[int | float, ...], share: float) -> float:
-    ordered = sorted(samples)
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)

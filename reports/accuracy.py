@@ -44,11 +44,6 @@ PUBLISHED_COLUMNS = {"kinetics400": ("k400_top1", "top1"), "kinetics600": ("k600
 PUBLISHED_DATA = {"kinetics-400": "kinetics400", "kinetics-600": "kinetics600"}
 
 
-def is_accuracy(name: str) -> bool:
-    """Whether a measurement's name is one of accuracy."""
-    return NAME.fullmatch(name) is not None
-
-
 def budget(name: str) -> str:
     """`quick`, `proxy` or `full`. Raises: ValueError for a name that is not one of accuracy."""
     found = NAME.fullmatch(name)
@@ -59,12 +54,12 @@ def budget(name: str) -> str:
 
 def names(table: AblationTable) -> list[str]:
     """The accuracies that were asked for in any row: the built-in data first, budgets from small to large."""
-    return sorted_names(name for row in table.measured for name in row.record.measurements)
+    return sorted_names(measured for row in table.measured for measured in row.record.measurements.values())
 
 
-def sorted_names(found: Iterable[str]) -> list[str]:
-    """Of some measurements' names those of accuracies, each once, in the order of `names`."""
-    own = {name: NAME.fullmatch(name) for name in found if is_accuracy(name)}
+def sorted_names(found: Iterable[Measurement]) -> list[str]:
+    """Of some measurements those of accuracies by their names, each once, in the order of `names`."""
+    own = {one.name: NAME.fullmatch(one.name) for one in found if one.kind == "scored"}
     return sorted(own, key=lambda name: (own[name][2] or "", BUDGETS.index(own[name][1])))
 
 
@@ -123,12 +118,14 @@ def within(interval: Interval) -> Interval:
 
 
 def by_seed(measured: Measurement | None, key: str | None = None) -> dict[Any, float]:
-    """The samples, or the list in the details called `key`, by their seeds."""
+    """The samples, or what the visits say under `key`, by their seeds."""
     if measured is None:
         return {}
-    values = measured.samples if key is None else measured.details.get(key) or ()
-    seeds = measured.details.get("seeds") or list(range(len(measured.samples)))
-    return {seed: value for seed, value in zip(seeds, values, strict=False) if value is not None}
+    values = {
+        visit.details.get("seed", place): visit.samples[0] if key is None else visit.details.get(key)
+        for place, visit in enumerate(measured.visits)
+    }
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def cost_of_order(measured: Measurement | None, control: str) -> Paired | None:
@@ -317,7 +314,7 @@ def macs_per_view(row: Row, name: str) -> float | None:
 
 def said(table: AblationTable, name: str, key: str) -> list[Any]:
     """The values that an entry of the details takes over the rows, each once."""
-    values = [m.details[key] for m in _measurements(table, name) if m.details.get(key) is not None]
+    values = [value for m in _measurements(table, name) for value in m.said(key)]
     return [value for place, value in enumerate(values) if value not in values[:place]]
 
 
@@ -351,7 +348,7 @@ def setting(table: AblationTable, name: str) -> str:
 
 def unfinished(measured: Measurement) -> str | None:
     """Which of the wanted seeds are lacking, in words."""
-    done, wanted = measured.details.get("seeds") or [], measured.details.get("wanted_seeds") or []
+    done, wanted = measured.said("seed"), measured.details.get("wanted_seeds") or []
     lacking = [seed for seed in wanted if seed not in done]
     if not measured.samples or not lacking:
         return None

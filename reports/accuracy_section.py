@@ -45,7 +45,7 @@ def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
         return MISSING if row.published_only else MISSING + notes.mark(accuracy.reason(row, name))
     text = str(found) + ("" if found.over_seeds else notes.mark(ONE_RUN))
     odd = accuracy.differs(table, row, name)
-    covered = [share for share in row.measurement(name).details.get("coverage") or () if share is not None]
+    covered = accuracy.by_seed(row.measurement(name), "coverage").values()
     if covered and min(covered) < 1:
         text += notes.mark(f"{100 * min(covered):.1f} % of the test videos could be decoded; the others count as wrong")
     twin = row.measurement(name).details.get("same_network_as")
@@ -106,9 +106,9 @@ def _of_one(table: AblationTable, name: str, notes: Notes) -> list[str]:
 
 
 def _how(table: AblationTable, name: str) -> str:
-    epochs, recipes, digests, videos, views, seeds, machines = (
+    epochs, recipes, digests, videos, views, numbers, machines = (
         accuracy.said(table, name, key)
-        for key in ("epochs", "recipe", "data_digest", "videos", "views", "seeds", "machine")
+        for key in ("epochs", "recipe", "data_digest", "videos", "views", "seed", "machine")
     )
     digest = f" (digest {'; '.join(map(_digest, digests))})" if digests else ""
     text = f"Trained on {accuracy.data_words(table, name)}{digest}"
@@ -116,7 +116,6 @@ def _how(table: AblationTable, name: str) -> str:
     text += f" by the recipe {_joined(recipes)}" if recipes else ""
     text += f", tested on {_joined(videos)} videos" if videos else ""
     text += f" with {_joined(views)} views (clips x crops)." if views else "."
-    numbers = list(dict.fromkeys(seed for some in seeds for seed in some))
     if numbers:
         text += f" Seed{'s' if len(numbers) > 1 else ''} {_joined(numbers)}: a seed sets initial weights and the order "
         text += "of the clips, the same order for all rows."
@@ -216,9 +215,8 @@ def _kind(one: Ordering | None, notes: Notes) -> str:
 
 
 def _controls_part(table: AblationTable, name: str, known: list[Row], notes: Notes) -> list[str]:
-    tried = [
-        control for control in accuracy.CONTROLS if any(row.measurement(name).details.get(control) for row in known)
-    ]
+    measured = [row.measurement(name) for row in known]
+    tried = [control for control in accuracy.CONTROLS if any(accuracy.by_seed(one, control) for one in measured)]
     if not tried:
         return []
     columns: list[Column] = [("row", lambda row: row.name)]
@@ -266,7 +264,7 @@ def _further_part(table: AblationTable, name: str, known: list[Row]) -> list[str
     columns: list[Column] = [("row", lambda row: row.name)]
     text = ""
     for key, (heading, factor) in FURTHER.items():
-        values = [value for row in known for value in row.measurement(name).details.get(key) or () if value is not None]
+        values = [value for row in known for value in accuracy.by_seed(row.measurement(name), key).values()]
         if key == "coverage" and values and min(values) == 1:
             text = "Every test video could be decoded."
         elif values:
@@ -280,7 +278,7 @@ def _further_part(table: AblationTable, name: str, known: list[Row]) -> list[str
 
 
 def _mean_of(row: Row, name: str, key: str, factor: float) -> str:
-    values = [value for value in row.measurement(name).details.get(key) or () if value is not None]
+    values = accuracy.by_seed(row.measurement(name), key).values()
     if not values:
         return MISSING
     return f"{factor * fmean(values):.0f}" if key == "seconds" else f"{factor * fmean(values):.1f}"

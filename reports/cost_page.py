@@ -178,7 +178,9 @@ def _ratio(one: Row, other: Row, name: str, floor: float | None) -> statistics.R
     shared = set(ours) & set(theirs)
     rounds = len(shared) or min(len(ours), len(theirs))
     ratio = statistics.paired_ratio_interval if shared else statistics.ratio_interval
-    return statistics.Ratio(ratio(ours, theirs), statistics.held(floor, name, paired=bool(shared), rounds=rounds))
+    return statistics.Ratio(
+        ratio(ours, theirs), statistics.held(floor, one.measurement(name).kind, paired=bool(shared), rounds=rounds)
+    )
 
 
 def _with_interval(found: statistics.Interval, scale: float = 1, unit: str = "") -> str:

@@ -7,6 +7,8 @@ import shlex
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 from reports import accuracy, accuracy_section, counting, exponents, roofline, shares, statistics, verdict
 from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
@@ -265,14 +267,14 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: floa
     n = f"n={len(measured.samples)}" if count else ""
     inside = ", ".join(part for part in (f"{low}–{high}" if len(measured.samples) > 1 else "", n) if part)
     text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
-    if measured.details.get("settled") is False:
+    if False in measured.said("settled"):
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
-    if measured.details.get("launch_share", 0) > LAUNCH_BOUND:
+    if max(measured.said("launch_share"), default=0) > LAUNCH_BOUND:
         text += notes.mark("the host was busy launching for most of this time: the device alone may be faster")
     if measured.details.get("bound", "memory") != "memory":
         text += notes.mark(f"larger batches may fit: the search ended with this: {measured.details['bound']}")
     for detail, what in FINITE.items():
-        if measured.details.get(detail) is False:
+        if False in measured.said(detail):
             text += notes.mark(f"the {what} not finite (nan or infinity): the cost of a computation that failed")
     unfinished = row.unfinished(name)
     return text + (notes.mark(unfinished) if unfinished else "")
@@ -325,7 +327,7 @@ def further_names(table: AblationTable) -> list[str]:
     found: dict[str, None] = {}
     for row in table.measured:
         for name, measured in row.record.measurements.items():
-            if name not in IN_COLUMNS and "machine" in measured.details and not accuracy.is_accuracy(name):
+            if name not in IN_COLUMNS and measured.ran:
                 found[name] = None
     return list(found)
 
@@ -380,7 +382,9 @@ def floors_in_words(floors: dict[str, float | None]) -> str:
     measured = [f"{_words(name)} {floor:.1%}" for name, floor in floors.items() if floor is not None]
     assumed: dict[float, list[str]] = {}
     for name in (name for name, floor in floors.items() if floor is None):
-        assumed.setdefault(statistics.assumed_floor(name), []).append(_words(name))
+        assumed.setdefault(statistics.assumed_floor("sized" if name.endswith("memory") else "timed"), []).append(
+            _words(name)
+        )
     said = []
     if measured:
         said.append(
@@ -548,8 +552,8 @@ def _csv_row(table: AblationTable, row: Row, printed: list[str]) -> dict[str, An
         "counting": row.counting,
         "params_count": row.params_count,
         "latency_ms": latency.median if timed else None,
-        "latency_q1": latency.quartiles[0] if timed else None,
-        "latency_q3": latency.quartiles[1] if timed else None,
+        "latency_q1": float(np.quantile(latency.samples, 0.25)) if timed else None,
+        "latency_q3": float(np.quantile(latency.samples, 0.75)) if timed else None,
         "latency_n": len(latency.samples) if timed else None,
         "latency_wide": _bool(row.interval("latency").wide) if timed else None,
         "latency_rounds": len(statistics.by_round(latency)) if timed else None,

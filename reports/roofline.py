@@ -70,13 +70,12 @@ def _share(row: Row, rate: float | None, name: str) -> float | None:
 def _together(one: Measurement, other: Measurement) -> bool:
     """Whether two measurements come from one machine and, where both say from which runs, share a run."""
     ours, theirs = _runs(one), _runs(other)
-    same_machine = one.details.get("machine") == other.details.get("machine")
+    same_machine = one.said("machine") == other.said("machine")
     return same_machine and (not ours or not theirs or not ours.isdisjoint(theirs))
 
 
 def _runs(measured: Measurement) -> set[str]:
-    visits = measured.details.get("visits") or [measured.details]
-    return {visit["run"] for visit in visits if visit.get("run")}
+    return {visit.run for visit in measured.visits if visit.run}
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, Ch. 13 (pe
 Hinkley, Bootstrap Methods and their Application, 1997, Sec. 3.8 (drawing groups, then within them).
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from records.record import Measurement
+from records.record import Measurement, Visit
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -70,23 +70,23 @@ class Ratio:
 
 
 def by_round(measurement: Measurement) -> Rounds:
-    """The samples of each round; a measurement that names no rounds is one."""
-    numbers = measurement.details.get("rounds")
-    if not isinstance(numbers, list) or len(numbers) != len(measurement.samples):
-        return {1: measurement.samples} if measurement.samples else {}
-    found: dict[int, list[float]] = {}
-    for number, sample in zip(numbers, measurement.samples, strict=True):
-        found.setdefault(number, []).append(sample)
-    return {number: tuple(found[number]) for number in sorted(found)}
+    """The samples of each round."""
+    return _samples_by(measurement, lambda visit: visit.round)
 
 
-def by_visit(measurement: Measurement, run: str) -> Rounds:
-    """The samples of each round under the run that took it and its number; `run` names one that is not recorded.
+def by_visit(measurement: Measurement) -> Rounds:
+    """The samples of each round under the run that took it and its number.
 
     Rounds of two measurements were interleaved, and may be paired, only where run and number are the same.
     """
-    runs = {visit["round"]: visit.get("run", run) for visit in measurement.details.get("visits", ())}
-    return {(runs.get(number, run), number): samples for number, samples in by_round(measurement).items()}
+    return _samples_by(measurement, lambda visit: (visit.run, visit.round))
+
+
+def _samples_by(measurement: Measurement, key: Callable[[Visit], Hashable]) -> Rounds:
+    rounds: dict[Hashable, tuple[float, ...]] = {}
+    for visit in sorted(measurement.visits, key=lambda visit: visit.round):
+        rounds[key(visit)] = (*rounds.get(key(visit), ()), *visit.samples)
+    return rounds
 
 
 def median_interval(rounds: Rounds) -> Interval:
@@ -125,20 +125,20 @@ def paired_ratio_interval(rounds: Rounds, baseline: Rounds) -> Interval:
     return _interval(float(value), np.median(within[drawn, generator.integers(RESAMPLES, size=drawn.shape)], axis=1))
 
 
-def assumed_floor(name: str) -> float:
+def assumed_floor(kind: str) -> float:
     """The noise floor of a measurement of which no case has two rounds."""
-    return ASSUMED_FLOOR_OF_MEMORY if name.endswith("_memory") else ASSUMED_FLOOR
+    return ASSUMED_FLOOR_OF_MEMORY if kind == "sized" else ASSUMED_FLOOR
 
 
-def held(floor: float | None, name: str, *, paired: bool, rounds: int) -> float:
+def held(floor: float | None, kind: str, *, paired: bool, rounds: int) -> float:
     """The floor that a ratio of medians over so many rounds is held to, from what `noise_floor` found or did not.
 
     One round says less than several, and medians that were not taken in turn differ by the drift of the machine too.
     """
     if floor is None:
-        return assumed_floor(name)
+        return assumed_floor(kind)
     floor = max(floor * (ONCE if rounds == 1 else 1.0), LEAST_FLOOR)
-    return floor if paired and rounds > 1 else max(floor, assumed_floor(name))
+    return floor if paired and rounds > 1 else max(floor, assumed_floor(kind))
 
 
 def noise_floor(cases: Sequence[Rounds], *, common_drift: bool) -> float | None:

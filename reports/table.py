@@ -12,13 +12,11 @@ from typing import Any
 
 from records.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
 from reports import counting, paper_table, statistics, verdict
-from reports.accuracy import is_accuracy
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
 from reports.statistics import Interval, Ratio
 from reports.verdict import Verdict
 
 NOT_YET = "not measured yet"
-TIMED = ("latency", "throughput", "peak_memory")
 WHAT_RAN = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads")  # as in Row.circumstances
 OPERATOR_WORDS = {  # part of an operator's name: what the field calls it; the first that fits
     "cudnn_attention": "cuDNN", "flash": "flash", "efficient_attention": "memory-efficient",
@@ -89,10 +87,10 @@ class Row:
         measured = self.measurement(name)
         if measured is None or not measured.samples:
             return None
-        done, wanted = len(statistics.by_round(measured)), measured.details.get("rounds_wanted", 1)
+        done, wanted = len(statistics.by_round(measured)), measured.rounds_wanted
         if done >= wanted:
             return None
-        reasons = dict.fromkeys(measured.details.get("failed_rounds", {}).values())
+        reasons = dict.fromkeys(measured.failed_rounds.values())
         return f"{done} of {wanted} rounds measured so far" + (f": {'; '.join(reasons)}" if reasons else "")
 
     def circumstances(self, name: str) -> dict[str, str]:
@@ -223,7 +221,8 @@ class AblationTable:
         paired = bool(set(pair[0]) & set(pair[1]))
         interval = (statistics.paired_ratio_interval if paired else statistics.ratio_interval)(*pair)
         fewest = len(set(pair[0]) & set(pair[1])) if paired else min(map(len, pair))
-        floor = statistics.held(self.floor(name, common_drift=paired), name, paired=paired, rounds=fewest)
+        kind = row.measurement(name).kind
+        floor = statistics.held(self.floor(name, common_drift=paired), kind, paired=paired, rounds=fewest)
         once = all(len(one.measurement(name).samples) == 1 for one in (row, base))
         return Ratio(interval, floor, paired, once)
 
@@ -263,15 +262,9 @@ class AblationTable:
 
 
 def visits(row: Row, name: str) -> statistics.Rounds:
-    """The samples of a measurement by run and round.
-
-    Records from before visits named their run are of one run where the whole records are.
-    """
+    """The samples of a measurement by run and round."""
     measured = row.measurement(name)
-    if measured is None or not measured.samples:
-        return {}
-    source = [row.record.provenance.get("started"), row.record.provenance.get("commit")]
-    return statistics.by_visit(measured, f"{source} {measured.details.get('commit')}")
+    return statistics.by_visit(measured) if measured else {}
 
 
 def load(folder: str | Path) -> AblationTable:
@@ -369,17 +362,17 @@ def facts(record: Record) -> dict[str, str]:
     Kernel and operators only where attention ran: a large matrix product has neither.
     """
     case, measured = record.case, [m for m in record.measurements.values() if m.samples]
-    timed = [m for m in measured if _is_timed(m)]
-    tried = timed or any(m.missing and not is_accuracy(m.name) for m in record.measurements.values())
+    ran = [m for m in measured if m.ran]
+    tried = ran or any(m.missing and m.ran for m in record.measurements.values())
     words: dict[str, str] = {}
-    if timed:
-        words["device"] = _said(timed, record, "machine") or str(case.get("device"))
+    if ran:
+        words["device"] = _said(ran, record, "machine") or str(case.get("device"))
         words["dtype"] = str(case.get("dtype"))
-        words |= _kernel(timed, case) | _operators(timed)
+        words |= _kernel(ran, case) | _operators(ran)
         words["mode"] = "compiled" if case.get("compile") else "eager"
         words["batch"] = str(case.get("batch_size"))
         if not str(case.get("device")).startswith("cuda"):
-            words["threads"] = _said(timed, record, "threads") or "default"
+            words["threads"] = _said(ran, record, "threads") or "default"
     clip, source = case.get("clip") or {}, (record.provenance.get("clip") or {}).get("source")
     if clip:
         length = "1 frame" if clip.get("frames") == 1 else f"{clip.get('frames')} frames at stride {clip.get('stride')}"
@@ -389,32 +382,26 @@ def facts(record: Record) -> dict[str, str]:
     return words
 
 
-def _is_timed(measured: Measurement) -> bool:
-    """Whether a measurement says how the case itself ran here; training for accuracy has circumstances of its own."""
-    return measured.name in TIMED or ("machine" in measured.details and not is_accuracy(measured.name))
-
-
-def _kernel(timed: list[Measurement], case: dict[str, Any]) -> dict[str, str]:
+def _kernel(ran: list[Measurement], case: dict[str, Any]) -> dict[str, str]:
     """The kernels that measurements name; what the case asked for where none does, yet the model itself ran."""
-    found = [m.details for m in timed if m.details.get("kernel") is not None]
-    named = dict.fromkeys(str(one["kernel"]) for one in found)
+    named = list(dict.fromkeys(str(kernel) for m in ran for kernel in m.said("kernel")))
     if named:  # `auto` takes plain softmax for short sequences on a CPU, which the kernel that it names does not
-        chosen = " (auto)" if any(one.get("kernel_requested") == "auto" for one in found) else ""
+        chosen = " (auto)" if any("auto" in m.said("kernel_requested") for m in ran if m.said("kernel")) else ""
         return {"kernel": " / ".join(named) + chosen}
-    return {"kernel": str(case.get("kernel"))} if any(m.name in TIMED for m in timed) else {}
+    return {} if all("kernel" in m.details for m in ran) else {"kernel": str(case.get("kernel"))}
 
 
-def _operators(timed: list[Measurement]) -> dict[str, str]:
-    """What really computed the attention, such as "flash"; where measurements differ in it, with their names."""
-    found: dict[str, list[str]] = {}
-    for measured in timed:
-        names = measured.details.get("operators")
-        if isinstance(names, list) and names:
-            said = " + ".join(dict.fromkeys(operator_words(str(name)) for name in names))
-            found.setdefault(said, []).append(measured.name.replace("_", " "))
-    if len(found) < 2:
-        return {"operators": next(iter(found))} if found else {}
-    return {"operators": "; ".join(f"{said} ({', '.join(names)})" for said, names in found.items())}
+def _operators(ran: list[Measurement]) -> dict[str, str]:
+    """What really computed the attention, such as "flash"; where measurements differ in it, with their titles."""
+    of_each: dict[str, list[str]] = {}
+    for measured in ran:
+        names = {str(name) for operators in measured.said("operators") for name in operators}
+        if names:
+            words = " + ".join(dict.fromkeys(operator_words(name) for name in sorted(names)))
+            of_each.setdefault(words, []).append(measured.title)
+    if len(of_each) < 2:
+        return {"operators": next(iter(of_each))} if of_each else {}
+    return {"operators": "; ".join(f"{words} ({', '.join(titles)})" for words, titles in of_each.items())}
 
 
 def operator_words(name: str) -> str:
@@ -424,15 +411,16 @@ def operator_words(name: str) -> str:
 
 def _said(measured: list[Measurement], record: Record, key: str) -> str:
     """What the measurements say of their own circumstances, else what their record says."""
-    said = [m.details.get(key, record.provenance.get(key)) for m in measured]
-    return " / ".join(dict.fromkeys(str(value) for value in said if value is not None))
+    values = [str(value) for m in measured for value in m.said(key) or [record.provenance.get(key)]]
+    return " / ".join(dict.fromkeys(value for value in values if value != "None"))
 
 
 def _commits(measured: list[Measurement], record: Record) -> str:
     """The commits that the numbers come from, in short."""
-    said = []
-    for source in [m.details for m in measured] or [record.provenance]:
+    sources = [{**m.details, **visit.details} for m in measured for visit in m.visits] or [record.provenance]
+    texts = []
+    for source in sources:
         commit = str(source.get("commit") or record.provenance.get("commit") or "unknown")
         dirty = source.get("dirty", record.provenance.get("dirty"))
-        said.append(commit[:10] + (" with local changes" if dirty else ""))
-    return " / ".join(dict.fromkeys(said))
+        texts.append(commit[:10] + (" with local changes" if dirty else ""))
+    return " / ".join(dict.fromkeys(texts))

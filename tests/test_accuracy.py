@@ -178,9 +178,9 @@ def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys)
     for record in found.values():
         measured = record.get(name)
         assert len(measured.samples) == 2
-        assert measured.details["seeds"] == [0, 1]
+        assert measured.said("seed") == [0, 1]
         assert measured.details["videos"] == 6
-        assert measured.details["coverage"] == [1.0, 1.0]
+        assert [visit.details["coverage"] for visit in measured.visits] == [1.0, 1.0]
         assert set(measured.details) >= {"shuffled", "single", "width_factor", "frames", "size", "machine"}
     assert len(results(tmp_path)) == 6
     written = {path: path.stat().st_mtime_ns for path in results(tmp_path)}

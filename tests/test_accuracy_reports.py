@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flat import flat
 from rich.console import Console
 from test_reports import one_record, write
 
@@ -29,8 +30,8 @@ MOTION = {
 def trained(*samples, name="top1_quick", seeds=None, **details) -> Measurement:
     said = MOTION | {"seeds": list(range(len(samples)) if seeds is None else seeds)} | details
     if not samples:
-        return Measurement(name, "percent", "higher", missing=said.pop("missing"), details=said)
-    return Measurement(name, "percent", "higher", samples, details=said)
+        return flat(name, "percent", "higher", missing=said.pop("missing"), details=said)
+    return flat(name, "percent", "higher", samples, details=said)
 
 
 def with_accuracy(row, *measured, **changes):

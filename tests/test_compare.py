@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flat import flat
 from test_reports import MACS, one_record, write
 
 from harness import compare
-from records.record import Measurement
+from records.record import Visit
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = [1, 1, 2, 2, 3, 3]
@@ -29,8 +30,8 @@ def record(row, level=500.0, kernel="sdpa", operators=("flash",), machine="Examp
     shares = (0.0, 1.0, 0.5, -0.5, -1.0, 0.2)
     samples = tuple(level * (1 + spread * share) for share in shares)
     timed = {
-        "latency": Measurement("latency", "ms", "lower", samples, details=details),
-        "throughput": Measurement("throughput", "clips/s", "higher", tuple(1000 / s for s in samples), details=details),
+        "latency": flat("latency", "ms", "lower", samples, details=details),
+        "throughput": flat("throughput", "clips/s", "higher", tuple(1000 / s for s in samples), details=details),
     }
     return replace(one, measurements={**one.measurements, **timed})
 
@@ -97,7 +98,7 @@ def test_rows_ablations_and_measurements_in_one_only(tmp_path):
     run(second, {"x": {}, "new": {}, "full": dict(latency="out of memory")}, name="scales")
     run(second, {"z": {}}, name="other")
     lost = compare.read_record(next((second / "scales").glob("full-*.json")))
-    empty = replace(lost.measurements["latency"], samples=(), missing="out of memory")
+    empty = replace(lost.measurements["latency"], visits=(), missing="out of memory")
     write(
         second / "scales",
         [record("x"), record("new"), replace(lost, measurements=lost.measurements | {"latency": empty})],
@@ -117,7 +118,7 @@ def test_an_ablation_s_folder_and_an_outputs_folder_both_do(tmp_path):
 def test_a_partial_measurement_says_so(tmp_path):
     part = record("x")
     latency = part.measurements["latency"]
-    latency = replace(latency, samples=latency.samples[:4], details=latency.details | {"rounds": ROUNDS[:4]})
+    latency = replace(latency, visits=latency.visits[:2])
     second = write(tmp_path / "b" / "scales", [replace(part, measurements={"latency": latency})], table=None)
     assert lines(compared(run(tmp_path / "a", {"x": {}}), second))["x"].notes == ("B has 2 of 3 rounds",)
 
@@ -175,7 +176,7 @@ def test_accuracies_are_compared_over_shared_seeds(tmp_path):
     from harness.compare import _accuracies
 
     def measured(samples, seeds):
-        return Measurement("top1_quick", "percent", "higher", samples, details={"seeds": seeds, "machine": "m"})
+        return flat("top1_quick", "percent", "higher", samples, details={"seeds": seeds, "machine": "m"})
 
     before = measured([50.0, 52.0, 51.0], [0, 1, 2])
     assert _accuracies(before, measured([60.1, 61.9, 61.0], [0, 1, 2])).startswith("+10.0 points")
@@ -184,7 +185,7 @@ def test_accuracies_are_compared_over_shared_seeds(tmp_path):
 
 
 def test_accuracy_has_no_noise_floor_and_counts_as_none_of_the_timings(tmp_path):
-    accuracy = Measurement("top1_quick", "percent", "higher", (10.0,), details={"machine": "Example CPU"})
+    accuracy = flat("top1_quick", "percent", "higher", (10.0,), details={"machine": "Example CPU"})
 
     def with_accuracy(folder):
         one = record("x")
@@ -197,7 +198,7 @@ def test_accuracy_has_no_noise_floor_and_counts_as_none_of_the_timings(tmp_path)
 
 def test_what_runs_no_attention_has_no_kernel_to_differ_in(tmp_path):
     details = {"machine": "Example CPU", "kernel": None}
-    ceilings = Measurement("matmul_ceiling", "MAC/s", "higher", (1e11,), details=details)
+    ceilings = flat("matmul_ceiling", "MAC/s", "higher", (1e11,), details=details)
 
     def run(folder, choice):
         one = record("x")
@@ -264,7 +265,7 @@ def with_one_sample(folder, **levels):
     for row, level in levels.items():
         one = record(row)
         once = {
-            name: replace(one.measurements[name], samples=(sample,), details={"machine": "Example CPU"})
+            name: replace(one.measurements[name], visits=(Visit((sample,)),), details={"machine": "Example CPU"})
             for name, sample in (("peak_memory", int(level * 2**20)), ("latency", float(level)))
         }
         records.append(replace(one, measurements=once))

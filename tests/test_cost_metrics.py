@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from flat import flat
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
@@ -24,7 +25,7 @@ from harness.spec import case
 from harness.spec.case import Settings
 from harness.spec.reader import UsageError
 from records import record
-from records.record import Measurement, Record, RecordError
+from records.record import Record, RecordError, Visit
 from reports import build as report
 from reports import cost_page, exponents, figure, roofline, table
 from reports.drawing import styled
@@ -262,15 +263,15 @@ def one_record(scheme, frames, size, machine="Example CPU", **changes):
     details = {"machine": machine, "kernel": "sdpa", "threads": 2}
     cost = 1.5e9 * (tokens / 3136) ** SLOPES[scheme] * (1 if scheme == "full" else 2)
     made = [
-        Measurement("macs", "MAC", "lower", (int(cost),)),
-        Measurement("latency", "ms", "lower", tuple(cost / 1e7 * f for f in (0.99, 1, 1.01)), details=details),
-        Measurement("peak_memory", "bytes", "lower", (int(1e8 * (tokens / 3136)),), details=details),
-        Measurement("bytes_moved", "bytes", "lower", (int(cost / 10),)),
-        Measurement("matmul_ceiling", "MAC/s", "higher", (4e10,), details=details),
-        Measurement("copy_ceiling", "bytes/s", "higher", (1e10,), details=details),
-        *(Measurement(f"macs_{name}", "MAC", "lower", (10**9,)) for name in operator_macs.GROUPS),
-        *(Measurement(f"time_{name}", "ms", "lower", (10.0,), details=details) for name in GROUPS),
-        Measurement("energy", "J", "lower", missing="no energy counter for this device"),
+        flat("macs", "MAC", "lower", (int(cost),)),
+        flat("latency", "ms", "lower", tuple(cost / 1e7 * f for f in (0.99, 1, 1.01)), details=details),
+        flat("peak_memory", "bytes", "lower", (int(1e8 * (tokens / 3136)),), details=details),
+        flat("bytes_moved", "bytes", "lower", (int(cost / 10),)),
+        flat("matmul_ceiling", "MAC/s", "higher", (4e10,), details=details),
+        flat("copy_ceiling", "bytes/s", "higher", (1e10,), details=details),
+        *(flat(f"macs_{name}", "MAC", "lower", (10**9,)) for name in operator_macs.GROUPS),
+        *(flat(f"time_{name}", "ms", "lower", (10.0,), details=details) for name in GROUPS),
+        flat("energy", "J", "lower", missing="no energy counter for this device"),
     ]
     measured = {one.name: one for one in made} | changes
     provenance = {"commit": "0123456789abcdef", "dirty": False, "clip": {"source": "sample"}}
@@ -285,7 +286,7 @@ def machine(tmp_path):
     """A folder of results with one ablation in which the longest clip of full attention did not fit."""
     folder = tmp_path / "example-cpu" / "scaling"
     records = [one_record(scheme, *clip) for scheme in SLOPES for clip in CLIPS]
-    lost = Measurement("latency", "ms", "lower", missing="out of memory: one piece of 19.0 GiB")
+    lost = flat("latency", "ms", "lower", missing="out of memory: one piece of 19.0 GiB")
     records[CLIPS.index((8, 336))] = one_record("full", 8, 336, latency=lost)
     for one in records:
         record.write_record(one, folder)
@@ -313,7 +314,7 @@ def titles(drawn):
 
 
 def without(name, reason="it was not asked for", unit="ms"):
-    return {name: Measurement(name, unit, "lower", missing=reason)}
+    return {name: flat(name, unit, "lower", missing=reason)}
 
 
 def test_a_panel_without_a_line_is_left_out_with_its_footnote(machine):
@@ -415,7 +416,7 @@ def test_a_roofline_is_derived_on_one_machine_only(machine):
     rate = row.value("macs") * 2 / (row.value("latency") / 1e3)
     assert roofline.achieved(row) == pytest.approx(rate)
     assert roofline.share(row) == pytest.approx(rate / 4e10)
-    elsewhere = Measurement("matmul_ceiling", "MAC/s", "higher", (4e10,), details={"machine": "another"})
+    elsewhere = flat("matmul_ceiling", "MAC/s", "higher", (4e10,), details={"machine": "another"})
     moved = replace(row, record=one_record("full", 8, 112, matmul_ceiling=elsewhere))
     assert roofline.share(moved) is None
 
@@ -467,9 +468,9 @@ def test_the_page_says_which_schemes_it_did_not_measure_and_what_ran_at_which_cl
 def test_shares_of_a_disturbed_profile_are_called_rough(tmp_path):
     for total, rough in ((105.0, False), (150.0, True)):
         folder, details = tmp_path / f"{total}" / "operators", {"machine": "Example CPU"}
-        made = [Measurement("latency", "ms", "lower", (100.0,), details=details)]
-        made += [Measurement(f"time_{name}", "ms", "lower", (total / 2,), details=details) for name in ("mlp", "rest")]
-        made.append(Measurement("time_total", "ms", "lower", (total,), details=details))
+        made = [flat("latency", "ms", "lower", (100.0,), details=details)]
+        made += [flat(f"time_{name}", "ms", "lower", (total / 2,), details=details) for name in ("mlp", "rest")]
+        made.append(flat("time_total", "ms", "lower", (total,), details=details))
         one = one_record("full", 8, 112, **{measured.name: measured for measured in made})
         record.write_record(one, folder)
         rows = [{"row": one.row, "case_id": one.case_id}]
@@ -493,15 +494,15 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
         details = {"machine": "Example CPU", "kernel": "sdpa", "threads": 2, "rounds": [1, 2, 3], "rounds_wanted": 3}
         sizes = {"memory": 400, "parameters": 80, "gradients": 70, "optimizer_state": 160, "activations": 90}
         made = [
-            Measurement("latency", "ms", "lower", (100.0 * times, 104.0 * times, 98.0 * times), details=details),
-            Measurement("throughput", "clips/s", "higher", (9.5 / times,), details={"machine": "Example CPU"}),
+            flat("latency", "ms", "lower", (100.0 * times, 104.0 * times, 98.0 * times), details=details),
+            flat("throughput", "clips/s", "higher", (9.5 / times,), details={"machine": "Example CPU"}),
             *(
-                Measurement(f"training_{part}", "bytes", "lower", (size * 2**20,), details={"machine": "Example CPU"})
+                flat(f"training_{part}", "bytes", "lower", (size * 2**20,), details={"machine": "Example CPU"})
                 for part, size in sizes.items()
             ),
-            Measurement("predicted_training_memory", "bytes, predicted", "lower", (333 * 2**20,)),
-            Measurement("largest_batch", "clips", "higher", (48,), details={"bound": "time budget of 9 s"}),
-            Measurement("largest_batch_throughput", "clips/s", "higher", (7.25,)),
+            flat("predicted_training_memory", "bytes, predicted", "lower", (333 * 2**20,)),
+            flat("largest_batch", "clips", "higher", (48,), details={"bound": "time budget of 9 s"}),
+            flat("largest_batch_throughput", "clips/s", "higher", (7.25,)),
         ]
         records.append(one_record(scheme, 8, 112, **{measured.name: measured for measured in made}))
         record.write_record(records[-1], folder)
@@ -539,7 +540,7 @@ WIDE = {  # measurement: its heading on the page
 def test_the_page_shows_intervals_of_every_kind_and_marks_wide_ones(name, step, tmp_path):
     details = {"machine": "Example CPU", "kernel": "sdpa", "threads": 2, "rounds": [1, 2, 3], "rounds_wanted": 3}
     rounds = tuple(1e9 * (1 + step * n) for n in range(3))
-    one = one_record("full", 8, 112, **{name: Measurement(name, "a unit", "lower", rounds, details=details)})
+    one = one_record("full", 8, 112, **{name: flat(name, "a unit", "lower", rounds, details=details)})
     record.write_record(one, tmp_path / "operators")
     rows = [{"row": one.row, "case_id": one.case_id}]
     record.write_manifest({"name": "operators", "question": "?", "table": None, "rows": rows}, tmp_path / "operators")
@@ -552,7 +553,7 @@ def test_the_page_shows_intervals_of_every_kind_and_marks_wide_ones(name, step, 
 def test_the_page_calls_wide_intervals_of_the_cheapest_rough(machine):
     assert ", rough)" not in cost_page.build(machine.parent).read_text(encoding="utf-8")
     row = table.load(machine).rows[0]
-    latency = replace(row.measurement("latency"), samples=(90.0, 100.0, 110.0, 150.0))
+    latency = replace(row.measurement("latency"), visits=(Visit((90.0, 100.0, 110.0, 150.0)),))
     measured = row.record.measurements | {"latency": latency}
     record.write_record(replace(row.record, measurements=measured), machine)
     page = cost_page.build(machine.parent).read_text(encoding="utf-8")
@@ -563,9 +564,9 @@ def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_p
     records = []
     for scheme, slope in SLOPES.items():
         for frames in (8, 16, 32):
-            products = Measurement("macs_attention", "MAC", "lower", (int(1e9 * (frames / 8) ** slope),))
+            products = flat("macs_attention", "MAC", "lower", (int(1e9 * (frames / 8) ** slope),))
             weights = 50 * 2**20  # the rest is in proportion to the tokens
-            peak = Measurement(
+            peak = flat(
                 "peak_memory", "bytes", "lower", (weights + frames * 2**20,), details={"weights_bytes": weights}
             )
             records.append(one_record(scheme, frames, 112, macs_attention=products, peak_memory=peak))

@@ -26,7 +26,7 @@ from harness.spec import case
 from harness.spec.case import Settings
 from harness.spec.reader import UsageError
 from records import provenance
-from records.record import Measurement, read_manifest, read_record, read_records
+from records.record import read_manifest, read_record, read_records
 
 ROOT = Path(__file__).parents[1]
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
@@ -65,11 +65,12 @@ class Meter:
             if isinstance(known, BaseException):
                 self.running -= timed
                 raise known
-            for measurement, (unit, better) in metrics.get(name).measures.items():
-                details = {"machine": provenance.machine(one.device)} if timed else {}
-                missing = known or {}
-                samples = () if missing else (1,)
-                measured.append(Measurement(measurement, unit, better, samples, details=details, **missing))
+            details = {"machine": provenance.machine(one.device)} if timed else {}
+            for quantity in metrics.get(name).measures.values():
+                if known:
+                    measured.append(quantity.absent(known["missing"], retry=known["retry"], details=details))
+                else:
+                    measured.append(quantity.of([1], details))
         self.running -= timed
         return measured
 

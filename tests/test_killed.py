@@ -46,8 +46,8 @@ def measured_quickly(request, answer, log, time_limit):
         for name in asked["metrics"]:
             time.sleep(0.004)
             found[name] = [
-                asdict(Measurement(one, unit, better, (random.random() + 1,), details={"machine": asked["machine"]}))
-                for one, (unit, better) in metrics.get(name).measures.items()
+                asdict(quantity.of([random.random() + 1], {"machine": asked["machine"]}))
+                for quantity in metrics.get(name).measures.values()
             ]
             write_json(found, Path(answer))
         os._exit(0)

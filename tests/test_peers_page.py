@@ -3,8 +3,9 @@
 from statistics import median
 
 import pytest
+from flat import flat
 
-from records.record import Measurement, Record, RecordError, case_id, write_manifest, write_record
+from records.record import Record, RecordError, case_id, write_manifest, write_record
 from reports import build, cost_page, peers
 
 MIB = 2**20
@@ -13,22 +14,22 @@ FAST, LEVEL = (2.0, 2.02, 2.04), (0.98, 1.0, 1.05)
 
 def sides(name, unit, theirs, ours):
     values = zip(peers.SIDES, (theirs, ours), strict=True)
-    return [Measurement(f"{name}_{side}", unit, "lower", (value,)) for side, value in values]
+    return [flat(f"{name}_{side}", unit, "lower", (value,)) for side, value in values]
 
 
 def compared(scheme="local_global", *, forward=FAST, training=None, memory=None, difference=2e-7, dirty=False, **case):
     """A record as `benchmarks.peers` writes it; what is None was not asked for."""
-    made = [Measurement("difference", "1", "lower", (difference,), details={"largest_logit": 0.8})]
+    made = [flat("difference", "1", "lower", (difference,), details={"largest_logit": 0.8})]
     for mode, found in (("forward", forward), ("training", training)):
         if found:
             made += sides(f"{mode}_latency", "ms", 1000.0 * median(found), 1000.0)
             details = {"interval": [min(found), max(found)], "coverage": 0.9375}
-            made.append(Measurement(f"{mode}_speedup", "times", "higher", found, details=details))
+            made.append(flat(f"{mode}_speedup", "times", "higher", found, details=details))
     if isinstance(memory, str):
-        made.append(Measurement("training_memory_ratio", "times", "higher", missing=memory))
+        made.append(flat("training_memory_ratio", "times", "higher", missing=memory))
     elif memory:
         made += sides("training_memory", "bytes", memory * 100 * MIB, 100 * MIB)
-        made.append(Measurement("training_memory_ratio", "times", "higher", (memory,)))
+        made.append(flat("training_memory_ratio", "times", "higher", (memory,)))
     settings = {"scheme": scheme, "peer": "public code 1.0", "frames": 32, "size": 224, "depth": None, "batch_size": 1}
     settings |= {"device": "cpu", "dtype": "float32", "kernel": "auto", "seed": 0, "threads": 2, **case}
     source = {"commit": "0123456789abcdef", "dirty": dirty, "cpu": "Example CPU", "cores": {"usable": 4}}

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from flat import flat
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -30,14 +31,14 @@ def measurements(macs=MACS, timed=True, machine=MACHINE, **missing) -> dict[str,
         "layernorm_elements": (LAYERNORM, "elements"),
         "batchnorm_elements": (BATCHNORM, "elements"),
     }
-    made = [Measurement(name, unit, "lower", (value,)) for name, (value, unit) in exact.items()]
+    made = [flat(name, unit, "lower", (value,)) for name, (value, unit) in exact.items()]
     if timed:
         details = {"machine": machine, "kernel": "sdpa", "threads": 2}
-        made.append(Measurement("latency", "ms", "lower", (500.0, 510.0, 530.0, 505.0), details=details))
-        made.append(Measurement("throughput", "clips/s", "higher", (2.0,), details=details))
-        made.append(Measurement("peak_memory", "bytes", "lower", (700 * 2**20,), details=details))
+        made.append(flat("latency", "ms", "lower", (500.0, 510.0, 530.0, 505.0), details=details))
+        made.append(flat("throughput", "clips/s", "higher", (2.0,), details=details))
+        made.append(flat("peak_memory", "bytes", "lower", (700 * 2**20,), details=details))
     for name, reason in missing.items():
-        made.append(Measurement(name, "ms", "lower", missing=reason))
+        made.append(flat(name, "ms", "lower", missing=reason))
     return {m.name: m for m in made}
 
 
@@ -92,7 +93,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     assert path.name == f"{written.case_id}.json"
     assert record.read_record(path) == written
     assert record.read_records(tmp_path) == [written]
-    assert isinstance(json.loads(path.read_text())["measurements"]["macs"]["samples"][0], int)
+    assert isinstance(json.loads(path.read_text())["measurements"]["macs"]["visits"][0]["samples"][0], int)
 
 
 def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeypatch):
@@ -148,13 +149,13 @@ def test_a_file_that_is_no_record_is_named(tmp_path, content, message):
 )
 def test_a_measurement_has_samples_or_a_reason(wrong):
     with pytest.raises(ValueError, match="measurement latency"):
-        Measurement("latency", "ms", **wrong)
+        flat("latency", "ms", **wrong)
 
 
-def test_median_and_quartiles():
-    measured = Measurement("latency", "ms", samples=(4.0, 1.0, 3.0, 2.0))
-    assert (measured.median, measured.value, measured.quartiles) == (2.5, 2.5, (1.75, 3.25))
-    exact = Measurement("macs", "MAC", samples=(MACS,))
+def test_median_and_exact_value():
+    measured = flat("latency", "ms", samples=(4.0, 1.0, 3.0, 2.0))
+    assert (measured.median, measured.value) == (2.5, 2.5)
+    exact = flat("macs", "MAC", samples=(MACS,))
     assert exact.value == MACS
     assert isinstance(exact.value, int)
 
@@ -501,7 +502,7 @@ def in_rounds(row, levels, name="latency", unit="ms", **details) -> Record:
     samples = [level * share for level in levels for share in (0.99, 1.0, 1.0, 1.01)]
     said = {"machine": MACHINE, "kernel": "sdpa", "threads": 2, "operators": ["flash"]} | details
     said |= {"rounds": [n for n in range(1, len(levels) + 1) for _ in range(4)], "rounds_wanted": 3}
-    measured = Measurement(name, unit, "lower", samples, details=said)
+    measured = flat(name, unit, "lower", samples, details=said)
     return replace(one, measurements=one.measurements | {name: measured})
 
 
@@ -565,7 +566,7 @@ def in_bytes(row, mib) -> Record:
     """A record whose two memories were sampled once."""
     one, details = one_record(row), {"machine": MACHINE, "kernel": "sdpa", "threads": 2}
     made = {
-        name: Measurement(name, "bytes", "lower", (mib * 2**20,), details=details)
+        name: flat(name, "bytes", "lower", (mib * 2**20,), details=details)
         for name in ("peak_memory", "training_memory")
     }
     return replace(one, measurements=one.measurements | made)
@@ -648,12 +649,12 @@ def test_a_row_whose_measurements_ran_different_operators_names_each():
     one = in_rounds("x", [100], operators=["_scaled_dot_product_flash_attention"])
     training = in_rounds("x", [300], "training_latency", operators=["explicit softmax"])
     both = replace(one, measurements=one.measurements | {"training_latency": training.get("training_latency")})
-    assert table.facts(both)["operators"] == "flash (latency); math (explicit softmax) (training latency)"
+    assert table.facts(both)["operators"] == "flash (latency); math (explicit softmax) (training step)"
 
 
 def test_what_ran_no_attention_names_no_kernel():
     one = one_record()
-    ceiling = Measurement("matmul_ceiling", "MAC/s", "higher", (4e10,), details={"machine": MACHINE})
+    ceiling = flat("matmul_ceiling", "MAC/s", "higher", (4e10,), details={"machine": MACHINE, "kernel": None})
     assert table.facts(replace(one, measurements={"matmul_ceiling": ceiling})).get("kernel") is None
     assert table.facts(replace(one, measurements=one.measurements | {"matmul_ceiling": ceiling}))["kernel"] == "sdpa"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flat import flat
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from small_cases import tiny
 from torch import nn
@@ -16,7 +17,7 @@ from harness.cost import metrics
 from harness.cost.build import build, example
 from harness.cost.metrics.bytes_moved import by_operator
 from harness.spec import case
-from records.record import Measurement, Record, case_id
+from records.record import Record, case_id
 from reports import figure, markdown, roofline
 from reports.drawing import styled
 from reports.table import AblationTable, Row
@@ -168,9 +169,7 @@ def row(name="full", missing=(), dtype="float32", ceilings_from="Example CPU", c
         about = {} if units[key] in ("MAC", "bytes") else details
         about = details | {"machine": ceilings_from, "run": ceilings_in} if "ceiling" in key else about
         lacking = {"missing": "not counted"} if key in missing else {"samples": (value,)}
-        made[key] = Measurement(
-            key, units[key], "lower" if key[-7:] != "ceiling" else "higher", details=about, **lacking
-        )
+        made[key] = flat(key, units[key], "lower" if key[-7:] != "ceiling" else "higher", details=about, **lacking)
     settings = {"row": name, "device": "cpu", "dtype": dtype, "kernel": "auto", "batch_size": 2, "threads": 2}
     return Row(name, record=Record(case_id(name, settings), "x", name, settings, made, {"commit": "0123456789"}))
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from flat import flat
 from test_harness import Meter, ablation, go
 
 from harness import sweep
@@ -15,7 +16,7 @@ from harness.spec.case import Settings
 from harness.spec.reader import UsageError
 from records import provenance
 from records import visits as rounds
-from records.record import Measurement, read_manifest, read_record, read_records
+from records.record import read_manifest, read_record, read_records
 from reports import build, table
 
 KILLED = {"missing": "the measuring process was killed (signal 9)", "retry": True}
@@ -46,9 +47,8 @@ def test_every_second_round_goes_backwards(tmp_path, monkeypatch):
     assert go(tmp_path, rounds=None) == 0
     assert timed(meter) == ["one", "two", "three", "three", "two", "one", "one", "two", "three"]
     for one in latencies(tmp_path / "trial").values():
-        assert one.details["rounds"] == [1, 2, 3]
-        assert one.details["rounds_wanted"] == len(one.samples) == 3
-        assert [visit["round"] for visit in one.details["visits"]] == [1, 2, 3]
+        assert one.rounds_wanted == len(one.samples) == 3
+        assert [visit.round for visit in one.visits] == [1, 2, 3]
         assert rounds.complete(one)
     assert go(tmp_path, rounds=None) == 0
     assert len(timed(meter)) == 9
@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on_with_the_rounds_that_are_missing(tmp_path, m
     meter.answer = {}
     assert go(tmp_path, names=["latency"], rounds=3) == 0
     assert timed(meter) == ["two", "one", "one", "two", "three"]
-    assert all(sorted(one.details["rounds"]) == [1, 2, 3] for one in latencies(tmp_path / "trial").values())
+    assert all(rounds.taken(one) == {1, 2, 3} for one in latencies(tmp_path / "trial").values())
     assert "rounds measured so far" not in (tmp_path / "trial" / "report.md").read_text()
 
 
@@ -105,7 +105,7 @@ def test_more_rounds_join_those_that_are_there(tmp_path, monkeypatch):
     assert go(tmp_path, rounds=1) == 0
     assert go(tmp_path, rounds=3) == 0
     assert len(timed(meter)) == 9
-    assert {tuple(one.details["rounds"]) for one in latencies(tmp_path / "trial").values()} == {(1, 2, 3)}
+    assert all(rounds.taken(one) == {1, 2, 3} for one in latencies(tmp_path / "trial").values())
     assert go(tmp_path, rounds=2) == 0
     assert len(timed(meter)) == 9
 
@@ -117,13 +117,13 @@ def test_a_round_that_fails_keeps_the_others_and_is_tried_again(tmp_path, monkey
     assert "one · latency: the measuring process was killed" in capsys.readouterr().err
     assert len(timed(meter)) == 2  # no third try of what failed in this run
     one = latencies(tmp_path / "trial")["one"]
-    assert (len(one.samples), one.details["failed_rounds"]) == (1, {"2": KILLED["missing"]})
+    assert (len(one.samples), one.failed_rounds) == (1, {"2": KILLED["missing"]})
     assert f"1 of 3 rounds measured so far: {KILLED['missing']}" in (tmp_path / "trial" / "report.md").read_text()
     meter.answer = {}
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
     one = latencies(tmp_path / "trial")["one"]
     assert len(one.samples) == 3
-    assert "failed_rounds" not in one.details
+    assert not one.failed_rounds
 
 
 def test_lack_of_memory_in_the_first_round_is_the_result_of_all(tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_force_replaces_what_is_finished_only_once_it_is_finished_too(tmp_path, 
     meter.answer = {}
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=2, force=True) == 0
     after = latencies(tmp_path / "trial")["one"]
-    assert (after.details["rounds"], after.details["rounds_wanted"]) == ([1, 2], 2)
+    assert (rounds.taken(after), after.rounds_wanted) == ({1, 2}, 2)
 
 
 def test_samples_of_other_code_are_not_continued(tmp_path, monkeypatch, capsys):
@@ -194,7 +194,7 @@ def test_samples_of_other_code_are_not_continued(tmp_path, monkeypatch, capsys):
     meter.asked.clear()
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
     assert len(timed(meter)) == 3
-    assert latencies(tmp_path / "trial")["one"].details["rounds"] == [1, 2, 3]
+    assert rounds.taken(latencies(tmp_path / "trial")["one"]) == {1, 2, 3}
 
 
 def test_samples_of_local_changes_are_not_continued_by_another_run(tmp_path, monkeypatch, capsys):
@@ -206,13 +206,13 @@ def test_samples_of_local_changes_are_not_continued_by_another_run(tmp_path, mon
     meter.asked.clear()
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
     assert len(timed(meter)) == 3
-    assert len({visit["run"] for visit in latencies(tmp_path / "trial")["one"].details["visits"]}) == 1
+    assert len({visit.run for visit in latencies(tmp_path / "trial")["one"].visits}) == 1
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
     assert len(timed(meter)) == 3  # what is finished stays
 
 
 def test_samples_of_code_that_nobody_knows_are_not_continued_by_another_run():
-    one = Measurement("latency", "ms", "lower", (1.0,), details={"machine": "m", "commit": "unknown", "run": "a"})
+    one = flat("latency", "ms", "lower", (1.0,), details={"machine": "m", "commit": "unknown", "run": "a"})
     source = {"commit": "unknown", "dirty": None, "run": "b", "cpu_generation": {"model": 1}}
     assert not rounds.continues(one, "m", source)
     assert rounds.continues(one, "m", source | {"run": "a"})
@@ -259,22 +259,23 @@ def test_what_a_deadline_cut_short_is_no_result_and_the_rest_is_kept(tmp_path, m
     assert meter.asked == []
 
 
-def test_records_from_before_there_were_rounds_are_whole():
-    old = Measurement("latency", "ms", "lower", (1.0, 2.0))
+def test_records_from_before_there_were_rounds_are_of_one():
+    old = flat("latency", "ms", "lower", (1.0, 2.0))
     assert rounds.complete(old)
-    assert rounds.left(old, 3) == set()
+    assert rounds.left(old, 3) == {2, 3}
 
 
 def test_a_visit_that_ran_something_else_is_seen():
     details = {"kernel": "sdpa", "operators": ["flash"], "settled": True, "machine": "m"}
-    first = rounds.joined(None, Measurement("latency", "ms", "lower", (1.0,), details=details), 1, 2)
+    first = rounds.joined(None, flat("latency", "ms", "lower", (1.0,), details=details), 1, 2)
     other = details | {"operators": ["math"], "settled": False}
-    both = rounds.joined(first, Measurement("latency", "ms", "lower", (3.0, 4.0), details=other), 2, 2)
+    both = rounds.joined(first, flat("latency", "ms", "lower", (3.0, 4.0), details=other), 2, 2)
     assert both.samples == (1.0, 3.0, 4.0)
-    assert both.details["operators"] == ["flash", "math"]
+    assert both.said("operators") == [["flash"], ["math"]]
+    assert "operators" not in both.details
     assert both.details["kernel"] == "sdpa"
-    assert both.details["settled"] is False
-    assert [visit["samples"] for visit in both.details["visits"]] == [1, 2]
+    assert both.said("settled") == [True, False]
+    assert [len(visit.samples) for visit in both.visits] == [1, 2]
 
 
 def test_memory_has_a_sample_in_every_round_and_a_ratio(tmp_path, monkeypatch):
@@ -286,7 +287,7 @@ def test_memory_has_a_sample_in_every_round_and_a_ratio(tmp_path, monkeypatch):
     assert timed(meter) == ["one", "two", "two", "one", "one", "two"]  # no visit more than latency alone has
     loaded = table.load(tmp_path / "trial")
     for row in loaded.rows:
-        assert row.measurement("peak_memory").details["rounds"] == [1, 2, 3]
+        assert rounds.taken(row.measurement("peak_memory")) == {1, 2, 3}
     assert loaded.floor("peak_memory") == 0.01
     assert loaded.ratio(loaded.rows[1], "peak_memory").paired
     assert "peak memory" in (tmp_path / "trial" / "report.md").read_text()
@@ -324,7 +325,7 @@ def test_ratios_to_the_baseline_reach_report_and_csv(tmp_path, monkeypatch):
     assert "1.00 (1.00–1.00), not distinguishable" in report
     assert "noise floor" in report
     assert re.search(r"latency_ratio_verdict.*\n.*\n.*not distinguishable", (folder / "table.csv").read_text())
-    assert read_record(next(iter(folder.glob("two-*.json")))).get("latency").details["rounds"] == [1, 2]
+    assert rounds.taken(read_record(next(iter(folder.glob("two-*.json")))).get("latency")) == {1, 2}
     assert build.build(folder)
 
 
@@ -336,7 +337,7 @@ def test_rows_that_were_not_measured_in_turn_are_not_paired(tmp_path, monkeypatc
 
     def meter(case, names, clip, **_):
         taken = day[0] * (100 if case.row == "one" else 150)
-        return [Measurement("latency", "ms", "lower", (taken,), details={"machine": provenance.machine("cpu")})]
+        return [flat("latency", "ms", "lower", (taken,), details={"machine": provenance.machine("cpu")})]
 
     def ratio():
         loaded = table.load(tmp_path / "trial")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from flat import flat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from records.record import Measurement
 from reports.statistics import (
     Interval,
     Ratio,
@@ -106,26 +106,26 @@ def test_few_rounds_tell_no_more_equal_cases_apart_than_many(rounds):
     told = 0
     for _ in range(400):
         cases = [{n: (float(np.exp(0.05 * generator.standard_normal())),) for n in range(rounds)} for _ in range(9)]
-        floor = held(noise_floor(cases, common_drift=True), "latency", paired=True, rounds=rounds)
+        floor = held(noise_floor(cases, common_drift=True), "timed", paired=True, rounds=rounds)
         value = np.median([cases[0][n][0] / cases[1][n][0] for n in range(rounds)])
         told += max(value, 1 / value) - 1 > floor
     assert told <= 0.15 * 400
 
 
 @pytest.mark.parametrize(
-    ("found", "name", "paired", "rounds", "floor"),
+    ("found", "kind", "paired", "rounds", "floor"),
     [
-        (None, "latency", True, 1, 0.10),
-        (None, "peak_memory", False, 1, 0.01),
-        (0.05, "latency", True, 3, 0.05),
-        (0.002, "peak_memory", True, 3, 0.01),  # never less
-        (0.05, "latency", False, 3, 0.10),  # not in turn: at least what is assumed
-        (0.08, "latency", True, 1, 0.108),  # one round says less
-        (0.03, "latency", True, 1, 0.10),
+        (None, "timed", True, 1, 0.10),
+        (None, "sized", False, 1, 0.01),
+        (0.05, "timed", True, 3, 0.05),
+        (0.002, "sized", True, 3, 0.01),  # never less
+        (0.05, "timed", False, 3, 0.10),  # not in turn: at least what is assumed
+        (0.08, "timed", True, 1, 0.108),  # one round says less
+        (0.03, "timed", True, 1, 0.10),
     ],
 )
-def test_the_floor_that_a_ratio_is_held_to(found, name, paired, rounds, floor):
-    assert held(found, name, paired=paired, rounds=rounds) == pytest.approx(floor)
+def test_the_floor_that_a_ratio_is_held_to(found, kind, paired, rounds, floor):
+    assert held(found, kind, paired=paired, rounds=rounds) == pytest.approx(floor)
 
 
 def test_without_two_rounds_there_is_no_floor():
@@ -157,16 +157,16 @@ def test_ratios_that_cannot_be_are_refused():
 
 def test_samples_are_told_apart_by_their_rounds():
     details = {"rounds": [2, 1, 2]}
-    assert by_round(Measurement("x", "ms", samples=(1, 2, 3), details=details)) == {1: (2,), 2: (1, 3)}
-    assert by_round(Measurement("x", "ms", samples=(1, 2, 3))) == {1: (1, 2, 3)}
-    assert by_round(Measurement("x", "ms", missing="why")) == {}
+    assert by_round(flat("x", "ms", samples=(1, 2, 3), details=details)) == {1: (2,), 2: (1, 3)}
+    assert by_round(flat("x", "ms", samples=(1, 2, 3))) == {1: (1, 2, 3)}
+    assert by_round(flat("x", "ms", missing="why")) == {}
 
 
 def test_rounds_of_two_runs_are_told_apart():
     def measured(*runs):
         visits = [{"round": number, **({"run": run} if run else {})} for number, run in enumerate(runs, start=1)]
         details = {"rounds": [1, 2, 2], "visits": visits}
-        return by_visit(Measurement("latency", "ms", "lower", (1.0, 2.0, 3.0), details=details), "before")
+        return by_visit(flat("latency", "ms", "lower", (1.0, 2.0, 3.0), details=details, run="before"))
 
     assert measured("a", "b") == {("a", 1): (1.0,), ("b", 2): (2.0, 3.0)}
     assert measured("a", None) == {("a", 1): (1.0,), ("before", 2): (2.0, 3.0)}

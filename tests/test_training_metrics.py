@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from flat import flat
 from hypothesis import given
 from hypothesis import strategies as st
 from small_cases import LITTLE, clip_file, tiny
@@ -19,7 +20,7 @@ from harness.cost.metrics import largest_batch as batches
 from harness.cost.metrics import predicted_training_memory as prediction
 from harness.cost.training_step import OPTIMIZER, TrainingStep, targets
 from harness.cost.workload import Workload
-from records.record import Measurement, Record, write_manifest, write_record
+from records.record import Record, write_manifest, write_record
 from reports import markdown, table
 
 WIDE = {"widths": [48, 96, 192, 384]}
@@ -375,11 +376,11 @@ def test_training_on_a_gpu(tmp_path):
 def test_a_report_has_a_column_for_each_and_says_what_ended_a_search(tmp_path):
     here = {"machine": "a machine", "kernel": "sdpa"}
     made = [
-        Measurement("training_latency", "ms", "lower", (10.0, 11.0, 12.0), details=here),
-        Measurement("training_memory", "bytes", "lower", (300 * 2**20,), details=here),
-        Measurement(PREDICTED, "bytes, predicted", "lower", (200 * 2**20,), details=here),
-        Measurement("largest_batch", "clips", "higher", (48,), details={**here, "bound": "time budget of 9 s"}),
-        Measurement("training_largest_batch", "clips", "higher", (7,), details={**here, "bound": "memory"}),
+        flat("training_latency", "ms", "lower", (10.0, 11.0, 12.0), details=here),
+        flat("training_memory", "bytes", "lower", (300 * 2**20,), details=here),
+        flat(PREDICTED, "bytes, predicted", "lower", (200 * 2**20,), details=here),
+        flat("largest_batch", "clips", "higher", (48,), details={**here, "bound": "time budget of 9 s"}),
+        flat("training_largest_batch", "clips", "higher", (7,), details={**here, "bound": "memory"}),
     ]
     one = tiny()
     record = Record("tiny", "some", "tiny", one.to_dict(), {m.name: m for m in made}, {"commit": "0" * 40})

@@ -26,7 +26,7 @@ from harness.spec.case import Ablation, Entry, case_id
 from harness.spec.reader import UsageError
 from harness.training.job import Job, Result
 from records import provenance
-from records.record import Measurement
+from records.record import Measurement, Quantity, Visit
 
 SAY_EVERY_SECONDS = 30.0
 PREDICTIONS = "predictions.npz"
@@ -127,20 +127,18 @@ def gather(
         there = store.read(of_row[0].entry)
         old = there.get(measurement.name) if there else None
         if old is not None and old.samples == measurement.samples and old.missing == measurement.missing:
-            same = old.details.get("jobs") == measurement.details.get("jobs")
-            if same:
+            if old.said("job") == measurement.said("job"):
                 continue
         store.merge(of_row[0].entry, None, [measurement], {**shared, "clip": None, "time": provenance.now()})
 
 
 def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], why: dict[int, str]) -> Measurement:
-    job, seeds = of_row[0].job, [task.seed for task in of_row if task.seed in results]
-    some = [results[seed] for seed in seeds]
+    job = of_row[0].job
+    some = [results[task.seed] for task in of_row if task.seed in results]
     details: dict[str, Any] = {
         "budget": setup.budget.name,
         "data": setup.data_name if setup.data_name in plan.BUILT_IN else plan.data_slug(setup.data_name),
         "built_in": setup.data_name in plan.BUILT_IN,
-        "seeds": seeds,
         "wanted_seeds": [task.seed for task in of_row],
         "recipe": job.recipe.name,
         "recipe_source": setup.asked.recipe_source,
@@ -158,10 +156,11 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         "classes": job.classes,
         "dtype": job.dtype,
         "device": job.device,
-        "jobs": [task.job.digest for task in of_row if task.seed in results],
     }
     if of_row[0].same_as is not None:
         details["same_network_as"] = of_row[0].same_as
+    what = f"top-1, {setup.budget.name} on {details['data']}"
+    quantity = Quantity(setup.measurement, "scored", what, "percent", "higher")
     if why:
         details["failed"] = {str(seed): reason for seed, reason in why.items()}
     if some:
@@ -169,23 +168,32 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
             "data_digest": some[0].data,
             "params": some[0].parameters,
             "videos": some[0].scores["videos"],
-            "coverage": [result.coverage for result in some],
-            "replaced": [result.replaced for result in some],
-            "intervals": [[result.scores["top1"]["low"], result.scores["top1"]["high"]] for result in some],
-            "top5": [result.scores["top5"]["value"] for result in some],
-            "mean_class": [result.scores["mean_class"]["value"] for result in some],
-            "seconds": [result.seconds["total"] for result in some],
             "machine": provenance.machine(setup.device),
             "trained_with": some[0].provenance,
         }
         details["macs"] = _macs(job)
         if job.recipe.testing.clips * job.recipe.testing.crops > 1:
             details["by_views"] = _by_views([task for task in of_row if task.seed in results])
-        for order in some[0].controls:
-            details[order] = [result.controls[order]["top1"]["value"] for result in some]
-        return Measurement(setup.measurement, "percent", "higher", [result.top1 for result in some], details=details)
-    reason = "; ".join(dict.fromkeys(why.values()))
-    return Measurement(setup.measurement, "percent", "higher", missing=reason, retry=True, details=details)
+        visits = tuple(_visit(task, results[task.seed]) for task in of_row if task.seed in results)
+        return Measurement(**vars(quantity), visits=visits, details=details)
+    return quantity.absent("; ".join(dict.fromkeys(why.values())), retry=True, details=details)
+
+
+def _visit(task: Task, result: Result) -> Visit:
+    """What the training of one seed gave."""
+    scores = result.scores
+    said = {
+        "seed": task.seed,
+        "job": task.job.digest,
+        "coverage": result.coverage,
+        "replaced": result.replaced,
+        "interval": [scores["top1"]["low"], scores["top1"]["high"]],
+        "top5": scores["top5"]["value"],
+        "mean_class": scores["mean_class"]["value"],
+        "seconds": result.seconds["total"],
+        **{order: control["top1"]["value"] for order, control in result.controls.items()},
+    }
+    return Visit((result.top1,), details=said)
 
 
 def _macs(job: Job) -> int:

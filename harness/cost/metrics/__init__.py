@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from attention_zoo.registry import nearest
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`measures` names the measurements that `run` returns; `order` sorts timed metrics that share a `process`.
+    """`measures` holds the quantities that `run` returns; `order` sorts timed metrics that share a `process`.
 
     A metric of `once` is measured in the first round only. What one metric of a process lacks, memory or support, the
     ones after it lack too.
@@ -30,7 +30,7 @@ class Metric:
 
     name: str
     run: Callable[[Any], list[Measurement]]
-    measures: dict[str, tuple[str, str]]  # name -> (unit, better)
+    measures: dict[str, Quantity]  # by name
     timed: bool
     order: int
     process: str
@@ -38,10 +38,7 @@ class Metric:
 
     def missing(self, reason: str, *, retry: bool, details: dict[str, Any] | None = None) -> list[Measurement]:
         """The measurements of this metric, all absent for one reason."""
-        return [
-            Measurement(name, unit, better, missing=reason, retry=retry, details=details or {})
-            for name, (unit, better) in self.measures.items()
-        ]
+        return [quantity.absent(reason, retry=retry, details=details) for quantity in self.measures.values()]
 
 
 _metrics: dict[str, Metric] = {}
@@ -49,21 +46,23 @@ _metrics: dict[str, Metric] = {}
 
 def register(
     name: str,
-    measures: dict[str, tuple[str, str]],
-    *,
+    *measures: Quantity,
     timed: bool = False,
     order: int = 0,
     process: str = "forward",
     once: bool = False,
 ):
-    """Decorator that adds a metric. A taken name is an error."""
+    """Decorator that adds a metric: what it measures, each with kind, title, unit and direction, and how it runs.
+
+    Reports, CSV, terminal and comparison show a quantity by what it says of itself. A taken name is an error.
+    """
 
     def add(run: Callable[[Any], list[Measurement]]) -> Callable[[Any], list[Measurement]]:
         if name in _metrics and _metrics[name].run.__module__ != run.__module__:
             raise ValueError(
                 f"metric {name!r} is registered already, by {_metrics[name].run.__module__}; choose another name"
             )
-        _metrics[name] = Metric(name, run, measures, timed, order, process, once)
+        _metrics[name] = Metric(name, run, {one.name: one for one in measures}, timed, order, process, once)
         return run
 
     return add

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
 from harness.spec.case import Case
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MEASURES = {"bytes_moved": ("bytes", "lower")}
+BYTES_MOVED = Quantity("bytes_moved", "counted", "bytes moved", "bytes", "lower")
 WRITE_ONLY = {"copy_", "fill_", "zero_"}  # in place, and yet nothing of what was there is read
 
 
-@register("bytes_moved", MEASURES, order=3)
+@register("bytes_moved", BYTES_MOVED, order=3)
 def bytes_moved(case: Case) -> list[Measurement]:
     """Of one forward pass of the case's batch in its dtype, classifier included; each pass reads the weights once.
 
@@ -38,7 +38,7 @@ def bytes_moved(case: Case) -> list[Measurement]:
     model = build(case, device="meta", kernel="sdpa").to(dtype)
     counted = sum(by_operator(model, example(case).to(dtype)).values())
     details = {"counter": "inputs read and outputs written by each operator on the meta device, attention as one"}
-    return [Measurement("bytes_moved", *MEASURES["bytes_moved"], (counted,), details=details)]
+    return [BYTES_MOVED.of([counted], details)]
 
 
 def by_operator(model: nn.Module, *inputs: Tensor) -> dict[str, int]:

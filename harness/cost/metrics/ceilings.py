@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
@@ -19,10 +19,11 @@ SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
 COPIED = {"cpu": 256 * 2**20, "cuda": 2**30}  # bytes; larger than any cache
 QUICK_SIDE, QUICK_COPIED = 512, 16 * 2**20
 REPEATS, FEWEST, SECONDS = 9, 3, 5.0
-MEASURES = {"matmul_ceiling": ("MAC/s", "higher"), "copy_ceiling": ("bytes/s", "higher")}
+MATMUL = Quantity("matmul_ceiling", "timed", "matmul ceiling", "MAC/s", "higher")
+COPY = Quantity("copy_ceiling", "timed", "copy ceiling", "bytes/s", "higher")
 
 
-@register("ceilings", MEASURES, timed=True, order=7)
+@register("ceilings", MATMUL, COPY, timed=True, order=7)
 def ceilings(workload: Workload) -> list[Measurement]:
     """The dtype, device and threads are those of the case. A copy reads and writes each byte: it counts twice."""
     import torch
@@ -44,15 +45,9 @@ def ceilings(workload: Workload) -> list[Measurement]:
     moved = 2 * source.numel() * source.element_size()
     surroundings = {"kernel": None, **workload.surroundings()}  # no attention runs here
     return [
-        Measurement(
-            "matmul_ceiling", "MAC/s", "higher", tuple(side**3 / s for s in multiply),
-            details={"how": f"product of two {side}x{side} matrices", **surroundings},
-        ),
-        Measurement(
-            "copy_ceiling", "bytes/s", "higher", tuple(moved / s for s in copy),
-            details={"how": f"copy of {moved // 2} bytes, read and written", **surroundings},
-        ),
-    ]  # fmt: skip
+        MATMUL.of((side**3 / s for s in multiply), {"how": f"product of two {side}x{side} matrices", **surroundings}),
+        COPY.of((moved / s for s in copy), {"how": f"copy of {moved // 2} bytes, read and written", **surroundings}),
+    ]
 
 
 def _seconds(work: Callable[[], object], workload: Workload) -> list[float]:

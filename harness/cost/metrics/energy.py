@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from harness.cost.metrics import register
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 WINDOWS, SECONDS, QUICK_SECONDS = 3, 2.0, 0.5  # the counter moves in steps of up to a tenth of a second
 PAUSE_SECONDS = 0.1  # between waits for the device: waiting after each pass would count idle power between launches
+ENERGY = Quantity("energy", "timed", "energy per clip", "J", "lower")
 NO_COUNTER = "no energy counter for this device"
 
 
-@register("energy", {"energy": ("J", "lower")}, timed=True, order=5, once=True)
+@register("energy", ENERGY, timed=True, order=5, once=True)
 def energy(workload: Workload) -> list[Measurement]:
     """One sample for each stretch of forward passes without a pause: counted energy divided by clips."""
     import torch
 
     read, reason = counter(workload.device)
     if read is None:
-        details = {"machine": workload.machine}
-        return [Measurement("energy", "J", "lower", missing=reason, details=details)]
+        return [ENERGY.absent(reason, details={"machine": workload.machine})]
     model, samples, passes = workload.model, [], []
     least = QUICK_SECONDS if workload.effort.warm_up_seconds < 1 else SECONDS
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def energy(workload: Workload) -> list[Measurement]:
         "kernel": workload.kernel,
         **workload.surroundings(),
     }
-    return [Measurement("energy", "J", "lower", tuple(samples), details=details)]
+    return [ENERGY.of(samples, details)]
 
 
 def counter(device) -> tuple[Callable[[], int], None] | tuple[None, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cost import memory
 from harness.cost.metrics import get, register
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
@@ -27,8 +27,11 @@ SHARE = 0.4  # and so much of the time limit: loading comes before it, the timin
 PRECISION = 1 / 32  # a step of a search costs seconds, and libraries plan anew for every batch
 FEWEST = 3  # runs of the batch that was found
 
-FORWARD = {"largest_batch": ("clips", "higher"), "largest_batch_throughput": ("clips/s", "higher")}
-TRAINING = {f"training_{name}": unit for name, unit in FORWARD.items()}
+FORWARD = (
+    Quantity("largest_batch", "sized", "largest batch", "clips", "higher"),
+    Quantity("largest_batch_throughput", "timed", "throughput at the largest batch", "clips/s", "higher"),
+)
+TRAINING = tuple(replace(one, name=f"training_{one.name}", title=f"{one.title} in training") for one in FORWARD)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def search(
     return Found(largest, too_large, bound, tuple(tried))
 
 
-@register("largest_batch", FORWARD, timed=True, order=8, process="largest_batch", once=True)
+@register("largest_batch", *FORWARD, timed=True, order=8, process="largest_batch", once=True)
 def largest_batch(workload: Workload) -> list[Measurement]:
     """Of forward passes in inference mode."""
     import torch
@@ -89,7 +92,7 @@ def largest_batch(workload: Workload) -> list[Measurement]:
         return _measured(workload, "largest_batch", prepare)
 
 
-@register("training_largest_batch", TRAINING, timed=True, order=9, process="training_largest_batch", once=True)
+@register("training_largest_batch", *TRAINING, timed=True, order=9, process="training_largest_batch", once=True)
 def training_largest_batch(workload: Workload) -> list[Measurement]:
     """Of training steps, with the optimizer's state in memory.
 
@@ -139,8 +142,8 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
     if found is None:
         return metric.missing("out of memory at a batch of 1", retry=False, details=details)
     details |= {"bound": found.bound, "smallest_too_large": found.too_large, "tried": list(found.tried)}
-    (batch, (clips, better)), (throughput, (rate, _)) = metric.measures.items()
-    measured = [Measurement(batch, clips, better, (found.largest,), details=details)]
+    batch, throughput = metric.measures.values()
+    measured = [batch.of([found.largest], details)]
     try:
         workload.effort = replace(workload.effort, fewest=min(FEWEST, workload.effort.fewest))
         runs, warm_up = workload.time(prepare(found.largest))
@@ -148,10 +151,9 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
         failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         why = "out of memory" if memory.ran_out(error) else failed
         reason = f"{why} when a batch of {found.largest}, which fitted once, was repeated"
-        return [*measured, Measurement(throughput, rate, better, missing=reason, details=details)]
-    samples = tuple(found.largest * 1000 / run[-1] for run in runs)
+        return [*measured, throughput.absent(reason, details=details)]
     details = details | warm_up | {"batch_size": found.largest}
-    return [*measured, Measurement(throughput, rate, better, samples, details=details)]
+    return [*measured, throughput.of((found.largest * 1000 / run[-1] for run in runs), details)]
 
 
 def _free(workload: Workload) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
 
+LATENCY = Quantity("latency", "timed", "latency", "ms", "lower")
 
-@register("latency", {"latency": ("ms", "lower")}, timed=True, order=1)
+
+@register("latency", LATENCY, timed=True, order=1)
 def latency(workload: Workload) -> list[Measurement]:
     """Every sample after the warm-up: wall clock on the CPU, events on CUDA."""
-    series = workload.series
-    return [Measurement("latency", "ms", "lower", series.samples, details=series.details)]
+    return [LATENCY.of(workload.series.samples, workload.series.details)]

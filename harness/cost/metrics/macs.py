@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from harness.cost.metrics import register
 from harness.spec.case import Case
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
-MEASURES = {
-    "macs": ("MAC", "lower"),
-    "macs_with_classifier": ("MAC", "lower"),
-    "layernorm_elements": ("elements", "none"),
-    "batchnorm_elements": ("elements", "none"),
-}
+MACS = Quantity("macs", "counted", "multiply-adds", "MAC", "lower")
+MACS_WITH_CLASSIFIER = Quantity("macs_with_classifier", "counted", "multiply-adds with classifier", "MAC", "lower")
+LAYERNORM = Quantity("layernorm_elements", "counted", "LayerNorm elements", "elements")
+BATCHNORM = Quantity("batchnorm_elements", "counted", "BatchNorm elements", "elements")
 
 
-@register("macs", MEASURES, order=1)
+@register("macs", MACS, MACS_WITH_CLASSIFIER, LAYERNORM, BATCHNORM, order=1)
 def macs(case: Case) -> list[Measurement]:
     """Counted on the meta device with the reference kernel and compared with the closed form `model.macs()`.
 
@@ -25,17 +23,13 @@ def macs(case: Case) -> list[Measurement]:
     from harness.cost.count import count
 
     counted = count(case)
-    samples = {
-        "macs": counted.macs,
-        "macs_with_classifier": counted.macs + counted.classifier_macs,
-        "layernorm_elements": counted.layernorm_elements,
-        "batchnorm_elements": counted.batchnorm_elements,
-    }
     details = {
         "counter": "FlopCounterMode / 2 on the meta device, kernel reference",
         "closed_form": counted.closed_form,
     }
     return [
-        Measurement(name, unit, better, (samples[name],), details=details if unit == "MAC" else {})
-        for name, (unit, better) in MEASURES.items()
+        MACS.of([counted.macs], details),
+        MACS_WITH_CLASSIFIER.of([counted.macs + counted.classifier_macs], details),
+        LAYERNORM.of([counted.layernorm_elements]),
+        BATCHNORM.of([counted.batchnorm_elements]),
     ]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from harness.cost.metrics import register
 from harness.spec.case import Case
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 GROUPS = ("attention", "projections", "mlp", "convolutions", "rest")  # the others hold none
-MEASURES = {f"macs_{group}": ("MAC", "lower") for group in GROUPS}
+MEASURES = {
+    group: Quantity(f"macs_{group}", "counted", f"multiply-adds in {group}", "MAC", "lower") for group in GROUPS
+}
 
 
-@register("operator_macs", MEASURES, order=2)
+@register("operator_macs", *MEASURES.values(), order=2)
 def operator_macs(case: Case) -> list[Measurement]:
     """Of one view, classifier included (it is the whole of the rest); the groups sum to `macs_with_classifier`."""
     counted = split(case)
     assert set(counted) <= set(GROUPS), f"multiply-adds in {sorted(set(counted) - set(GROUPS))}, which should hold none"
     details = {"counter": "FlopCounterMode / 2 by module on the meta device, kernel reference"}
-    return [
-        Measurement(name, unit, better, (counted.get(name.removeprefix("macs_"), 0),), details=details)
-        for name, (unit, better) in MEASURES.items()
-    ]
+    return [quantity.of([counted.get(group, 0)], details) for group, quantity in MEASURES.items()]
 
 
 def split(case: Case) -> dict[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 
 GROUPS = ("attention", "projections", "mlp", "norms", "convolutions", "movement", "rest")
 TOTAL = "time_total"
-MEASURES = {f"time_{group}": ("ms", "lower") for group in GROUPS} | {TOTAL: ("ms", "lower")}
+MEASURES = (
+    *(Quantity(f"time_{group}", "shared", f"time in {group}", "ms", "lower") for group in GROUPS),
+    Quantity(TOTAL, "shared", "profiled pass", "ms", "lower"),
+)
 PASSES = 2  # in each round: a pass that something disturbed is then one of six in three processes
 MARK, WHOLE = "module ", "whole pass"
 
 
-@register("operator_share", MEASURES, timed=True, order=6)
+@register("operator_share", *MEASURES, timed=True, order=6)
 def operator_share(workload: Workload) -> list[Measurement]:
     """A few profiled passes after one that is not; the groups of each sum to its total."""
     if workload.case.compile:
         reason = "compiled code has no operators to tell apart; run the case with compile=false"
-        return [Measurement(name, unit, better, missing=reason) for name, (unit, better) in MEASURES.items()]
+        return [quantity.absent(reason) for quantity in MEASURES]
     import torch
 
-    samples: dict[str, list[float]] = {name: [] for name in MEASURES}
+    samples: dict[str, list[float]] = {quantity.name: [] for quantity in MEASURES}
     with torch.inference_mode():
         workload.eager(workload.input)
         workload.synchronize()
@@ -47,10 +50,7 @@ def operator_share(workload: Workload) -> list[Measurement]:
         "kernel": workload.kernel,
         **workload.surroundings(),
     }
-    return [
-        Measurement(name, unit, better, tuple(samples[name]), details=details)
-        for name, (unit, better) in MEASURES.items()
-    ]
+    return [quantity.of(samples[quantity.name], details) for quantity in MEASURES]
 
 
 def _one_pass(workload: Workload) -> dict[str, float]:
@@ -66,7 +66,7 @@ def _one_pass(workload: Workload) -> dict[str, float]:
         with record_function(WHOLE):
             workload.eager(workload.input)
         workload.synchronize()
-    found = dict.fromkeys(MEASURES, 0.0)
+    found = {quantity.name: 0.0 for quantity in MEASURES}
     for event in profiler.events():
         if event.device_type.name != "CPU":
             continue

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from harness.cost.metrics import register
 from harness.spec.case import Case
-from records.record import Measurement
+from records.record import Measurement, Quantity
+
+PARAMS = Quantity("params", "counted", "parameters", "count", "lower")
+WITH_CLASSIFIER = Quantity("params_with_classifier", "counted", "parameters with classifier", "count", "lower")
 
 
-@register("params", {"params": ("count", "lower"), "params_with_classifier": ("count", "lower")})
+@register("params", PARAMS, WITH_CLASSIFIER)
 def params(case: Case) -> list[Measurement]:
     """Counted on the meta device, so that no weights are drawn."""
     from harness.cost.count import count
 
     counted = count(case)
-    return [
-        Measurement("params", "count", "lower", (counted.params,)),
-        Measurement("params_with_classifier", "count", "lower", (counted.params + counted.classifier_params,)),
-    ]
+    return [PARAMS.of([counted.params]), WITH_CLASSIFIER.of([counted.params + counted.classifier_params])]

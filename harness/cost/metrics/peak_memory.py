@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.cost import memory
-from harness.cost.metrics import get, register
-from records.record import Measurement
+from harness.cost.metrics import register
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
 
+PEAK_MEMORY = Quantity("peak_memory", "sized", "peak memory", "bytes", "lower")
 
-@register("peak_memory", {"peak_memory": ("bytes", "lower")}, timed=True, order=0)
+
+@register("peak_memory", PEAK_MEMORY, timed=True, order=0)
 def peak_memory(workload: Workload) -> list[Measurement]:
     """Runs before the other timed metrics, since it must see the process without a model."""
     surroundings = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
@@ -24,11 +26,11 @@ def peak_memory(workload: Workload) -> list[Measurement]:
     if not on_cuda and (workload.case.compile or workload.kernel == "flex"):
         cure = "use compile=false" if workload.case.compile else "kernel flex is compiled when it runs; use another"
         reason = f"{memory.COMPILERS_OWN}; {cure}"
-        return get("peak_memory").missing(reason, retry=False, details=surroundings)
+        return [PEAK_MEMORY.absent(reason, details=surroundings)]
     peak, details = _cuda(workload) if on_cuda else _cpu(workload)
     weights = [*workload.eager.parameters(), *workload.eager.buffers()]
     details["weights_bytes"] = sum(t.numel() * t.element_size() for t in weights)
-    return [Measurement("peak_memory", "bytes", "lower", (peak,), details=details | surroundings)]
+    return [PEAK_MEMORY.of([peak], details | surroundings)]
 
 
 def _cuda(workload: Workload) -> tuple[int, dict[str, Any]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.cost.metrics import get, register
-from records.record import Measurement
+from harness.cost.metrics import register
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from harness.cost.workload import Workload
     from harness.spec.case import Case
 
-NAME, UNIT = "predicted_training_memory", "bytes, predicted"
+NAME = "predicted_training_memory"
+PREDICTED = Quantity(NAME, "sized", "training memory, predicted", "bytes, predicted", "lower")
 
 
-@register(NAME, {NAME: (UNIT, "lower")}, timed=True, order=0, process=NAME, once=True)
+@register(NAME, PREDICTED, timed=True, order=0, process=NAME, once=True)
 def predicted_training_memory(workload: Workload) -> list[Measurement]:
     """The predicted peak of the second step of training, of the eager model on the device of the case."""
     case = workload.case
@@ -33,9 +34,9 @@ def predicted_training_memory(workload: Workload) -> list[Measurement]:
         peak, parts = predict(case)
     except (ImportError, RuntimeError) as error:  # of every error that fake tensors and kernels raise
         text = " ".join(str(error).split())[:300]
-        return get(NAME).missing(f"not predicted: {text or type(error).__name__}", retry=False, details=details)
+        return [PREDICTED.absent(f"not predicted: {text or type(error).__name__}", details=details)]
     details |= {"how": "live tensors in FakeTensorMode, counted by torch's MemTracker", "parts_bytes": parts}
-    return [Measurement(NAME, UNIT, "lower", (peak,), details=details)]
+    return [PREDICTED.of([peak], details)]
 
 
 def _kernel(case: Case) -> str:

@@ -6,13 +6,15 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
 
+TRAINING_LATENCY = Quantity("training_latency", "timed", "training step", "ms", "lower")
 
-@register("training_latency", {"training_latency": ("ms", "lower")}, timed=True, order=1, process="training")
+
+@register("training_latency", TRAINING_LATENCY, timed=True, order=1, process="training")
 def training_latency(workload: Workload) -> list[Measurement]:
     """Every sample after the warm-up is a whole step; the medians of its three parts are details.
 
@@ -44,4 +46,4 @@ def training_latency(workload: Workload) -> list[Measurement]:
     }
     if workload.case.compile:
         details["compile_seconds"] = round(first, 3)
-    return [Measurement("training_latency", "ms", "lower", tuple(run[-1] for run in runs), details=details)]
+    return [TRAINING_LATENCY.of((run[-1] for run in runs), details)]

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cost import memory
 from harness.cost.metrics import get, register
-from records.record import Measurement
+from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
 
 PARTS = ("parameters", "gradients", "optimizer_state", "activations")
-MEASURES = dict.fromkeys(("training_memory", *(f"training_{part}" for part in PARTS)), ("bytes", "lower"))
+MEASURES = (
+    Quantity("training_memory", "sized", "training memory", "bytes", "lower"),
+    *(
+        Quantity(f"training_{part}", "shared", f"{part.replace('_', ' ')} in training", "bytes", "lower")
+        for part in PARTS
+    ),
+)
 
 
-@register("training_memory", MEASURES, timed=True, order=0, process="training", once=True)
+@register("training_memory", *MEASURES, timed=True, order=0, process="training", once=True)
 def training_memory(workload: Workload) -> list[Measurement]:
     """Runs before the other metrics of its process, since it must see the process without a model.
 
@@ -39,10 +45,7 @@ def training_memory(workload: Workload) -> list[Measurement]:
     how |= {"buffers_bytes": parts["buffers"], "activations_are": "the peak minus all else, gradients in full"}
     how["optimizer"] = workload.training.optimizer_text
     values = {"training_memory": peak} | {f"training_{part}": parts[part] for part in PARTS}
-    return [
-        Measurement(name, unit, better, (values[name],), details=details | how)
-        for name, (unit, better) in MEASURES.items()
-    ]
+    return [quantity.of([values[quantity.name]], details | how) for quantity in MEASURES]
 
 
 def _cuda(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
