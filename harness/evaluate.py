@@ -11,31 +11,35 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
-import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from harness.datasets import SPLITS, DataError, DataSet
 from harness.datasets import load as load_data
-from harness.evaluation import trained
+from harness.evaluation.predictions import DECODERS, FILE, RUN, Predictions, PredictionsError
+from harness.evaluation.protocol import TestOptions, parsed_views
+from harness.evaluation.scores import Scores, by_views, scores
+from harness.line import line
 from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import UsageError
 from harness.spec.sampling import ORDERS
+from records.record import write_bytes, write_text
+from reports import confusion
 
 if TYPE_CHECKING:
-    from harness.evaluation.predictions import Predictions
-    from harness.evaluation.scores import Scores
+    from harness.evaluation.trained import Trained
 
 OUT = Path("outputs/evaluation")
 SHOWN = 5  # failures, and classes, that are named on the screen
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(trained.TestOptions):
+class Options(TestOptions):
     data: str | None = option(None, "name of a data set or a folder of clips; for our checkpoints what they trained on")
     root: str | None = option(None, "folder of the data set")
     split: str = option("val", "which part", choices=SPLITS)
@@ -68,46 +72,36 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(given: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
-    views = trained.parsed_views(given.views)
-    dataset = (
-        _listed(given, given.data, given.root, given.data_changes) if given.data else None
-    )  # a slip is told at once
-    loaded = trained.load_trained(given, views)
+    shown = parsed_views(given.views)
+    dataset = _listed(given, given.data, given.root, given.data_changes) if given.data else None
+
+    from harness.evaluation import trained, views  # torch: a slip above is told at once
+
+    loaded = trained.load_trained(given, shown)
     if dataset is None:
         if loaded.data is None:
             raise UsageError("data is missing; give data=NAME and root=FOLDER, or data=FOLDER of clips")
         dataset = _listed(given, loaded.data, given.root or loaded.root, loaded.data_options | given.data_changes)
     data = Path(given.data or loaded.data).name  # of a folder the last part
     check_classes(dataset, data, loaded)
-
-    from harness.evaluation.predictions import PredictionsError
-    from harness.evaluation.scores import scores
-    from harness.evaluation.views import predict, weights_digest
-
-    digest = weights_digest(loaded.model)
-    layout = f"{loaded.testing.clips}x{loaded.testing.crops}"
+    digest = views.weights_digest(loaded.model)
+    protocol = replace(loaded.protocol, workers=given.workers, order=given.order or loaded.protocol.order)
+    layout = f"{protocol.testing.clips}x{protocol.testing.crops}"
     folder = Path(given.out) if given.out else OUT / f"{data}-{dataset.split}-{layout}-{digest[:8]}"
-    order = given.order or loaded.order
     print(f"{loaded.title}, weights {digest[:8]}")
-    print(f"{data} {dataset.split}: {len(dataset)} videos; {loaded.protocol()}", end="")
-    print(f"; frames {order}" if order != "ordered" else "", flush=True)
+    print(f"{data} {dataset.split}: {len(dataset)} videos; {protocol}", end="")
+    print(f"; frames {protocol.order}" if protocol.order != "ordered" else "", flush=True)
     try:
-        predictions = predict(
-            loaded.model,
-            dataset,
-            loaded.sampling,
-            loaded.testing,
-            loaded.augmentation,
-            device=given.device,
-            dtype=given.dtype,
-            batch_size=given.batch_size,
-            workers=given.workers,
-            order=order,
-            say=lambda text: print(text, flush=True),
-            keep=folder / trained.PREDICTIONS,
-            save_every_seconds=given.save_every_seconds,
-            facts={"model": loaded.name, "config": loaded.model.config.to_dict()},
-        )
+        with line(Console()) as say:
+            predictions = views.predict(
+                loaded.model,
+                dataset,
+                protocol,
+                say=say,
+                keep=folder / FILE,
+                save_every_seconds=given.save_every_seconds,
+                facts={"model": loaded.name, "config": loaded.model.config.to_dict()},
+            )
         found = scores(predictions)
     except (PredictionsError, OSError) as error:
         raise UsageError(str(error)) from error
@@ -116,7 +110,7 @@ def evaluate(given: Options) -> int:
         write_scores(folder, found, predictions)
     except OSError as error:
         raise UsageError(f"{folder}: the scores cannot be written: {error}") from error
-    written = [trained.PREDICTIONS, "scores.json", "per_class.csv", "per_class.md", "confusion.png"]
+    written = [FILE, "scores.json", "per_class.csv", "per_class.md", "confusion.png"]
     print(f"written to {folder}: {', '.join(name for name in written if (folder / name).is_file())}")
     return 0
 
@@ -128,7 +122,7 @@ def _listed(given: Options, name: str, root: str | None, more: dict[str, Any]) -
         raise UsageError(str(error)) from None
 
 
-def check_classes(dataset: DataSet, data: str, loaded: trained.Trained) -> None:
+def check_classes(dataset: DataSet, data: str, loaded: Trained) -> None:
     """Raises: UsageError, where model and data set do not mean the same classes."""
     if len(dataset.classes) != loaded.model.num_classes:
         raise UsageError(
@@ -145,8 +139,6 @@ def check_classes(dataset: DataSet, data: str, loaded: trained.Trained) -> None:
 
 def summary(found: Scores, predictions: Predictions) -> str:
     """What a person reads at the end."""
-    from harness.evaluation.views import DECODERS, RUN
-
     few = " (says nothing with so few classes)" if len(predictions.classes) <= 5 else ""
     lines = [
         f"top-1       {found.top1}",
@@ -176,24 +168,19 @@ def summary(found: Scores, predictions: Predictions) -> str:
 
 def write_scores(folder: Path, found: Scores, predictions: Predictions) -> None:
     """scores.json (with accuracy against views), per_class.csv, per_class.md and confusion.png. Raises: OSError."""
-    from harness.evaluation.scores import by_views
-    from records.record import write_bytes
-    from reports import confusion
-
     content = found.to_dict() | {
         "by_views": by_views(predictions) if predictions.is_grid else [],
         "failures": predictions.failures,
         "facts": predictions.facts,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "scores.json", json.dumps(content, ensure_ascii=False) + "\n")
+    write_text(json.dumps(content, ensure_ascii=False) + "\n", folder / "scores.json")
     table = io.StringIO()
     rows = [_row(row) for row in content["per_class"]]
     writer = csv.DictWriter(table, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(folder / "per_class.csv", table.getvalue())
-    _write(folder / "per_class.md", _markdown(found))
+    write_text(table.getvalue(), folder / "per_class.csv")
+    write_text(_markdown(found), folder / "per_class.md")
     if len(predictions.classes) > 1:
         write_bytes(confusion.picture(content), folder / "confusion.png")
 
@@ -225,16 +212,6 @@ def _markdown(found: Scores) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.evaluation import trained
-from harness.motion.encoding import encode
-from harness.predict import checked_clip, views_of
+from attention_zoo.registry import nearest
+from harness.clips.decoding import VideoError
+from harness.evaluation.protocol import TestOptions, parsed_views
+from harness.predict import checked_clip, named
 from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from harness.evaluation.trained import Trained
 
 OUT = Path("outputs/gradcam")
 MOVIES = ("gif", "mp4")
@@ -28,7 +29,7 @@ RATE = 8  # frames per second of the film: slow enough to follow
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(trained.TestOptions):
+class Options(TestOptions):
     clip: str = option(meaning="a video file")
     target: str | None = option(None, "name or number of the class that is looked for; the most probable if left out")
     block: str | None = option(None, "whose output is looked at, as in block=stages.3.blocks.3; the last if left out")
@@ -62,37 +63,42 @@ def gradcam(given: Options) -> int:
         raise UsageError(f"out={png} must end in .png; the film stands beside it")
     if given.dtype != "float32":
         raise UsageError(f"dtype={given.dtype}: heat is computed in float32; leave dtype out")
-    loaded = trained.load_trained(given, trained.parsed_views(given.views))
+    shown = parsed_views(given.views)
+
+    # torch and matplotlib: a slip above is told at once
+    from harness.evaluation import gradcam as cam
+    from harness.evaluation import pictures, trained, views
+
+    loaded = trained.load_trained(given, shown)
     target = class_number(given.target, loaded)
-    pixels = views_of(path, loaded)
-
-    from harness.clips.transforms import normalised
-    from harness.evaluation.gradcam import coloured, heat_maps
-
-    clips = normalised(pixels.to(given.device), loaded.augmentation.mean, loaded.augmentation.std)
     try:
-        found = heat_maps(loaded.model, clips, target=target, block=given.block, batch_size=given.batch_size)
+        pixels = views.views_of(path, loaded.protocol)
+    except VideoError as error:
+        raise UsageError(named(path, error)) from None
+    clips = views.normalised_for(pixels, loaded.protocol)
+    try:
+        found = cam.heat_maps(loaded.model, clips, target=target, block=given.block, batch_size=given.batch_size)
     except ValueError as error:
         raise UsageError(str(error)) from None
     name = loaded.classes[found.target] if loaded.named else f"class {found.target}"
     share = f"{100 * found.probabilities[found.target].item():.1f} %"
-    print(f"{path.name}: {name}, {share}; {found.block} of {loaded.name}; {loaded.protocol()}")
+    print(f"{path.name}: {name}, {share}; {found.block} of {loaded.name}; {loaded.protocol}")
     for number, (view, heat) in enumerate(zip(pixels, found.heat.cpu().numpy(), strict=True)):
         frames = view.permute(1, 2, 3, 0).numpy()
-        under = coloured(frames, heat)
+        under = pictures.coloured(frames, heat)
         where = png if len(pixels) == 1 else png.with_name(f"{png.stem}-{number + 1}.png")
         film = where.with_suffix(f".{given.movie}")
         try:
             where.parent.mkdir(parents=True, exist_ok=True)
-            write_strip(where, frames, heat, under, f"{name}, {share} · {found.block}", given.frames_shown)
-            write_film(film, under, given.rate)
+            pictures.write_strip(where, frames, heat, under, f"{name}, {share} · {found.block}", given.frames_shown)
+            pictures.write_film(film, under, given.rate)
         except OSError as error:
             raise UsageError(f"{where} cannot be written: {error}") from error
         print(f"written {where} and {film}" + ("" if heat.any() else " (the heat is the same everywhere)"))
     return 0
 
 
-def class_number(target: str | None, loaded: trained.Trained) -> int | None:
+def class_number(target: str | None, loaded: Trained) -> int | None:
     """The number of a class that is given by name or number. Raises: UsageError."""
     if target is None:
         return None
@@ -101,54 +107,9 @@ def class_number(target: str | None, loaded: trained.Trained) -> int | None:
     if target.isdecimal() and int(target) < len(loaded.classes):
         return int(target)
     if loaded.named and not target.isdecimal():
-        from attention_zoo.registry import nearest
-
         raise UsageError(f"unknown class {target!r}; {nearest(target, loaded.classes)}")
     hint = "" if loaded.named else "; names need classes=FILE"
     raise UsageError(f"target={target} is none of the {len(loaded.classes)} classes, numbered from 0{hint}")
-
-
-def write_strip(
-    path: Path, frames: np.ndarray, heat: np.ndarray, under: np.ndarray, title: str, columns: int = COLUMNS
-) -> None:
-    """Some frames "t h w 3", spread over the clip, above the same frames under their heat "t h w" (0 to 1)."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
-
-    chosen = spread(len(frames), columns)
-    height, width = frames.shape[1:3]
-    inch = 1.5
-    figure = Figure(figsize=(inch * len(chosen) + 0.9, 2 * inch * height / width + 0.75), dpi=150, layout="constrained")
-    axes = figure.subplots(2, len(chosen), squeeze=False)
-    for column, index in enumerate(chosen):
-        for row, pictures in enumerate((frames, under)):
-            axes[row, column].imshow(pictures[index])
-            axes[row, column].set_axis_off()
-        axes[0, column].set_title(f"frame {index + 1}", fontsize=8)
-        axes[1, column].set_title(f"peak {heat[index].max():.2f}", fontsize=8)
-    bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=axes[1, :], fraction=0.03, pad=0.01, ticks=[0, 1])
-    bar.set_label("heat", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    figure.suptitle(title.replace("$", r"\$"), fontsize=9, wrap=True)
-    figure.savefig(path, metadata={"Software": None})
-
-
-def spread(total: int, count: int) -> list[int]:
-    """`count` numbers below `total`, evenly spread; all of them where there are not more."""
-    count = min(total, count)
-    return [int((i + 0.5) * total / count) for i in range(count)]
-
-
-def write_film(path: Path, pictures: np.ndarray, rate: int) -> None:
-    """uint8 pictures "t h w 3" as a GIF that repeats, or an MP4."""
-    if path.suffix == ".gif":
-        from PIL import Image
-
-        first, *rest = (Image.fromarray(picture) for picture in pictures)
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
-    else:
-        height, width = (n - n % 2 for n in pictures.shape[1:3])  # the pixel format needs even sides
-        encode(pictures[:, :height, :width], path, rate)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.datasets import DataSet, Item
-from harness.evaluation import trained
+import numpy as np
+
+from harness.clips.decoding import VideoError, check_file
+from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import UsageError
 
-if TYPE_CHECKING:
-    import torch
-
-    from harness.evaluation.trained import Trained
-
 
 @dataclass(frozen=True, kw_only=True)
-class Options(trained.TestOptions):
+class Options(TestOptions):
     clip: str = option(meaning="a video file")
     top: int = option(5, "how many classes are printed", least=1)
     views: str | None = option(None, "clips x crops, as in views=4x1; for trained models as in their recipe, else 4x1")
@@ -50,17 +46,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def predict(given: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
-    path = checked_clip(given.clip)
-    loaded = trained.load_trained(given, trained.parsed_views(given.views))
-    clips = views_of(path, loaded)
+    path, shown = checked_clip(given.clip), parsed_views(given.views)
 
-    import numpy as np
+    from harness.evaluation import trained, views  # torch: a slip above is told at once
 
-    from harness.evaluation.views import probabilities_of
-
+    loaded = trained.load_trained(given, shown)
+    try:
+        clips = views.views_of(path, loaded.protocol)
+    except VideoError as error:
+        raise UsageError(named(path, error)) from None
     parts = clips.split(given.batch_size)
-    aug = loaded.augmentation
-    rows = [probabilities_of(loaded.model, p.to(given.device), aug.mean, aug.std, given.dtype) for p in parts]
+    rows = [views.probabilities_of(loaded.model, part, loaded.protocol) for part in parts]
     probabilities = np.concatenate(rows).mean(axis=0, dtype=np.float64)
     if not np.isfinite(probabilities).all():
         raise UsageError(
@@ -68,7 +64,7 @@ def predict(given: Options) -> int:
             "narrow for them: try dtype=float32"
         )
     print(loaded.title)
-    print(f"{path.name}: {loaded.protocol()}")
+    print(f"{path.name}: {loaded.protocol}")
     if not loaded.named:
         print("classes have no names; classes=FILE gives them, one a line")
     best = np.argsort(-probabilities, kind="stable")[: given.top]
@@ -81,28 +77,15 @@ def predict(given: Options) -> int:
 
 def checked_clip(text: str) -> Path:
     """The path of a video file. Raises: UsageError, before anything slow is done."""
-    from harness.clips.decoding import VideoError, check_file
-
     path = Path(text).expanduser()
     try:
         check_file(path)
     except VideoError as error:
-        raise UsageError(_named(path, error)) from None
+        raise UsageError(named(path, error)) from None
     return path
 
 
-def views_of(path: Path, loaded: Trained) -> torch.Tensor:
-    """The views of one video, uint8 "v 3 t h w". Raises: UsageError, where it cannot be decoded."""
-    from harness.clips.loading import TestClips
-
-    alone = DataSet("clip", "test", path.absolute().parent, (Item(path.name, 0),), loaded.classes)
-    sample = TestClips(alone, loaded.sampling, loaded.testing, loaded.size, order=loaded.order)[0]
-    if isinstance(sample["views"], str):
-        raise UsageError(_named(path, sample["views"]))
-    return sample["views"]
-
-
-def _named(path: Path, error: object) -> str:
+def named(path: Path, error: object) -> str:
     """The error of a decoder, which names the path in one way or another, as one of the option `clip`."""
     text = str(error).removeprefix("clip=")
     for known in (path.absolute(), path):

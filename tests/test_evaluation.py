@@ -20,6 +20,7 @@ from harness import evaluate
 from harness.datasets import DataSet, Item
 from harness.evaluation import predictions as predictions_module
 from harness.evaluation.predictions import Predictions, PredictionsError
+from harness.evaluation.protocol import Protocol
 from harness.evaluation.scores import by_views, mean_class, scores, spread, wilson
 from harness.evaluation.views import NOT_FINITE, predict, predicted, video_names
 from harness.spec import recipe
@@ -269,16 +270,17 @@ class Clips(torch.utils.data.Dataset):
         return {"views": "3.mp4: cut off" if index == 3 else self.clips[index], "label": index % 3, "index": index}
 
 
-def run(clips, model=None, **options):
-    settings = dict(
-        names=[f"{number}.mp4" for number in range(7)],
-        labels=[number % 3 for number in range(7)],
-        classes=COLOURS,
-        views=[(clip, 0) for clip in range(clips.views)],
-        mean=(120.0, 120.0, 120.0),
-        std=(60.0, 60.0, 60.0),
+def run(clips, model=None, batch_size=4, dtype="float32", facts=None, **options):
+    protocol = Protocol(
+        Sampling(frames=FRAMES),
+        recipe.Testing(resize=SIZE),
+        Augmentation(size=SIZE, mean=(120.0, 120.0, 120.0), std=(60.0, 60.0, 60.0)),
+        batch_size=batch_size,
+        dtype=dtype,
     )
-    return predicted(model or colour_model(), clips, **(settings | options))
+    names, labels = [f"{number}.mp4" for number in range(7)], [number % 3 for number in range(7)]
+    empty = Predictions.empty(names, labels, [(clip, 0) for clip in range(clips.views)], COLOURS, facts)
+    return predicted(model or colour_model(), clips, empty, protocol, **options)
 
 
 def same(a, b, atol=1e-6):
@@ -326,7 +328,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path, error, seconds):
     again, said = Clips(), []
     same(run(again, batch_size=3, keep=keep, facts=facts, say=said.append), whole)
     assert sorted(again.read) == before.pending.tolist()  # nothing is read twice
-    assert said == [f"{7 - len(again.read)} of 7 videos are predicted already"]
+    assert said[0] == f"{7 - len(again.read)} of 7 videos are predicted already"
     same(Predictions.load(keep), whole)
 
     done = Clips()
@@ -400,13 +402,8 @@ def folder(tmp_path_factory):
 def test_predicting_a_data_set(folder):
     items = tuple(Item(f"{colour}0.mp4", label) for label, colour in enumerate(COLOURS)) + (Item("green1.mp4", 1),)
     data = DataSet("colours", "val", folder, items, COLOURS)
-    found = predict(
-        colour_model(),
-        data,
-        Sampling(frames=FRAMES),
-        recipe.Testing(clips=2, crops=3, resize=SIZE),
-        Augmentation(size=SIZE),
-    )
+    testing = recipe.Testing(clips=2, crops=3, resize=SIZE)
+    found = predict(colour_model(), data, Protocol(Sampling(frames=FRAMES), testing, Augmentation(size=SIZE)))
     assert found.scores.shape == (4, 6, 3)
     assert found.views == [(clip, crop) for clip in range(2) for crop in range(3)]
     assert list(found.failures) == ["green1.mp4"]

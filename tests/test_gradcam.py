@@ -14,7 +14,8 @@ from test_goldens import DTYPES, FOLDER, _dualformer_config, _facts
 import backbones
 from backbones import ModelConfig
 from harness import gradcam
-from harness.evaluation.gradcam import blocks_of, coloured, heat_maps, localised
+from harness.evaluation.gradcam import blocks_of, heat_maps, localised
+from harness.evaluation.pictures import coloured, write_film
 
 NAME = "dualformer_gradcam"
 TOLERANCE = {"f32": 2e-3, "f64": 1e-8}  # as the golden states
@@ -124,7 +125,7 @@ def test_half_frame_and_half_heat():
 def test_films_show_the_pictures_in_order(tmp_path, movie, height, width):
     shades = np.arange(0, 250, 50)
     pictures = np.tile(shades.astype(np.uint8)[:, None, None, None], (1, height, width, 3))
-    gradcam.write_film(tmp_path / f"film.{movie}", pictures, rate=10)
+    write_film(tmp_path / f"film.{movie}", pictures, rate=10)
     if movie == "gif":
         with Image.open(tmp_path / "film.gif") as film:
             assert film.size == (width, height)

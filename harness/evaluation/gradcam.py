@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
@@ -96,14 +95,6 @@ def localised(
     heat = interpolate(heat, size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
     low, high = (reduce(heat, "v t h w -> v 1 1 1", kind) for kind in ("min", "max"))
     return (heat - low) / (high - low + TINY)
-
-
-def coloured(frames: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """uint8 frames `t h w 3`, half themselves and half the heat `t h w` (0 to 1) in the colours of viridis."""
-    from matplotlib import colormaps
-
-    colours = colormaps["viridis"](heat)[..., :3] * 255
-    return (0.5 * frames + 0.5 * colours).round().astype(np.uint8)
 
 
 def _of_views(

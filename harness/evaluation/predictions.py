@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 
 FORMAT = 1
+FILE = "predictions.npz"
+RUN = "run"  # the entry of the facts that does not decide whether two evaluations are the same
+DECODERS = "decoders"  # in it: how many of the videos each decoder has read
 ARRAYS = ("scores", "labels", "views")
 TEXTS = ("names", "classes", "failures", "facts")
 
@@ -70,6 +73,16 @@ class Predictions:
         strangers = sorted(self.failures.keys() - set(self.names))
         if strangers:
             raise PredictionsError(f"failures name {strangers[0]!r}, which is none of the videos")
+
+    @classmethod
+    def empty(
+        cls, names: Sequence[str], labels: Sequence[int], views: Sequence[View], classes: Sequence[str],
+        facts: dict[str, Any] | None = None,
+    ) -> Predictions:  # fmt: skip
+        """Rows that have still to be filled."""
+        scores = np.full((len(names), len(views), len(classes)), np.nan, np.float32)
+        facts = json.loads(json.dumps(facts or {}))
+        return cls(scores, np.array(labels, np.int64), list(names), list(views), list(classes), facts=facts)
 
     @property
     def decoded(self) -> np.ndarray:

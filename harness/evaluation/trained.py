@@ -1,60 +1,28 @@
-"""A trained model as the command lines take it: a checkpoint, what it was trained for, and how it is to be tested.
-
-What the command line leaves open is settled by the recipe that it names; else by the job that a training run left
-beside its checkpoints; else by the model's own clip and the defaults. Nothing here imports torch before it is needed.
-"""
+"""A trained model as the command lines take it: a checkpoint, what it was trained for, and how it is to be tested."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+import backbones
 from attention_zoo.registry import nearest
-from harness.spec.case import DTYPES
-from harness.spec.clip import Augmentation
-from harness.spec.options import option
+from backbones import checkpoint as files
+from backbones.layouts import NATIVE, translate
+from backbones.pyramid import Pyramid
+from harness.evaluation.predictions import FILE, Predictions, PredictionsError
+from harness.evaluation.protocol import Protocol, TestOptions, protocol
 from harness.spec.reader import UsageError
-from harness.spec.recipe import SOURCES, Recipe, Testing
+from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
-from harness.spec.sampling import KINDS, Sampling
-
-if TYPE_CHECKING:
-    from backbones.pyramid import Pyramid
 
 JOB = "job.json"
 ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
-PREDICTIONS = "predictions.npz"
-WITHOUT = "a model without trained weights answers at random"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestOptions:
-    """What all command lines that test a checkpoint have in common."""
-
-    __test__ = False  # not a test, whatever pytest thinks of its name
-
-    checkpoint: str = option(meaning=f"file of trained weights, ours or a published one; {WITHOUT}")
-    model: str | None = option(None, "name of the model; may be left out for checkpoints written here")
-    model_changes: dict[str, Any] = option({}, "a field of the model of a published checkpoint, as model.position=none")
-    recipe: str | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")
-    recipe_source: str = option("paper", "whose values, where paper and released code differ", choices=SOURCES)
-    frames: int | None = option(None, "frames of a clip", least=1)
-    stride: int | None = option(None, "every how many frames", least=1)
-    sampling: str | None = option(None, "how frames are chosen", choices=KINDS)
-    size: int | None = option(None, "side of a crop in pixels", least=1)
-    resize: int | None = option(None, "short side of the frames that crops are cut from", least=1)
-    mean: list[float] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
-    std: list[float] | None = option(None, "the same for the deviation")
-    classes: str | None = option(None, "file with the names of the classes, one a line in the order of the labels")
-    device: str = option("cpu", "where to run: cpu, cuda, cuda:N")
-    dtype: str = option("float32", "number format of autocast", choices=DTYPES)
-    kernel: str = option("auto", "what computes the attention")
-    threads: int | None = option(None, "threads of the CPU", least=1)
-    batch_size: int = option(4, "views in one forward pass", least=1)
 
 
 @dataclass(frozen=True)
@@ -67,32 +35,16 @@ class Trained:
     layout: str
     classes: tuple[str, ...]
     named: bool  # whether `classes` are names; else they are numbers
-    sampling: Sampling
-    testing: Testing
-    augmentation: Augmentation
-    order: str = "ordered"  # a control is tested as it was trained
+    protocol: Protocol  # a control is tested as it was trained
     data: str | None = None  # what it was trained on, where that is known, as are `root` and `data_options`
     root: str | None = None
     data_options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Side of a crop in pixels."""
-        return self.testing.size or self.augmentation.size
 
     @property
     def title(self) -> str:
         """One line on what it is."""
         file = "" if self.name == self.checkpoint.name else f" from {self.checkpoint.name}"
         return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes"
-
-    def protocol(self) -> str:
-        """One line on how clips are made."""
-        s, t = self.sampling, self.testing
-        step = f", every {_ordinal(s.stride)}" if s.kind == "dense" and s.stride > 1 else ""
-        kind = "" if s.kind == "dense" else f" ({s.kind})"
-        views = f"{t.clips} clip{'s' * (t.clips > 1)} x {t.crops} crop{'s' * (t.crops > 1)}"
-        return f"{views} of {s.frames} frames{step}{kind}, {self.size} x {self.size} pixels of short side {t.resize}"
 
 
 def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Trained:
@@ -103,10 +55,6 @@ def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Tr
 
     Raises: UsageError, which names the option and the way out.
     """
-    import torch
-
-    import backbones
-
     path = Path(given.checkpoint).expanduser()
     check_device(given.device)
     if given.threads:
@@ -127,7 +75,8 @@ def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Tr
     if names is None and job:
         names = _names_beside(job["folder"], model.num_classes)
     try:
-        sampling, testing, augmentation = _protocol(given, recipe, frames=clip.t, size=clip.h, views=views)
+        order = job["order"] if job else "ordered"
+        shown = protocol(given, recipe, frames=clip.t, size=clip.h, views=views, order=order)
     except ValueError as error:  # the settings check themselves
         raise UsageError(str(error)) from None
     return Trained(
@@ -137,27 +86,13 @@ def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Tr
         layout=layout,
         classes=tuple(names or map(str, range(model.num_classes))),
         named=names is not None,
-        sampling=sampling,
-        testing=testing,
-        augmentation=augmentation,
-        **({key: job[key] for key in ("order", "data", "root", "data_options")} if job else {}),
+        protocol=shown,
+        **({key: job[key] for key in ("data", "root", "data_options")} if job else {}),
     )
-
-
-def parsed_views(text: str | None) -> tuple[int, int] | None:
-    """(clips, crops) of "4x1". Raises: UsageError."""
-    if text is None:
-        return None
-    numbers = text.lower().split("x")
-    if len(numbers) != 2 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise UsageError(f"views={text} is not CLIPSxCROPS; write views=4x1 for 4 clips of one crop, 4x3 for three")
-    return int(numbers[0]), int(numbers[1])
 
 
 def check_device(device: str) -> None:
     """Raises: UsageError, for a device that is none or is not here."""
-    import torch
-
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
         raise UsageError(f"unknown device {device!r}; {nearest(device, ('cpu', 'cuda', 'cuda:N'))}")
@@ -227,10 +162,8 @@ def job_beside(checkpoint: Path) -> dict[str, Any] | None:
 
 def _names_beside(folder: Path, count: int) -> list[str] | None:
     """The class names that the predictions of a finished training run hold."""
-    from harness.evaluation.predictions import Predictions, PredictionsError
-
     try:
-        names = Predictions.load(folder / PREDICTIONS).classes
+        names = Predictions.load(folder / FILE).classes
     except (FileNotFoundError, PredictionsError):
         return None
     return names if len(names) == count else None
@@ -240,10 +173,6 @@ def _model(
     given: TestOptions, path: Path, recipe: Recipe | None, job: dict[str, Any] | None
 ) -> tuple[Pyramid, str, str]:
     """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
-    import backbones
-    from backbones import checkpoint as files
-    from backbones.layouts import NATIVE, translate
-
     tensors, metadata = files.read(path)
     if "config" in metadata:
         model = backbones.from_checkpoint(path, kernel=given.kernel)
@@ -287,8 +216,6 @@ def _answering(model: Pyramid, path: Path) -> Pyramid:
 
 def _check_same_model(given: TestOptions, path: Path, model: Pyramid) -> None:
     """A checkpoint of ours says what it is; what the command line says beside must not contradict it."""
-    import backbones
-
     if given.model_changes:
         raise UsageError(f"{path} holds its own config; leave model.{next(iter(given.model_changes))} out")
     if given.model is None:
@@ -304,37 +231,3 @@ def _check_same_model(given: TestOptions, path: Path, model: Pyramid) -> None:
             f"{path} is not of {given.model}: {key} is {there[key]} in the file, {here[key]} in {given.model}; "
             "leave model out, the file says what it is"
         )
-
-
-def _protocol(
-    given: TestOptions, recipe: Recipe | None, *, frames: int, size: int, views: tuple[int, int] | None
-) -> tuple[Sampling, Testing, Augmentation]:
-    sampling = recipe.sampling if recipe else Sampling(frames=frames)
-    testing = recipe.testing if recipe else Testing(resize=size)
-    augmentation = recipe.augmentation if recipe else Augmentation(size=size)
-    sampling = replace(
-        sampling,
-        frames=given.frames or sampling.frames,
-        stride=given.stride or sampling.stride,
-        kind=given.sampling or sampling.kind,
-    )
-    usual = testing.size or augmentation.size
-    side = given.size or usual
-    clips, crops = views or (testing.clips, testing.crops)
-    resize = given.resize or round(testing.resize * side / usual)  # the crop keeps its share of the frame
-    testing = replace(testing, clips=clips, crops=crops, size=side, resize=resize)
-    for name, value in (("mean", given.mean), ("std", given.std)):
-        if value is not None:
-            augmentation = replace(augmentation, **{name: _three(name, value)})
-    return sampling, testing, augmentation
-
-
-def _three(name: str, values: Sequence[Any]) -> tuple[float, ...]:
-    if len(values) != 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise UsageError(f"{name}={list(values)} is not three numbers, as in {name}=[104,117,128]")
-    return tuple(float(value) for value in values)
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"

@@ -7,32 +7,24 @@ of a batch never mix, so the predictions do not depend on it beyond rounding.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.clips.decoding import VideoError
+from harness.clips.loading import Decoded, TestClips, loader
 from harness.clips.transforms import normalised
-from harness.datasets import DataSet
-from harness.evaluation.predictions import Predictions, PredictionsError, View
+from harness.datasets import DataSet, Item
+from harness.evaluation.predictions import DECODERS, RUN, Predictions, PredictionsError
+from harness.evaluation.protocol import Protocol
 from harness.progress import duration
-from harness.spec.clip import Augmentation
-from harness.spec.sampling import Sampling
 
-if TYPE_CHECKING:
-    from harness.clips.loading import Decoded
-    from harness.spec.recipe import Testing
-
-RUN = "run"  # the entry of the facts that does not decide whether two evaluations are the same
-DECODERS = "decoders"  # in it: how many of the videos each decoder has read
-SAY_EVERY_SECONDS = 10.0
 NOT_FINITE = "the model's scores are not finite"
 
 Say = Callable[[str], None]
@@ -41,16 +33,8 @@ Say = Callable[[str], None]
 def predict(
     model: nn.Module,
     dataset: DataSet,
-    sampling: Sampling,
-    testing: Testing,
-    augmentation: Augmentation,
+    protocol: Protocol,
     *,
-    device: str | torch.device = "cpu",
-    dtype: str = "float32",
-    batch_size: int = 4,
-    workers: int = 0,
-    order: str = "ordered",
-    seed: int = 0,
     preloaded: Decoded | None = None,
     say: Say | None = None,
     keep: Path | None = None,
@@ -60,12 +44,7 @@ def predict(
     """What the model says about each view of each video of a data set.
 
     Args:
-        testing: how many clips and crops, and their size; without a size that of `augmentation`, which also gives mean
-            and deviation.
-        dtype: "float32", or the number format of autocast. Probabilities are computed in float32.
-        batch_size: views in one forward pass.
-        order: "ordered", or a control: "shuffled", "single"; `seed` then draws.
-        say: takes a line of text about the progress, now and then.
+        say: takes a line of text about the progress after each video.
         keep: a file that takes what is predicted so far, every `save_every_seconds` and at the end. If it is there
             already, this goes on from it.
         facts: what else is known of the model or the data, stored with the predictions.
@@ -74,97 +53,56 @@ def predict(
         PredictionsError: `keep` holds another evaluation, or no video has finite scores.
         OSError: `keep` cannot be written.
     """
-    from harness.clips.loading import TestClips
-
-    size = testing.size or augmentation.size
-    clips = TestClips(dataset, sampling, testing, size, order=order, seed=seed, preloaded=preloaded)
+    clips = TestClips(
+        dataset, protocol.sampling, protocol.testing, protocol.size,
+        order=protocol.order, seed=protocol.seed, preloaded=preloaded,
+    )  # fmt: skip
     known = {
         "data": dataset.name,
         "split": dataset.split,
         "data_digest": dataset.digest,
         "weights_digest": weights_digest(model),
-        "sampling": asdict(sampling),
-        "testing": asdict(testing) | {"size": size},
-        "mean": list(augmentation.mean),
-        "std": list(augmentation.std),
-        "order": order,
-        "seed": seed if order != "ordered" else None,
-        "dtype": dtype,
+        **protocol.facts(),
+        **(facts or {}),
     }
-    return predicted(
-        model,
-        clips,
-        names=video_names(dataset),
-        labels=[item.label for item in dataset.items],
-        classes=dataset.classes,
-        views=clips.views,
-        mean=augmentation.mean,
-        std=augmentation.std,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        workers=workers,
-        say=say,
-        keep=keep,
-        save_every_seconds=save_every_seconds,
-        facts=known | (facts or {}),
-    )
+    labels = [item.label for item in dataset.items]
+    empty = Predictions.empty(video_names(dataset), labels, clips.views, dataset.classes, known)
+    return predicted(model, clips, empty, protocol, say=say, keep=keep, save_every_seconds=save_every_seconds)
 
 
 def predicted(
     model: nn.Module,
     clips: Iterable[dict[str, Any]],
+    result: Predictions,
+    protocol: Protocol,
     *,
-    names: Sequence[str],
-    labels: Sequence[int],
-    classes: Sequence[str],
-    views: Sequence[View],
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: str | torch.device = "cpu",
-    dtype: str = "float32",
-    batch_size: int = 4,
-    workers: int = 0,
     say: Say | None = None,
     keep: Path | None = None,
     save_every_seconds: float = 60.0,
-    facts: dict[str, Any] | None = None,
 ) -> Predictions:
-    """The same for anything that gives {"views": uint8 "v 3 t h w" or why there are none, "label", "index"}; a
+    """Fills empty predictions from anything that gives {"views": uint8 "v 3 t h w" or why there are none, "index"}; a
     "decoder" may say what has read it.
 
-    A data set (with a length and items) is read by `workers` processes, and only where something is left to predict;
+    A data set (with a length and items) is read by worker processes, and only where something is left to predict;
     whatever else can be iterated over is read here, from its beginning.
     """
-    device = torch.device(device)
-    result = Predictions(
-        scores=np.full((len(names), len(views), len(classes)), np.nan, np.float32),
-        labels=np.array(labels, np.int64),
-        names=list(names),
-        views=list(views),
-        classes=list(classes),
-        facts=json.loads(json.dumps(facts or {})),
-    )
     before = _resume(result, keep, say)
     seconds, decoders = float(before.get("seconds", 0.0)), Counter(before.get(DECODERS, {}))
     read_by: dict[int, str] = {}
-    pending = set(result.pending.tolist())
-    start = saved = told = time.monotonic()
+    total, pending = len(result.names), set(result.pending.tolist())
+    start = saved = time.monotonic()
     fresh = scored = right = 0  # of the videos that this call has predicted
 
-    def finished(complete: bool) -> None:
-        elapsed = seconds + time.monotonic() - start
-        result.facts[RUN] = {"device": device.type, "batch_size": batch_size, "seconds": round(elapsed, 3)}
+    def store() -> None:
+        elapsed = round(seconds + time.monotonic() - start, 3)
+        device = torch.device(protocol.device).type
+        result.facts[RUN] = {"device": device, "batch_size": protocol.batch_size, "seconds": elapsed}
         result.facts[RUN][DECODERS] = dict(sorted(decoders.items()))
         if keep is not None:
             result.save(keep)
-        if complete and not result.decoded.any() and NOT_FINITE in result.failures.values():
-            raise PredictionsError(
-                f"{NOT_FINITE}, for any video: the weights have diverged, or {dtype} is too narrow for them"
-            )
 
     def samples() -> Iterator[dict[str, Any]]:
-        for sample in _samples(clips, pending, workers, device):
+        for sample in _samples(clips, pending, protocol):
             if sample.get("decoder"):
                 read_by[int(sample["index"])] = sample["decoder"]
             yield sample
@@ -172,12 +110,12 @@ def predicted(
     was_training = model.training
     model.eval()
     try:
-        for index, probabilities in _answers(model, samples(), len(views), mean, std, device, dtype, batch_size):
+        for index, probabilities in _answers(model, samples(), len(result.views), protocol):
             if isinstance(probabilities, str):
                 result.failures[result.names[index]] = probabilities
-            elif probabilities.shape[1] != len(classes):
+            elif probabilities.shape[1] != len(result.classes):
                 raise PredictionsError(
-                    f"the model gives {probabilities.shape[1]} scores, but there are {len(classes)} classes; "
+                    f"the model gives {probabilities.shape[1]} scores, but there are {len(result.classes)} classes; "
                     "it was made for another data set"
                 )
             elif not np.isfinite(probabilities).all():
@@ -190,24 +128,35 @@ def predicted(
                 decoders[read_by.pop(index)] += 1
             pending.discard(index)
             fresh += 1
-            now = time.monotonic()
-            if keep is not None and now - saved > save_every_seconds:
-                finished(complete=False)
+            if keep is not None and time.monotonic() - saved > save_every_seconds:
+                store()
                 saved = time.monotonic()
-            if say is not None and pending and now - told > SAY_EVERY_SECONDS:
-                left = duration((now - start) / fresh * len(pending))
+            if say is not None and pending:
+                left = duration((time.monotonic() - start) / fresh * len(pending))
                 share = f", top-1 of these {100 * right / scored:.1f} %" if scored else ""
-                say(f"{len(names) - len(pending)}/{len(names)} videos{share}, about {left} left")
-                told = now
+                say(f"{total - len(pending)}/{total} videos{share}, about {left} left")
     except KeyboardInterrupt:
-        finished(complete=False)
+        store()
         raise
     finally:
         model.train(was_training)
     if pending:
-        raise PredictionsError(f"{len(pending)} of {len(names)} videos were not given, such as number {min(pending)}")
-    finished(complete=True)
+        raise PredictionsError(f"{len(pending)} of {total} videos were not given, such as number {min(pending)}")
+    store()
+    if not result.decoded.any() and NOT_FINITE in result.failures.values():
+        raise PredictionsError(
+            f"{NOT_FINITE}, for any video: the weights have diverged, or {protocol.dtype} is too narrow for them"
+        )
     return result
+
+
+def views_of(path: Path, protocol: Protocol) -> Tensor:
+    """The views of one video file, uint8 "v 3 t h w". Raises: VideoError."""
+    alone = DataSet("clip", "test", path.absolute().parent, (Item(path.name, 0),), ("0",))
+    views = TestClips(alone, protocol.sampling, protocol.testing, protocol.size, order=protocol.order)[0]["views"]
+    if isinstance(views, str):
+        raise VideoError(views)
+    return views
 
 
 def video_names(dataset: DataSet) -> list[str]:
@@ -263,13 +212,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _samples(clips: Any, pending: set[int], workers: int, device: torch.device) -> Iterator[dict[str, Any]]:
+def _samples(clips: Any, pending: set[int], protocol: Protocol) -> Iterator[dict[str, Any]]:
     if hasattr(clips, "__getitem__") and hasattr(clips, "__len__"):
-        from harness.clips.loading import loader
-
         order = np.random.default_rng(0).permutation(len(clips)).tolist()  # lists are sorted by class; progress is not
         batches = [[index] for index in order if index in pending]
-        yield from loader(clips, batches, _only, workers=workers, pin=device.type == "cuda")
+        pin = torch.device(protocol.device).type == "cuda"
+        yield from loader(clips, batches, _only, workers=protocol.workers, pin=pin)
     else:
         yield from (sample for sample in clips if sample["index"] in pending)
 
@@ -281,14 +229,7 @@ def _only(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _answers(
-    model: nn.Module,
-    samples: Iterable[dict[str, Any]],
-    views: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
-    dtype: str,
-    batch_size: int,
+    model: nn.Module, samples: Iterable[dict[str, Any]], views: int, protocol: Protocol
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """For each video its number and the probabilities "v k", or why there are none."""
     waiting: list[tuple[int, Tensor]] = []  # (video, one view), to fill the next forward pass
@@ -297,8 +238,8 @@ def _answers(
     def answers(count: int) -> Iterator[tuple[int, np.ndarray]]:
         part = waiting[:count]
         del waiting[:count]
-        clips = torch.stack([clip for _, clip in part]).to(device, non_blocking=True)
-        for (index, _), row in zip(part, probabilities_of(model, clips, mean, std, dtype), strict=True):
+        clips = torch.stack([clip for _, clip in part])
+        for (index, _), row in zip(part, probabilities_of(model, clips, protocol), strict=True):
             answered[index].append(row)
             if len(answered[index]) == views:
                 yield index, np.stack(answered.pop(index))
@@ -313,18 +254,23 @@ def _answers(
         answered[index] = []
         for clip in clips:
             waiting.append((index, clip))
-            if len(waiting) == batch_size:
-                yield from answers(batch_size)
+            if len(waiting) == protocol.batch_size:
+                yield from answers(protocol.batch_size)
     if waiting:
         yield from answers(len(waiting))
 
 
+def normalised_for(clips: Tensor, protocol: Protocol) -> Tensor:
+    """uint8 clips as the model takes them, float32 on the protocol's device."""
+    clips = clips.to(protocol.device, non_blocking=True)
+    return normalised(clips, protocol.augmentation.mean, protocol.augmentation.std)
+
+
 @torch.no_grad()
-def probabilities_of(
-    model: nn.Module, clips: Tensor, mean: Sequence[float], std: Sequence[float], dtype: str = "float32"
-) -> np.ndarray:
-    """float32 "b k": softmax of the scores of uint8 clips "b 3 t h w" that are on the model's device."""
-    narrow = dtype != "float32"
-    with torch.autocast(clips.device.type, getattr(torch, dtype), enabled=narrow):
-        scores = model(normalised(clips, mean, std))
+def probabilities_of(model: nn.Module, clips: Tensor, protocol: Protocol) -> np.ndarray:
+    """float32 "b k": softmax of the scores of uint8 clips "b 3 t h w", computed on the protocol's device."""
+    clips = normalised_for(clips, protocol)
+    narrow = protocol.dtype != "float32"
+    with torch.autocast(clips.device.type, getattr(torch, protocol.dtype), enabled=narrow):
+        scores = model(clips)
     return scores.float().softmax(dim=-1).cpu().numpy()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.evaluation.predictions import Predictions
+from harness.evaluation.predictions import DECODERS, RUN, Predictions
 from harness.evaluation.scores import scores as score
-from harness.evaluation.views import DECODERS, RUN
 from harness.training import state
 from harness.training.distributed import Group
 from harness.training.job import Job, Result, digest

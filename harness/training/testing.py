@@ -12,8 +12,9 @@ import numpy as np
 from backbones.pyramid import Pyramid
 from harness.clips.loading import Decoded
 from harness.datasets import DataSet
-from harness.evaluation.predictions import Predictions, PredictionsError
-from harness.evaluation.views import DECODERS, RUN, predict, video_names, weights_digest
+from harness.evaluation.predictions import DECODERS, RUN, Predictions, PredictionsError
+from harness.evaluation.protocol import Protocol
+from harness.evaluation.views import predict, video_names, weights_digest
 from harness.spec.recipe import Testing
 from harness.training.distributed import Group
 from harness.training.job import Job
@@ -45,22 +46,14 @@ def tested(
         preloaded = preloaded and preloaded.part(slice(group.rank, None, group.world))
     elif keep is not None and not _continues(keep, model):
         keep.unlink()
-    found = predict(
-        model,
-        mine,
-        job.recipe.sampling,
-        testing,
-        job.recipe.augmentation,
-        device=group.device,
-        dtype=job.dtype,
-        batch_size=batch_size,
-        workers=job.workers,
-        order=order,
-        preloaded=preloaded,
-        say=say,
-        keep=keep if alone else None,
-        facts={"model": job.model, "step": step, "job": job.digest},
-    )
+    recipe = job.recipe
+    protocol = Protocol(
+        recipe.sampling, testing, recipe.augmentation, order,
+        device=str(group.device), dtype=job.dtype, batch_size=batch_size, workers=job.workers,
+    )  # fmt: skip
+    facts = {"model": job.model, "step": step, "job": job.digest}
+    keep_here = keep if alone else None
+    found = predict(model, mine, protocol, preloaded=preloaded, say=say, keep=keep_here, facts=facts)
     if alone:
         return found
     parts = group.gathered(found)

@@ -1,0 +1,142 @@
+"""How a trained model is tested: how clips are made of videos, and what computes the answers. Imports no torch.
+
+What a command line leaves open is settled by the recipe that it names; else by the job that a training run left beside
+its checkpoints; else by the model's own clip and the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from harness.spec.case import DTYPES
+from harness.spec.clip import Augmentation
+from harness.spec.options import option
+from harness.spec.reader import UsageError
+from harness.spec.recipe import SOURCES, Recipe, Testing
+from harness.spec.sampling import KINDS, Sampling
+
+WITHOUT = "a model without trained weights answers at random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOptions:
+    """What all command lines that test a checkpoint have in common."""
+
+    __test__ = False  # not a test, whatever pytest thinks of its name
+
+    checkpoint: str = option(meaning=f"file of trained weights, ours or a published one; {WITHOUT}")
+    model: str | None = option(None, "name of the model; may be left out for checkpoints written here")
+    model_changes: dict[str, Any] = option({}, "a field of the model of a published checkpoint, as model.position=none")
+    recipe: str | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")
+    recipe_source: str = option("paper", "whose values, where paper and released code differ", choices=SOURCES)
+    frames: int | None = option(None, "frames of a clip", least=1)
+    stride: int | None = option(None, "every how many frames", least=1)
+    sampling: str | None = option(None, "how frames are chosen", choices=KINDS)
+    size: int | None = option(None, "side of a crop in pixels", least=1)
+    resize: int | None = option(None, "short side of the frames that crops are cut from", least=1)
+    mean: list[float] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
+    std: list[float] | None = option(None, "the same for the deviation")
+    classes: str | None = option(None, "file with the names of the classes, one a line in the order of the labels")
+    device: str = option("cpu", "where to run: cpu, cuda, cuda:N")
+    dtype: str = option("float32", "number format of autocast", choices=DTYPES)
+    kernel: str = option("auto", "what computes the attention")
+    threads: int | None = option(None, "threads of the CPU", least=1)
+    batch_size: int = option(4, "views in one forward pass", least=1)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How videos are shown to a model, and what computes its answers.
+
+    Args:
+        testing: how many clips and crops, and their size; without a size that of `augmentation`, which also gives mean
+            and deviation.
+        order: "ordered", or a control: "shuffled", "single"; `seed` then draws.
+        device: a name of torch's; `dtype`: "float32", or the number format of autocast. Probabilities are float32.
+        batch_size: views in one forward pass.
+        workers: processes that load clips; 0 for this one.
+    """
+
+    sampling: Sampling
+    testing: Testing
+    augmentation: Augmentation
+    order: str = "ordered"
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch_size: int = 4
+    workers: int = 0
+
+    @property
+    def size(self) -> int:
+        """Side of a crop in pixels."""
+        return self.testing.size or self.augmentation.size
+
+    def facts(self) -> dict[str, Any]:
+        """All that the predictions depend on, beyond rounding."""
+        return {
+            "sampling": asdict(self.sampling),
+            "testing": asdict(self.testing) | {"size": self.size},
+            "mean": list(self.augmentation.mean),
+            "std": list(self.augmentation.std),
+            "order": self.order,
+            "seed": self.seed if self.order != "ordered" else None,
+            "dtype": self.dtype,
+        }
+
+    def __str__(self) -> str:
+        """One line on how clips are made."""
+        s, t = self.sampling, self.testing
+        step = f", every {_ordinal(s.stride)}" if s.kind == "dense" and s.stride > 1 else ""
+        kind = "" if s.kind == "dense" else f" ({s.kind})"
+        views = f"{t.clips} clip{'s' * (t.clips > 1)} x {t.crops} crop{'s' * (t.crops > 1)}"
+        return f"{views} of {s.frames} frames{step}{kind}, {self.size} x {self.size} pixels of short side {t.resize}"
+
+
+def parsed_views(text: str | None) -> tuple[int, int] | None:
+    """(clips, crops) of "4x1". Raises: UsageError."""
+    if text is None:
+        return None
+    numbers = text.lower().split("x")
+    if len(numbers) != 2 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise UsageError(f"views={text} is not CLIPSxCROPS; write views=4x1 for 4 clips of one crop, 4x3 for three")
+    return int(numbers[0]), int(numbers[1])
+
+
+def protocol(
+    given: TestOptions, recipe: Recipe | None, *, frames: int, size: int, views: tuple[int, int] | None, order: str
+) -> Protocol:
+    """What the options, else the recipe, else the model's own clip say. Raises: UsageError."""
+    sampling = recipe.sampling if recipe else Sampling(frames=frames)
+    testing = recipe.testing if recipe else Testing(resize=size)
+    augmentation = recipe.augmentation if recipe else Augmentation(size=size)
+    sampling = replace(
+        sampling,
+        frames=given.frames or sampling.frames,
+        stride=given.stride or sampling.stride,
+        kind=given.sampling or sampling.kind,
+    )
+    usual = testing.size or augmentation.size
+    side = given.size or usual
+    clips, crops = views or (testing.clips, testing.crops)
+    resize = given.resize or round(testing.resize * side / usual)  # the crop keeps its share of the frame
+    testing = replace(testing, clips=clips, crops=crops, size=side, resize=resize)
+    for name, value in (("mean", given.mean), ("std", given.std)):
+        if value is not None:
+            augmentation = replace(augmentation, **{name: _three(name, value)})
+    return Protocol(
+        sampling, testing, augmentation, order, device=given.device, dtype=given.dtype, batch_size=given.batch_size
+    )
+
+
+def _three(name: str, values: Sequence[Any]) -> tuple[float, ...]:
+    if len(values) != 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise UsageError(f"{name}={list(values)} is not three numbers, as in {name}=[104,117,128]")
+    return tuple(float(value) for value in values)
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
