@@ -22,11 +22,12 @@ from rich.console import Console
 
 from harness import video
 from harness.cost import metrics
-from harness.cost.isolation import TIME_LIMIT
-from harness.cost.measure import effort_for, measure
+from harness.cost.measure import measure
+from harness.cost.process import TIME_LIMIT
 from harness.deadline import Deadline
 from harness.progress import Progress, human
 from harness.spec.case import Ablation, Case, Clip, Entry, case_id
+from harness.spec.effort import effort_for
 from harness.table import COLUMNS
 from records import provenance
 from records import visits as rounds

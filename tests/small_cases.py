@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.cost.measure import Effort
 from harness.spec import case
+from harness.spec.effort import Effort
 
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
 LITTLE = Effort(samples=3, seconds=0, budget=0.1, fewest=3, warm_up_seconds=0)

@@ -17,12 +17,12 @@ import attention_zoo
 from backbones.mlp import watched
 from harness.cost import metrics
 from harness.cost.build import build
-from harness.cost.measure import Effort
 from harness.cost.metrics import energy, operator_macs, operator_share
 from harness.cost.operators import GROUPS, group, groups_of
 from harness.cost.workload import Workload
 from harness.spec import case
 from harness.spec.case import Settings
+from harness.spec.effort import Effort
 from harness.spec.reader import UsageError
 from records import record
 from records.record import Record, RecordError, Visit

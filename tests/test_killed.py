@@ -5,7 +5,7 @@ milliseconds, so that hundreds of kills fall on every step of the writing. Then 
 process that it keeps for forking and the ones that measure.
 """
 
-import json
+import multiprocessing
 import os
 import random
 import signal
@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from statistics import median
 
@@ -25,34 +26,41 @@ from test_harness import ablation
 
 import reports.build  # noqa: F401  (loaded here, so that no run has to)
 from harness import session, video
-from harness.cost import isolation, metrics
+from harness.cost import metrics, process
 from harness.spec import case
 from harness.spec.case import Settings
 from records import provenance
 from records import visits as rounds
-from records.record import Measurement, read_manifest, read_record, read_records, record_paths, write_json
+from records.record import Measurement, read_manifest, read_record, read_records, record_paths
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 NAMES = ("params", "latency", "peak_memory")
 ROUNDS = 8
 
 
-def measured_quickly(request, answer, log, time_limit):
-    """Stands in for `isolation.run`: a fork that answers in two steps, as a real measuring process does."""
+def measured_quickly(_, arguments, time_limit):
+    """Stands in for `process.run`: a fork that answers in steps, as a real measuring process does."""
+    (request,) = arguments
+    reader, writer = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
-        found = {}
-        asked = json.loads(Path(request).read_text())
-        for name in asked["metrics"]:
+        for name in request.metrics:
             time.sleep(0.004)
-            found[name] = [
-                asdict(quantity.of([random.random() + 1], {"machine": asked["machine"]}))
+            values = [
+                quantity.of([random.random() + 1], {"machine": request.machine})
                 for quantity in metrics.get(name).measures.values()
             ]
-            write_json(found, Path(answer))
+            writer.send((name, values))
         os._exit(0)
+    writer.close()
+    answers = []
+    try:
+        while True:
+            answers.append(reader.recv())
+    except (EOFError, OSError):
+        reader.close()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return f"the measuring process was ended by signal {-status}" if status else None
+    return answers, f"the measuring process was ended by signal {-status}" if status else None
 
 
 def start(trial, out, force=False):
@@ -65,7 +73,7 @@ def start(trial, out, force=False):
             silent = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silent, 1)
             os.dup2(silent, 2)
-            isolation.run = measured_quickly
+            process.run = measured_quickly
             # A dirty checkout is not continued by another run; here every run is of one clean commit.
             provenance.commit = lambda: {"commit": "c0ffee", "dirty": False}
             tempfile.tempdir = str(out)  # a killed run leaves its scratch folder behind
@@ -170,6 +178,7 @@ COMMAND += [f"metrics=[{','.join(REAL_NAMES)}]", "clip.frames=4", "clip.size=32"
 COMMAND += [f"model.{name}={value}".replace(" ", "") for name, value in TINY.items()]
 ROWS = ("none", "relative bias (Swin)", "PEG (DWConv), default")
 TARGETS = ("run", "forker", "child")  # each is the parent of the next
+FORKER_GONE = "the process that forks the measuring ones was ended"
 PATIENCE = 300  # seconds, after which something hangs even on a busy machine
 
 
@@ -227,7 +236,7 @@ def processes_of(run):
     found = {}
     try:
         found["run"] = psutil.Process(run.pid)
-        found["forker"] = next(one for one in children(run.pid) if "--forks" in one.cmdline())
+        found["forker"] = next(one for one in children(run.pid) if "forkserver" in " ".join(one.cmdline()))
         found["child"] = next(one for one in children(found["forker"].pid) if not ended(one))
     except (psutil.NoSuchProcess, StopIteration):
         pass
@@ -258,10 +267,10 @@ def ended(process):
 def living(scratch):
     """Every process that a run started, whatever became of its parents: all inherit where scratch files go."""
     found = []
-    for process in psutil.process_iter():
+    for one in psutil.process_iter():
         try:
-            if process.environ().get("TMPDIR") == str(scratch) and not ended(process):
-                found.append(process)
+            if one.environ().get("TMPDIR") == str(scratch) and not ended(one):
+                found.append(one)
         except (psutil.Error, OSError):  # gone meanwhile, or another user's
             pass
     return found
@@ -345,6 +354,10 @@ def go_and_kill(trial, targets, generator, forced=False):
     return run.returncode
 
 
+def is_of_a_kill(why):
+    return "process was killed (signal 9)" in why or FORKER_GONE in why
+
+
 def check_end(trial, status, said, hits):
     """A run that was not killed itself has visited every case, and says of each measurement that it lacks why."""
     failed = [line for line in said.splitlines() if line.startswith("failed: ")]
@@ -352,14 +365,14 @@ def check_end(trial, status, said, hits):
     assert "Traceback" not in said, said
     assert bool(failed) == (status == 1), said
     assert hits or not failed, said
-    assert all("process was killed (signal 9)" in line for line in failed), said
+    assert all(is_of_a_kill(line) for line in failed), said
     assert {record.row for record in read_records(trial.folder)} == set(trial.rows), said
     expected = {name for metric in REAL_NAMES for name in metrics.get(metric).measures}
     for record in read_records(trial.folder):
         assert expected <= set(record.measurements)
         for measurement in record.measurements.values():
             why = [measurement.missing or "", *measurement.details.get("failed_rounds", {}).values()]
-            assert rounds.complete(measurement) or any("killed (signal 9)" in one for one in why), measurement
+            assert rounds.complete(measurement) or any(map(is_of_a_kill, why)), measurement
     assert len(read_manifest(trial.folder)["rows"]) == len(ROWS)
     assert (trial.folder / "report.md").is_file()
 
@@ -389,31 +402,37 @@ def check_real(trial, targets, by_force, generator):
     check_complete(trial)
 
 
-@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
-def test_a_forking_process_that_dies_before_it_is_asked_is_a_reason(tmp_path, monkeypatch):
-    """Its pipe is broken then, which must not end the sweep as a full disk does."""
-    begin = isolation._start
+def answer():
+    yield "measured"
 
-    def begin_and_kill(*arguments, **streams):
-        process = begin(*arguments, **streams)
-        process.kill()
-        wait_for(lambda: ended(psutil.Process(process.pid)), "the process outlives its kill")
-        return process
 
-    isolation.stop()
-    monkeypatch.setattr(isolation, "_start", begin_and_kill)
+@pytest.mark.skipif(sys.platform != "linux", reason="cases are forked on Linux only")
+def test_a_forking_process_that_dies_before_it_is_asked_is_a_reason(monkeypatch):
+    """Its socket is broken then, which must not end the run as a full disk does; the next case has another one."""
+    begin = forkserver.ensure_running
+
+    def begin_and_kill():
+        begin()
+        (server,) = [one for one in children(os.getpid()) if "forkserver" in " ".join(one.cmdline())]
+        server.kill()
+        wait_for(lambda: ended(server), "the process outlives its kill")
+
+    monkeypatch.setattr(forkserver._forkserver, "ensure_running", begin_and_kill)
     for _ in range(2):
-        said = isolation.run(tmp_path / "request", tmp_path / "answer", tmp_path / "log", PATIENCE)
-        assert "killed (signal 9)" in said
+        answers, said = process.run(answer, (), PATIENCE)
+        assert not answers
+        assert FORKER_GONE in said
+    monkeypatch.undo()
+    assert process.run(answer, (), PATIENCE) == (["measured"], None)
 
 
-@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
+@pytest.mark.skipif(sys.platform != "linux", reason="cases are forked on Linux only")
 def test_kills_of_real_processes_lose_nothing(tmp_path):
     check_real(Trial(tmp_path, rows=ROWS[:1]), ["child", "child", "forker", "run"], 0, random.Random(1))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
+@pytest.mark.skipif(sys.platform != "linux", reason="cases are forked on Linux only")
 def test_fifty_kills_of_real_processes_lose_nothing(tmp_path):
     seed = int(time.time())
     generator, counts = random.Random(seed), Counter()

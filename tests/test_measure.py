@@ -2,9 +2,11 @@
 
 import getpass
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,10 +16,10 @@ import torch
 from small_cases import LITTLE, clip_file, tiny
 
 from backbones.pyramid import Pyramid
-from harness.cost import count, isolation, measure, metrics
+from harness.cost import count, measure, metrics, process
 from harness.cost.build import build, example, unavailable
-from harness.cost.measure import Effort
 from harness.spec import case
+from harness.spec.effort import Effort
 from records import provenance
 
 
@@ -254,10 +256,33 @@ def test_lack_of_memory_is_a_result(tmp_path):
         assert not measurement.retry
 
 
-def test_the_time_limit_is_a_reason_to_try_again(tmp_path):
-    one = tiny()
-    measured = measure.measure(one, ["latency"], clip_file(tmp_path, one), effort=LITTLE, time_limit=0.1)
-    assert "time limit of 0.1 s" in measured[0].missing
+def hang(mark):
+    """Stands in for `child.answer`: starts a process, as a compiler does, says so, and never ends."""
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    Path(mark).write_text(str(worker.pid))
+    time.sleep(3600)
+    yield
+
+
+def die(code):
+    """Stands in for `child.answer`: ends as `code` does."""
+    exec(code)
+    yield
+
+
+@pytest.fixture(params=["forkserver", "spawn"])
+def method(request, monkeypatch):
+    """Both ways to start a measuring process."""
+    if request.param not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system starts processes in another way only")
+    monkeypatch.setattr(process, "CONTEXT", multiprocessing.get_context(request.param))
+
+
+def test_the_time_limit_is_a_reason_to_try_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure.child, "answer", hang)
+    monkeypatch.setattr(measure.child, "Request", lambda *_: str(tmp_path / "pid"))
+    measured = measure.measure(tiny(), ["latency"], clip_file(tmp_path, tiny()), effort=LITTLE, time_limit=0.1)
+    assert measured[0].missing == "stopped at the time limit of 0.1 s; raise time_limit"
     assert measured[0].retry
 
 
@@ -280,23 +305,11 @@ DEATHS = [
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
-@pytest.mark.parametrize("fork", [True, False])
 @pytest.mark.parametrize("code,reason,retry", DEATHS)
-def test_a_process_that_dies_leaves_a_reason(code, reason, retry, fork, tmp_path, monkeypatch):
-    if fork and not isolation.can_fork():
-        pytest.skip("this system cannot fork and wait for it")
-    script = "import sys\nfrom harness.cost import isolation\ndef die(*_): exec(CODE)\n"
-    script += "isolation.serve_forks(die) if sys.argv[-1] == '--forks' else die()"
-    start = subprocess.Popen
-
-    def instead(command, **options):  # the interpreter and the arguments as they are, our code for the module
-        return start([command[0], "-c", script.replace("CODE", repr(code)), *command[3:]], **options)
-
-    isolation.stop()
-    monkeypatch.setattr(isolation.subprocess, "Popen", instead)
-    monkeypatch.setattr(isolation, "can_fork", lambda: fork)
+def test_a_process_that_dies_leaves_a_reason(code, reason, retry, method, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure.child, "answer", die)
+    monkeypatch.setattr(measure.child, "Request", lambda *_: code)
     measured = measure.measure(tiny(), ["latency", "peak_memory"], clip_file(tmp_path, tiny()))
-    isolation.stop()
     assert [m.name for m in measured] == ["latency", "peak_memory"]
     for measurement in measured:
         assert reason in measurement.missing
@@ -304,27 +317,29 @@ def test_a_process_that_dies_leaves_a_reason(code, reason, retry, fork, tmp_path
         assert "/home" not in measurement.missing
 
 
+def two_answers_and_a_crash():
+    yield "first"
+    yield "second"
+    os.kill(os.getpid(), 9)
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
-@pytest.mark.parametrize("fork", [True, False])
-def test_what_a_stopped_process_started_ends_with_it(fork, tmp_path, monkeypatch):
+def test_what_a_process_said_before_its_death_is_kept(method):
+    answers, failure = process.run(two_answers_and_a_crash, (), 300)
+    assert answers == ["first", "second"]
+    assert "killed (signal 9)" in failure
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
+def test_what_a_stopped_process_started_ends_with_it(method, tmp_path):
     """A compiler worker, say: it must not go on computing beside the next case."""
-    if fork and not isolation.can_fork():
-        pytest.skip("this system cannot fork and wait for it")
-    mark = tmp_path / "pid"
-    script = (
-        "import pathlib, subprocess, sys, time\nfrom harness.cost import isolation\n"
-        "def hang(*_):\n"
-        " child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        f" pathlib.Path({str(mark)!r}).write_text(str(child.pid)); time.sleep(60)\n"
-        "isolation.serve_forks(hang) if sys.argv[-1] == '--forks' else hang()"
-    )
-    start = subprocess.Popen
-    isolation.stop()
-    monkeypatch.setattr(isolation.subprocess, "Popen", lambda c, **o: start([c[0], "-c", script, *c[3:]], **o))
-    monkeypatch.setattr(isolation, "can_fork", lambda: fork)
-    assert "time limit" in isolation.run(tmp_path / "request", tmp_path / "answer", tmp_path / "log", 6)
+    mark, limit = tmp_path / "pid", 4
+    while not mark.exists():  # it had no time to start anything: on a busy machine that takes long
+        assert "time limit" in process.run(hang, (str(mark),), limit)[1]
+        limit *= 2
     stat = Path(f"/proc/{mark.read_text()}/stat")
-    for _ in range(100):  # the signal takes a moment on a busy machine
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:  # the signal takes a moment
         state = stat.read_text().rpartition(")")[2].split()[0] if stat.exists() else "gone"
         if state in ("gone", "Z"):  # Z: ended, but not yet collected by its new parent
             break
@@ -335,8 +350,8 @@ def test_what_a_stopped_process_started_ends_with_it(fork, tmp_path, monkeypatch
 def test_a_case_gives_the_same_answer_forked_and_in_a_new_interpreter(tmp_path, monkeypatch):
     one = tiny()
     found = []
-    for fork in (isolation.can_fork(), False):
-        monkeypatch.setattr(isolation, "can_fork", lambda fork=fork: fork)
+    for context in (process.CONTEXT, multiprocessing.get_context("spawn")):
+        monkeypatch.setattr(process, "CONTEXT", context)
         measured = by_name(measure.measure(one, ["latency", "peak_memory"], clip_file(tmp_path, one), effort=LITTLE))
         assert not any(m.missing for m in measured.values())
         found.append(measured)
@@ -345,18 +360,32 @@ def test_a_case_gives_the_same_answer_forked_and_in_a_new_interpreter(tmp_path, 
     assert forked["peak_memory"].value == pytest.approx(spawned["peak_memory"].value, abs=8 * 2**20)
 
 
-@pytest.mark.skipif(not isolation.can_fork(), reason="this system cannot fork and wait for it")
+@pytest.mark.skipif(sys.platform != "linux", reason="cases are forked on Linux only")
 def test_cases_are_forked_from_a_process_with_one_thread(tmp_path):
     """Anything more could be lost or locked in a fork."""
-    one = tiny()
-    measure.measure(one, ["latency"], clip_file(tmp_path, one), effort=LITTLE)
-    forker = isolation._forker
-    assert psutil.Process(forker.pid).num_threads() == 1
-    measure.measure(one, ["peak_memory"], clip_file(tmp_path, one), effort=LITTLE)
-    assert isolation._forker is forker  # the same for every case
-    assert not psutil.Process(forker.pid).children()
-    isolation.stop()
-    assert forker.poll() == 0
+    one, servers = tiny(), []
+    for name in ("latency", "peak_memory"):
+        assert measure.measure(one, [name], clip_file(tmp_path, one), effort=LITTLE)[0].samples
+        servers.append([child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())])
+    (server,), again = servers
+    assert [server] == again  # the same for every case
+    assert server.num_threads() == 1
+    assert not server.children()
+
+
+def test_a_measuring_process_loads_nothing_of_the_command_line(tmp_path):
+    """Which would cost every case what the command line takes to start."""
+    tmp_path.joinpath("of_the_command.py").touch()
+    command = tmp_path / "command.py"
+    command.write_text(
+        "import of_the_command\nfrom harness.cost import process\n"
+        "print(*process.run(eval, (\"__import__('sys').modules\",), 300)[0])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(provenance.ROOT)}
+    done = subprocess.run([sys.executable, command], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "harness.cost.child" in done.stdout.split()
+    assert "of_the_command" not in done.stdout.split()
 
 
 def test_unknown_metrics_have_a_nearest_name():

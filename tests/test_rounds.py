@@ -9,10 +9,10 @@ from test_harness import Meter, ablation, go
 
 from harness import sweep
 from harness.cost import metrics
-from harness.cost.measure import CPU, CUDA, QUICK
 from harness.deadline import Deadline
 from harness.spec import case
 from harness.spec.case import Settings
+from harness.spec.effort import CPU, CUDA, QUICK
 from harness.spec.reader import UsageError
 from records import provenance
 from records import visits as rounds

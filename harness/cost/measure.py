@@ -4,55 +4,16 @@ reason.
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import asdict, dataclass, replace
-from math import ceil
 from pathlib import Path
 
-from harness import scratch
-from harness.cost import isolation, metrics
+from harness.cost import child, metrics, process
 from harness.deadline import Deadline
 from harness.spec.case import Case
+from harness.spec.effort import CPU, Effort
 from records import provenance
-from records.record import Measurement, write_json
+from records.record import Measurement
 
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to sample: `samples` and `seconds` at least, but not beyond `budget` seconds once there are `fewest`."""
-
-    samples: int = 20
-    seconds: float = 3.0
-    budget: float = 10.0
-    fewest: int = 5
-    warm_up_seconds: float = 4.0
-
-    def split(self, rounds: int) -> Effort:
-        """The effort of one of several rounds that together are this one; the warm-up is each process's own."""
-        return replace(
-            self,
-            samples=ceil(self.samples / rounds),
-            seconds=self.seconds / rounds,
-            budget=self.budget / rounds,
-            fewest=ceil(self.fewest / rounds),
-        )
-
-    def enough(self, samples: int, elapsed: float) -> bool:
-        return (samples >= self.samples and elapsed >= self.seconds) or (
-            samples >= self.fewest and elapsed >= self.budget
-        )
-
-
-CPU = Effort()
-CUDA = Effort(samples=50, seconds=2.0, budget=30.0, fewest=10, warm_up_seconds=10.0)
-QUICK = Effort(samples=3, seconds=0.0, budget=1.0, fewest=3, warm_up_seconds=0.2)
-
-
-def effort_for(device: str, quick: bool) -> Effort:
-    if quick:
-        return QUICK
-    return CUDA if device.startswith("cuda") else CPU
+OUT_OF_MEMORY = ("bad_alloc", "allocate memory")  # in the last words of a process that could not go on
 
 
 def measure(
@@ -75,9 +36,7 @@ def measure(
         if not metric.timed:
             try:
                 measured += metric.run(case)
-            except (
-                Exception
-            ) as error:  # a case that fails must not end the sweep; it is reported, and the exit status tells
+            except Exception as error:  # one case that fails must not end the run; the exit status tells
                 measured += metric.missing(f"{type(error).__name__}: {error}", retry=True)
     for timed in metrics.by_process(metric for metric in chosen if metric.timed):
         assert clip is not None, "timed metrics need a clip"
@@ -89,40 +48,19 @@ def measure(
 def _in_child(
     case: Case, timed: list[metrics.Metric], clip: Path, effort: Effort, time_limit: float
 ) -> list[Measurement]:
-    """Ask `harness.cost.child` and turn whatever happens to it into measurements."""
+    """Have a process measure, and turn whatever happens to it into measurements."""
     machine = provenance.machine(case.device)
-    with scratch.folder() as folder:
-        request, answer, log = (folder / name for name in ("request.json", "answer.json", "log.txt"))
-        wanted = {
-            "case": asdict(case),
-            "clip": str(clip.absolute()),
-            "metrics": [metric.name for metric in timed],
-            "effort": asdict(effort),
-            "machine": machine,
-            "time_limit": time_limit,
-        }
-        write_json(wanted, request)
-        failure = isolation.run(request, answer, log, time_limit)
-        answered = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
-        last_words = _last_words(log)
+    names = [metric.name for metric in timed]
+    request = child.Request(case, names, str(clip.absolute()), effort, machine, time_limit)
+    answers, failure = process.run(child.answer, (request,), time_limit)
+    answered = dict(answers)
+    reason = failure or "the measuring process ended without an answer"
+    out_of_memory = any(sign in reason for sign in OUT_OF_MEMORY)
+    if out_of_memory:
+        reason = f"out of memory: {reason}"
     measured = []
     for metric in timed:
-        if metric.name in answered:
-            measured += [Measurement(**raw) for raw in answered[metric.name]]
-        else:
-            reason = failure or "the measuring process ended without an answer"
-            if last_words and "time limit" not in reason:
-                reason += f"; its last words: {last_words}"
-            out_of_memory = "bad_alloc" in last_words or "allocate memory" in last_words
-            if out_of_memory:
-                reason = f"out of memory: {reason}"
-            measured += metric.missing(reason, retry=not out_of_memory, details={"machine": machine})
+        measured += answered.get(metric.name) or metric.missing(
+            reason, retry=not out_of_memory, details={"machine": machine}
+        )
     return measured
-
-
-def _last_words(log: Path) -> str:
-    """The last line a process wrote, without folders: records hold no path of this machine."""
-    if not log.exists():  # it ended before it began
-        return ""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return re.sub(r"(?:/[^\s/'\"]+)+/", "", lines[-1])[:300] if lines else ""

@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attention_zoo import kernels
 from harness.cost import memory
 from harness.cost.build import build
-from harness.cost.measure import Effort
 from harness.cost.training_step import TrainingStep, targets
 from harness.spec.case import Case
+from harness.spec.effort import Effort
 from harness.video import normalise
 from records import provenance
 
