@@ -83,9 +83,19 @@ def start(trial, out, force=False):
     return run
 
 
-def kill(run, generator):
+@dataclass
+class Pace:
+    """Within which time (s) runs are killed: longer where they get nothing done in it, shorter where they end."""
+
+    seconds: float = 0.4
+
+    def adapt(self, hit, progress):
+        self.seconds *= 1.5 if "run" in hit and not progress else 1 if hit else 0.8
+
+
+def kill(run, generator, pace):
     """Kill the run or the process that measures for it, at some moment; returns what was hit and how the run ended."""
-    time.sleep(generator.uniform(0.02, 0.4))
+    time.sleep(generator.uniform(0.02, pace.seconds))
     hit, ended = [], 0
     if generator.random() < 0.4:
         # Waits for the next child: most of the time there is none, and how much of it depends on the machine.
@@ -99,7 +109,7 @@ def kill(run, generator):
             except psutil.NoSuchProcess:  # it ended just now
                 pass
             ended, status = os.waitpid(run, os.WNOHANG)
-        time.sleep(generator.uniform(0, 0.2))
+        time.sleep(generator.uniform(0, pace.seconds / 2))
     if not ended:
         ended, status = os.waitpid(run, os.WNOHANG)
     if not ended:
@@ -129,13 +139,14 @@ def finished(samples):
     return {key for key, of_one in samples.items() if key[1] in in_one_round or len(of_one) == ROUNDS}
 
 
-def live(trial, out, generator):
+def live(trial, out, generator, pace):
     """Kill runs until one completes the records, then some that repeat them by force; returns what was hit."""
     folder, hits, before = out / trial.name, [], {}
     status = None
     while status != 0:
-        hit, status = kill(start(trial, out), generator)
+        hit, status = kill(start(trial, out), generator, pace)
         now = held(folder)
+        pace.adapt(hit, now != before)
         for key, of_one in before.items():
             assert now[key][: len(of_one)] == of_one, f"{key} lost rounds"
         for key, of_one in now.items():
@@ -145,19 +156,19 @@ def live(trial, out, generator):
     assert len(before) == len(finished(before)) == 8
     assert len(read_manifest(folder)["rows"]) == 2
     for _ in range(3):
-        hit, _ = kill(start(trial, out, force=True), generator)
+        hit, _ = kill(start(trial, out, force=True), generator, pace)
         hits += hit
         assert len(finished(held(folder))) == 8, "a finished measurement gave way to an unfinished one"
     return hits
 
 
 def check(tmp_path, kills, seed):
-    trial, generator, hits = ablation(["one", "two"]), random.Random(seed), []
+    trial, generator, pace, hits = ablation(["one", "two"]), random.Random(seed), Pace(), []
     for entry in case.resolve(trial, Settings(threads=1)):  # what every run would do, done once and kept
         metrics.get("params").run(entry.case)
     provenance.machine("cpu"), video.sample_clip(tmp_path)
     while len(hits) < kills or min(hits.count("run"), hits.count("child")) < kills // 10:
-        hits += live(replace(trial, name=f"trial_{len(hits)}"), tmp_path, generator)
+        hits += live(replace(trial, name=f"trial_{len(hits)}"), tmp_path, generator, pace)
         assert len(hits) < 10 * kills, f"one-sided: {Counter(hits)}"
 
 
