@@ -310,11 +310,10 @@ def _there(folder: Path, check: Check) -> Record | None:
 
 def _missing(device: str) -> str | None:
     from harness.cost.build import unavailable
-    from harness.spec.case import Case
 
     if device.partition(":")[0] not in ("cpu", "cuda"):
         return f"unknown device {device!r}; allowed: cpu, cuda, cuda:N"
-    return unavailable(Case(row="", model="", config={}, device=device))
+    return unavailable(device)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +62,14 @@ def run(
     training = training or Training()
     setups = {ablation.name: _setup(ablation, settings, training, names is None) for ablation in ablations}
     _check_writable(out)
-    _check_clip(settings)
+    settings = replace(settings, digest=_digest(settings.path))
 
     from harness import sweep  # torch from here on
     from harness.video import VideoError
     from records import provenance
 
-    settings.threads = settings.threads or (1 if settings.quick else provenance.default_threads())
+    threads = settings.threads or (1 if settings.quick else provenance.default_threads())
+    settings = replace(settings, threads=threads)
     if timed or any(setups.values()):
         _check_machine(settings)
     launcher = _launcher(training, settings, out)
@@ -259,15 +260,15 @@ def _metrics(ablation: Ablation, chosen: list[str] | None) -> list[str]:
     return [name for name in metrics.names() if name in names]
 
 
-def _check_clip(settings: Settings) -> None:
-    """Refuse an unusable file early, and name a given file by its content: another of the same name is another case."""
-    if settings.path is None:
-        return
+def _digest(clip: str | None) -> str | None:
+    """What names a given file by its content: another of the same name is another case. Raises: UsageError."""
+    if clip is None:
+        return None
     from harness.video import VideoError, check_file, file_digest
 
     try:
-        check_file(settings.path)
-        settings.digest = file_digest(settings.path)
+        check_file(clip)
+        return file_digest(clip)
     except (VideoError, OSError) as error:
         raise UsageError(str(error)) from error
 
@@ -276,8 +277,7 @@ def _check_machine(settings: Settings) -> None:
     """Refuse a device, dtype or kernel that cannot run here. Counting needs none of them."""
     from harness.cost.build import unavailable
 
-    axes = {name: value for name in ("device", "dtype", "kernel") if (value := getattr(settings, name)) is not None}
-    reason = unavailable(case.Case(row="", model="", config={}, **axes))
+    reason = unavailable(settings.device or "cpu", settings.dtype or "float32", settings.kernel or "auto")
     if reason is not None:
         raise UsageError(reason)
 

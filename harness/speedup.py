@@ -112,7 +112,7 @@ def _prepare(options: Options) -> tuple[str, str, Case]:
     )  # fmt: skip
     for name in pair:
         kernels.check_name(name)
-        reason = unavailable(Case(**{**vars(case), "kernel": name}))
+        reason = unavailable(case.device, case.dtype, name)
         if reason:
             raise ValueError(reason)
     return pair[0], pair[1], case

@@ -309,7 +309,7 @@ def _check_kernels(settings: Settings, out: Path, deadline: Deadline, force: boo
 def _check_device(suite: Suite, settings: Settings) -> None:
     from harness.cost.build import unavailable
 
-    reason = unavailable(case.Case(row="", model="", config={}, device=settings.device))
+    reason = unavailable(settings.device)
     if reason:
         smallest = f"{COMMAND} suite={suite.name} device=cpu quick=true"
         raise UsageError(f"{reason}; `{smallest}` tries whether all steps work")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -58,6 +59,11 @@ def collect() -> dict[str, Any]:
         "ram_bytes": psutil.virtual_memory().total,
         "gpu": gpu(),
     }
+
+
+def without_folders(text: str) -> str:
+    """A text in which files are named by their last part: a record holds no absolute path of this machine."""
+    return re.sub(r"(?<![\w.:/~-])(?:/[^\s/'\":]+)+/", "", text)
 
 
 def now() -> str:

@@ -292,7 +292,7 @@ def test_a_device_that_is_not_there_is_a_reason(tmp_path):
     measured = measure.measure(one, ["latency", "throughput"], clip_file(tmp_path, one), effort=LITTLE)
     assert {m.name for m in measured} == {"latency", "throughput"}
     assert all("sees no CUDA device" in m.missing and not m.retry for m in measured)
-    assert "available: " in unavailable(tiny(kernel="xformers"))
+    assert "available: " in unavailable("cpu", "float32", "xformers")
 
 
 DEATHS = [

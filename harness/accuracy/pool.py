@@ -23,6 +23,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from harness.cost.process import environment
+
 LOCK, OUTPUT, JOB_LOG = ".running.lock", "output.txt", "log.jsonl"
 NO_TEACHER = "the row that would label its tokens is not trained"
 STOP_SECONDS = 60.0  # to write a checkpoint in
@@ -116,24 +118,10 @@ def _start(slot: Slot) -> None:
     slot.connection, theirs = context.Pipe()
     watched, slot.alive = context.Pipe(duplex=False)
     slot.process = context.Process(target=_work, args=(theirs, watched, slot.environment), daemon=False)
-    with _environment(slot.environment):  # what OpenMP reads when it is loaded
+    with environment(slot.environment):  # what OpenMP reads when it is loaded
         slot.process.start()
     theirs.close()
     watched.close()
-
-
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _answer(slot: Slot) -> str | None:
@@ -147,7 +135,8 @@ def _answer(slot: Slot) -> str | None:
         if code == -signal.SIGKILL:
             return "the training process was killed (signal 9), most likely because memory ran out"
         ended = f"signal {-code}" if code < 0 else f"exit status {code}"
-        return f"the training process ended by {ended}; {slot.task.job.folder / OUTPUT} has its output"
+        output = f"training/{slot.task.job.folder.name}/{OUTPUT}"  # a record holds no path of this machine
+        return f"the training process ended by {ended}; {output} has its output"
 
 
 def _stop(everything: list[Slot]) -> None:

@@ -52,20 +52,20 @@ def example(case: Case, *, batch_size: int | None = None, device: str = "meta") 
     return torch.empty(shape, device=device)
 
 
-def unavailable(case: Case) -> str | None:
-    """Why this case cannot run here (device, dtype or kernel), or None if it can."""
-    device, dtype = torch.device(case.device), getattr(torch, case.dtype)
+def unavailable(device_name: str, dtype_name: str = "float32", kernel: str = kernels.AUTO) -> str | None:
+    """Why nothing can run here on such a device, in such numbers, on such a kernel; None if it can."""
+    device, dtype = torch.device(device_name), getattr(torch, dtype_name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             hint = "use device=cpu or a CUDA build of torch"
-            return f"device {case.device}: torch {torch.__version__} sees no CUDA device; {hint}"
+            return f"device {device_name}: torch {torch.__version__} sees no CUDA device; {hint}"
         if (device.index or 0) >= torch.cuda.device_count():
-            return f"device {case.device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
+            return f"device {device_name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
         if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported():
             return f"dtype bfloat16 is not supported by {torch.cuda.get_device_name(device)}; use float16 or float32"
-    if case.kernel == kernels.AUTO:
+    if kernel == kernels.AUTO:
         return None
-    reason = kernels.missing(case.kernel, device, dtype)
+    reason = kernels.missing(kernel, device, dtype)
     if reason is None:
         return None
-    return f"kernel {case.kernel} cannot run here: {reason}; available: {', '.join(kernels.available(device, dtype))}"
+    return f"kernel {kernel} cannot run here: {reason}; available: {', '.join(kernels.available(device, dtype))}"

@@ -40,7 +40,7 @@ def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
     case = request.case
     wanted = sorted((metrics.get(name) for name in request.metrics), key=lambda metric: metric.order)
     details = {"machine": request.machine}
-    reason = unavailable(case)
+    reason = unavailable(case.device, case.dtype, case.kernel)
     if reason is not None:
         for metric in wanted:
             yield metric.name, metric.missing(reason, retry=False, details=details)

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
@@ -102,13 +101,8 @@ def _failure(status: int | None, time_limit: float, log: Path) -> str | None:
     else:
         reason = f"the measuring process failed (exit status {status})"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []  # none: it ended before it began
-    words = [without_folders(line.strip()) for line in lines if line.strip()]
+    words = [provenance.without_folders(line.strip()) for line in lines if line.strip()]
     return f"{reason}; its last words: {words[-1][:300]}" if words else reason
-
-
-def without_folders(text: str) -> str:
-    """A text with files named by their last part alone."""
-    return re.sub(r"(?:/[^\s/'\"]+)+/", "", text)
 
 
 def _end_group(process: Any) -> None:

@@ -17,7 +17,6 @@ from harness import datasets
 from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
 from harness.cost.build import unavailable
 from harness.datasets import DataSet
-from harness.spec.case import Case
 from harness.training import token_labels
 from harness.training.distributed import Group
 from harness.training.initial import initialise, scale_to_inputs
@@ -28,8 +27,7 @@ LINES_PER_EPOCH = 20
 
 def check_device(job: Job) -> None:
     """Raises: TrainingError, where device, number format or kernel are not to be had here."""
-    case = Case(job.model, job.model, job.config, device=job.device, dtype=job.dtype, kernel=job.kernel)
-    reason = unavailable(case)
+    reason = unavailable(job.device, job.dtype, job.kernel)
     if reason is None and job.strategy == "fsdp" and job.dtype == "float16":
         reason = "float16 with strategy=fsdp: the gradients' scaler does not see all of them; use bfloat16 or float32"
     if reason is None and job.recipe.augmentation.rand_augment and find_spec("kornia") is None:
