@@ -4,51 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness.spec import options
-from harness.spec.case import DTYPES
+from rich.console import Console
+
+from harness import datasets
+from harness.spec import options, recipe
 from harness.spec.options import option
 from harness.spec.reader import UsageError
-from harness.spec.sampling import ORDERS
-from harness.training.job import STRATEGIES
+from harness.training.job import STRATEGIES, Job, Result, Settings, Stopped, model_config
+from harness.training.stopping import stopping
+from records import provenance
 
 
-@dataclass(frozen=True)
-class Options:
-    model: str = option(
-        meaning="name of a model; python -m attention_zoo lists the schemes, an unknown name the models"
-    )
-    data: str = option(meaning="name of a data set (python -m harness.datasets lists them), or a folder of videos")
+@dataclass(frozen=True, kw_only=True)
+class Options(Settings):
     out: str = option(meaning="folder of the run; if it holds this run already, the run goes on")
     recipe: str = option("quick", "how to train and test: a name in harness/conf/recipe")
     recipe_source: str = option(
         "paper", "whose values, where paper and released code differ", choices=("paper", "code")
     )
-    root: str | None = option(None, "where the files of a named data set are")
-    seed: int = option(0, "of weights, order of clips, augmentation and dropout", least=0)
-    device: str = option("cpu", "cpu, cuda or cuda:1; under torchrun, cuda is one device for each process")
-    dtype: str = option("float32", "other than float32: number format of autocast", choices=DTYPES)
-    kernel: str = option("auto", "what computes attention: auto or a name of attention_zoo.kernels")
-    compile: bool = option(False, "compile the model by torch.compile")
-    threads: int | None = option(None, "threads of PyTorch on the CPU; none: one per physical core", least=1)
-    workers: int = option(0, "processes that load clips; 0: clips are loaded between steps", least=0)
-    micro_batch: int | None = option(None, "clips of one forward pass; the rest of a batch is accumulated", least=1)
-    preload: bool = option(False, "decode every clip once, into memory; for small data sets")
-    order: str = option("ordered", "a control: train and test on shuffled or single frames", choices=ORDERS)
-    controls: bool = option(False, "test the final weights on shuffled and on single frames, too")
-    checkpoint: str | None = option(None, "initial weights")
-    inflate: bool = option(False, "the initial weights are of an image model")
-    activation_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory")
     strategy: str = option("auto", "auto: ddp under torchrun, else single", choices=("auto", *STRATEGIES))
-    evaluate_every: float | None = option(None, "epochs between evaluations; none: at the end only")
-    max_steps: int | None = option(None, "end after so many steps of the recipe's schedule", least=1)
-    save_every_seconds: float = option(300.0, "longest time between checkpoints", least=0)
-    log_every: int | None = option(None, "steps per line of log.jsonl; none: about 20 lines per epoch", least=1)
-    tensorboard: bool = option(False, "also write logs for TensorBoard, in the folder of the run")
-    test_split: str = option("val", "what is tested on", choices=("val", "test", "train"))
     model_changes: dict = option({}, "a value of the model's config, such as model.depths=[1,1,2,1]")
     recipe_changes: dict = option({}, "a value of the recipe, such as recipe.optimisation.epochs=8")
     data_changes: dict = option({}, "an option of the data set, as python -m harness.datasets lists them")
@@ -74,13 +52,8 @@ COMMAND = options.Command(
 )
 
 
-def job(given: Options) -> Any:
-    """The job that the options mean. Imports torch. Raises: UsageError."""
-    from harness import datasets
-    from harness.spec import recipe
-    from harness.training.job import Job, model_config
-    from records import provenance
-
+def job(given: Options) -> Job:
+    """The job that the options mean. Raises: UsageError."""
     try:
         chosen = recipe.load(given.recipe, given.recipe_source).changed(given.recipe_changes)
         config = model_config(given.model, chosen, given.model_changes)
@@ -90,60 +63,41 @@ def job(given: Options) -> Any:
     strategy = given.strategy
     if strategy == "auto":
         strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "single"
+    kept = {field.name: getattr(given, field.name) for field in fields(Settings)}
+    threads = given.threads or (None if given.device != "cpu" else provenance.default_threads())
     return Job(
-        model=given.model,
+        **kept | {"threads": threads},
         config=config,
         recipe=chosen,
-        data=given.data,
-        root=given.root,
         classes=classes,
         folder=Path(given.out),
         strategy=strategy,
-        threads=given.threads or (None if given.device != "cpu" else provenance.default_threads()),
         data_options=given.data_changes,
-        **{name: getattr(given, name) for name in SAME},
     )
-
-
-SAME = (
-    "seed", "device", "dtype", "kernel", "compile", "workers", "micro_batch", "preload", "order", "controls",
-    "checkpoint", "inflate", "activation_checkpointing", "evaluate_every", "max_steps", "save_every_seconds",
-    "log_every", "tensorboard", "test_split",
-)  # fmt: skip
 
 
 def work(given: Options) -> int:
     chosen = job(given)
-    from rich.console import Console
 
-    from attention_zoo.kernels import KernelUnavailable
-    from backbones import CheckpointError
-    from harness.clips.loading import LoadingError
-    from harness.datasets import DataError
-    from harness.evaluation.predictions import PredictionsError
-    from harness.training import loop
-    from harness.training.job import Stopped, TrainingError
-    from harness.training.stopping import stopping
+    from harness.training import loop  # torch: a wrong command is refused without it
 
-    console = Console(stderr=True)
+    first = int(os.environ.get("RANK", "0")) == 0
     try:
         with stopping() as stop:
-            result = loop.train(chosen, console, stop)
+            result = loop.train(chosen, Console(stderr=True), stop)
     except Stopped as stopped:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if first:
             print(stopped, file=sys.stderr)
         return 130
-    except (
-        TrainingError, LoadingError, DataError, CheckpointError, PredictionsError, KernelUnavailable, OSError,
-    ) as error:  # fmt: skip
+    except loop.ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if int(os.environ.get("RANK", "0")) == 0:
+    if first:
         print("\n".join(told(result, chosen.folder)))
     return 0
 
 
-def told(result: Any, folder: Path) -> list[str]:
+def told(result: Result, folder: Path) -> list[str]:
     """The result as a person reads it."""
 
     def figure(scores: dict[str, Any], name: str) -> str:

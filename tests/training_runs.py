@@ -88,5 +88,5 @@ def job(data, folder, chosen=None, changes=None, **values):
     """A job of seconds; `changes` are of the model, `values` of the job."""
     chosen = chosen or recipe()
     config = model_config("dualformer_tiny", chosen, MODEL | (changes or {}))
-    settings = dict(root=None, classes=len(CLASSES), threads=1, log_every=1)
-    return Job("dualformer_tiny", config, chosen, str(data), folder=Path(folder), **settings | values)
+    settings = dict(classes=len(CLASSES), threads=1, log_every=1, data=str(data), folder=Path(folder))
+    return Job(model="dualformer_tiny", config=config, recipe=chosen, **settings | values)

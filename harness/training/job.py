@@ -10,10 +10,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from harness.spec.recipe import Recipe
+from harness.spec.case import DTYPES
+from harness.spec.options import option
+from harness.spec.recipe import Recipe
+from harness.spec.sampling import ORDERS
 
 STRATEGIES = ("single", "ddp", "fsdp")
 # What may change between two starts of one run: its weights do not depend on these, beyond the rounding of sums.
@@ -43,59 +45,54 @@ class Stopped(TrainingError):
     """A run that was asked to stop, and has written a checkpoint to go on from."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A training run.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a command line may say of a run and the run then keeps."""
+
+    model: str = option(
+        meaning="name of a model; python -m attention_zoo lists the schemes, an unknown name the models"
+    )
+    data: str = option(meaning="name of a data set (python -m harness.datasets lists them), or a folder of videos")
+    root: str | None = option(None, "where the files of a named data set are")
+    seed: int = option(0, "of weights, order of clips, augmentation and dropout", least=0)
+    device: str = option("cpu", "cpu, cuda or cuda:1; under torchrun, cuda is one device for each process")
+    dtype: str = option("float32", "other than float32: number format of autocast", choices=DTYPES)
+    kernel: str = option("auto", "what computes attention: auto or a name of attention_zoo.kernels")
+    compile: bool = option(False, "compile the model by torch.compile")
+    threads: int | None = option(None, "threads of PyTorch on the CPU; none: one per physical core", least=1)
+    workers: int = option(0, "processes that load clips; 0: clips are loaded between steps", least=0)
+    micro_batch: int | None = option(None, "clips of one forward pass; the rest of a batch is accumulated", least=1)
+    preload: bool = option(False, "decode every clip once, into memory; for small data sets")
+    order: str = option("ordered", "a control: train and test on shuffled or single frames", choices=ORDERS)
+    controls: bool = option(False, "test the final weights on shuffled and on single frames, too")
+    checkpoint: str | None = option(None, "initial weights")
+    inflate: bool = option(False, "the initial weights are of an image model")
+    activation_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory")
+    evaluate_every: float | None = option(None, "epochs between evaluations; none: at the end only")
+    max_steps: int | None = option(None, "end after so many steps of the recipe's schedule", least=1)
+    save_every_seconds: float = option(300.0, "longest time between checkpoints", least=0)
+    log_every: int | None = option(None, "steps per line of log.jsonl; none: about 20 lines per epoch", least=1)
+    tensorboard: bool = option(False, "also write logs for TensorBoard, in the folder of the run")
+    test_split: str = option("val", "what is tested on", choices=("val", "test", "train"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Settings):
+    """A training run, of which `Settings` explain most. Weights and optimizer stay in float32, whatever `dtype` is.
 
     Args:
-        model: the name that people know the model by; `config` (ModelConfig.to_dict()) is what is built.
+        config: what is built of `model`, the name that people know it by (the config's `to_dict`).
         recipe: how it is trained and tested.
-        data: name of a data set or a folder, see `harness.datasets`; `root`: where its files are.
         classes: number of classes, as the data set has.
         folder: receives job.json, log.jsonl, checkpoints/, predictions.npz and result.json.
-        dtype: "float32", or the number format of autocast. Weights and optimizer stay in float32.
-        micro_batch: clips of one forward pass on one device; the batch of the recipe is split into such parts, over
-            devices and one after the other (accumulation). None: the batch over the number of devices.
-        order: "ordered"; or a control that is trained and tested so: "shuffled", "single" (see `clips.sampling`).
-        preload: decode all clips once, into memory.
-        checkpoint: initial weights; `inflate`: they are of an image model.
-        evaluate_every: epochs between evaluations during training; None for one at the end.
-        max_steps: ends training early, with the schedule of the whole recipe.
-        log_every: steps per line of log.jsonl; None: about twenty lines per epoch.
-        save_every_seconds: a checkpoint is written this often, and at the end of every epoch.
-        controls: also test the final weights with frames shuffled and with a single frame repeated.
-        test_split: what is tested on.
         data_options: further options of the data set.
     """
 
-    model: str
     config: dict[str, Any]
     recipe: Recipe
-    data: str
-    root: str | None
     classes: int
     folder: Path
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
-    kernel: str = "auto"
-    compile: bool = False
-    threads: int | None = None
-    workers: int = 0
-    micro_batch: int | None = None
-    order: str = "ordered"
-    preload: bool = False
-    checkpoint: str | None = None
-    inflate: bool = False
-    activation_checkpointing: bool = False
     strategy: str = "single"
-    evaluate_every: float | None = None
-    max_steps: int | None = None
-    save_every_seconds: float = 300.0
-    log_every: int | None = None
-    tensorboard: bool = False
-    controls: bool = False
-    test_split: str = "val"
     data_options: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,8 +102,6 @@ class Job:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], folder: str | Path) -> Job:
-        from harness.spec.recipe import Recipe
-
         return cls(**{**raw, "recipe": Recipe.from_dict(raw["recipe"]), "folder": Path(folder)})
 
     def identity(self) -> dict[str, Any]:

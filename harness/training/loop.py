@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from attention_zoo import kernels
+from backbones import CheckpointError
 from harness.clips.loading import Decoded, LoadingError
-from harness.datasets import DataSet
-from harness.evaluation.predictions import Predictions
+from harness.datasets import DataError, DataSet
+from harness.evaluation.predictions import Predictions, PredictionsError
 from harness.evaluation.scores import scores as score
 from harness.line import line
 from harness.spec.recipe import Testing
@@ -43,6 +44,10 @@ from harness.training.testing import tested
 from harness.training.told import board
 from records.record import write_json
 
+# What `train` raises for a reason that the user can mend.
+ERRORS = (
+    TrainingError, LoadingError, DataError, CheckpointError, PredictionsError, kernels.KernelUnavailable, OSError,
+)  # fmt: skip
 EPOCH_SAVE_SECONDS = 5.0  # the end of an epoch is no reason to write when the last checkpoint is newer than this
 
 
