@@ -9,8 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
+import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
@@ -101,3 +104,20 @@ class Registry(Generic[Entry]):
 
 def _origin(entry: object) -> str:
     return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+
+
+def declared(what: str) -> tuple[str, ...]:
+    """The names of all "schemes" or "kernels" without importing any: command lines answer before torch is loaded.
+
+    They are read off the lines that register them; those of other packages, off their entry points.
+    """
+    module = sys.modules.get({"schemes": "attention_zoo.scheme", "kernels": "attention_zoo.kernels"}[what])
+    registry = getattr(module, {"schemes": "schemes", "kernels": "registry"}[what], None)
+    if registry is not None:  # it is loaded already, and may hold more
+        return registry.names()
+    folder, line = Path(__file__).parent, r'^@register\("(\w+)"\)'
+    if what == "kernels":
+        folder, line = folder / "kernels", r'^add\(Kernel\("(\w+)"'
+    texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    ours = {name for text in texts for name in re.findall(line, text, re.MULTILINE)}
+    return tuple(sorted(ours | {point.name for point in entry_points(group=f"attention_zoo.{what}")}))

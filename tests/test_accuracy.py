@@ -22,7 +22,7 @@ from harness.clips.loading import preload
 from harness.spec import budget, case
 from harness.spec import recipe as recipes
 from harness.spec.budget import Budget, Training, shrunk
-from harness.spec.reader import UsageError
+from harness.spec.reader import UsageError, typed
 from records.record import read_record
 
 # As small as a pyramid goes: one narrow stage after another, few clips, two epochs.
@@ -269,7 +269,9 @@ def test_trainings_go_through_a_queue(tmp_path, clips):
 def test_a_budget_refuses_what_it_cannot_be():
     with pytest.raises(UsageError, match="did you mean 'proxy'"):
         budget.load("proxi")
-    with pytest.raises(UsageError, match="different whole numbers"):
-        Budget("b", "", "motion", seeds=(0, 0))
-    with pytest.raises(UsageError, match="width"):
+    with pytest.raises(UsageError, match="seeds: .* different"):
+        typed(Budget, dict(name="b", meaning="", data="motion", seeds=[0, 0]), "b.yaml")
+    with pytest.raises(UsageError, match="width is 2.0, not a number above 0 and at most 1"):
+        typed(Budget, dict(name="b", meaning="", data="motion", width=2.0), "b.yaml")
+    with pytest.raises(ValueError, match="width"):
         Budget("b", "", "motion", width=2.0)

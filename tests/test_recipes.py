@@ -199,7 +199,7 @@ def test_what_a_source_does_not_state_is_listed():
 def test_a_changed_value_is_ours():
     recipe = load("dualformer_tiny_k400")
     changed = recipe.changed({
-        "optimisation.lr": "3e-4", "augmentation.flip": 0, "sampling": {"frames": 8, "stride": 1}, "drop_path": None,
+        "optimisation.lr": 3e-4, "augmentation.flip": 0, "sampling": {"frames": 8, "stride": 1}, "drop_path": None,
         "model_changes.clip.t": 8,
     })  # fmt: skip
     assert (changed.optimisation.lr, changed.augmentation.flip, changed.drop_path) == (3e-4, 0.0, None)
@@ -219,22 +219,22 @@ def test_a_changed_value_is_ours():
         ({"augmentation.szie": 1}, ["did you mean 'size'"]),
         ({"drop_path.x": 1}, ["'drop_path'", "single value"]),
         ({"name": "other"}, ["no field 'name'"]),
-        ({"optimisation.lr": "fast"}, ["lr 'fast' is not a number"]),
-        ({"optimisation.lr": 0}, ["lr 0.0 is not above 0"]),
-        ({"optimisation.epochs": float("nan")}, ["epochs nan"]),
-        ({"optimisation.batch_size": 6.5}, ["batch_size 6.5 is not a whole number"]),
+        ({"optimisation.lr": "fast"}, ["optimisation.lr is 'fast', not a number above 0"]),
+        ({"optimisation.lr": 0}, ["lr is 0, not a number above 0"]),
+        ({"optimisation.epochs": float("nan")}, ["epochs is nan"]),
+        ({"optimisation.batch_size": 6.5}, ["batch_size is 6.5, not a whole number from 1"]),
         ({"optimisation.groups": "papper"}, ["did you mean 'paper'"]),
-        ({"optimisation.betas": [0.9]}, ["betas [0.9] has 1 entries, expected 2"]),
+        ({"optimisation.betas": [0.9]}, ["betas is [0.9], not a list of 2 values"]),
         ({"optimisation.betas": [0.9, 1.0]}, ["betas", "below 1"]),
         ({"optimisation.milestones": [1]}, ["milestones", "'step'"]),
-        ({"optimisation.warmup_start": 2}, ["warmup_start 2.0 is above 1"]),
+        ({"optimisation.warmup_start": 2}, ["warmup_start is 2, not a number from 0 to 1"]),
         ({"testing.size": 300}, ["size 300", "resize of 300 or more"]),
         ({"augmentation.crop": "centre"}, ["crop is 'centre'"]),
         ({"mixing.smoothing": 2}, ["smoothing"]),
-        ({"drop_path": 1.0}, ["drop_path 1.0", "below 1"]),
-        ({"token_labels.weight": 2}, ["weight 2.0", "between 0"]),
+        ({"drop_path": 1.0}, ["drop_path is 1.0", "below 1"]),
+        ({"token_labels.weight": 2}, ["token_labels.weight is 2", "from 0 to 1"]),
         ({"token_labels.grouping": "stride"}, ["did you mean 'strided'"]),
-        ({"sampling": None}, ["sampling None"]),
+        ({"sampling": None}, ["sampling is None, not entries such as frames"]),
     ],
 )
 def test_a_slip_is_answered(changes, words):
@@ -270,9 +270,13 @@ def test_unknown_names_are_answered():
         ("base: _dualfromer", "did you mean '_dualformer'"),
         ("base: slip", "is no other recipe file"),
         ("states: paperr", "did you mean 'paper'"),
-        ("states: paper\noptimisation: {lr: x}", "lr 'x' is not a number"),
-        ("- 1", "no mapping"),
-        ("a: [", "not readable YAML"),
+        ("states: paper\noptimisation: {lr: x}", "optimisation.lr is 'x', not a number above 0"),
+        ("- 1", "slip.yaml: expected entries"),
+        ("a: [", "slip.yaml cannot be read"),
+        (
+            "drop_path: 0.1\ndropout: 0.2\ndrop_path: 0.3",
+            "line 3 cannot be read: 'drop_path' is said twice, first in line 1",
+        ),
     ],
 )
 def test_a_slip_in_a_file_is_answered(tmp_path, monkeypatch, text, words):

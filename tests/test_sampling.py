@@ -1,14 +1,17 @@
 """Which frames make a clip: worked examples of the published rules, computed by hand, and what holds for any video."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.spec import sampling
+from harness.spec.reader import typed
 from harness.spec.sampling import Sampling, reordered, training_indices
 
-KINDS = st.sampled_from(sampling.KINDS)
+KINDS = st.sampled_from(get_args(sampling.Kind))
 TOTALS = st.integers(1, 400)
 RATES = st.sampled_from([None, 15.0, 25.0, 29.97, 60.0])
 
@@ -182,15 +185,15 @@ def test_every_permutation_is_drawn():
 @pytest.mark.parametrize(
     "wrong,said",
     [
-        (dict(kind="densely"), "unknown sampling kind 'densely'; allowed: dense, uniform, linspace"),
-        (dict(frames=0), "sampling.frames is 0; allowed: a whole number from 1"),
-        (dict(stride=1.5), "sampling.stride is 1.5; allowed: a whole number from 1"),
-        (dict(frames=True), "sampling.frames is True"),
+        (dict(kind="densely"), "sampling: kind is 'densely'; did you mean 'dense'"),
+        (dict(frames=0), "sampling: frames is 0, not a whole number from 1"),
+        (dict(stride=1.5), "sampling: stride is 1.5, not a whole number from 1"),
+        (dict(frames=True), "sampling: frames is True"),
     ],
 )
 def test_impossible_rules_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
-        Sampling(**wrong)
+        typed(Sampling, wrong, "sampling")
 
 
 def test_impossible_videos_and_orders_are_refused():

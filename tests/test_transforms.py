@@ -19,6 +19,7 @@ from harness import video
 from harness.clips import mixing, rand_augment, transforms
 from harness.motion.encoding import encode
 from harness.spec.clip import Augmentation, Mixing, rand_augment_settings
+from harness.spec.reader import UsageError, typed
 
 ROOT = Path(__file__).parents[1]
 PLAIN = Augmentation(size=12, resize=None, crop="center", flip=0)
@@ -69,16 +70,16 @@ def test_lists_from_a_file_are_taken_as_tuples():
         ({"size": 2.5}, "size is 2.5"),
         ({"resize": True}, "resize is True"),
         ({"resize": (320, 256)}, "smaller first"),
-        ({"crop": "centre"}, "allowed: random_resized, random, center"),
+        ({"crop": "centre"}, "allowed: center, random, random_resized"),
         ({"crop": "random", "resize": 200}, "allowed: resize of 224 or more"),
-        ({"area": (0, 1)}, "area is"),
-        ({"area": (0.5, 1.5)}, "area is"),
-        ({"aspect": (0.75,)}, "aspect is"),
-        ({"aspect": (-1, 1)}, "aspect is"),
-        ({"flip": 1.5}, "flip is 1.5; allowed: 0 to 1"),
+        ({"area": (0, 1)}, "area is 0, not a share"),
+        ({"area": (0.5, 1.5)}, "area is 1.5"),
+        ({"aspect": (0.75,)}, "aspect is .* a list of 2"),
+        ({"aspect": (-1, 1)}, "aspect is -1, not a number above 0"),
+        ({"flip": 1.5}, "flip is 1.5, not a number from 0 to 1"),
         ({"erasing": float("nan")}, "erasing is nan"),
         ({"jitter": "0.4"}, "jitter is '0.4'"),
-        ({"mean": (0.5, 0.5)}, "three numbers"),
+        ({"mean": (0.5, 0.5)}, "mean is .* a list of 3"),
         ({"std": (0.225, 0.225, 0.225)}, "multiply by 255"),
         ({"rand_augment": "m7-n4"}, "n4-m7"),
         ({"rand_augment": "n0-m7"}, "n4-m7"),
@@ -86,7 +87,9 @@ def test_lists_from_a_file_are_taken_as_tuples():
     ],
 )
 def test_a_slip_in_the_augmentation_is_named(bad, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UsageError, match=words):
+        typed(Augmentation, bad, "mine.yaml")
+    with pytest.raises(ValueError):  # noqa: PT011 (not by any other way either)
         Augmentation(**bad)
 
 
@@ -95,14 +98,14 @@ def test_a_slip_in_the_augmentation_is_named(bad, words):
     [
         ({"mixup": -1}, "mixup is -1"),
         ({"cutmix": None}, "cutmix is None"),
-        ({"probability": 2}, "probability is 2; allowed: 0 to 1"),
+        ({"probability": 2}, "probability is 2, not a number from 0 to 1"),
         ({"switch": -0.1}, "switch is -0.1"),
         ({"smoothing": 1.1}, "smoothing is 1.1"),
     ],
 )
 def test_a_slip_in_the_mixing_is_named(bad, words):
-    with pytest.raises(ValueError, match=words):
-        Mixing(**bad)
+    with pytest.raises(UsageError, match=words):
+        typed(Mixing, bad, "mine.yaml")
 
 
 def test_settings_need_no_torch():

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from harness.spec.case import DTYPES
 from harness.spec.clip import Augmentation
 from harness.spec.options import option
 from harness.spec.reader import UsageError
 from harness.spec.recipe import SOURCES, Recipe, Testing
-from harness.spec.sampling import KINDS, Sampling
+from harness.spec.sampling import Kind, Sampling
 
 WITHOUT = "a model without trained weights answers at random"
 
@@ -33,7 +33,7 @@ class TestOptions:
     recipe_source: str = option("paper", "whose values, where paper and released code differ", choices=SOURCES)
     frames: int | None = option(None, "frames of a clip", least=1)
     stride: int | None = option(None, "every how many frames", least=1)
-    sampling: str | None = option(None, "how frames are chosen", choices=KINDS)
+    sampling: str | None = option(None, "how frames are chosen", choices=get_args(Kind))
     size: int | None = option(None, "side of a crop in pixels", least=1)
     resize: int | None = option(None, "short side of the frames that crops are cut from", least=1)
     mean: list[float] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")

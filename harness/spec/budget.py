@@ -6,24 +6,29 @@ shrunk model keeps its schemes, its scales and windows and the order of its bloc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
+from pydantic import Field
+from pydantic import dataclasses as checked
 
 from attention_zoo.registry import nearest
-from harness.spec.reader import UsageError
+from harness.spec import reader
+from harness.spec.names import OFF, Dtype, Seeds
+from harness.spec.names import Recipe as RecipeName
+from harness.spec.reader import STRICT, Count, Flag, Meaning, Number, UsageError, typed
 
 if TYPE_CHECKING:
     from backbones.config import ModelConfig
     from harness.spec.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "conf" / "budget"
-OFF = "off"
 NOMINAL_FRAMES = 32  # of the published models; a row with half of them gets half of a budget's frames
 LEAST_WIDTH = 8
+
+Factor = Annotated[Number, Field(gt=0, le=1), Meaning("a number above 0 and at most 1")]
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Training:
     launcher_parameters: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@checked.dataclass(frozen=True, config=STRICT)
 class Budget:
     """What each row of a table may cost.
 
@@ -71,20 +76,13 @@ class Budget:
     name: str
     meaning: str
     data: str
-    recipe: str | None = None
-    seeds: tuple[int, ...] = (0,)
-    width: float = 1.0
-    depth: int | None = None
-    preload: bool = False
-    controls: bool = True
-    dtype: str = "float32"
-
-    def __post_init__(self):
-        object.__setattr__(self, "seeds", tuple(self.seeds))
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise UsageError(f"accuracy={self.name}: seeds {list(self.seeds)} must be different whole numbers")
-        if not 0 < self.width <= 1:
-            raise UsageError(f"accuracy={self.name}: width {self.width} is not above 0 and at most 1")
+    recipe: RecipeName | None = None
+    seeds: Seeds = (0,)
+    width: Factor = 1.0
+    depth: Count | None = None
+    preload: Flag = False
+    controls: Flag = True
+    dtype: Dtype = "float32"
 
 
 def names() -> list[str]:
@@ -98,12 +96,8 @@ def load(name: str) -> Budget:
     """Raises: UsageError with the nearest name."""
     if name not in names():
         raise UsageError(f"unknown budget accuracy={name}; {nearest(name, [OFF, *names()])}")
-    raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    known = {f.name for f in fields(Budget)}
-    for key in raw:
-        if key not in known:
-            raise UsageError(f"accuracy={name}: unknown entry {key!r}; {nearest(key, known)}")
-    return Budget(name=name, **raw)
+    path = FOLDER / f"{name}.yaml"
+    return typed(Budget, {"name": name, **reader.read(path)}, path.name)
 
 
 def shrunk(config: ModelConfig, budget: Budget, recipe: Recipe) -> ModelConfig:

@@ -1,7 +1,212 @@
-"""What can be said wrong: one error for every file and every command line."""
+"""The one reader: what a YAML file or a command line says becomes typed values, or one error before any work.
+
+A dataclass states what may be said; `typed` fills it, and names place, value and nearest valid name where it cannot.
+YAML is read as its version 1.2 has it (`off` and `no` are words, `1e-3` is a number), with keys said once.
+"""
 
 from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+
+from attention_zoo.registry import nearest
+
+Value = TypeVar("Value")
 
 
 class UsageError(ValueError):
     """Something said in a file or on a command line that cannot be; the message names place, value and way out."""
+
+
+# Kinds of values. Strict, because true is no number and "8" no count; `Meaning` is what an error and a help call them.
+
+
+@dataclass(frozen=True)
+class Meaning:
+    text: str
+
+
+Flag = Annotated[bool, Strict(), Meaning("true or false")]
+Whole = Annotated[int, Strict(), Field(ge=0, lt=2**63), Meaning("a whole number from 0")]
+Count = Annotated[int, Strict(), Field(ge=1, lt=2**63), Meaning("a whole number from 1")]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False), Meaning("a number")]
+Positive = Annotated[Number, Field(gt=0), Meaning("a number above 0")]
+FromZero = Annotated[Number, Field(ge=0), Meaning("a number from 0")]
+Share = Annotated[Number, Field(ge=0, le=1), Meaning("a number from 0 to 1")]
+Part = Annotated[Number, Field(ge=0, lt=1), Meaning("a number from 0 and below 1")]
+STRICT = ConfigDict(extra="forbid")  # of pydantic's dataclasses: an entry that is not known is an error
+
+
+def one_of(what: str, names: Callable[[], Collection[str]], other_words: Mapping[str, str] | None = None) -> Any:
+    """The kind of a name among `names()`, looked up when a value is checked: what is registered later counts too.
+
+    `other_words` are what people say instead, for the hint alone.
+    """
+
+    def check(name: str) -> str:
+        if name not in names():
+            raise ValueError(f"unknown {what} {name!r}; {nearest((other_words or {}).get(name, name), names())}")
+        return name
+
+    return Annotated[str, AfterValidator(check)]
+
+
+def typed(kind: Any, said: Any, where: str) -> Any:
+    """What was said, as a value of `kind`: a dataclass, or any annotation of one's fields.
+
+    Raises: UsageError, which begins with `where`.
+    """
+    try:
+        return _adapter(kind).validate_python(said)
+    except ValidationError as error:
+        raise UsageError(_told(kind, said, error.errors(include_url=False)[0], where)) from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _told(kind: Any, said: Any, error: Any, where: str) -> str:
+    """The first thing that is wrong, with its place: file and line, row, entry, value."""
+    path, line = [], None
+    for step in error["loc"]:
+        plain, arguments = _plain(kind), get_args(_plain(kind))
+        if isinstance(said, Section):
+            line = said.lines.get(step, line)
+        if is_dataclass(plain) and step in (hints := get_type_hints(plain, include_extras=True)):
+            kind, said = hints[step], said.get(step) if isinstance(said, Mapping) else getattr(said, step, None)
+            path.append(step)
+        elif get_origin(plain) is dict and step in said:
+            kind, said = arguments[1], said[step]
+            path.append(str(step))
+        elif get_origin(plain) in (list, tuple) and isinstance(step, int) and step < len(said):
+            kind, said = arguments[0 if arguments[-1] is Ellipsis or len(arguments) == 1 else step], said[step]
+            if is_dataclass(_plain(kind)):  # of several, each has its own name, which its first entry is
+                first = fields(_plain(kind))[0].name
+                name = said.get(first, step + 1) if isinstance(said, Mapping) else step + 1
+                where, path = f"{where}, {first} {name!r}", []
+        else:  # an unknown entry; or a member of a union, and then the whole value is wrong
+            break
+    where = where if line is None else where.replace(".yaml", f".yaml, line {line}", 1)
+    place = ": ".join(filter(None, (where, ".".join(path))))
+    if error["type"] == "value_error":
+        return f"{place}: {error['ctx']['error']}"
+    if error["type"] == "unexpected_keyword_argument":
+        entry = str(error["loc"][-1])
+        return f"{place}: unknown entry {entry!r}; {nearest(entry, [f.name for f in fields(_plain(kind))])}"
+    if error["type"] == "missing" and path and path[-1] == error["loc"][-1]:
+        return f"{place} is missing"
+    if get_origin(_plain(kind)) is Literal:
+        return f"{place} is {said!r}; {nearest(str(said), map(str, get_args(_plain(kind))))}"
+    return f"{place}{f' is {said!r},' if path else ' is'} not {described(kind)}"
+
+
+def _plain(kind: Any) -> Any:
+    """A kind without what is noted about it, and without none where one other is left."""
+    while get_origin(kind) is Annotated or get_origin(kind) in (Union, types.UnionType):
+        inside = get_args(kind)[:1] if get_origin(kind) is Annotated else set(get_args(kind)) - {type(None)}
+        if len(inside) != 1:
+            break
+        (kind,) = inside
+    return kind
+
+
+def described(kind: Any) -> str:
+    """What may stand in place of a value, in words."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        meanings = [note.text for note in arguments[1:] if isinstance(note, Meaning)]
+        return meanings[-1] if meanings else described(arguments[0])
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(argument) for argument in arguments)
+    if origin in (list, tuple):
+        several = origin is list or arguments[-1] is Ellipsis
+        return f"a list, each {described(arguments[0])}" if several else f"a list of {len(arguments)} values"
+    if is_dataclass(kind):
+        return f"entries such as {', '.join(f.name for f in fields(kind)[:3])}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+    return words.get(kind, "entries" if origin is dict else "a value")
+
+
+# YAML
+
+
+class Section(dict):
+    """A mapping of a file that knows the line of each of its entries."""
+
+    lines: dict[Any, int] = {}
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Plain values as YAML 1.2 reads them, and mappings that say a key once."""
+
+    yaml_implicit_resolvers: dict = {}
+
+    def mapping(self, node: yaml.MappingNode) -> Section:
+        lines: dict[Any, int] = {}
+        for key_node, value_node in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, str | int | float | bool):
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
+            if key in lines:
+                problem = f"{key!r} is said twice, first in line {lines[key]}; say it once"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            if node.flow_style and ":" in str(key) and value_node.start_mark.index == value_node.end_mark.index:
+                problem = f"{key!r} has no value; a space stands behind its colon"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            lines[key] = line
+        section = Section(self.construct_mapping(node, deep=True))
+        section.lines = lines
+        return section
+
+    def whole(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 16) if "x" in text else int(text)
+
+    def number(self, node: yaml.ScalarNode) -> float:
+        return float(self.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
+for _kind, _pattern in {
+    "null": "~|null|Null|NULL|",
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), None)
+
+
+def read(path: Path) -> Section:
+    """The entries of a YAML file. Raises: UsageError with file and line."""
+    try:
+        said = value(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(said, Section):
+        raise UsageError(f"{path.name}: expected entries, such as `name: ...`, found {type(said).__name__}")
+    return said
+
+
+def value(text: str, where: str) -> Any:
+    """A value in YAML, as files and command lines write it. Raises: UsageError, which begins with `where`."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark and "\n" in text else ""
+        raise UsageError(f"{where}{line} cannot be read: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{where} cannot be read: {str(error).splitlines()[0]}") from error

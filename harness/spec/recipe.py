@@ -13,32 +13,31 @@ Imports no torch: a slip on a command line is answered at once.
 
 from __future__ import annotations
 
-import math
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
-import yaml
+from pydantic.dataclasses import dataclass
 
 from attention_zoo.registry import nearest
+from harness.spec import reader
 from harness.spec.clip import Augmentation, Mixing
-from harness.spec.reader import UsageError
+from harness.spec.reader import STRICT, Count, Flag, FromZero, Part, Positive, Share, UsageError, typed
 from harness.spec.sampling import Sampling
 
 FOLDER = Path(__file__).parents[1] / "conf" / "recipe"
-SOURCES = ("paper", "code")
+Source = Literal["paper", "code"]
+SOURCES = get_args(Source)
 BORROWED, DEFAULT = "stated by the {other} only", "stated by neither; our default"
 
 Groups = Literal["paper", "code", "plain"]
 Schedule = Literal["cosine_per_epoch", "cosine", "linear", "step"]
 Grouping = Literal["strided", "neighbours"]
-Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Optimisation:
     """The optimizer, its groups of parameters and its learning rate over time.
 
@@ -58,49 +57,36 @@ class Optimisation:
         momentum, nesterov: of "sgd".
     """
 
-    epochs: float = 30.0
-    batch_size: int = 64
-    lr: float = 1e-3
-    backbone_lr: float = 1e-4
+    epochs: Positive = 30.0
+    batch_size: Count = 64
+    lr: Positive = 1e-3
+    backbone_lr: Positive = 1e-4
     groups: Groups = "paper"
-    weight_decay: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    warmup_epochs: float = 2.5
-    warmup_start: float = 0.1
+    weight_decay: FromZero = 0.02
+    betas: tuple[Part, Part] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    warmup_epochs: FromZero = 2.5
+    warmup_start: Share = 0.1
     schedule: Schedule = "cosine"
-    end_lr: float = 0.0
-    clip_norm: float | None = None
-    milestones: tuple[float, ...] = ()
-    milestone_factor: float = 0.1
+    end_lr: Share = 0.0
+    clip_norm: Positive | None = None
+    milestones: tuple[FromZero, ...] = ()
+    milestone_factor: Share = 0.1
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
-    nesterov: bool = True
+    momentum: Part = 0.9
+    nesterov: Flag = True
 
     def __post_init__(self):
-        _typed_fields(self)
-        for name in ("epochs", "batch_size", "lr", "backbone_lr", "eps"):
-            _above_zero(name, getattr(self, name))
-        for name in ("weight_decay", "warmup_epochs", "warmup_start", "end_lr", "milestone_factor"):
-            _at_least_zero(name, getattr(self, name))
-        for name in ("warmup_start", "end_lr", "milestone_factor"):
-            if getattr(self, name) > 1:
-                raise UsageError(f"{name} {getattr(self, name)} is above 1; it is a share of the learning rate")
-        for name, value in (("betas", max(self.betas)), ("momentum", self.momentum)):
-            if not 0 <= value < 1 or min(self.betas) < 0:
-                raise UsageError(f"{name} {getattr(self, name)} is not at least 0 and below 1")
-        if self.clip_norm is not None:
-            _above_zero("clip_norm", self.clip_norm)
-        if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=0) < 0:
-            raise UsageError(f"milestones {list(self.milestones)} are not growing numbers of epochs, such as [11, 14]")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} are not growing numbers of epochs, such as [11, 14]")
         if (self.schedule == "step") != bool(self.milestones):
-            raise UsageError(
+            raise ValueError(
                 f"milestones {list(self.milestones)} with the schedule {self.schedule!r}; "
                 "give milestones with 'step', and with it alone"
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Testing:
     """The views of a video in testing: `clips` in time by `crops` in space, from frames of short side `resize`.
 
@@ -109,25 +95,20 @@ class Testing:
 
     __test__ = False  # not a test, whatever pytest thinks of its name
 
-    clips: int = 4
-    crops: int = 1
-    resize: int = 224
-    size: int | None = None
+    clips: Count = 4
+    crops: Count = 1
+    resize: Count = 224
+    size: Count | None = None
 
     def __post_init__(self):
-        _typed_fields(self)
-        for name in ("clips", "crops", "resize"):
-            _above_zero(name, getattr(self, name))
-        if self.size is not None:
-            _above_zero("size", self.size)
-            if self.size > self.resize:
-                raise UsageError(
-                    f"size {self.size} is above resize {self.resize}; a crop fits into the resized frame: "
-                    f"resize of {self.size} or more"
-                )
+        if self.size is not None and self.size > self.resize:
+            raise ValueError(
+                f"size {self.size} is above resize {self.resize}; a crop fits into the resized frame: "
+                f"resize of {self.size} or more"
+            )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TokenLabels:
     """Token labelling: a trained teacher, the annotator, gives every position of the last map its own soft label.
 
@@ -142,21 +123,13 @@ class TokenLabels:
 
     teacher: str = "dualformer_base"
     checkpoint: str | None = None
-    weight: float = 0.5
-    top_k: int = 5
-    dropout: float = 0.5
+    weight: Share = 0.5
+    top_k: Count = 5
+    dropout: Part = 0.5
     grouping: Grouping = "neighbours"
 
-    def __post_init__(self):
-        _typed_fields(self)
-        _above_zero("top_k", self.top_k)
-        if not 0 <= self.weight <= 1:
-            raise UsageError(f"weight {self.weight} is not between 0 (positions alone) and 1 (pooled scores alone)")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout {self.dropout} is not at least 0 and below 1")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """Everything that decides how a model is trained and tested, but not on which machine.
 
@@ -187,21 +160,14 @@ class Recipe:
     mixing: Mixing = field(default_factory=Mixing)
     optimisation: Optimisation = field(default_factory=Optimisation)
     testing: Testing = field(default_factory=Testing)
-    drop_path: float | None = None
-    dropout: float | None = None
+    drop_path: Part | None = None
+    dropout: Part | None = None
     initial: str | None = None
     linear_maps: Literal["published", "fan_in"] = "published"
     token_labels: TokenLabels | None = None
     notes: tuple[str, ...] = ()
     differs: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self):
-        _typed_fields(self)
-        for name in ("drop_path", "dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise UsageError(f"{name} {value} is not at least 0 and below 1")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; `from_dict` makes an equal recipe of them."""
@@ -212,7 +178,7 @@ class Recipe:
         """Raises UsageError for an unknown field, with the nearest one, and for a value that is none."""
         if not isinstance(values, Mapping) or "name" not in values:
             raise UsageError(f"a recipe is a mapping with at least a name, not {values!r}")
-        return _made(cls, values, f"recipe {values['name']}")
+        return typed(cls, dict(values), f"recipe {values['name']}")
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy in which the values at dotted paths are others: `{"optimisation.lr": 3e-4, "token_labels": None}`.
@@ -224,7 +190,8 @@ class Recipe:
         """
         state, assumed = self.to_dict(), dict(self.assumed)
         for path, value in changes.items():
-            _assign(state, path, _plain(value))
+            none = value in ("none", "None") and path.partition(".")[0] not in FREE  # as command lines write it
+            _assign(state, path, None if none else _plain(value))
             assumed = {key: why for key, why in assumed.items() if key != path and not key.startswith(f"{path}.")}
         return Recipe.from_dict(state | {"assumed": assumed})
 
@@ -344,7 +311,7 @@ def _merge(into: dict[str, Any], content: Mapping[str, Any]) -> None:
 def _read(name: str) -> dict[str, Any]:
     """One file, its fields known, and each of its values with who states it."""
     path = FOLDER / f"{name}.yaml"
-    content = dict(_parsed(path))
+    content = dict(_parsed(path))  # a copy: the file is read once
     allowed = {*WRITTEN, "base", "own", "states"}
     for key in content:
         if key not in allowed:
@@ -369,13 +336,7 @@ def _read(name: str) -> dict[str, Any]:
 
 @cache
 def _parsed(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path.name} is not readable YAML: {error}") from error
-    if not isinstance(content, Mapping):
-        raise UsageError(f"{path.name} is no mapping of fields to values, such as `source: ...`")
-    return content
+    return reader.read(path)
 
 
 def _assign(state: dict[str, Any], path: str, value: Any) -> None:
@@ -405,97 +366,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _made(kind: type[Value], values: Mapping[str, Any], where: str) -> Value:
-    """A dataclass from a mapping, with the types that its fields declare."""
-    known, kinds = {f.name: f for f in fields(kind)}, get_type_hints(kind)
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{where} has no field {key!r}; {nearest(str(key), known)}")
-    missing = [n for n, f in known.items() if n not in values and f.default is f.default_factory is MISSING]
-    if missing:
-        raise UsageError(f"{where} lacks {', '.join(missing)}")
-    typed = {}
-    for key, value in values.items():
-        section = SECTIONS.get(key) if kind is Recipe else None
-        if section is not None and isinstance(value, Mapping):
-            typed[key] = _made(section, value, f"{where}: {key}")
-        else:
-            typed[key] = _typed(f"{where}: {key}", kinds[key], value)
-    try:
-        return kind(**typed)
-    except UsageError as error:
-        text = str(error)
-        raise error if text.startswith(where) else UsageError(f"{where}: {text}") from None
-    except ValueError as error:  # the settings of clips check themselves
-        raise UsageError(f"{where}: {error}") from error
-
-
-def _typed_fields(value: Any) -> None:
-    """Values of a frozen dataclass as its fields declare them: numbers as float, lists as tuples."""
-    kinds = get_type_hints(type(value))
-    for f in fields(value):
-        object.__setattr__(value, f.name, _typed(f.name, kinds[f.name], getattr(value, f.name)))
-
-
-def _typed(where: str, kind: Any, value: Any) -> Any:
-    """The value as `kind` wants it, or a UsageError that says what is wanted."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        if type(None) in inner and (value is None or value in ("none", "None")):  # as command lines write it
-            return None
-        options = [one for one in inner if one is not type(None)]
-        for one in options[:-1]:
-            try:
-                return _typed(where, one, value)
-            except UsageError:
-                continue
-        return _typed(where, options[-1], value)
-    if origin is Literal:
-        if value not in inner:
-            raise UsageError(f"{where} {value!r} is unknown; {nearest(str(value), map(str, inner))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise UsageError(f"{where} {value!r} is not a list")
-        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-        if len(kinds) != len(value):
-            raise UsageError(f"{where} {list(value)!r} has {len(value)} entries, expected {len(kinds)}")
-        return tuple(_typed(where, one, entry) for one, entry in zip(kinds, value, strict=True))
-    if origin is dict or kind is dict:
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where} {value!r} is not a mapping")
-        return _plain(value)
-    if is_dataclass(kind):
-        if isinstance(value, kind):
-            return value
-        raise UsageError(f"{where} {value!r} is not a mapping of {kind.__name__}'s fields")
-    return _single(where, kind, value)
-
-
-def _single(where: str, kind: type, value: Any) -> Any:
-    if kind is float and not isinstance(value, bool):
-        if isinstance(value, str):  # YAML reads 1e-3 as text
-            try:
-                value = float(value)
-            except ValueError:
-                raise UsageError(f"{where} {value!r} is not a number") from None
-        if isinstance(value, int | float):
-            return float(value)
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    meaning = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    raise UsageError(f"{where} {value!r} is not {meaning.get(kind, kind.__name__)}")
-
-
-def _above_zero(name: str, value: float | int) -> None:
-    if not 0 < value < math.inf:
-        raise UsageError(f"{name} {value} is not above 0")
-
-
-def _at_least_zero(name: str, value: float | int) -> None:
-    if not 0 <= value < math.inf:
-        raise UsageError(f"{name} {value} is not a number of at least 0")

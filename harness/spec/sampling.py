@@ -7,16 +7,20 @@ knows about files, and the generator that is handed in is the only randomness.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
-KINDS = ("dense", "uniform", "linspace")
-ORDERS = ("ordered", "shuffled", "single")
+from harness.spec.reader import STRICT, Count
+
+Kind = Literal["dense", "uniform", "linspace"]
+Order = Literal["ordered", "shuffled", "single"]
+ORDERS = get_args(Order)
 LINSPACE_FPS = 30  # the rate that `stride` refers to under `linspace`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Sampling:
     """How the frames of a clip are chosen. Raises: ValueError, for a kind or a number that there is not.
 
@@ -27,17 +31,9 @@ class Sampling:
     (TimeSformer).
     """
 
-    frames: int = 32
-    stride: int = 2
-    kind: str = "dense"
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown sampling kind {self.kind!r}; allowed: {', '.join(KINDS)}")
-        for name in ("frames", "stride"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"sampling.{name} is {value!r}; allowed: a whole number from 1")
+    frames: Count = 32
+    stride: Count = 2
+    kind: Kind = "dense"
 
 
 def training_indices(

@@ -1,0 +1,48 @@
+"""Names that files and command lines say, as kinds: each is looked up in the registry of its room when it is said.
+
+The rooms above are asked by name and late, so that nothing here imports upward, and torch is loaded for none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator
+
+from attention_zoo.registry import declared, nearest
+from harness.spec.reader import Meaning, Whole, one_of
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES = get_args(Dtype)
+OFF = "off"
+AUTO = "auto"
+
+
+def _of(module: str, *more: str) -> Callable[[], list[str]]:
+    return lambda: [*more, *importlib.import_module(module).names()]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        hint = nearest("cuda" if name == "gpu" else name, ("cpu", "cuda", "cuda:N"))
+        raise ValueError(f"unknown device {name!r}; {hint}")
+    return name
+
+
+def _different(values: tuple) -> tuple:
+    if not values or len(set(values)) != len(values):
+        raise ValueError(f"{list(values)} are not different whole numbers: one is given twice, or none at all")
+    return values
+
+
+Device = Annotated[str, AfterValidator(_device), Meaning("cpu, cuda, cuda:N")]
+Kernel = one_of("kernel", lambda: [AUTO, *declared("kernels")])
+Metric = one_of("metric", _of("harness.cost.metrics"))
+Figure = one_of("figure", _of("reports.figure"))
+Recipe = one_of("recipe", _of("harness.spec.recipe"))
+Budget = one_of("budget", _of("harness.spec.budget", OFF))
+Suite = one_of("suite", _of("harness.spec.suite"))
+Seeds = Annotated[tuple[Whole, ...], AfterValidator(_different), Meaning("a list of whole numbers from 0, as [0,1,2]")]
