@@ -1,14 +1,12 @@
 """A suite: the steps that one run on a machine should record, in the order of their importance, within a time.
 
-A suite is a file of conf/suite/; each step is an ablation with settings, or a check. It is run as
+A suite is a file of conf/suite/; each step is an ablation with settings. It is run as
 `python -m harness.run suite=NAME`. Records and reports go to results/<device>/, which is meant to be committed. A run
 that ends early has left out the steps at the end; the next one goes on there.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -21,14 +19,13 @@ from rich.console import Console
 from attention_zoo.registry import nearest
 from harness import session
 from harness.cost import metrics
-from harness.deadline import GRACE_SECONDS, Deadline
+from harness.deadline import Deadline
 from harness.session import COMMAND, Training
 from harness.spec import budget, case
 from harness.spec.case import Ablation, Entry, Settings
 from harness.spec.reader import UsageError
 
 FOLDER = Path(__file__).parent / "conf" / "suite"
-CHECKS = ("kernels",)
 QUICK_BATCH = 2
 SETTINGS = ("frames", "size", "batch_size", "dtype", "kernel", "compile", "seed")
 SUITE_OPTIONS = (
@@ -40,13 +37,12 @@ SUITE_OPTIONS = (
 
 @dataclass(frozen=True)
 class Step:
-    """An ablation with settings, or a check.
+    """An ablation with settings.
 
     Args:
         step: its name, and that of its folder where `folder` names none.
         seconds: the most that it may take.
         needs: it is not begun with less time left, in seconds.
-        check: "kernels" for `harness.sanity`; without an ablation.
         rows, vary, baseline, question, metrics, figures: what differs from the ablation's own.
         settings: of all its cases, such as `dtype`.
         accuracy: the budget of training.
@@ -54,9 +50,8 @@ class Step:
 
     step: str
     seconds: float
+    ablation: str
     needs: float = 5.0
-    check: str | None = None
-    ablation: str | None = None
     folder: str | None = None
     question: str | None = None
     rows: list[str] | None = None
@@ -166,7 +161,9 @@ def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
         allowed = {tuple: (list,), dict: (dict,), list: (list,)}.get(getattr(hints[key], "__origin__", None), allowed)
         if not isinstance(value, (*allowed, int) if float in allowed else allowed):
             raise UsageError(f"{where}: {key} is {value!r}; expected {' or '.join(one.__name__ for one in allowed)}")
-    missing = [f.name for f in fields(kind) if f.name in ("step", "seconds", "question") and f.name not in raw]
+    missing = [
+        f.name for f in fields(kind) if f.name in ("step", "seconds", "ablation", "question") and f.name not in raw
+    ]
     if missing and (kind is Suite or missing != ["question"]):
         raise UsageError(f"{where}: {missing[0]} is missing")
     return raw
@@ -175,11 +172,8 @@ def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
 def _step(raw: dict[str, Any], where: str) -> Step:
     step = Step(**raw)
     where = f"{where}, step {step.step!r}"
-    if (step.check is None) == (step.ablation is None):
-        raise UsageError(f"{where}: needs an ablation or a check, and not both")
     named = {
-        "check": ([step.check] if step.check else [], CHECKS),
-        "ablation": ([step.ablation] if step.ablation else [], case.names()),
+        "ablation": ([step.ablation], case.names()),
         "metrics": (step.metrics or [], metrics.names()),
         "settings": (list(step.settings), SETTINGS),
         "accuracy": ([step.accuracy] if step.accuracy else [], budget.names()),
@@ -224,10 +218,7 @@ def run(
             deadline.left_out.append(f"{step.step}: {why}")
             continue
         own = Deadline(min(deadline.at, time.monotonic() + step.seconds))
-        if step.check:
-            statuses.append(_check_kernels(settings, out, own, force))
-        else:
-            statuses.append(_measure(suite, step, settings, training, out, own, force, time_limit, console))
+        statuses.append(_measure(suite, step, settings, training, out, own, force, time_limit, console))
         deadline.left_out += [f"{step.step}: {what}" for what in own.left_out]
         if statuses[-1] == 130:
             break
@@ -236,8 +227,6 @@ def run(
 
 
 def _meaning(step: Step) -> str:
-    if step.check:
-        return "Does every kernel compute what it should?"
     return f"{step.composed().question}" + (f" accuracy={step.accuracy}" if step.accuracy else "")
 
 
@@ -286,24 +275,6 @@ def _measure(
         console=console,
         remake=[*remake, *(["quick=true"] if settings.quick else [])],
     )
-
-
-def _check_kernels(settings: Settings, out: Path, deadline: Deadline, force: bool) -> int:
-    """In a process of its own: a kernel that breaks the driver's context breaks nothing else."""
-    folder = out / "quick" if settings.quick else out
-    seconds = max(1.0, deadline.left)
-    words = [
-        f"device={settings.device}",
-        f"out={folder}",
-        f"seconds={seconds:.0f}",
-        f"quick={str(settings.quick).lower()}",
-    ]
-    command = [sys.executable, "-m", "harness.sanity", *words, f"force={str(force).lower()}"]
-    try:
-        return subprocess.run(command, timeout=seconds + 2 * GRACE_SECONDS, check=False).returncode
-    except subprocess.TimeoutExpired:
-        print("failed: the kernels were not checked in time", file=sys.stderr)
-        return 1
 
 
 def _check_device(suite: Suite, settings: Settings) -> None:

@@ -151,6 +151,7 @@ def sweep(
                 store.merge(entry, step.round, measured, {**shared, "clip": facts, "time": provenance.now()})
             say(_result(measured) if measured or not cut else "left out: it would have taken too long")
         failures += [f"{case.row} · {m.name}: {m.missing}" for m in measured if m.missing and m.retry]
+        failures += [f"{case.row} · {m.name}: {m.missing or m.value}" for m in measured if m.details.get("wrong")]
         absent = {m.name for m in measured if m.missing}
         failed |= {(case_id(case), name) for name in names if absent & set(metrics.get(name).measures)}
     return Outcome(folder, failures, store, shared)

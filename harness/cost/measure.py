@@ -4,9 +4,10 @@ reason.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from harness.cost import child, metrics, process
+from harness.cost import child, errors, metrics, process
 from harness.deadline import Deadline
 from harness.spec.case import Case
 from harness.spec.effort import CPU, Effort
@@ -41,8 +42,31 @@ def measure(
     for timed in metrics.by_process(metric for metric in chosen if metric.timed):
         assert clip is not None, "timed metrics need a clip"
         limit = time_limit if deadline is None else deadline.limit(time_limit)
-        measured += _in_child(case, timed, Path(clip), effort, limit)
+        checked = _errors(case, timed[0].process, Path(clip), effort, limit)
+        wrong = errors.why_wrong(checked)
+        if wrong:
+            machine = {"machine": provenance.machine(case.device), "wrong": True}
+            measured += [m for metric in timed for m in metric.missing(wrong, retry=False, details=machine)]
+            continue
+        known = {one.name: one.value for one in checked if one.samples}
+        of_process = _in_child(case, timed, Path(clip), effort, limit)
+        measured += [replace(one, details={**known, **one.details}) for one in of_process]
     return measured
+
+
+_checked: dict[str, Measurement] = {}  # in this run; many cases are one in miniature
+
+
+def _errors(case: Case, of_process: str, clip: Path, effort: Effort, time_limit: float) -> list[Measurement]:
+    """The errors that must be known before a case is timed in such a process, measured where they are not known yet."""
+    names = {name: f"{name} {errors.key(case)}" for name in errors.needed(case, of_process)}
+    for name, key in names.items():
+        if key not in _checked:
+            (one,) = _in_child(case, [metrics.get(name)], clip, effort, time_limit)
+            if one.retry:  # what keeps it from being computed keeps its times away too, with the same reason
+                return []
+            _checked[key] = one
+    return [_checked[key] for key in names.values()]
 
 
 def _in_child(

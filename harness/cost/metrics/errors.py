@@ -1,0 +1,56 @@
+"""How far a case's result and its gradients are from the reference in float64 (harness/cost/errors.py); unit: 1.
+
+A case on another kernel than the reference is not timed where its error is beyond the tolerance: these are measured
+before its times, asked for or not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from harness.cost.metrics import register
+from records.record import Measurement, Quantity
+
+if TYPE_CHECKING:
+    from harness.cost.workload import Workload
+
+FORWARD = Quantity("forward_error", "counted", "forward error", "of the largest value", "lower")
+BACKWARD = Quantity("backward_error", "counted", "backward error", "of the largest value", "lower")
+OF_A_CASE = {"timed": True, "process": "errors", "once": True}
+
+
+@register("forward_error", FORWARD, order=0, **OF_A_CASE)
+def forward_error(workload: Workload) -> list[Measurement]:
+    """Largest difference of the class scores over the largest score, of the case in miniature."""
+    return _measured(workload, FORWARD)
+
+
+@register("backward_error", BACKWARD, order=1, **OF_A_CASE)
+def backward_error(workload: Workload) -> list[Measurement]:
+    """The same of the gradient of clip or weight that is furthest off, its largest value as the measure.
+
+    Raises: KernelUnavailable, where the case's kernel has no backward pass.
+    """
+    return _measured(workload, BACKWARD)
+
+
+def _measured(workload: Workload, quantity: Quantity) -> list[Measurement]:
+    from harness.cost import errors
+
+    error, of = errors.measured(workload.case, backward=quantity is BACKWARD)
+    tolerance = errors.TOLERANCE[quantity.name][workload.case.dtype]
+    details = {
+        "of": of,
+        "tolerance": tolerance,
+        "how": "eager model in miniature, largest difference to kernel reference in float64 over the largest value",
+        "kernel_requested": workload.case.kernel,
+        "kernel": workload.kernel,
+        **workload.surroundings(),
+    }
+    if not error <= tolerance:
+        details["wrong"] = True
+    if not math.isfinite(error):
+        said = f"{of} are not finite" if of == "scores" else f"the gradient of {of} is not finite"
+        return [quantity.absent(said, details=details)]
+    return [quantity.of([error], details)]
