@@ -130,8 +130,8 @@ def compare(case: Case, first: str, second: str, pairs: int, clip) -> Record:
     import torch
 
     from attention_zoo import use_kernel
+    from harness.clips.transforms import normalise
     from harness.cost.build import build
-    from harness.video import normalise
     from records import provenance
 
     torch.set_num_threads(case.threads or 1)

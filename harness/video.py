@@ -11,7 +11,6 @@ import hashlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +21,6 @@ from harness.motion.encoding import encode
 from harness.motion.store import Version, drawn_scene
 from harness.spec.sampling import Sampling, test_indices
 from records.record import write_bytes
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
 
 SAMPLE = "sample_scene.mp4"
 SCENE = Version("sample", size=240, frames=80, rate=30, train=1, val=0, test=0)
@@ -47,20 +42,6 @@ class Decoded:
         """Says whether two clips are the same pixels, whatever files they came from."""
         shape = "x".join(map(str, self.frames.shape))
         return hashlib.sha256(shape.encode() + np.ascontiguousarray(self.frames).tobytes()).hexdigest()
-
-
-def read_clip(path: str | Path, frames: int = 32, stride: int = 2, size: int = 224) -> Float[Tensor, "3 t h w"]:
-    """One normalised test clip of a video file. Raises: VideoError naming the file."""
-    return normalise(decode(path, frames, stride, size).frames)
-
-
-def normalise(frames: np.ndarray) -> Float[Tensor, "3 t h w"]:
-    """uint8 frames `t h w 3` to float32 `3 t h w` with the ImageNet mean and deviation."""
-    import torch
-
-    from harness.clips.transforms import normalised
-
-    return normalised(torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)).contiguous()
 
 
 def sample_indices(total: int, frames: int, stride: int) -> list[int]:
@@ -87,9 +68,7 @@ def decode(path: str | Path, frames: int = 32, stride: int = 2, size: int = 224)
 
     Raises: VideoError naming the file, when it is missing, empty, truncated, without a video stream or not decodable.
     """
-    import torch  # only here, so that a command line can check a file at once
-
-    from harness.clips.transforms import test_view
+    from harness.clips.transforms import centre_view  # torch: a command line checks a file without it
 
     for name, value in (("frames", frames), ("stride", stride), ("size", size)):
         if value < 1:
@@ -103,8 +82,7 @@ def decode(path: str | Path, frames: int = 32, stride: int = 2, size: int = 224)
     decoder = facts.decoder
     if facts.fallback and facts.fallback != decoding.NO_DECORD:
         decoder += f" ({facts.fallback})"
-    cropped = test_view(torch.from_numpy(pixels), size, resize=size, crop=0, crops=1).permute(1, 2, 3, 0)
-    return Decoded(cropped.contiguous().numpy(), Path(path).name, decoder, facts.frames)
+    return Decoded(centre_view(pixels, size), Path(path).name, decoder, facts.frames)
 
 
 def sample_clip(folder: str | Path) -> Path:

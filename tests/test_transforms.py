@@ -154,7 +154,7 @@ def test_the_centre_view_is_the_decoded_clip(tmp_path, size):
     assert pixels.shape == (6, 240, 320, 3)
     view = transforms.test_view(pixels, size, size, 0, 1)
     assert_close(view, torch.from_numpy(expected).permute(3, 0, 1, 2), rtol=0, atol=0)
-    assert_close(transforms.normalised(view), video.normalise(expected), rtol=0, atol=0)
+    assert_close(transforms.normalised(view), transforms.normalise(expected), rtol=0, atol=0)
 
 
 def test_three_crops_are_left_right_middle():

@@ -62,7 +62,7 @@ def test_a_video_without_frames_has_no_clip():
 
 
 def test_a_clip_is_normalised(sample):
-    clip = video.read_clip(sample, frames=4, stride=3, size=48)
+    clip = transforms.normalise(video.decode(sample, 4, 3, 48).frames)
     assert clip.shape == (3, 4, 48, 48)
     assert clip.dtype == torch.float32
     pixels = video.decode(sample, 4, 3, 48).frames
@@ -151,7 +151,7 @@ def test_an_unusable_file_is_named_with_the_way_out(name, tmp_path):
     path = tmp_path / name
     make(path)
     with pytest.raises(video.VideoError) as caught:
-        video.read_clip(path)
+        video.decode(path)
     assert name in str(caught.value)
     assert reason in str(caught.value)
     assert ";" in str(caught.value)  # what is wrong; what to do

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
@@ -102,6 +103,17 @@ def test_view(
         else:
             top = place * step
     return pixels[:, top : top + size, left : left + size].permute(3, 0, 1, 2).contiguous()
+
+
+def centre_view(frames: np.ndarray, size: int) -> np.ndarray:
+    """uint8 frames `t h w 3` with their short side at `size`, cut to the square in the middle: `t size size 3`."""
+    view = test_view(torch.from_numpy(frames), size, resize=size, crop=0, crops=1)
+    return view.permute(1, 2, 3, 0).contiguous().numpy()
+
+
+def normalise(frames: np.ndarray) -> Float[Tensor, "3 t h w"]:
+    """uint8 frames `t h w 3` of one clip as a model takes them."""
+    return normalised(torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)).contiguous()
 
 
 def resized(pixels: UInt8[Tensor, "t h w 3"], height: int, width: int) -> UInt8[Tensor, "t height width 3"]:

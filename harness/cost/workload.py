@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attention_zoo import kernels
+from harness.clips.transforms import normalise
 from harness.cost import memory
 from harness.cost.build import build
 from harness.cost.training_step import TrainingStep, targets
 from harness.spec.case import Case
 from harness.spec.effort import Effort
-from harness.video import normalise
 from records import provenance
 
 WINDOW = 6  # runs that a warm-up is judged by

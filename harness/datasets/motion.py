@@ -37,6 +37,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.datasets import DataError, DataSet, Item, register
+from harness.motion import store
+from harness.motion.scenes import REPERTOIRES
 
 CONTROL_CAPS = {"shuffled": 50.0, "single": 50.0}  # percent of the test clips that no rule without order can pass
 
@@ -66,8 +68,6 @@ def motion_large(split: str, root: Path | None = None, *, cache: str | None = No
 
 
 def _rendered(name: str, split: str, root: Path | None, cache: str | None) -> DataSet:
-    from harness.motion import store  # numpy and the photographs: not needed to list the names
-
     if root is not None and cache is not None:
         raise DataError(f"root={root} and cache={cache} both say where {name} is rendered; give one of them")
     version = store.VERSIONS[name]
@@ -80,8 +80,6 @@ def listed(root: Path, manifest: dict) -> DataSet:
 
     Paths begin with that folder's name, so the data set's digest tells versions and formats apart.
     """
-    from harness.motion.scenes import REPERTOIRES
-
     shown = next(one for one in REPERTOIRES.values() if list(one.classes) == manifest["classes"])
     return DataSet(
         manifest["name"],

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from harness.datasets import DataError
 
@@ -51,8 +52,6 @@ def folder() -> Path:
 @cache
 def photograph(name: str) -> np.ndarray:
     """One photograph, uint8 `h w 3`, its short side at most SHORT_SIDE. Raises: DataError naming the file."""
-    from PIL import Image
-
     path = folder() / name
     try:
         with Image.open(path) as image:
