@@ -14,22 +14,34 @@ if TYPE_CHECKING:
     from attention_zoo import kernels
     from attention_zoo.grid import Grid
     from attention_zoo.registry import Registry, UnknownName
-    from attention_zoo.scheme import AttentionScheme, build, check_heads, options_of, register, schemes, use_kernel
+    from attention_zoo.scheme import (
+        AttentionScheme,
+        build,
+        check_heads,
+        growth_of,
+        options_of,
+        register,
+        schemes,
+        use_kernel,
+    )
+    from attention_zoo.tokens import Tokens
 
 __all__ = [
     "AttentionScheme",
     "Grid",
     "Registry",
+    "Tokens",
     "UnknownName",
     "build",
     "check_heads",
+    "growth_of",
     "kernels",
     "options_of",
     "register",
     "schemes",
     "use_kernel",
 ]
-_HOMES = {"kernels": "kernels", "Grid": "grid", "Registry": "registry", "UnknownName": "registry"}
+_HOMES = {"kernels": "kernels", "Grid": "grid", "Registry": "registry", "Tokens": "tokens", "UnknownName": "registry"}
 
 
 def __getattr__(name: str) -> Any:

@@ -34,6 +34,7 @@ class DividedAttention(nn.Module):
     """
 
     example = {}
+    growth = {"frames": (1, 2), "size": (1, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
         super().__init__()

@@ -18,6 +18,7 @@ class FullAttention(nn.Module):
     """Source: Vaswani et al., arXiv:1706.03762, Sec. 3.2; over space and time: arXiv:2102.05095, "joint"."""
 
     example = {}
+    growth = {"frames": (2, 2), "size": (2, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
         super().__init__()

@@ -43,6 +43,7 @@ class GlobalPyramidAttention(nn.Module):
     """
 
     example = dict(scales=((2, 3, 4), (2, 2, 2)))
+    growth = {"frames": (1, 1), "size": (1, 1)}  # by its pooled stages
 
     def __init__(
         self,

@@ -13,6 +13,9 @@ from attention_zoo import kernels
 from attention_zoo.grid import Grid
 from attention_zoo.registry import Registry, nearest
 
+Growth = dict[str, tuple[float, float]]
+"""With "frames" and with "size" (height and width): the least and the largest exponent among a scheme's products."""
+
 schemes: Registry[type[AttentionScheme]] = Registry("attention scheme", "attention_zoo", group="attention_zoo.schemes")
 
 
@@ -27,17 +30,34 @@ class AttentionScheme(Protocol):
     example: dict[str, Any]  # options that fit Grid(4, 6, 8), dim 12 and two heads; tests build from these
     kernel: str  # which kernel computes the attention; may be changed at any time
 
+    # A scheme writes these four only where it differs; `build` fills in what it leaves out.
+    out_grid: Grid  # of the map that comes out; left out: the one that goes in
+    out_dim: int  # its width; left out: `dim`
+    takes_prefix: bool  # whether class tokens may come before the map; left out: False
+    growth: Growth  # exponents in theory of the attention products; left out: none is stated
+
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = kernels.AUTO): ...
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]: ...
-
-    def macs(self) -> int:
-        """Multiply-adds of linear maps, convolutions and attention products: one clip, on the grid it was built for."""
+    def forward(
+        self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None
+    ) -> Float[Tensor, "b t h w d"] | tuple[Float[Tensor, "b t h w d"], Float[Tensor, "b p d"]]:
+        """The map; with a prefix, the map and the prefix. Without `takes_prefix` there is no such argument."""
         ...
 
-    def reach(self) -> Bool[Tensor, "n n"]:
-        """True at (i, j) where output token i may depend on input token j; tokens in (t, h, w) order."""
+    def macs(self, prefix: int = 0) -> int:
+        """Multiply-adds of linear maps, convolutions and attention products: one clip, on the grid it was built for.
+
+        `prefix`, here and in `reach`, is the number of class tokens; without `takes_prefix` there is no such argument.
+        """
         ...
+
+    def reach(self, prefix: int = 0) -> Bool[Tensor, "n_out n_in"]:
+        """True at (i, j) where output token i may depend on input token j: class tokens, then (t, h, w) order."""
+        ...
+
+    # A scheme that only looks back in time may also take a clip one frame after the other. Folding `step` over the
+    # frames, from the state None, gives what `forward` gives; each frame then brings its own class tokens.
+    # def step(self, x: "b 1 h w d", prefix: "b p d" | None, state) -> (what forward returns for this frame, state)
 
 
 def register(name: str):
@@ -67,7 +87,17 @@ def build(
             raise ValueError(f"{scheme} has no option {name!r}; {nearest(name, allowed)}")
     check_heads(dim, num_heads)
     kernels.check_name(kernel)
-    return schemes.get(scheme)(dim, num_heads, Grid.of(grid), kernel=kernel, **options)
+    grid = Grid.of(grid)
+    built = schemes.get(scheme)(dim, num_heads, grid, kernel=kernel, **options)
+    for name, default in dict(out_grid=grid, out_dim=dim, takes_prefix=False, growth={}).items():
+        if not hasattr(built, name):
+            setattr(built, name, default)
+    return built
+
+
+def growth_of(name: str) -> Growth:
+    """The exponents in theory that a scheme states; empty if it states none."""
+    return getattr(schemes.get(name), "growth", {})
 
 
 def check_heads(dim: int, num_heads: int) -> None:

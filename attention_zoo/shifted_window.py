@@ -38,6 +38,7 @@ class ShiftedWindowAttention(nn.Module):
     """
 
     example = dict(window=(2, 3, 4))
+    growth = {"frames": (1, 1), "size": (1, 1)}
 
     def __init__(
         self,

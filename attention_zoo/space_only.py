@@ -18,6 +18,7 @@ class SpaceOnlyAttention(nn.Module):
     """Source: Bertasius et al., TimeSformer, arXiv:2102.05095, Sec. 3, "space attention"."""
 
     example = {}
+    growth = {"frames": (1, 1), "size": (2, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Backbones that are given their attention: one pyramid, in which only the attention scheme of each block differs.
+"""Families of models that are given their attention, so that only the attention scheme of each block differs.
 
 model = backbones.create("dualformer_tiny", num_classes=400)
 logits = model(clip)              # clip: (b, 3, t, h, w)
@@ -8,22 +8,28 @@ backbones.load_checkpoint(model, "dualformer_tiny_k400.pth")
 """
 
 from backbones.checkpoint import CheckpointError, LoadReport, from_checkpoint, load_checkpoint, save_checkpoint
-from backbones.config import ModelConfig
+from backbones.config import Config
+from backbones.family import Backbone, Family, config, create, families, kinds, names, read_config
 from backbones.inflation import InflationReport, inflate
-from backbones.models import config, create, names
-from backbones.pyramid import Pyramid
+from backbones.pyramid import Pyramid, PyramidConfig
 
 __all__ = [
+    "Backbone",
     "CheckpointError",
+    "Config",
+    "Family",
     "InflationReport",
     "LoadReport",
-    "ModelConfig",
     "Pyramid",
+    "PyramidConfig",
     "config",
     "create",
+    "families",
     "from_checkpoint",
     "inflate",
+    "kinds",
     "load_checkpoint",
     "names",
+    "read_config",
     "save_checkpoint",
 ]

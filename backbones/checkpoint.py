@@ -26,15 +26,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import attention_zoo
-from backbones.config import ModelConfig
-from backbones.layouts import translate
-from backbones.models import create
-from backbones.pyramid import Pyramid
+from backbones.family import Backbone, create, layouts_of, read_config
+from backbones.layouts import Translated, renamed
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-ENTRIES = ("state_dict", "model")  # where training codes keep the state dict inside a checkpoint
+ENTRIES = ("state_dict", "model_state", "model")  # where training codes keep the state dict inside a checkpoint
 CLASSIFIER = "classifier."
 COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
 SHOWN = 5  # names listed of each kind of misfit
@@ -86,7 +84,7 @@ def listed(kind: str, names: Iterable[str], separator: str = ", ") -> str:
     return f"  {len(names)} {kind}: {separator.join(names[:SHOWN])}{more}" if names else ""
 
 
-def load_checkpoint(model: Pyramid, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
+def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
     """Copies the weights of a file into the model; tensors take the model's dtype and device.
 
     Args:
@@ -100,7 +98,7 @@ def load_checkpoint(model: Pyramid, path: str | os.PathLike[str], *, strict: boo
     path = Path(path)
     tensors, metadata = read(path)
     try:
-        found = translate(tensors)
+        found = translate(tensors, model.config and model.config.family)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     own = weights_of(model)
@@ -144,7 +142,12 @@ def load_checkpoint(model: Pyramid, path: str | os.PathLike[str], *, strict: boo
     return report
 
 
-def weights_of(model: Pyramid) -> dict[str, Tensor]:
+def translate(state: Mapping[str, Tensor], family: str | None = None) -> Translated:
+    """A state dict under our names, found in any known layout, those of one family first. Raises: ValueError."""
+    return renamed(state, layouts_of(family))
+
+
+def weights_of(model: Backbone) -> dict[str, Tensor]:
     """The tensors of the model itself, to be written into."""
     own = model.state_dict()
     if any(tensor.is_meta for tensor in own.values()):
@@ -152,7 +155,7 @@ def weights_of(model: Pyramid) -> dict[str, Tensor]:
     return own
 
 
-def _config_differences(model: Pyramid, metadata: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
+def _config_differences(model: Backbone, metadata: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
     if model.config is None or "config" not in metadata:
         return {}
     try:
@@ -163,7 +166,7 @@ def _config_differences(model: Pyramid, metadata: Mapping[str, str]) -> dict[str
     return {key: (there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)}
 
 
-def save_checkpoint(model: Pyramid, path: str | os.PathLike[str]) -> Path:
+def save_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> Path:
     """Writes weights, config and number of classes as safetensors; whole or not at all.
 
     Raises:
@@ -194,7 +197,7 @@ def save_checkpoint(model: Pyramid, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def from_checkpoint(path: str | os.PathLike[str], *, kernel: str = attention_zoo.kernels.AUTO) -> Pyramid:
+def from_checkpoint(path: str | os.PathLike[str], *, kernel: str = attention_zoo.kernels.AUTO) -> Backbone:
     """The model that `save_checkpoint` wrote, from its file alone.
 
     Raises:
@@ -209,7 +212,7 @@ def from_checkpoint(path: str | os.PathLike[str], *, kernel: str = attention_zoo
             "Make the model with backbones.create and load the file with load_checkpoint"
         )
     try:
-        config, num_classes = ModelConfig.from_dict(json.loads(metadata["config"])), int(metadata["num_classes"])
+        config, num_classes = read_config(json.loads(metadata["config"])), int(metadata["num_classes"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: the model config in its metadata is damaged: {error}") from error
     model = create(config, num_classes, kernel=kernel)

@@ -22,9 +22,8 @@ from torch.nn.functional import interpolate
 
 from attention_zoo import Grid
 from attention_zoo.registry import nearest
-from backbones.checkpoint import CLASSIFIER, CheckpointError, listed, read, shape_text, weights_of
-from backbones.layouts import translate
-from backbones.pyramid import Pyramid
+from backbones.checkpoint import CLASSIFIER, CheckpointError, listed, read, shape_text, translate, weights_of
+from backbones.family import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class InflationReport:
 
 def inflate(
     state_2d: Mapping[str, Tensor] | str | os.PathLike[str],
-    model: Pyramid,
+    model: Backbone,
     *,
     rule: str = "paper",
     strict: bool = True,
@@ -98,7 +97,7 @@ def inflate(
         source = str(state_2d)
         state_2d, _ = read(Path(state_2d))
     try:
-        found = translate(state_2d)
+        found = translate(state_2d, model.config and model.config.family)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
     own = weights_of(model)
@@ -140,7 +139,7 @@ def inflate(
 
 
 def _tensor(
-    model: Pyramid, own: Mapping[str, Tensor], key: str, image: Tensor | None, rule: str
+    model: Backbone, own: Mapping[str, Tensor], key: str, image: Tensor | None, rule: str
 ) -> tuple[str, Tensor | None]:
     """What becomes of one tensor of the model: the kind for the report, and its values if they change."""
     target = own[key]

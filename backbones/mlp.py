@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_zoo import Grid, chunks
+from attention_zoo import chunks
 
 _aten = torch.ops.aten
 
@@ -25,7 +25,7 @@ class Mlp(nn.Module):
         hidden = int(dim * ratio)
         self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         if not chunks.eager(x) or not self._as_built():
             return self.fc2(self.act(self.fc1(x)))
         if not torch.is_grad_enabled():
@@ -37,13 +37,13 @@ class Mlp(nn.Module):
         parts = (self.fc1, nn.Linear), (self.act, nn.GELU), (self.fc2, nn.Linear)
         return all(type(part) is kind and not watched(part) for part, kind in parts)
 
-    def _in_chunks(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+    def _in_chunks(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         tokens = x.flatten(0, -2)
         parts = tokens.split(chunks.length(x, len(tokens), self.fc1.out_features, 2 * self.fc1.weight.numel()))
         return chunks.joined((self.fc2(self.act(self.fc1(part))) for part in parts), tokens).view(*x.shape[:-1], -1)
 
-    def macs(self, grid: Grid) -> int:
-        return grid.tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
+    def macs(self, tokens: int) -> int:
+        return tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
 
 
 def watched(module: nn.Module) -> bool:

@@ -1,31 +1,48 @@
-"""The backbone in which attention schemes are compared: stages of blocks on a token map that shrinks between stages.
+"""The hierarchical family: stages of blocks on a token map that shrinks between stages.
 
-DualFormer and Video Swin are both configurations of it. It is given a function that builds the attention of each block
-and knows no scheme. Tokens stay channels-last, `b t h w d`, from the first embedding to the classifier.
+DualFormer and Video Swin are both configurations of it, and the skeleton in which schemes are compared:
+`pyramid_tiny_<scheme>` is DualFormer-T with that scheme in every block, so that rows differ in the scheme alone. The
+module is given a function that builds the attention of each block and knows no scheme. Tokens stay channels-last,
+`b t h w d`, from the first embedding to the classifier.
 
 Sources: DualFormer, arXiv:2112.04674, and Video Swin Transformer, arXiv:2106.13230, both with their released code.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args, no_type_check
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
-from torch.utils.checkpoint import checkpoint
 
-from attention_zoo import Grid, chunks
-from backbones.depthwise import depthwise
-from backbones.mlp import Mlp, watched
+import attention_zoo
+from attention_zoo import Grid, Tokens
+from backbones.config import Config, attention_entries, choice, narrower, number, patterns, positive_integers
+from backbones.family import Backbone, Family, families
+from backbones.layouts import NATIVE_NAME, Layout
+from backbones.mlp import Mlp
+from backbones.parts import (
+    ConditionalPosition,
+    DropPath,
+    PatchEmbedding,
+    PatchMerging,
+    channels_last,
+    check_classes,
+    initialise_linear,
+    linear_rates,
+    recomputed,
+)
+from backbones.residual import Attend, Block, PerToken, Residual
 
-if TYPE_CHECKING:
-    from backbones.config import ModelConfig
-
+Downsampling = Literal["conv", "merge"]
+Position = Literal["peg", "relative", "none"]
+RELATIVE_BIAS = "relative_bias"  # the option by which a scheme takes a relative position bias
 BuildAttention = Callable[[int, int, int, int, Grid], nn.Module]
 """(stage, block, dim, num_heads, grid) -> the attention scheme of that block."""
 
@@ -33,168 +50,183 @@ PATCH, POSITION_KERNEL = Grid(2, 4, 4), Grid(3, 3, 3)
 SPATIAL_STEP = 2  # every stage after the first halves height and width
 
 
-class PatchEmbedding(nn.Module):
-    """Blocks of `patch` become tokens: convolution with kernel = stride, then LayerNorm.
+@no_type_check  # it checks its values itself and takes lists where it keeps tuples
+@dataclass(frozen=True)
+class PyramidConfig(Config):
+    """A pyramid and the attention scheme of each of its blocks.
 
-    A map that `patch` does not divide is padded with zeros at the end (as Video Swin does; DualFormer requires that it
-    divides).
+    Args:
+        attention: the schemes that `stages` may name: `{"G": {"scheme": "global_pyramid", "scales": [[8, 7, 7]]}}`.
+            A registered scheme with its default options needs no entry.
+        stages: for each stage a pattern of names, repeated over its blocks: `("L", "G")` alternates.
+        widths, num_heads, depths: one number for each stage; depths count single blocks.
+        clip: the nominal input: frames, height and width in pixels. Sizes of parameters may follow from it.
+        mlp_ratio: hidden width of the MLP over the width of the stage.
+        patch: frames and pixels that become one token of the first stage.
+        temporal_pooling: how many time steps each further stage joins. Space is halved in each.
+        downsampling: between stages, "conv" is DualFormer's patch embedding, "merge" Video Swin's patch merging.
+        position: "peg" is DualFormer's conditional position encoding after the first block of each stage; "relative" a
+            relative position bias in every scheme that has this option; "none" adds nothing to what the schemes do.
+        position_kernel: size of the convolution of "peg".
+        drop_path: stochastic depth of the last block, growing linearly from 0 in the first.
+        dropout: before the classifier.
+        activation_checkpointing: in training, compute the blocks again in the backward pass instead of keeping their
+            activations.
+
+    Raises:
+        ValueError: a value is impossible.
+        UnknownName: a scheme or a name in `stages` is unknown; the nearest is given.
     """
 
-    def __init__(self, in_dim: int, dim: int, grid: Grid, patch: Grid):
-        super().__init__()
-        self.patch, self.grid = patch, grid.ceil_div(patch)
-        self.proj = nn.Conv3d(in_dim, dim, kernel_size=tuple(patch), stride=tuple(patch))
-        self.norm = nn.LayerNorm(dim)
+    family = "pyramid"
 
-    def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
-        x = pad_to_blocks(x, self.patch)
-        if torch.is_grad_enabled() and x.is_contiguous() and chunks.eager(x) and not watched(self.proj):
-            return self.norm(self._as_linear(x))
-        x = self.proj(rearrange(x, "b t h w d -> b d t h w"))
-        return self.norm(rearrange(x, "b d t h w -> b t h w d"))
+    attention: dict[str, dict[str, Any]]
+    stages: tuple[tuple[str, ...], ...]
+    widths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    depths: tuple[int, ...]
+    clip: Grid = Grid(32, 224, 224)
+    in_channels: int = 3
+    mlp_ratio: float = 4.0
+    patch: Grid = Grid(2, 4, 4)
+    temporal_pooling: tuple[int, ...] = (1, 1, 1)
+    downsampling: Downsampling = "conv"
+    position: Position = "peg"
+    position_kernel: Grid = Grid(3, 3, 3)
+    drop_path: float = 0.1
+    dropout: float = 0.5
+    activation_checkpointing: bool = False
 
-    def _as_linear(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
-        """The same as a linear map of patches: as fast as the convolution, with a backward pass twice as fast."""
-        t, h, w = self.patch
-        patches = rearrange(x, "b (nt t) (nh h) (nw w) i -> b nt nh nw (t h w i)", t=t, h=h, w=w)
-        return linear(patches, rearrange(self.proj.weight, "d i t h w -> d (t h w i)"), self.proj.bias)
+    def __post_init__(self):
+        for name in ("clip", "patch", "position_kernel"):
+            self._set(name, Grid.of(getattr(self, name), name))
+        if not all(n % 2 for n in self.position_kernel):
+            raise ValueError(f"position_kernel {tuple(self.position_kernel)} must be odd along every axis: (3, 3, 3)")
+        for name in ("widths", "num_heads", "depths"):
+            self._set(name, positive_integers(name, getattr(self, name)))
+        self._set("temporal_pooling", positive_integers("temporal_pooling", self.temporal_pooling, empty=True))
+        self._set("in_channels", *positive_integers("in_channels", (self.in_channels,)))
+        self._set("mlp_ratio", number("mlp_ratio", self.mlp_ratio, zero=False))
+        for name in ("drop_path", "dropout"):
+            self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
+        choice("downsampling", self.downsampling, get_args(Downsampling))
+        choice("position", self.position, get_args(Position))
+        if not isinstance(self.activation_checkpointing, bool):
+            raise ValueError(f"activation_checkpointing {self.activation_checkpointing!r} is not true or false")
+        self._set("attention", attention_entries(self.attention))
+        self._set("stages", patterns(self.stages, self.attention))
+        self._check_lengths()
+        for stage, (width, heads) in enumerate(zip(self.widths, self.num_heads, strict=True)):
+            try:
+                attention_zoo.check_heads(width, heads)
+            except ValueError as error:
+                raise ValueError(f"stage {stage}: {error}") from None
+        if self.position == "relative":
+            self._check_relative()
 
-    def macs(self) -> int:
-        return self.grid.tokens * self.proj.weight.numel()
+    def _check_lengths(self) -> None:
+        count = len(self.widths)
+        for name in ("num_heads", "depths", "stages"):
+            if len(getattr(self, name)) != count:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} has {len(getattr(self, name))} entries, but widths {self.widths} "
+                    f"makes {count} stages; give one for each stage"
+                )
+        if len(self.temporal_pooling) != count - 1:
+            raise ValueError(
+                f"temporal_pooling {self.temporal_pooling} has {len(self.temporal_pooling)} entries, expected "
+                f"{count - 1}: one for each stage after the first"
+            )
+
+    def _check_relative(self) -> None:
+        used = {name: self.entry(name) for name in self.used()}
+        schemes = {scheme for scheme, _ in used.values()}
+        if not any(RELATIVE_BIAS in attention_zoo.options_of(scheme) for scheme in schemes):
+            able = [n for n in attention_zoo.schemes.names() if RELATIVE_BIAS in attention_zoo.options_of(n)]
+            raise ValueError(
+                f"position 'relative' needs a scheme with the option {RELATIVE_BIAS}; this model uses "
+                f"{', '.join(sorted(schemes))}; schemes that have it: {', '.join(able)}"
+            )
+        for name, (_, options) in used.items():
+            if options.get(RELATIVE_BIAS) is False:
+                raise ValueError(
+                    f"position 'relative' contradicts attention.{name}.{RELATIVE_BIAS} = False; remove one of the two"
+                )
+
+    def attention_at(self, stage: int, block: int) -> tuple[str, dict[str, Any]]:
+        """The scheme of a block and its options."""
+        pattern = self.stages[stage]
+        scheme, options = self.entry(pattern[block % len(pattern)])
+        if self.position == "relative" and RELATIVE_BIAS in attention_zoo.options_of(scheme):
+            options[RELATIVE_BIAS] = True
+        return scheme, options
+
+    def used(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for pattern in self.stages for name in pattern))
+
+    def shrunk(self, width: float, depth: int | None, clip: Sequence[int]) -> PyramidConfig:
+        """The width of a head shrinks with the width of its stage once a stage has a single head left. Stages keep at
+        least one whole turn of their pattern, so that local and global attention still alternate.
+        """
+        depths = [
+            blocks if depth is None else min(blocks, max(depth, len(pattern)))
+            for blocks, pattern in zip(self.depths, self.stages, strict=True)
+        ]
+        sizes = [narrower(*size, width) for size in zip(self.widths, self.num_heads, strict=True)]
+        narrow = dict(zip(("widths", "num_heads"), zip(*sizes, strict=True), strict=True)) if width != 1 else {}
+        return self.changed({"clip": clip, "depths": depths} | narrow)
+
+    def describe(self) -> dict[str, Any]:
+        grid, tokens = self.clip, []
+        for step in self.steps():
+            grid = grid.ceil_div(step)
+            tokens.append(list(grid))
+        return {"blocks": list(self.depths), "widths": list(self.widths), "tokens": tokens}
+
+    def steps(self) -> list[Grid]:
+        """What one token of each stage joins of the map before it."""
+        return [self.patch, *(Grid(t, SPATIAL_STEP, SPATIAL_STEP) for t in self.temporal_pooling)]
 
 
-class PatchMerging(nn.Module):
-    """Blocks of `patch` become tokens: their tokens are concatenated, normed and projected without a bias.
-
-    Source: Video Swin, where `patch` is (1, 2, 2); row runs fastest in the concatenation, then column, as in
-    the released code. Time, which Video Swin never merges, runs slowest.
-    """
-
-    def __init__(self, in_dim: int, dim: int, grid: Grid, patch: Grid):
-        super().__init__()
-        self.patch, self.grid = patch, grid.ceil_div(patch)
-        self.norm = nn.LayerNorm(patch.tokens * in_dim)
-        self.reduction = nn.Linear(patch.tokens * in_dim, dim, bias=False)
-
-    def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
-        t, h, w = self.patch
-        x = pad_to_blocks(x, self.patch)
-        x = rearrange(x, "b (nt t) (nh h) (nw w) d -> b nt nh nw (t w h d)", t=t, h=h, w=w)
-        return self.reduction(self.norm(x))
-
-    def macs(self) -> int:
-        return self.grid.tokens * self.reduction.weight.numel()
-
-
-def pad_to_blocks(x: Float[Tensor, "b t h w d"], block: Grid) -> Float[Tensor, "b pt ph pw d"]:
-    """Zeros at the end of each axis up to a multiple of the block."""
-    t, h, w = (-n % size for n, size in zip(x.shape[1:4], block, strict=True))
-    return pad(x, (0, 0, 0, w, 0, h, 0, t)) if t or h or w else x
-
-
-class ConditionalPosition(nn.Conv3d):
-    """Position from the neighbourhood: a depthwise convolution added to the tokens ("PEG").
-
-    Source: Chu et al., Conditional Positional Encodings, arXiv:2102.10882; in 3-D: DualFormer.
-    """
-
-    def __init__(self, dim: int, kernel: Grid):
-        super().__init__(dim, dim, kernel_size=tuple(kernel), padding=tuple(n // 2 for n in kernel), groups=dim)
-
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        return x + depthwise(x, self.weight, self.bias)
-
-    def macs(self, grid: Grid) -> int:
-        return grid.tokens * self.weight.numel()
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: in training, drops a residual branch for whole clips and scales the others up.
-
-    Source: Huang et al., arXiv:1603.09382.
-    """
-
-    def __init__(self, rate: float | int = 0.0):
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop path rate {rate} is not at least 0 and below 1")
-        self.rate = rate
-
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        return x * x.new_empty(x.shape[0], 1, 1, 1, 1).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3g}"
-
-
-class Block(nn.Module):
+class PyramidBlock(Block):
     """Attention, then MLP; each normed before and added to its input, with its own draw of stochastic depth."""
 
     def __init__(self, dim: int, grid: Grid, attention: nn.Module, mlp_ratio: float | int, drop_path: float | int):
-        super().__init__()
-        self.grid = grid
+        super().__init__(grid)
         self.norm1, self.attention = nn.LayerNorm(dim), attention
         self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        x = x + self.drop_path(self.attention(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def macs(self) -> int:
-        return self.attention.macs() + self.mlp.macs(self.grid)
+    def residuals(self) -> tuple[Residual, Residual]:
+        return (
+            Residual("attention", self.norm1, Attend(self.attention), drop_path=self.drop_path),
+            Residual("mlp", self.norm2, PerToken(self.mlp), drop_path=self.drop_path),
+        )
 
 
 class Stage(nn.Module):
     """An embedding, then blocks on one token map; `position`, if any, follows the first block."""
 
-    def __init__(self, embed: nn.Module, blocks: Sequence[Block], position: ConditionalPosition | None):
+    def __init__(self, embed: nn.Module, blocks: Sequence[PyramidBlock], position: ConditionalPosition | None):
         super().__init__()
         self.embed, self.blocks, self.position = embed, nn.ModuleList(blocks), position
         self.activation_checkpointing = False
 
     def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
-        x = self.embed(x)
+        tokens = Tokens.of_map(self.embed(x))
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            x = _recomputed(block, x) if recompute else block(x)
+            tokens = recomputed(block, tokens) if recompute else block(tokens)
             if i == 0 and self.position is not None:
-                x = self.position(x)
-        return x
+                tokens = tokens.of(self.position(tokens.map))
+        return tokens.map
 
     def macs(self) -> int:
         position = 0 if self.position is None else self.position.macs(self.embed.grid)
         return self.embed.macs() + sum(block.macs() for block in self.blocks) + position
 
 
-def _recomputed(block: Block, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-    """Runs a block without keeping its activations. The second run leaves BatchNorm's running statistics alone."""
-    contexts = lambda: (contextlib.nullcontext(), _frozen_statistics(block))  # noqa: E731
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
-
-
-@contextlib.contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """No batch norm updates its running statistics; what it computes stays the same.
-
-    Not by `track_running_stats`: a checkpoint demands that both runs save the same number of tensors.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, batches in before:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
-
-
-class Pyramid(nn.Module):
+class Pyramid(Backbone):
     """Clip in, class scores out; what the blocks attend with is `build_attention`'s choice.
 
     Args:
@@ -208,8 +240,6 @@ class Pyramid(nn.Module):
         position_kernel: size of the conditional position encoding of each stage; None for none.
         drop_path: of the last block, growing linearly from 0 in the first.
     """
-
-    config: ModelConfig | None = None  # set by `create`; written into checkpoints
 
     def __init__(
         self,
@@ -231,10 +261,9 @@ class Pyramid(nn.Module):
         activation_checkpointing: bool = False,
     ):
         super().__init__()
-        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
-            raise ValueError(f"num_classes {num_classes!r} is not a whole number; 0 makes a model without classifier")
+        check_classes(num_classes)
         self.clip, self.num_classes, self.in_channels = clip, num_classes, in_channels
-        rates = iter(_linear(drop_path, sum(depths)))
+        rates = iter(linear_rates(drop_path, sum(depths)))
         pooling = temporal_pooling or [1] * (len(widths) - 1)
         grid, width, stages = clip, in_channels, []
         for s, (dim, heads, depth) in enumerate(zip(widths, num_heads, depths, strict=True)):
@@ -242,7 +271,8 @@ class Pyramid(nn.Module):
             embed = (PatchMerging if merge and s else PatchEmbedding)(width, dim, grid, step)
             grid, width = embed.grid, dim
             blocks = [
-                Block(dim, grid, build_attention(s, b, dim, heads, grid), mlp_ratio, next(rates)) for b in range(depth)
+                PyramidBlock(dim, grid, build_attention(s, b, dim, heads, grid), mlp_ratio, next(rates))
+                for b in range(depth)
             ]
             stages.append(Stage(embed, blocks, position_kernel and ConditionalPosition(dim, position_kernel)))
         self.stages = nn.ModuleList(stages)
@@ -273,31 +303,31 @@ class Pyramid(nn.Module):
         Raises:
             ValueError: the input is no such clip. (Hence the plain annotation: the message is better than a checker's.)
         """
-        x = self._tokens(clip)
+        pooled = self.tokens(clip).map.mean(dim=(1, 2, 3))
+        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
+
+    def tokens(self, clip: Tensor) -> Tokens:
+        """The map that is averaged for the classifier: the last stage's, after the final norm."""
+        x = channels_last(clip, self.in_channels, self.clip)
         for stage in self.stages:
             x = stage(x)
-        pooled = self.norm(x).mean(dim=(1, 2, 3))
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
+        return Tokens.of_map(self.norm(x))
 
     def features(self, clip: Tensor) -> tuple[Float[Tensor, "b _d _t _h _w"], ...]:
         """The output map of the last block of each stage, channels first, before the final norm."""
-        x, maps = self._tokens(clip), []
+        x, maps = channels_last(clip, self.in_channels, self.clip), []
         for stage in self.stages:
             x = stage(x)
             maps.append(rearrange(x, "b t h w d -> b d t h w"))
         return tuple(maps)
 
-    def _tokens(self, clip: Tensor) -> Float[Tensor, "b t h w i"]:
-        if clip.ndim != 5 or clip.shape[1] != self.in_channels or 0 in clip.shape[2:]:
-            raise ValueError(
-                f"a clip of shape {tuple(clip.shape)} is not (batch, {self.in_channels}, frames, height, width); "
-                f"the nominal clip is (1, {self.in_channels}, {', '.join(map(str, self.clip))})"
-            )
-        if not clip.is_floating_point():
-            raise ValueError(
-                f"a clip of {clip.dtype} is not floating point; normalise it, such as by clip.float() / 255"
-            )
-        return rearrange(clip, "b c t h w -> b t h w c")
+    def blocks(self) -> dict[str, Block]:
+        """All blocks by name, from the first to the last."""
+        return {
+            f"stages.{s}.blocks.{b}": block
+            for s, stage in enumerate(self.stages)
+            for b, block in enumerate(stage.blocks)
+        }
 
     def macs(self, classifier: bool = True) -> int:
         """Multiply-adds of one nominal clip in closed form: linear maps, convolutions, attention; padding included."""
@@ -309,19 +339,174 @@ class Pyramid(nn.Module):
 
         A scheme whose parameters start in another way says so in `reset_parameters`, which has the last word.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_linear(self)
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.01)
-        for stage in self.stages:
-            for block in stage.blocks:
-                if hasattr(block.attention, "reset_parameters"):
-                    block.attention.reset_parameters()
+        for block in self.blocks().values():
+            if hasattr(block.attention, "reset_parameters"):
+                block.attention.reset_parameters()
 
 
-def _linear(last: float | int, count: int) -> list[float]:
-    """`count` numbers from 0 to `last`, evenly spaced."""
-    return [last * i / max(count - 1, 1) for i in range(count)]
+def build(config: PyramidConfig, num_classes: int, kernel: str) -> Pyramid:
+    """A pyramid in which each block attends as the config says."""
+
+    def build_attention(stage: int, block: int, dim: int, num_heads: int, grid: Grid):
+        scheme, options = config.attention_at(stage, block)
+        return attention_zoo.build(scheme, dim, num_heads, grid, kernel=kernel, **options)
+
+    return Pyramid(
+        config.clip,
+        num_classes,
+        build_attention,
+        widths=config.widths,
+        num_heads=config.num_heads,
+        depths=config.depths,
+        in_channels=config.in_channels,
+        patch=config.patch,
+        temporal_pooling=config.temporal_pooling,
+        merge=config.downsampling == "merge",
+        position_kernel=config.position_kernel if config.position == "peg" else None,
+        mlp_ratio=config.mlp_ratio,
+        drop_path=config.drop_path,
+        dropout=config.dropout,
+        activation_checkpointing=config.activation_checkpointing,
+    )
+
+
+# Named models
+
+# Sources: DualFormer, arXiv:2112.04674, and the released configuration files, which alone give the heads. Depths count
+# single blocks; the paper counts pairs.
+DUALFORMER_SIZES = {
+    "tiny": dict(widths=(64, 128, 256, 512), num_heads=(2, 4, 8, 16), depths=(2, 2, 10, 4), drop_path=0.1),
+    "small": dict(widths=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), depths=(2, 2, 18, 2), drop_path=0.2),
+    "base": dict(widths=(128, 256, 512, 1024), num_heads=(4, 8, 16, 32), depths=(2, 2, 18, 2), drop_path=0.3),
+}
+# Sources: Video Swin, arXiv:2106.13230, and the released configuration files; none is released for the large one, whose
+# drop path is the base's.
+VIDEO_SWIN_SIZES = {
+    "tiny": dict(widths=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), depths=(2, 2, 6, 2), drop_path=0.1),
+    "small": dict(widths=(96, 192, 384, 768), num_heads=(3, 6, 12, 24), depths=(2, 2, 18, 2), drop_path=0.1),
+    "base": dict(widths=(128, 256, 512, 1024), num_heads=(4, 8, 16, 32), depths=(2, 2, 18, 2), drop_path=0.3),
+    "large": dict(widths=(192, 384, 768, 1536), num_heads=(6, 12, 24, 48), depths=(2, 2, 18, 2), drop_path=0.3),
+}
+WINDOW, FINE, COARSE = (8, 7, 7), (8, 7, 7), (4, 4, 4)
+IMAGE = dict(clip=Grid(1, 224, 224), patch=Grid(1, 4, 4))
+
+
+def _dualformer_attention(window: tuple, fine: tuple, coarse: tuple) -> dict[str, dict[str, Any]]:
+    """L: local windows; G2: two pooled copies; G1: one; W: the whole map, of the last stage."""
+    return {
+        "L": dict(scheme="local_window", window=window),
+        "G2": dict(scheme="global_pyramid", scales=(fine, coarse)),
+        "G1": dict(scheme="global_pyramid", scales=(fine,)),
+        "W": dict(scheme="global_pyramid", scales=("whole",)),
+    }
+
+
+def _dualformer(size: str) -> PyramidConfig:
+    return PyramidConfig(
+        attention=_dualformer_attention(WINDOW, FINE, COARSE),
+        stages=(("L", "G2"), ("L", "G2"), ("L", "G1"), ("L", "W")),
+        **DUALFORMER_SIZES[size],
+    )
+
+
+def _dualformer_image(size: str) -> PyramidConfig:
+    """The 2-D model before inflation, inferred: none is released."""
+    return PyramidConfig(
+        attention=_dualformer_attention(*((1, *scale[1:]) for scale in (WINDOW, FINE, COARSE))),
+        stages=(("L", "G2"), ("L", "G2"), ("L", "G1"), ("L", "W")),
+        position_kernel=Grid(1, 3, 3),
+        **DUALFORMER_SIZES[size],
+        **IMAGE,
+    )
+
+
+def _video_swin(size: str, window: tuple = WINDOW, **changes: Any) -> PyramidConfig:
+    """As released: padding can be attended to, and clipped windows take the released rows of the bias table."""
+    shared = dict(scheme="shifted_window", window=window, padding="attended", clipped_bias="published")
+    return PyramidConfig(
+        attention={"W": dict(shared, shift="none"), "S": dict(shared, shift="half")},
+        stages=(("W", "S"),) * 4,
+        downsampling="merge",
+        position="none",
+        **VIDEO_SWIN_SIZES[size],
+        **changes,
+    )
+
+
+def _pyramid_tiny(scheme: str) -> PyramidConfig:
+    if scheme == "global_pyramid":  # the scales that DualFormer has in each stage
+        attention = _dualformer_attention(WINDOW, FINE, COARSE)
+        stages = (("G2",), ("G2",), ("G1",), ("W",))
+    elif scheme == "shifted_window":
+        attention = {name: dict(scheme=scheme, shift=shift) for name, shift in (("W", "none"), ("S", "half"))}
+        stages = (("W", "S"),) * 4
+    else:
+        attention, stages = {}, ((scheme,),) * 4
+    used = {name for pattern in stages for name in pattern}
+    attention = {name: entry for name, entry in attention.items() if name in used}
+    return PyramidConfig(attention=attention, stages=stages, **DUALFORMER_SIZES["tiny"])
+
+
+def models() -> dict[str, Callable[[], PyramidConfig]]:
+    """Looked up at each call: a scheme registered later has its pyramid at once."""
+    image_window = (1, *WINDOW[1:])
+    return {
+        **{f"dualformer_{size}": partial(_dualformer, size) for size in DUALFORMER_SIZES},
+        **{f"dualformer_{size}_image": partial(_dualformer_image, size) for size in DUALFORMER_SIZES},
+        **{f"video_swin_{size}": partial(_video_swin, size) for size in VIDEO_SWIN_SIZES},
+        **{f"video_swin_{size}_image": partial(_video_swin, size, image_window, **IMAGE) for size in VIDEO_SWIN_SIZES},
+        **{f"pyramid_tiny_{scheme}": partial(_pyramid_tiny, scheme) for scheme in attention_zoo.schemes.names()},
+    }
+
+
+# Names in checkpoints: the released code of DualFormer (sail-sg/dualformer) and of Video Swin
+# (SwinTransformer/Video-Swin-Transformer), both on mmaction; image Swin differs from the latter in its classifier only.
+
+
+def _next_stage(match: re.Match[str]) -> str:
+    """Video Swin counts the merging after a stage to that stage, we to the next."""
+    return f"stages.{int(match[1]) + 1}.embed."
+
+
+NATIVE = Layout(NATIVE_NAME, r"^stages\.\d+\.embed\.")
+DUALFORMER = Layout(
+    "DualFormer (mmaction)",
+    r"^patch_embeds\.\d+\.",
+    renames=(
+        (r"^patch_embeds\.(\d+)\.", r"stages.\1.embed."),
+        (r"^pos_block\.(\d+)\.proj\.0\.", r"stages.\1.position."),
+        (r"^blocks\.(\d+)\.(\d+)\.attn\.sr\.", r"stages.\1.blocks.\2.attention.priors.0.0."),
+        (r"^blocks\.(\d+)\.(\d+)\.attn\.lr\.", r"stages.\1.blocks.\2.attention.priors.1."),
+        (r"^blocks\.(\d+)\.(\d+)\.attn\.", r"stages.\1.blocks.\2.attention."),
+        (r"^blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+        (r"^cls_head\.fc_cls\.", "classifier."),
+    ),
+    ignored=(
+        (r"^teacher\.", "the teacher of token labelling is no part of the model"),
+        (r"^cls_head\.token_linear\.", "the token classifier serves training only"),
+    ),
+)
+VIDEO_SWIN = Layout(
+    "Video Swin (mmaction)",
+    r"^layers\.\d+\.",
+    renames=(
+        (r"^patch_embed\.", "stages.0.embed."),
+        (r"^layers\.(\d+)\.downsample\.", _next_stage),
+        (
+            r"^layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table$",
+            r"stages.\1.blocks.\2.attention.bias.table",
+        ),
+        (r"^layers\.(\d+)\.blocks\.(\d+)\.attn\.", r"stages.\1.blocks.\2.attention."),
+        (r"^layers\.(\d+)\.blocks\.(\d+)\.", r"stages.\1.blocks.\2."),
+        (r"^(?:cls_head\.fc_cls|head)\.", "classifier."),
+    ),
+    ignored=(
+        (r"\.relative_position_index$", "follows from the window"),
+        (r"\.attn_mask$", "follows from the window and the map"),
+    ),
+)
+
+families.register("pyramid")(Family("pyramid", PyramidConfig, build, models, (NATIVE, DUALFORMER, VIDEO_SWIN)))

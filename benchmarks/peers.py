@@ -206,7 +206,7 @@ def shifted_window(options: Options) -> tuple[str, nn.Module, nn.Module]:
     """torchvision's swin3d_t and ours on its weights. Raises: Absent."""
     import torch
 
-    from backbones import models
+    import backbones
 
     try:
         import torchvision
@@ -223,7 +223,7 @@ def shifted_window(options: Options) -> tuple[str, nn.Module, nn.Module]:
     _draw(theirs)
     clip = [options.frames or 32, options.size, options.size]
     changes = {"clip": clip, "depths": depths, "drop_path": 0.0, "dropout": 0.0}
-    ours = models.create("video_swin_tiny", CLASSES, kernel=options.kernel, changes=changes)
+    ours = backbones.create("video_swin_tiny", CLASSES, kernel=options.kernel, changes=changes)
     ours.load_state_dict(translated(theirs.state_dict()))
     return f"torchvision {torchvision.__version__} swin3d_t", theirs, ours
 
@@ -232,8 +232,9 @@ def local_global(options: Options) -> tuple[str, nn.Module, nn.Module]:
     """DualFormer in the layout of its released code, and ours on its weights. Raises: UsageError."""
     import torch
 
-    from backbones import models
-    from backbones.layouts import translate
+    import backbones
+    from backbones.checkpoint import translate
+    from backbones.pyramid import COARSE
 
     torch.manual_seed(options.seed)
     theirs = released(options)
@@ -246,9 +247,9 @@ def local_global(options: Options) -> tuple[str, nn.Module, nn.Module]:
         "dropout": 0.0,
         "attention.L.window": window,
         "attention.G1.scales": [window],
-        "attention.G2.scales": [window, list(models.COARSE)],
+        "attention.G2.scales": [window, list(COARSE)],
     }
-    ours = models.create(f"dualformer_{options.variant}", CLASSES, kernel=options.kernel, changes=changes)
+    ours = backbones.create(f"dualformer_{options.variant}", CLASSES, kernel=options.kernel, changes=changes)
     ours.load_state_dict(translate(theirs.state_dict()).tensors)
     peer = "the layout of the released code with plain softmax, written here from its description"
     return f"DualFormer-{options.variant.title()}: {peer}", theirs, ours
@@ -257,7 +258,7 @@ def local_global(options: Options) -> tuple[str, nn.Module, nn.Module]:
 def released(options: Options) -> DualFormer:
     """Raises: UsageError where the clip cannot be divided as the released code demands."""
     from attention_zoo import Grid
-    from backbones.models import DUALFORMER_SIZES
+    from backbones.pyramid import DUALFORMER_SIZES
     from benchmarks.dualformer import DualFormer
 
     frames = options.frames or FRAMES["local_global"]
@@ -276,7 +277,7 @@ def released(options: Options) -> DualFormer:
 def _windows(options: Options) -> Grid:
     """Of local attention and of the fine pooled copy: 8x7x7, or a map's share of a smaller clip."""
     from attention_zoo import Grid
-    from backbones.models import WINDOW
+    from backbones.pyramid import WINDOW
 
     return Grid(*WINDOW).clipped(Grid(WINDOW[0], options.size // 32, options.size // 32))
 

@@ -89,8 +89,8 @@ def parse(argv: list[str]) -> Options:
 
 
 def _prepare(options: Options) -> tuple[str, str, Case]:
+    import backbones
     from attention_zoo import kernels
-    from backbones import models
     from harness.cost.build import unavailable
     from records import provenance
 
@@ -101,7 +101,7 @@ def _prepare(options: Options) -> tuple[str, str, Case]:
         raise ValueError(f"unknown dtype {options.dtype!r}; {nearest(options.dtype, DTYPES)}")
     if options.device.partition(":")[0] not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {options.device!r}; {nearest(options.device, ('cpu', 'cuda'))}")
-    config = models.config(options.model)
+    config = backbones.config(options.model)
     frames = 1 if config.clip.t == 1 else options.frames
     config = config.changed({"clip": [frames, options.size, options.size]})
     case = Case(

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 import backbones
-from backbones import ModelConfig
+from backbones import PyramidConfig
 
 COLOURS = ("red", "green", "blue")
 SIZE, FRAMES = 32, 4
 
 
-def colour_config() -> ModelConfig:
-    return ModelConfig(
+def colour_config() -> PyramidConfig:
+    return PyramidConfig(
         attention={"L": {"scheme": "local_window", "window": [2, 4, 4]}},
         stages=[["L"]],
         widths=[8],

@@ -13,7 +13,7 @@ import pytest
 from training_runs import data_set
 from training_runs import job as small_job
 
-from backbones import models
+import backbones
 from harness import datasets, run, session
 from harness.accuracy import plan, pool
 from harness.accuracy.plan import Setup
@@ -69,12 +69,12 @@ def test_every_budget_shrinks_every_row_that_is_trained(name):
             asked = Training(recipe=chosen.recipe or "dualformer_tiny_k400")
             made = plan.job(ablation, entry, Setup(chosen, asked), 12, 0, Path("."))
             assert max(made.config["depths"]) <= (chosen.depth or 99)
-            widths = models.config(entry.case.model).widths
+            widths = backbones.config(entry.case.model).widths
             assert all(0 < small <= whole for small, whole in zip(made.config["widths"], widths, strict=True))
 
 
 def test_a_shrunk_model_keeps_its_pattern_and_divides_its_heads():
-    config = models.config("dualformer_tiny")
+    config = backbones.config("dualformer_tiny")
     small = shrunk(config, Budget("b", "", "motion", width=0.25, depth=1), recipes.load("quick"))
     assert small.stages == config.stages
     assert small.attention == config.attention
@@ -120,7 +120,7 @@ def test_networks_with_the_same_weights_may_differ_in_their_windows():
     small = {"clip": [4, 32, 32], "widths": [4, 4, 8, 8], "num_heads": [1, 1, 2, 2], "depths": [2, 2, 2, 2]}
     windows = [[8, 7, 7], [2, 8, 8], [2, 9, 9], [1, 4, 4]]
     of = [
-        models.config("pyramid_tiny_local_window").changed(
+        backbones.config("pyramid_tiny_local_window").changed(
             {**small, "attention": {"local_window": {"scheme": "local_window", "window": window}}}
         )
         for window in windows

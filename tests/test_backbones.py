@@ -16,11 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import attention_zoo
 import backbones
 from attention_zoo import Grid
-from backbones import ModelConfig
-from backbones.pyramid import ConditionalPosition, DropPath, PatchEmbedding, PatchMerging, Pyramid
+from backbones import PyramidConfig
+from backbones.parts import ConditionalPosition, DropPath, PatchEmbedding, PatchMerging
+from backbones.pyramid import Pyramid
 
 # A small model with everything that a large one has; no size equals another, so that swapped axes show.
-SMALL = ModelConfig(
+SMALL = PyramidConfig(
     attention={
         "L": {"scheme": "local_window", "window": [2, 3, 4]},
         "G": {"scheme": "global_pyramid", "scales": [[2, 2, 3], [1, 2, 2]]},
@@ -35,13 +36,13 @@ SMALL = ModelConfig(
 SCHEMES = attention_zoo.schemes.names()
 
 
-def of_scheme(scheme: str, **changes) -> ModelConfig:
+def of_scheme(scheme: str, **changes) -> PyramidConfig:
     entry = {"scheme": scheme, **attention_zoo.schemes.get(scheme).example}
     config = dataclasses.replace(SMALL, attention={"A": entry}, stages=(("A",), ("A",)))
     return dataclasses.replace(config, **changes)
 
 
-def counted_macs(config: ModelConfig | str, num_classes: int) -> int:
+def counted_macs(config: PyramidConfig | str, num_classes: int) -> int:
     with torch.device("meta"):
         model = backbones.create(config, num_classes, kernel="reference").eval()
         clip = torch.empty(1, model.in_channels, *model.clip)
@@ -51,7 +52,7 @@ def counted_macs(config: ModelConfig | str, num_classes: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def on_meta(config: ModelConfig | str, num_classes: int = 400) -> Pyramid:
+def on_meta(config: PyramidConfig | str, num_classes: int = 400) -> Pyramid:
     with torch.device("meta"):
         return backbones.create(config, num_classes)
 
@@ -129,7 +130,7 @@ def test_every_named_model_builds_and_counts(name):
     assert model.config == config
     assert model.macs() - model.macs(classifier=False) == config.widths[-1] * 400
     assert model.macs() == counted_macs(name, 400)
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert PyramidConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_pyramids_differ_in_the_scheme_alone():
@@ -144,12 +145,12 @@ def test_pyramids_differ_in_the_scheme_alone():
 
 
 @st.composite
-def small_configs(draw) -> ModelConfig:
+def small_configs(draw) -> PyramidConfig:
     count = draw(st.integers(1, 3))
     heads = [draw(st.sampled_from([1, 2, 3])) for _ in range(count)]
     scheme = st.sampled_from(SCHEMES).map(lambda n: {"scheme": n, **attention_zoo.schemes.get(n).example})
     size = st.integers(1, 4)
-    return ModelConfig(
+    return PyramidConfig(
         attention={"A": draw(scheme), "B": draw(scheme)},
         stages=[draw(st.sampled_from([["A"], ["B"], ["A", "B"]])) for _ in range(count)],
         widths=[draw(st.sampled_from([6, 12, 18])) for _ in range(count)],
@@ -469,9 +470,9 @@ def test_impossible_values_are_refused(changes, message):
 def test_from_dict_names_wrong_and_missing_keys():
     values = SMALL.to_dict()
     with pytest.raises(KeyError, match="did you mean 'widths'"):
-        ModelConfig.from_dict({**values, "width": [1]})
+        PyramidConfig.from_dict({**values, "width": [1]})
     with pytest.raises(ValueError, match="lacks widths"):
-        ModelConfig.from_dict({k: v for k, v in values.items() if k != "widths"})
+        PyramidConfig.from_dict({k: v for k, v in values.items() if k != "widths"})
 
 
 def test_create_names_the_nearest():

@@ -16,9 +16,9 @@ from safetensors.torch import safe_open, save_file
 from torch import Tensor
 
 import backbones
-from backbones import CheckpointError, ModelConfig
+from backbones import CheckpointError, PyramidConfig
 
-DUALFORMER = ModelConfig(
+DUALFORMER = PyramidConfig(
     attention={
         "L": {"scheme": "local_window", "window": [2, 7, 7]},
         "G2": {"scheme": "global_pyramid", "scales": [[2, 7, 7], [1, 4, 4]]},
@@ -32,7 +32,7 @@ DUALFORMER = ModelConfig(
     clip=[8, 224, 224],
     temporal_pooling=[1, 1],
 )
-SWIN = ModelConfig(
+SWIN = PyramidConfig(
     attention={
         name: {"scheme": "shifted_window", "window": [2, 3, 3], "shift": shift, "padding": "attended"}
         for name, shift in (("W", "none"), ("S", "half"))
@@ -254,7 +254,7 @@ def test_many_misfits_are_counted(tmp_path):
 
 
 def test_a_file_of_which_nothing_fits_is_an_error_in_any_case(tmp_path):
-    torch.save({"patch_embed.proj.weight": torch.zeros(7, 3, 1, 1, 1)}, tmp_path / "weights.pth")
+    torch.save({"layers.0.downsample.norm.weight": torch.zeros(7)}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="no tensor that fits the model"):
         backbones.load_checkpoint(small_model(), tmp_path / "weights.pth", strict=False)
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "weights.pth")
@@ -442,7 +442,7 @@ def test_files_without_a_state_dict(tmp_path, content, found):
 def image_and_video() -> tuple[backbones.Pyramid, backbones.Pyramid]:
     """The same model for one frame and for four, without anything in which time could show."""
     window = {"scheme": "local_window", "window": [1, 3, 4], "relative_bias": True}
-    config = ModelConfig(
+    config = PyramidConfig(
         attention={"L": window},
         stages=[["L"], ["L"]],
         widths=[8, 12],

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import conv3d
 
+import backbones
 from attention_zoo import Grid, chunks, schemes
 from attention_zoo.pooling import pooled
-from backbones import models
 from backbones.mlp import Mlp
 
 SMALL = {"clip": [4, 64, 64], "widths": [4, 8, 16, 32], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
@@ -169,7 +169,9 @@ def test_pooling_has_pytorchs_output_and_gradients(blocks, block, dim, clips):
 
 
 def test_a_whole_model_is_the_same_in_chunks(small_chunks, monkeypatch):
-    model = perturbed(models.create("dualformer_tiny", 3, changes={**SMALL, "drop_path": 0.0, "dropout": 0.0}).double())
+    model = perturbed(
+        backbones.create("dualformer_tiny", 3, changes={**SMALL, "drop_path": 0.0, "dropout": 0.0}).double()
+    )
     clip, probe = drawn(2, 3, 4, 64, 64), drawn(2, 3, seed=1)
     found = gradients(model, clip, probe)
     in_one_piece(monkeypatch)

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import backbones
-from attention_zoo import Grid
+from attention_zoo import Grid, Tokens
 from attention_zoo.windows import Tiling, bias_rows, labels
-from backbones import ModelConfig
-from backbones.layouts import DUALFORMER, VIDEO_SWIN, WRAPPED
+from backbones import PyramidConfig
+from backbones.layouts import WRAPPED
+from backbones.pyramid import DUALFORMER, VIDEO_SWIN
 
 FOLDER = Path(os.environ.get("ATTENTION_ZOO_GOLDENS") or Path(__file__).parents[2] / "shared" / "goldens")
 pytestmark = pytest.mark.skipif(
@@ -49,7 +50,7 @@ def test_model_equals_reference(name, precision, kernel):
     modules = (_dualformer_modules if name in DUALFORMERS else _video_swin_modules)(model)
     seen: dict[str, Tensor] = {}
     for key, (module, layout) in modules.items():
-        module.register_forward_hook(lambda m, i, output, key=key, f=layout: seen.update({key: f(output.detach())}))
+        module.register_forward_hook(lambda m, i, y, key=key, f=layout: seen.update({key: f(_tensor(y).detach())}))
     output = model(clip)
     probe = golden["probe"] if precision == "f32" else _unrounded_probe(model, output, facts, golden)
     (output * probe).sum().backward()
@@ -73,6 +74,10 @@ def test_model_equals_reference(name, precision, kernel):
 
 def _facts(name: str) -> dict:
     return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def _tensor(output: Tensor | Tokens) -> Tensor:
+    return output.map if isinstance(output, Tokens) else output
 
 
 def _error(actual: Tensor, expected: Tensor) -> float:
@@ -116,7 +121,7 @@ def _model(c: dict, kernel: str) -> backbones.Pyramid:
     return backbones.create(config, c.get("num_classes", 0), kernel=kernel)
 
 
-def _dualformer_config(c: dict, frames: int | None = None) -> ModelConfig:
+def _dualformer_config(c: dict, frames: int | None = None) -> PyramidConfig:
     clip = c["video_size"] if frames is None else [frames, *c["video_sizes"][0][1:]]
     attention, stages = {}, []
     for s, fine in enumerate(c["fine_pysizes"]):
@@ -125,7 +130,7 @@ def _dualformer_config(c: dict, frames: int | None = None) -> ModelConfig:
         attention[f"L{s}"] = {"scheme": "local_window", "window": local}
         attention[f"G{s}"] = {"scheme": "global_pyramid", "scales": pooled}
         stages.append([f"L{s}", f"G{s}"])
-    return ModelConfig(
+    return PyramidConfig(
         attention=attention,
         stages=stages,
         widths=c["embed_dims"],
@@ -136,10 +141,10 @@ def _dualformer_config(c: dict, frames: int | None = None) -> ModelConfig:
     )
 
 
-def _video_swin_config(c: dict) -> ModelConfig:
+def _video_swin_config(c: dict) -> PyramidConfig:
     shared = dict(scheme="shifted_window", window=c["window_size"], padding="attended", clipped_bias="published")
     count = len(c["depths"])
-    return ModelConfig(
+    return PyramidConfig(
         attention={"W": dict(shared, shift="none"), "S": dict(shared, shift="half")},
         stages=[["W", "S"]] * count,
         widths=[c["embed_dim"] * 2**s for s in range(count)],

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_goldens import DTYPES, FOLDER, _dualformer_config, _facts
 
 import backbones
-from backbones import ModelConfig
+from backbones import PyramidConfig
 from harness import gradcam
 from harness.evaluation.gradcam import blocks_of, heat_maps, localised
 from harness.evaluation.pictures import coloured, write_film
@@ -49,7 +49,7 @@ def close(ours, theirs, atol):
 
 def small_model():
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = PyramidConfig(
         attention={"L": {"scheme": "local_window", "window": [2, 2, 4]}},
         stages=[["L"], ["L"]],
         widths=[8, 16],
@@ -89,7 +89,7 @@ def test_any_block_may_be_looked_at(block):
     model, clips = small_model().double().eval(), torch.randn(2, 3, 4, 16, 32, dtype=torch.float64)
     found = heat_maps(model, clips, target=2, block=block)
     outputs = []
-    handle = model.get_submodule(block).register_forward_hook(lambda _m, _i, output: outputs.append(output))
+    handle = model.get_submodule(block).register_forward_hook(lambda _m, _i, output: outputs.append(output.x))
     probabilities = model(clips).softmax(dim=-1)
     handle.remove()
     (gradient,) = torch.autograd.grad(probabilities.mean(dim=0)[2], outputs)

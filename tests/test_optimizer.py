@@ -9,7 +9,7 @@ from torch import nn
 
 import attention_zoo
 import backbones
-from backbones.layouts import DUALFORMER, VIDEO_SWIN
+from backbones.pyramid import DUALFORMER, VIDEO_SWIN
 from harness.spec import recipe as recipes
 from harness.spec.recipe import Optimisation, TokenLabels
 from harness.training import optimizer as optim

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import attention_zoo
 import backbones
-from backbones import models
 from harness.cost import count
 from harness.spec import case
 from reports import counting, paper_table, verdict
@@ -176,7 +175,7 @@ def test_dualformer_tiny_to_the_unit():
 
 @pytest.mark.parametrize("name", ONE_VIEW)
 def test_one_view_by_fvcores_rule(name):
-    config = models.config(name)
+    config = backbones.config(name)
     found = by_fvcore(count.count(case.Case(name, name, config.to_dict())))
     expected = ONE_VIEW[name]
     assert found == expected if isinstance(expected, int) else abs(found / 1e9 - expected) < 0.006
@@ -200,7 +199,7 @@ def our_count(config) -> int:
 
 
 def test_the_fvcore_rule_is_fvcores_for_dualformer_tiny():
-    assert fvcore_itself(models.config("dualformer_tiny"), torch.zeros(1, 3, 32, 224, 224)) == 60_088_210_944
+    assert fvcore_itself(backbones.config("dualformer_tiny"), torch.zeros(1, 3, 32, 224, 224)) == 60_088_210_944
 
 
 SMALL = dict(widths=[8, 8, 16, 16], num_heads=[2, 2, 2, 4], depths=[2, 1, 2, 1], clip=[8, 64, 64])
@@ -216,7 +215,7 @@ SMALL = dict(widths=[8, 8, 16, 16], num_heads=[2, 2, 2, 4], depths=[2, 1, 2, 1],
     downsample=st.sampled_from(["dwconv", "conv", "avgpool"]),
 )
 def test_the_fvcore_rule_is_fvcores_for_small_models(name, frames, position, ratio, downsample):
-    config = models.config(name)
+    config = backbones.config(name)
     changes = SMALL | {"clip": [frames, 64, 64], "position": position, "mlp_ratio": ratio}
     changes |= {f"attention.{key}.downsample": downsample for key in ("G1", "G2") if key in config.attention}
     config = config.changed(changes)

@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import backbones
 from attention_zoo import Grid
-from backbones import models
-from backbones.layouts import WRAPPED, translate
+from backbones import pyramid
+from backbones.checkpoint import translate
+from backbones.layouts import WRAPPED
 from harness.cost import memory
 from harness.spec.options import Command, parse
 from records import provenance
@@ -45,7 +47,7 @@ def torchvision_names():
 
 def test_the_weights_of_torchvision_fill_our_model():
     with torch.device("meta"):
-        ours = models.create("video_swin_tiny")
+        ours = backbones.create("video_swin_tiny")
     assert set(peers.translated(dict.fromkeys(torchvision_names()))) == set(ours.state_dict())
     with pytest.raises(KeyError, match="avgpool"):
         peers.translated({"avgpool.weight": None})
@@ -102,10 +104,10 @@ def relative(actual, expected):
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize("variant", models.DUALFORMER_SIZES)
+@pytest.mark.parametrize("variant", pyramid.DUALFORMER_SIZES)
 def test_the_weights_of_the_released_layout_fill_our_model(variant):
     with torch.device("meta"):
-        theirs, ours = peers.released(peers.Options(variant=variant)), models.create(f"dualformer_{variant}")
+        theirs, ours = peers.released(peers.Options(variant=variant)), backbones.create(f"dualformer_{variant}")
     translated = translate(theirs.state_dict())
     assert translated.layout.name.startswith("DualFormer")
     assert not translated.ignored

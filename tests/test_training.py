@@ -83,7 +83,7 @@ def test_a_run_leaves_weights_predictions_log_and_result(first):
 def test_weights_have_moved(first):
     chosen, result, _ = first
     torch.manual_seed(chosen.seed)
-    fresh = backbones.create(backbones.ModelConfig.from_dict(chosen.config), 3).state_dict()
+    fresh = backbones.create(backbones.PyramidConfig.from_dict(chosen.config), 3).state_dict()
     for name, tensor in weights(result, chosen).items():
         assert not torch.equal(tensor, fresh[name]), name
 
@@ -209,7 +209,7 @@ def test_mixing_leaves_no_training_accuracy(data, tmp_path):
 
 def test_a_run_starts_from_given_weights_of_other_classes(data, first, tmp_path):
     chosen, result, _ = first
-    model = backbones.create(backbones.ModelConfig.from_dict(chosen.config), 7)
+    model = backbones.create(backbones.PyramidConfig.from_dict(chosen.config), 7)
     path = backbones.save_checkpoint(model, tmp_path / "seven.safetensors")
     told = io.StringIO()
     settings = dict(checkpoint=str(path), max_steps=1, chosen=recipe(lr=1e-9, backbone_lr=1e-9))

@@ -143,14 +143,13 @@ def same_network(one: dict[str, Any], other: dict[str, Any], classes: int) -> bo
 def _same_network(one: str, other: str, classes: int) -> bool:
     import torch
 
-    from backbones import models
-    from backbones.config import ModelConfig
+    import backbones
 
-    configs = [ModelConfig.from_dict(json.loads(text)) for text in (one, other)]
+    configs = [backbones.read_config(json.loads(text)) for text in (one, other)]
     if configs[0].clip != configs[1].clip:
         return False
     with torch.device("meta"):
-        sketches = [models.create(config, classes) for config in configs]
+        sketches = [backbones.create(config, classes) for config in configs]
     shapes = [{name: value.shape for name, value in sketch.state_dict().items()} for sketch in sketches]
     if shapes[0] != shapes[1] or max(sketch.macs() for sketch in sketches) > SMALL_MACS:
         return False
@@ -158,7 +157,7 @@ def _same_network(one: str, other: str, classes: int) -> bool:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for config in configs:
             torch.manual_seed(0)
-            model = models.create(config, classes).double()
+            model = backbones.create(config, classes).double()
             for parameter in model.parameters():
                 parameter.normal_(std=max(1, parameter[0].numel()) ** -0.5)
             clip = torch.randn(2, 3, *config.clip, dtype=torch.float64)
@@ -168,12 +167,12 @@ def _same_network(one: str, other: str, classes: int) -> bool:
 
 def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int, out: Path) -> Job:
     """The training of one row with one seed. Raises: UsageError naming the row."""
-    from backbones.config import ModelConfig
+    import backbones
 
     row, where = entry.row, f"ablation {ablation.name}, row {entry.case.row!r}, accuracy={setup.budget.name}"
     try:
         recipe = _recipe(ablation, entry, setup)
-        config = shrunk(ModelConfig.from_dict(entry.case.config), setup.budget, recipe)
+        config = shrunk(backbones.read_config(entry.case.config), setup.budget, recipe)
     except (KeyError, ValueError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
         raise UsageError(f"{where}: {text}") from error

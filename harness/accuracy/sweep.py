@@ -200,11 +200,10 @@ def _macs(job: Job) -> int:
     """Multiply-adds of one view of the model as it was trained, without the classifier."""
     import torch
 
-    from backbones import models
-    from backbones.config import ModelConfig
+    import backbones
 
     with torch.device("meta"):
-        return models.create(ModelConfig.from_dict(job.config), job.classes).macs(classifier=False)
+        return backbones.create(backbones.read_config(job.config), job.classes).macs(classifier=False)
 
 
 def _by_views(trained: list[Task]) -> list[dict[str, Any]]:

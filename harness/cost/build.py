@@ -10,7 +10,6 @@ from torch import nn
 
 import backbones
 from attention_zoo import kernels
-from backbones.config import ModelConfig
 
 if TYPE_CHECKING:
     from harness.spec.case import Case
@@ -23,7 +22,7 @@ def build(case: Case, *, device: str | None = None, kernel: str | None = None) -
     unseen. The random state of the caller is not touched.
     """
     target = torch.device(device or case.device)
-    config = ModelConfig.from_dict(case.config)
+    config = backbones.read_config(case.config)
     with contextlib.ExitStack() as stack:
         if target.type == "meta":
             stack.enter_context(torch.device("meta"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from backbones.pyramid import Block, Stage
+from backbones import kinds
 
 GROUPS = {
     "attention": "products of attention: scores, softmax, weighted sum",
@@ -21,6 +21,14 @@ GROUPS = {
     "rest": "residual sums, classifier, and between operators: Python, memory given back",
 }
 
+KINDS = {  # what a family calls a part, and its group
+    "attention": "attention",
+    "mlp": "mlp",
+    "norm": "norms",
+    "embedding": "convolutions",
+    "position": "convolutions",
+    "classifier": "rest",
+}
 MOVES = {
     "copy_", "clone", "contiguous", "to", "_to_copy", "cat", "stack", "roll", "flip", "pad", "constant_pad_nd",
     "index", "index_select", "gather", "repeat", "fill_", "zero_", "zeros", "pixel_shuffle",
@@ -35,22 +43,13 @@ LINEAR = {"linear", "mm", "addmm", "addmv", "mv"}
 
 def groups_of(model: nn.Module) -> dict[str, str]:
     """The group of each module, by its name in the model; a scheme's own arithmetic is "attention"."""
+    told = {name: KINDS[kind] for name, kind in kinds(model).items()}
     found = {"": "rest"}
     for name, module in model.named_modules():
-        parent, _, last = name.rpartition(".")
+        parent, _, _ = name.rpartition(".")
         if name:
-            owner = model.get_submodule(parent)
-            found[name] = _given(owner, last) or _of_kind(module, found[parent])
+            found[name] = told.get(name) or _of_kind(module, found[parent])
     return found
-
-
-def _given(owner: nn.Module, name: str) -> str | None:
-    """What the backbone says of a part of its own."""
-    if isinstance(owner, Block):
-        return {"attention": "attention", "mlp": "mlp"}.get(name)
-    if isinstance(owner, Stage):
-        return {"embed": "convolutions", "position": "convolutions"}.get(name)
-    return None
 
 
 def _of_kind(module: nn.Module, inside: str) -> str:

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from attention_zoo import Tokens
 from attention_zoo.registry import nearest
-from backbones.pyramid import Pyramid
+from backbones.family import Backbone
 
 TINY = 1e-20  # added to the range of a map, as published: a map that is zero everywhere stays zero
 
@@ -35,13 +36,13 @@ class HeatMaps:
     gradients: Float[Tensor, "v c pt ph pw"]
 
 
-def blocks_of(model: Pyramid) -> list[str]:
+def blocks_of(model: Backbone) -> list[str]:
     """The names of all blocks, from the first to the last."""
-    return [f"stages.{s}.blocks.{b}" for s, stage in enumerate(model.stages) for b in range(len(stage.blocks))]
+    return list(model.blocks())
 
 
 def heat_maps(
-    model: Pyramid,
+    model: Backbone,
     clips: Float[Tensor, "v 3 t h w"],
     *,
     target: int | None = None,
@@ -98,7 +99,7 @@ def localised(
 
 
 def _of_views(
-    model: Pyramid, part: Tensor, target: int, views: int, seen: list[Tensor]
+    model: Backbone, part: Tensor, target: int, views: int, seen: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Activations and gradients of the watched block, channels first, and the probabilities of these views."""
     seen.clear()
@@ -115,9 +116,10 @@ def _watched(module: nn.Module) -> Iterator[list[Tensor]]:
     """The output of a module, cut off from what came before: gradients are needed from there on only."""
     seen: list[Tensor] = []
 
-    def watch(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
+    def watch(_module: nn.Module, _inputs: tuple, output: Tokens) -> Tokens:
+        cut = output.with_x(output.x.detach())
+        seen.append(cut.map.requires_grad_())
+        return cut.of(seen[-1], cut.head)
 
     handle = module.register_forward_hook(watch)
     try:

@@ -13,8 +13,8 @@ import torch
 import backbones
 from attention_zoo.registry import nearest
 from backbones import checkpoint as files
-from backbones.layouts import NATIVE, translate
-from backbones.pyramid import Pyramid
+from backbones.family import Backbone
+from backbones.layouts import NATIVE_NAME
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
 from harness.spec.reader import UsageError
@@ -29,7 +29,7 @@ ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/s
 class Trained:
     """A model with its weights, the names of its classes and the way its clips are made."""
 
-    model: Pyramid
+    model: Backbone
     name: str
     checkpoint: Path
     layout: str
@@ -171,13 +171,13 @@ def _names_beside(folder: Path, count: int) -> list[str] | None:
 
 def _model(
     given: TestOptions, path: Path, recipe: Recipe | None, job: dict[str, Any] | None
-) -> tuple[Pyramid, str, str]:
+) -> tuple[Backbone, str, str]:
     """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
     tensors, metadata = files.read(path)
     if "config" in metadata:
         model = backbones.from_checkpoint(path, kernel=given.kernel)
         _check_same_model(given, path, model)
-        return _answering(model, path), given.model or (job or {}).get("model") or path.name, NATIVE.name
+        return _answering(model, path), given.model or (job or {}).get("model") or path.name, NATIVE_NAME
     name = given.model or (recipe.model if recipe else None)
     if name is None:
         raise UsageError(
@@ -186,7 +186,7 @@ def _model(
     if name not in backbones.names():
         raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
     try:
-        weight = translate(tensors).tensors.get("classifier.weight")
+        weight = files.translate(tensors).tensors.get("classifier.weight")
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     if weight is None:
@@ -208,13 +208,13 @@ def _model(
     return model, name, report.layout
 
 
-def _answering(model: Pyramid, path: Path) -> Pyramid:
+def _answering(model: Backbone, path: Path) -> Backbone:
     if not model.num_classes:
         raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
     return model
 
 
-def _check_same_model(given: TestOptions, path: Path, model: Pyramid) -> None:
+def _check_same_model(given: TestOptions, path: Path, model: Backbone) -> None:
     """A checkpoint of ours says what it is; what the command line says beside must not contradict it."""
     if given.model_changes:
         raise UsageError(f"{path} holds its own config; leave model.{next(iter(given.model_changes))} out")

@@ -21,12 +21,11 @@ from harness.spec.names import Recipe as RecipeName
 from harness.spec.reader import STRICT, Count, Flag, Meaning, Number, UsageError, typed
 
 if TYPE_CHECKING:
-    from backbones.config import ModelConfig
+    from backbones.config import Config
     from harness.spec.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "conf" / "budget"
 NOMINAL_FRAMES = 32  # of the published models; a row with half of them gets half of a budget's frames
-LEAST_WIDTH = 8
 
 Factor = Annotated[Number, Field(gt=0, le=1), Meaning("a number above 0 and at most 1")]
 
@@ -100,26 +99,8 @@ def load(name: str) -> Budget:
     return typed(Budget, {"name": name, **reader.read(path)}, path.name)
 
 
-def shrunk(config: ModelConfig, budget: Budget, recipe: Recipe) -> ModelConfig:
-    """A row's model as a budget trains it: narrower and shallower, for the clips, drop path and dropout of a recipe.
-
-    The width of a head shrinks with the width of its stage once a stage has a single head left. Stages keep at least
-    one whole turn of their pattern, so that local and global attention still alternate.
-    """
-    widths = [max(LEAST_WIDTH, round(width * budget.width / 8) * 8) for width in config.widths]
-    heads = [_heads(width, round(heads * budget.width)) for width, heads in zip(widths, config.num_heads, strict=True)]
-    depths = [
-        depth if budget.depth is None else min(depth, max(budget.depth, len(pattern)))
-        for depth, pattern in zip(config.depths, config.stages, strict=True)
-    ]
+def shrunk(config: Config, budget: Budget, recipe: Recipe) -> Config:
+    """A row's model as a budget trains it: narrower and shallower, for the clips, drop path and dropout of a recipe."""
     size = recipe.augmentation.size
-    changes: dict[str, Any] = {"clip": [recipe.sampling.frames, size, size]}
-    changes |= {name: rate for name in ("drop_path", "dropout") if (rate := getattr(recipe, name)) is not None}
-    if budget.width != 1:
-        changes |= {"widths": widths, "num_heads": heads}
-    return config.changed(changes | {"depths": depths})
-
-
-def _heads(width: int, wanted: int) -> int:
-    """The number of heads nearest below what is wanted that divides the width."""
-    return next(heads for heads in range(max(1, wanted), 0, -1) if width % heads == 0)
+    rates = {name: rate for name in ("drop_path", "dropout") if (rate := getattr(recipe, name)) is not None}
+    return config.shrunk(budget.width, budget.depth, (recipe.sampling.frames, size, size)).changed(rates)

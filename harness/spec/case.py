@@ -20,7 +20,7 @@ from harness.spec.reader import UsageError
 from records import record
 
 if TYPE_CHECKING:
-    from backbones.config import ModelConfig
+    from backbones.config import Config
 
 FOLDER = Path(__file__).parents[1] / "conf" / "ablation"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -386,10 +386,10 @@ def _comparable(row: Row, chosen: dict[str, Any], settings: Settings) -> bool | 
 
 
 @lru_cache
-def _named_config(model: str) -> ModelConfig:
-    from backbones import models
+def _named_config(model: str) -> Config:
+    import backbones
 
-    return models.config(model)
+    return backbones.config(model)
 
 
 def _listed(values: Any) -> list[Any]:

@@ -18,8 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones.models import create
-from backbones.pyramid import Pyramid
+from backbones.family import Backbone, create
 from harness.training.job import Job, TrainingError
 
 TIMEOUT = timedelta(minutes=30)  # one process may decode, save or evaluate while the others wait
@@ -180,7 +179,7 @@ def average_statistics(model: nn.Module, group: Group) -> None:
             buffer.copy_(mean.to(buffer))
 
 
-def plain(model: Pyramid, group: Group, kernel: str) -> Pyramid:
+def plain(model: Backbone, group: Group, kernel: str) -> Backbone:
     """The model itself, or, where its weights are spread over the processes, a copy that has all of them."""
     if group.strategy != "fsdp":
         return model

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import backbones
-from backbones import CheckpointError, LoadReport, Pyramid, load_checkpoint
+from backbones import Backbone, CheckpointError, LoadReport, load_checkpoint
 from backbones.checkpoint import CLASSIFIER, listed
 
 # Convolutions that pool the map to keys: their kernels follow from the number of frames.
@@ -31,7 +31,7 @@ def initialise(
     the released fine-tuning of a 32-frame DualFormer on 16 frames. Everything else must fit.
 
     Args:
-        model: a `Pyramid`, or the `TokenLabelled` student around one.
+        model: a `Backbone`, or the `TokenLabelled` student around one.
         inflate: the file is of an image model; see `backbones.inflate`, also for `rule`.
 
     Raises:
@@ -39,7 +39,7 @@ def initialise(
         CheckpointError: the weights do not fit. Those that do may be in the model by then.
     """
     model = getattr(model, "student", model)
-    assert isinstance(model, Pyramid)
+    assert isinstance(model, Backbone)
     if inflate:
         return _inflated(model, Path(checkpoint), rule)
     report = load_checkpoint(model, checkpoint, strict=False)
@@ -78,7 +78,7 @@ def _misfit(report: LoadReport, accepted: set[str]) -> str:
     )
 
 
-def _inflated(model: Pyramid, path: Path, rule: str) -> list[str]:
+def _inflated(model: Backbone, path: Path, rule: str) -> list[str]:
     report = backbones.inflate(path, model, rule=rule)
     notes = [
         f"{len(report.copied)} tensors copied and {len(report.inflated)} inflated from {path.name} ({report.layout}, "

@@ -173,12 +173,12 @@ def model_config(model: str, recipe: Recipe, changes: dict[str, Any] | None = No
 
     Raises: UnknownName, ValueError: there is no such model, or a change is impossible.
     """
-    from backbones import models
+    import backbones
 
     size = recipe.augmentation.size
     values = {"clip": [recipe.sampling.frames, size, size], "drop_path": recipe.drop_path, "dropout": recipe.dropout}
     values = {name: value for name, value in values.items() if value is not None}
-    return models.config(model).changed(values | (changes or {})).to_dict()
+    return backbones.config(model).changed(values | (changes or {})).to_dict()
 
 
 def first_difference(here: dict[str, Any], there: dict[str, Any]) -> tuple[str, Any, Any] | None:

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
-from backbones.config import ModelConfig
-from backbones.models import create
-from backbones.pyramid import Pyramid
+import backbones
+from backbones.family import Backbone
 from harness import datasets
 from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
 from harness.cost.build import unavailable
@@ -100,10 +99,10 @@ def _parts(job: Job, group: Group, count: int) -> tuple[int, int]:
     return micro, batch // (micro * world)
 
 
-def new_model(job: Job, kernel: str, console: Console) -> Pyramid:
+def new_model(job: Job, kernel: str, console: Console) -> Backbone:
     """The model with its initial weights, the same in every process."""
     torch.manual_seed(job.seed)
-    model = create(ModelConfig.from_dict(job.config), job.classes, kernel=kernel)
+    model = backbones.create(backbones.read_config(job.config), job.classes, kernel=kernel)
     if job.recipe.linear_maps == "fan_in":
         scale_to_inputs(model)
     if job.checkpoint is not None:
@@ -114,7 +113,7 @@ def new_model(job: Job, kernel: str, console: Console) -> Pyramid:
     return model
 
 
-def token_labelled(job: Job, model: Pyramid, device: torch.device) -> tuple[nn.Module, token_labels.Annotator | None]:
+def token_labelled(job: Job, model: Backbone, device: torch.device) -> tuple[nn.Module, token_labels.Annotator | None]:
     """What is trained: the model, or the student around it; then with its teacher."""
     settings = job.recipe.token_labels
     if settings is None:

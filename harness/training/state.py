@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.checkpoint import load_checkpoint, save_checkpoint
-from backbones.pyramid import Pyramid
+from backbones.family import Backbone
 from harness.training import distributed
 from harness.training.job import TrainingError
 
@@ -51,7 +51,7 @@ def steps(folder: Path) -> list[int]:
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def save(folder: Path, step: int, model: Pyramid, state: Mapping[str, Any], *, best: int | None = None) -> Path:
+def save(folder: Path, step: int, model: Backbone, state: Mapping[str, Any], *, best: int | None = None) -> Path:
     """Writes the checkpoint of a step, then deletes those that are no longer needed.
 
     A step that has a checkpoint already keeps it: the same step of the same run has the same weights.
@@ -90,7 +90,7 @@ def _tensors(value: Any) -> Iterable[Tensor]:
             yield from _tensors(entry)
 
 
-def _write(folder: Path, model: Pyramid, state: dict[str, Any]) -> None:
+def _write(folder: Path, model: Backbone, state: dict[str, Any]) -> None:
     save_checkpoint(model, folder / WEIGHTS)
     with (folder / STATE).open("wb") as file:
         torch.save(state, file)
@@ -160,7 +160,7 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def load(path: Path, model: Pyramid) -> dict[str, Any]:
+def load(path: Path, model: Backbone) -> dict[str, Any]:
     """Fills the model from a checkpoint and returns the rest of its state.
 
     Raises: Damaged, CheckpointError, TrainingError.

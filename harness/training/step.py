@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from backbones.pyramid import Pyramid
+from backbones.family import Backbone
 from harness.clips.mixing import mixed
 from harness.clips.transforms import erased, normalised
 from harness.training import distributed, state, token_labels
@@ -39,14 +39,13 @@ class Learner:
         schedule: Schedule,
         group: Group,
         counters: Counters,
-        model: Pyramid,
+        model: Backbone,
         trained: nn.Module,
         annotator: token_labels.Annotator | None,
     ):
         self.job, self.schedule, self.group, self.counters = job, schedule, group, counters
         self.trained, self.annotator, self.device = trained, annotator, group.device
-        blocks = [block for stage in model.stages for block in stage.blocks]
-        self.module = distributed.wrapped(trained, group, blocks)
+        self.module = distributed.wrapped(trained, group, list(model.blocks().values()))
         self.forward = torch.compile(self.module) if job.compile else self.module
         self.optimizer = optimizer(trained, job.recipe.optimisation)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=job.dtype == "float16")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.pyramid import Pyramid
+from backbones.family import Backbone
 from harness.clips.loading import Decoded
 from harness.datasets import DataSet
 from harness.evaluation.predictions import DECODERS, RUN, Predictions, PredictionsError
@@ -22,7 +22,7 @@ from harness.training.state import storing
 
 
 def tested(
-    model: Pyramid,
+    model: Backbone,
     dataset: DataSet,
     testing: Testing,
     job: Job,
@@ -66,7 +66,7 @@ def tested(
     return found
 
 
-def _continues(path: Path, model: Pyramid) -> bool:
+def _continues(path: Path, model: Backbone) -> bool:
     """Whether predictions, if there are any, are of these weights: on another machine a run may end with others."""
     try:
         return not path.exists() or Predictions.load(path).facts.get("weights_digest") == weights_digest(model)

@@ -19,13 +19,13 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import backbones
-from backbones import ModelConfig, Pyramid
+from backbones import Backbone, Config
 
 if TYPE_CHECKING:
     from harness.spec.recipe import TokenLabels
@@ -41,7 +41,7 @@ class TokenLabelled(nn.Module):
     initialised as PyTorch does. Raises: ValueError for a student without classifier.
     """
 
-    def __init__(self, student: Pyramid, settings: TokenLabels):
+    def __init__(self, student: Backbone, settings: TokenLabels):
         super().__init__()
         if not student.num_classes:
             raise ValueError("the student has no classifier; make it with num_classes of 1 or more")
@@ -72,7 +72,7 @@ class Annotator:
     Not a module, on purpose: nothing that is done to the student (train, save, optimise, wrap) reaches it.
     """
 
-    def __init__(self, teacher: Pyramid):
+    def __init__(self, teacher: Backbone):
         """Raises: ValueError for a teacher without classifier."""
         if not teacher.num_classes:
             raise ValueError("the teacher has no classifier, which is what labels the positions; take a trained one")
@@ -97,7 +97,7 @@ class Annotator:
 def annotator(
     checkpoint: str | os.PathLike[str],
     num_classes: int,
-    model: str | ModelConfig | None = None,
+    model: str | Config | None = None,
     clip: tuple[int, int, int] | None = None,
 ) -> Annotator:
     """The teacher of a file: of one of ours by the file alone, of a published one as `model`.
@@ -126,9 +126,9 @@ def annotator(
     return Annotator(teacher)
 
 
-def normed_map(model: Pyramid, clip: Tensor) -> Float[Tensor, "b t h w d"]:
+def normed_map(model: Backbone, clip: Tensor) -> Float[Tensor, "b t h w d"]:
     """The map that is pooled for the classifier: the last stage's, after the final norm."""
-    return model.norm(rearrange(model.features(clip)[-1], "b d t h w -> b t h w d"))
+    return model.tokens(clip).map
 
 
 def reconciled(

@@ -1,0 +1,189 @@
+"""Families of models: what one is, where they are found, and `create`, which builds a model of any of them.
+
+How a family is added, in one file (`backbones/<name>.py`, or any installed package, see the end):
+
+1. Its config, a frozen dataclass that inherits `backbones.config.Config` and has at least these fields: `attention`,
+   `clip`, `in_channels`, `drop_path`, `dropout`, `activation_checkpointing`. It sets `family = "<name>"`, checks itself
+   in `__post_init__` with the helpers of `config`, and implements `used`, `shrunk` and `describe`. JSON, dotted changes
+   and messages with the nearest key are inherited.
+
+2. Its blocks, subclasses of `backbones.residual.Block`. A block owns its norms, schemes and MLPs under the names that
+   you want in checkpoints, and lists in `residuals()` what it computes; forward pass, step, multiply-adds and kinds
+   follow from that list:
+
+       class VitBlock(Block):
+           def __init__(self, dim, grid, prefix, attention, mlp_ratio, drop_path):
+               super().__init__(grid, prefix)
+               self.norm1, self.attention = nn.LayerNorm(dim, 1e-6), attention
+               self.norm2, self.mlp, self.drop_path = nn.LayerNorm(dim, 1e-6), Mlp(dim, mlp_ratio), DropPath(drop_path)
+
+           def residuals(self):
+               yield Residual("attention", self.norm1, Attend(self.attention), drop_path=self.drop_path)
+               yield Residual("mlp", self.norm2, PerToken(self.mlp), drop_path=self.drop_path)
+
+   Attention is a registered scheme: `attention_zoo.build(name, dim, num_heads, grid, kernel=kernel, **options)`. With
+   class tokens it needs `takes_prefix`; where grid or width changes, `scheme.out_grid` and `scheme.out_dim` say to
+   what, and the residual's `skip` brings the tokens there. Embeddings, positions, stochastic depth and activation
+   checkpointing are in `parts`.
+
+3. Its backbone, which inherits `Backbone` below and does what it says. Parts outside of blocks (embedding, position)
+   say what they are in a class attribute `kind`; `kinds` refuses a parameter that no part accounts for.
+
+4. Its named models, a function that returns {name: function that returns a config}; its checkpoint layouts, see
+   `layouts`; and the registration, at the end of the file:
+
+       families.register("vit")(Family("vit", VitConfig, build, models, (NATIVE, RELEASED)))
+
+Then `backbones.names()`, `create`, `load_checkpoint`, every ablation and the training know it. A family of another
+package is found by an entry point of the group `attention_zoo.families`, whose value is the `Family` or a module that
+registers it. `tests/test_backbones.py` holds every registered family to its contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+import attention_zoo
+from attention_zoo import Grid, Registry, Tokens, UnknownName
+from attention_zoo.registry import nearest
+from backbones.config import FIRST_FAMILY, Config
+from backbones.layouts import Layout
+from backbones.residual import Block
+
+families: Registry[Family] = Registry("model family", "backbones", group="attention_zoo.families")
+
+
+class Backbone(nn.Module):
+    """What every model is: from clips to class scores, to be counted, timed, trained and tested. The contract only."""
+
+    config: Config | None = None  # set by `create`; written into checkpoints
+    clip: Grid  # nominal frames, height and width
+    in_channels: int
+    num_classes: int
+    classifier: nn.Module | None  # its parameters are named `classifier.*`; None where num_classes is 0
+    activation_checkpointing: bool  # may be switched at any time; it acts in training only
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Class scores "b k" of clips (b, channels, frames, height, width); without a classifier, pooled features.
+
+        Raises: ValueError, for what is no such clip (see `parts.channels_last`).
+        """
+        raise NotImplementedError
+
+    def tokens(self, clip: Tensor) -> Tokens:
+        """The tokens that are pooled for the classifier: those of the last block, after the final norm."""
+        raise NotImplementedError
+
+    def blocks(self) -> dict[str, Block]:
+        """All blocks by their names in the model, from the first to the last."""
+        raise NotImplementedError
+
+    def macs(self, classifier: bool = True) -> int:
+        """Multiply-adds of one nominal clip in closed form: linear maps, convolutions, attention; padding included."""
+        raise NotImplementedError
+
+    # A model all of whose schemes have `step` may take a clip frame by frame: folded over the frames, from the state
+    # None, it gives what `forward` gives.
+    # def step(self, frame: "b channels h w", state) -> (scores so far, state)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the registry knows of a family.
+
+    Args:
+        config: the class of its configs.
+        build: (config, num_classes, kernel) -> the model, freshly initialised on the current default device.
+        models: its named models, looked up at each call: {name: function that makes the config}.
+        layouts: the names that its checkpoints may have, its own first.
+    """
+
+    name: str
+    config: type[Config]
+    build: Callable[[Any, int, str], Backbone]
+    models: Callable[[], Mapping[str, Callable[[], Config]]]
+    layouts: tuple[Layout, ...] = ()
+
+
+def names() -> tuple[str, ...]:
+    """The models that `create` knows by name."""
+    return tuple(_named())
+
+
+def config(name: str) -> Config:
+    """The config of a named model. Raises UnknownName (a KeyError) with the nearest name."""
+    known = _named()
+    if name not in known:
+        raise UnknownName(f"unknown model {name!r}; {nearest(str(name), known)}")
+    return known[name]()
+
+
+def read_config(values: Mapping[str, Any]) -> Config:
+    """The config that `Config.to_dict` wrote; one that names no family is a pyramid's, which was once the only one.
+
+    Raises: UnknownName (a KeyError) for an unknown family or key, ValueError for a value that is impossible or missing.
+    """
+    return families.get(values.get("family", FIRST_FAMILY)).config.from_dict(values)
+
+
+def create(
+    model: str | Config,
+    num_classes: int = 400,
+    *,
+    kernel: str = attention_zoo.kernels.AUTO,
+    changes: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """Builds a model by name or from a config, freshly initialised on the current default device.
+
+    Args:
+        num_classes: 0 for a model without classifier, which returns pooled features.
+        kernel: what computes the attention, see `attention_zoo.kernels`; results do not depend on it.
+        changes: dotted paths into the config and their values, see `Config.changed`.
+    """
+    chosen = config(model) if isinstance(model, str) else model
+    chosen = chosen.changed(changes) if changes else chosen
+    built = families.get(chosen.family).build(chosen, num_classes, kernel)
+    built.config = chosen
+    return built
+
+
+def layouts_of(first: str | None = None) -> tuple[Layout, ...]:
+    """The checkpoint layouts of all families, those of the family `first` before the others."""
+    ordered = sorted(families.names(), key=lambda name: name != first)
+    return tuple(layout for name in ordered for layout in families.get(name).layouts)
+
+
+def kinds(model: Backbone) -> dict[str, str]:
+    """What parts of a model are, by their names in it: from the residuals of its blocks, and attributes `kind`.
+
+    A part inside of a part belongs to the outer one where it says nothing itself.
+
+    Raises: ValueError, where a parameter lies in no part that says what it is.
+    """
+    told = {} if model.classifier is None else {id(model.classifier): "classifier"}
+    for block in model.blocks().values():
+        for residual in block.residuals():
+            told |= {id(part): kind for kind, parts in residual.parts().items() for part in parts}
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        stated = getattr(module, "kind", "norm" if isinstance(module, nn.LayerNorm) else None)
+        if id(module) in told:
+            found[name] = told[id(module)]
+        elif stated and not _inside(name, found):
+            found[name] = stated
+    for name, _ in model.named_parameters():
+        if not _inside(name, found):
+            raise ValueError(f"parameter {name} belongs to no residual and to no part with an attribute kind")
+    return found
+
+
+def _inside(name: str, parts: Mapping[str, str]) -> bool:
+    return any(name.startswith(f"{part}.") for part in parts)
+
+
+def _named() -> dict[str, Callable[[], Config]]:
+    return {name: make for family in families.names() for name, make in families.get(family).models().items()}

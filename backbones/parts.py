@@ -1,0 +1,180 @@
+"""What backbones are put together from: embeddings, positions, stochastic depth, activation checkpointing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+from torch.utils.checkpoint import checkpoint
+
+from attention_zoo import Grid, Tokens, chunks
+from backbones.depthwise import depthwise
+from backbones.mlp import watched
+
+
+class PatchEmbedding(nn.Module):
+    """Blocks of `patch` become tokens: convolution with kernel = stride, then LayerNorm.
+
+    A map that `patch` does not divide is padded with zeros at the end (as Video Swin does; DualFormer requires that it
+    divides).
+    """
+
+    kind = "embedding"
+
+    def __init__(self, in_dim: int, dim: int, grid: Grid, patch: Grid):
+        super().__init__()
+        self.patch, self.grid = patch, grid.ceil_div(patch)
+        self.proj = nn.Conv3d(in_dim, dim, kernel_size=tuple(patch), stride=tuple(patch))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
+        x = pad_to_blocks(x, self.patch)
+        if torch.is_grad_enabled() and x.is_contiguous() and chunks.eager(x) and not watched(self.proj):
+            return self.norm(self._as_linear(x))
+        x = self.proj(rearrange(x, "b t h w d -> b d t h w"))
+        return self.norm(rearrange(x, "b d t h w -> b t h w d"))
+
+    def _as_linear(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
+        """The same as a linear map of patches: as fast as the convolution, with a backward pass twice as fast."""
+        t, h, w = self.patch
+        patches = rearrange(x, "b (nt t) (nh h) (nw w) i -> b nt nh nw (t h w i)", t=t, h=h, w=w)
+        return linear(patches, rearrange(self.proj.weight, "d i t h w -> d (t h w i)"), self.proj.bias)
+
+    def macs(self) -> int:
+        return self.grid.tokens * self.proj.weight.numel()
+
+
+class PatchMerging(nn.Module):
+    """Blocks of `patch` become tokens: their tokens are concatenated, normed and projected without a bias.
+
+    Source: Video Swin, where `patch` is (1, 2, 2); row runs fastest in the concatenation, then column, as in
+    the released code. Time, which Video Swin never merges, runs slowest.
+    """
+
+    kind = "embedding"
+
+    def __init__(self, in_dim: int, dim: int, grid: Grid, patch: Grid):
+        super().__init__()
+        self.patch, self.grid = patch, grid.ceil_div(patch)
+        self.norm = nn.LayerNorm(patch.tokens * in_dim)
+        self.reduction = nn.Linear(patch.tokens * in_dim, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
+        t, h, w = self.patch
+        x = pad_to_blocks(x, self.patch)
+        x = rearrange(x, "b (nt t) (nh h) (nw w) d -> b nt nh nw (t w h d)", t=t, h=h, w=w)
+        return self.reduction(self.norm(x))
+
+    def macs(self) -> int:
+        return self.grid.tokens * self.reduction.weight.numel()
+
+
+def pad_to_blocks(x: Float[Tensor, "b t h w d"], block: Grid) -> Float[Tensor, "b pt ph pw d"]:
+    """Zeros at the end of each axis up to a multiple of the block."""
+    t, h, w = (-n % size for n, size in zip(x.shape[1:4], block, strict=True))
+    return pad(x, (0, 0, 0, w, 0, h, 0, t)) if t or h or w else x
+
+
+class ConditionalPosition(nn.Conv3d):
+    """Position from the neighbourhood: a depthwise convolution added to the tokens ("PEG").
+
+    Source: Chu et al., Conditional Positional Encodings, arXiv:2102.10882; in 3-D: DualFormer.
+    """
+
+    kind = "position"
+
+    def __init__(self, dim: int, kernel: Grid):
+        super().__init__(dim, dim, kernel_size=tuple(kernel), padding=tuple(n // 2 for n in kernel), groups=dim)
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        return x + depthwise(x, self.weight, self.bias)
+
+    def macs(self, grid: Grid) -> int:
+        return grid.tokens * self.weight.numel()
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops a residual branch for whole clips and scales the others up.
+
+    Source: Huang et al., arXiv:1603.09382.
+    """
+
+    def __init__(self, rate: float | int = 0.0):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop path rate {rate} is not at least 0 and below 1")
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "b *n d"]) -> Float[Tensor, "b *n d"]:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3g}"
+
+
+def recomputed(block: nn.Module, tokens: Tokens) -> Tokens:
+    """Runs a block without keeping its activations. The second run leaves BatchNorm's running statistics alone."""
+    contexts = lambda: (contextlib.nullcontext(), _frozen_statistics(block))  # noqa: E731
+    return checkpoint(block, tokens, use_reentrant=False, context_fn=contexts)
+
+
+@contextlib.contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """No batch norm updates its running statistics; what it computes stays the same.
+
+    Not by `track_running_stats`: a checkpoint demands that both runs save the same number of tensors.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, batches in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
+
+
+def initialise_linear(model: nn.Module) -> None:
+    """Linear maps truncated normal with standard deviation 0.02, their biases 0, in the order of the modules."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def check_classes(num_classes: int) -> None:
+    """Raises ValueError for anything but a whole number from 0 on."""
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
+        raise ValueError(f"num_classes {num_classes!r} is not a whole number; 0 makes a model without classifier")
+
+
+def channels_last(clip: Tensor, in_channels: int, nominal: Grid) -> Float[Tensor, "b t h w i"]:
+    """A clip (b, channels, frames, height, width) as the tokens of an embedding.
+
+    Raises:
+        ValueError: the input is no such clip. (Hence the plain annotation: the message is better than a checker's.)
+    """
+    if clip.ndim != 5 or clip.shape[1] != in_channels or 0 in clip.shape[2:]:
+        raise ValueError(
+            f"a clip of shape {tuple(clip.shape)} is not (batch, {in_channels}, frames, height, width); "
+            f"the nominal clip is (1, {in_channels}, {', '.join(map(str, nominal))})"
+        )
+    if not clip.is_floating_point():
+        raise ValueError(f"a clip of {clip.dtype} is not floating point; normalise it, such as by clip.float() / 255")
+    return rearrange(clip, "b c t h w -> b t h w c")
+
+
+def linear_rates(last: float | int, count: int) -> list[float]:
+    """`count` numbers from 0 to `last`, evenly spaced."""
+    return [last * i / max(count - 1, 1) for i in range(count)]
