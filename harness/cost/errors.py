@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+import backbones
 from attention_zoo import kernels, use_kernel
-from backbones.config import ModelConfig
 from harness.cost.build import build
 from records.record import Measurement, canonical
 
@@ -38,10 +38,9 @@ SMALLEST = (
 
 def miniature(case: Case) -> Case:
     """The case with its schemes, options, widths and heads, but few blocks and a small clip."""
-    config = ModelConfig.from_dict(case.config)
+    config = backbones.read_config(case.config)
     frames, size = min(config.clip.t, CLIP[0]), min(config.clip.h, CLIP[1])
-    depths = [min(depth, len(pattern)) for depth, pattern in zip(config.depths, config.stages, strict=True)]
-    config = config.changed({"clip": [frames, size, size], "depths": depths})
+    config = config.shrunk(1, 1, (frames, size, size))
     clip = replace(case.clip, frames=frames, size=size)
     return replace(case, config=config.to_dict(), clip=clip, num_classes=CLASSES, batch_size=CLIPS, compile=False)
 
