@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 import types
 from dataclasses import replace
 from itertools import pairwise
@@ -17,7 +18,8 @@ import attention_zoo
 from backbones.mlp import watched
 from harness.cost import metrics
 from harness.cost.build import build
-from harness.cost.metrics import energy, operator_macs, operator_share
+from harness.cost.count import count
+from harness.cost.metrics import ceilings, energy, operator_macs, operator_share
 from harness.cost.operators import GROUPS, group, groups_of
 from harness.cost.workload import Workload
 from harness.spec import case
@@ -28,6 +30,7 @@ from records import record
 from records.record import Record, RecordError, Visit
 from reports import build as report
 from reports import cost_page, exponents, figure, roofline, table
+from reports.counting import fvcore
 from reports.drawing import styled
 
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
@@ -162,8 +165,28 @@ def test_ceilings_are_rates_with_raw_samples(tmp_path):
     for one in measured.values():
         assert len(one.samples) >= 3
         assert min(one.samples) > 1e6
+        assert one.details["best"] == max(one.samples)
         assert one.details["machine"] == "a machine"
     assert "512x512" in measured["matmul_ceiling"].details["how"]
+
+
+def test_products_warm_up_a_device_before_its_ceiling(tmp_path, monkeypatch):
+    one, seen = workload(tmp_path, tiny()), []
+    one.effort = Effort()
+    monkeypatch.setattr(ceilings, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(ceilings, "COPIED", {"cpu": 2**16})
+    monkeypatch.setattr(ceilings, "_seconds", lambda work, _: seen.append(time.perf_counter()) or [1.0])
+    start = time.perf_counter()
+    metrics.get("ceilings").run(one)
+    assert seen[0] - start >= ceilings.WARM_UP_SECONDS
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_fvcore_counts_what_we_count_by_its_rule(model, tmp_path):
+    of = tiny(model)
+    (measured,) = values("fvcore_macs", workload(tmp_path, of)).values()
+    counted = count(of)
+    assert measured.value == fvcore(counted.macs, counted.layernorm_elements, counted.batchnorm_elements)
 
 
 def test_a_cpu_has_no_energy_counter(tmp_path):

@@ -253,6 +253,41 @@ def test_a_coarse_search_ends_earlier_and_says_what_was_too_large(fits, precisio
     assert exact.tried[: len(found.tried)] == found.tried
 
 
+@given(fits=st.integers(1, 4000), guess=st.none() | st.integers(0, 9000))
+def test_a_prediction_changes_where_the_search_looks_and_nothing_else(fits, guess):
+    tried = []
+
+    def attempt(size):
+        tried.append(size)
+        return 0.0 if size <= fits else None
+
+    found = batches.search(attempt, seconds=1, clock=lambda: 0.0, predict=lambda: guess)
+    assert (found.largest, found.too_large) == (fits, fits + 1 if fits < batches.MOST else None)
+    assert len(tried) == len(set(tried)) <= 2 * 13
+
+
+def test_a_good_prediction_saves_half_of_the_attempts():
+    peaks, fits, room = {}, 1955, 140e9
+
+    def attempt(size):
+        peaks[size] = 3e9 + size * 70e6
+        return 0.0 if size <= fits else None
+
+    found = batches.search(
+        attempt, seconds=1, precision=batches.PRECISION, predict=lambda: batches.predicted(peaks, room)
+    )
+    plain = batches.search(attempt, seconds=1, precision=batches.PRECISION)
+    assert found.tried[:4] == (1, 2, 4, int(0.9 * (room - 3e9) / 70e6))
+    assert sum(found.tried) < sum(plain.tried)
+    assert found.largest <= fits < found.too_large
+
+
+@pytest.mark.parametrize("peaks", [{}, {1: 5}, {1: 5, 2: 5}, {1: 7, 2: 6}])
+def test_without_a_line_nothing_is_predicted(peaks):
+    assert batches.predicted(peaks, 100) is None
+    assert batches.predicted({1: 5, 2: 6}, None) is None
+
+
 def test_the_search_leaves_time_for_what_comes_after_it(tmp_path, monkeypatch):
     asked, one = [], workload(tiny(), tmp_path)
     monkeypatch.setattr(batches, "search", lambda attempt, seconds, **_: asked.append(seconds))

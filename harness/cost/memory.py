@@ -13,8 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import torch
 
 SHARE = 0.9  # of what is free: the rest keeps the machine alive
 OUT_OF_MEMORY = (
@@ -46,6 +50,20 @@ def limit() -> int | None:
     allowed = allowed if hard == resource.RLIM_INFINITY else min(allowed, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
     return free
+
+
+def room(device: torch.device) -> int | None:
+    """Bytes that this process may hold at most: of the device, or resident under `limit`; None where nothing says."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return None if allowed == resource.RLIM_INFINITY else allowed - _status("VmData") + resident()
 
 
 def ran_out(error: BaseException) -> bool:
@@ -140,6 +158,21 @@ class Peak:
         self._stop.set()
         self._thread.join()
         self.bytes = max(self.bytes, resident())
+
+
+@contextlib.contextmanager
+def peak(device: torch.device) -> Iterator[Peak]:
+    """The most that is held while a block runs, as `bytes` of the result: of the device's allocator, or resident."""
+    if device.type != "cuda":
+        with Peak() as seen:
+            yield seen
+        return
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(device)
+    seen = Peak()
+    yield seen
+    seen.bytes = torch.cuda.max_memory_reserved(device)
 
 
 def _status(field: str) -> int:

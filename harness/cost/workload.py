@@ -1,6 +1,19 @@
 """A case made ready to run: its clip as a tensor, its model with weights, and one timed series that several metrics
 share.
 
+What a time is made of, and what is done about it. A program waits for one of three things: arithmetic (products of
+matrices, at so many multiply-adds a second), memory (bytes read and written, at so many a second), or whoever launches
+the next operator (Python and the framework, some microseconds each). Which of them it is depends on the shapes, so a
+ratio of times at one clip says little about another. On top of that the machine has a state. Clocks fall when a chip
+was idle and rise under load, or fall when it is hot: runs are thrown away until their time stands still. Caches hold
+what was used last, so a second pass over the same numbers is faster than any real one: on a GPU the cache is
+overwritten between runs, on a CPU a clip's tensors are larger than it. The allocator maps large blocks afresh or
+keeps them, which can be half of a CPU's time: `harness.cost.memory` fixes which. And a GPU works while Python runs
+ahead: its times are taken by events on the device, ten runs at a time, and the wait at the end tells whether the device
+or the launching was the slower one. The rest is the day: other programs, where memory happens to lie. It differs from
+process to process, which is why a case is visited several times, in turn with the others, and why the raw samples are
+kept.
+
 Lives in the measuring process (`harness.cost.child`). What is expensive is made on first use, so that a metric can look
 at the process before the model is there.
 """

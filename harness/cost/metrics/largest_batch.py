@@ -1,6 +1,7 @@
 """The largest batch that fits into memory, and the throughput at it: forward only, and in training.
 
-The batch is doubled until it no longer fits, then the gap is halved until it is 3 % of the batch or one clip. What does
+The memory of the first batches gives a line; the search goes on at 90 % of where it meets what there is. From there
+the batch is raised until it no longer fits, then the gap is halved until it is 3 % of the batch or one clip. What does
 not fit fails inside of the process, which on the CPU may take most of the memory that is free (`harness.cost.memory`).
 The search has a time budget; what stopped it is in the details, and a batch found by a search that ran out of time is a
 lower bound. The case's own batch size plays no part.
@@ -26,6 +27,8 @@ BUDGETS = 9  # the search may take so many times the budget of the timed series 
 SHARE = 0.4  # and so much of the time limit: loading comes before it, the timing of what it found behind it
 PRECISION = 1 / 32  # a step of a search costs seconds, and libraries plan anew for every batch
 FEWEST = 3  # runs of the batch that was found
+PROBED = 4  # the batch behind which memory is predicted: a model's weights no longer hide what a clip adds
+NEAR = 0.9  # of the predicted batch: allocators lose some
 
 FORWARD = (
     Quantity("largest_batch", "sized", "largest batch", "clips", "higher"),
@@ -50,15 +53,27 @@ def search(
     most: int = MOST,
     precision: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    predict: Callable[[], int | None] = lambda: None,
 ) -> Found | None:
     """The largest batch that fits, by doubling and bisection to `precision`; None where not even 1 does.
 
-    `attempt` gives the seconds that a batch takes, or None where it does not fit. One that by the time of the last
-    would end beyond `seconds` is not tried. An attempt beyond a batch of 1 that raises ends the search with its reason.
+    `predict` may name, once a batch of `PROBED` has run, a larger one that should fit: the search goes on there, in
+    steps of an eighth of it and then of twice the one before. `attempt` gives the seconds that a batch takes, or None
+    where it does not fit. One that by the time of the last would end beyond `seconds` is not tried. An attempt beyond a
+    batch of 1 that raises ends the search with its reason.
     """
-    start, tried, largest, too_large, per_clip = clock(), [], 0, None, 0.0
+    start, tried, largest, too_large, per_clip, step = clock(), [], 0, None, 0.0, 0
     while largest < most and (too_large is None or too_large - largest > max(1, precision * largest)):
-        size = min(most, max(1, 2 * largest)) if too_large is None else (largest + too_large) // 2
+        near = predict() if largest == PROBED and not step and too_large is None else None
+        if too_large is not None:
+            size = (largest + too_large) // 2
+        elif near is not None and near > 2 * largest:
+            size, step = near, max(1, near // 8)
+        elif step:
+            size, step = largest + step, 2 * step
+        else:
+            size = max(1, 2 * largest)
+        size = min(most, size)
         if tried and clock() - start + per_clip * size > seconds:
             return Found(largest, too_large, f"time budget of {seconds:g} s", tuple(tried))
         tried.append(size)
@@ -113,22 +128,37 @@ def training_largest_batch(workload: Workload) -> list[Measurement]:
     return _measured(workload, "training_largest_batch", prepare)
 
 
+def predicted(peaks: dict[int, int], room: int | None) -> int | None:
+    """The batch at 90 % of where the line through the two largest ones that ran meets the memory; None without a line.
+
+    `peaks` are bytes by batch, `room` those that this process may hold.
+    """
+    if room is None or len(peaks) < 2:
+        return None
+    (fewer, low), (more, high) = sorted(peaks.items())[-2:]
+    per_clip = (high - low) / (more - fewer)
+    return int(NEAR * (more + (room - high) / per_clip)) if per_clip > 0 else None
+
+
 def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[], Any]]) -> list[Measurement]:
     details = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
     metric = get(name)
     if workload.case.compile:
         reason = "a compiled model would be compiled anew for batch after batch; use compile=false"
         return metric.missing(reason, retry=False, details=details)
+    peaks: dict[int, int] = {}
     passes = 2 if workload.device.type == "cuda" else 1  # libraries take their workspaces in the first
 
     def attempt(size: int) -> float | None:
         try:
             run = prepare(size)
-            for _ in range(2 if size == 1 else passes):  # the first of all is slower than any other
-                start = time.perf_counter()
-                run()
-                workload.synchronize()
-                taken = passes * (time.perf_counter() - start)
+            with memory.peak(workload.device) as peak:
+                for _ in range(2 if size == 1 else passes):  # the first of all is slower than any other
+                    start = time.perf_counter()
+                    run()
+                    workload.synchronize()
+                    taken = passes * (time.perf_counter() - start)
+            peaks[size] = peak.bytes
         except Exception as error:
             if not memory.ran_out(error):
                 raise
@@ -138,7 +168,9 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
         return taken
 
     workload.hold_flush()  # once memory is full there would be no room for it
-    found = search(attempt, min(BUDGETS * workload.effort.budget, SHARE * workload.time_limit), precision=PRECISION)
+    seconds = min(BUDGETS * workload.effort.budget, SHARE * workload.time_limit)
+    room = memory.room(workload.device)
+    found = search(attempt, seconds, precision=PRECISION, predict=lambda: predicted(peaks, room))
     if found is None:
         return metric.missing("out of memory at a batch of 1", retry=False, details=details)
     details |= {"bound": found.bound, "smallest_too_large": found.too_large, "tried": list(found.tried)}
