@@ -70,8 +70,13 @@ class Backbone(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """Class scores "b k" of clips (b, channels, frames, height, width); without a classifier, pooled features.
 
-        Raises: ValueError, for what is no such clip (see `parts.channels_last`).
+        Raises: ValueError, for what is no such clip (see `parts.channels_last`). (Hence the plain annotation: the
+        message is better than a checker's.)
         """
+        return self.scores(self.tokens(clip))
+
+    def scores(self, tokens: Tokens) -> Tensor:
+        """What the classifier says of the tokens that `tokens` gave: pooled, with dropout in training."""
         raise NotImplementedError
 
     def tokens(self, clip: Tensor) -> Tokens:

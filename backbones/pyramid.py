@@ -297,13 +297,9 @@ class Pyramid(Backbone):
         for stage in self.stages:
             stage.activation_checkpointing = on
 
-    def forward(self, clip: Tensor) -> Float[Tensor, "b k"]:
-        """Class scores of clips (b, channels, frames, height, width); without a classifier, the pooled features.
-
-        Raises:
-            ValueError: the input is no such clip. (Hence the plain annotation: the message is better than a checker's.)
-        """
-        pooled = self.tokens(clip).map.mean(dim=(1, 2, 3))
+    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
+        """Class scores of the averaged map; without a classifier, the average."""
+        pooled = tokens.map.mean(dim=(1, 2, 3))
         return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
 
     def tokens(self, clip: Tensor) -> Tokens:

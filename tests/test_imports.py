@@ -77,7 +77,7 @@ LATE_IMPORTS = {
     "harness/train.py": {"harness.training"},
     "harness/training/distributed.py": {"torch.distributed"},
     "harness/training/job.py": {"backbones"},
-    "harness/training/told.py": {"torch.utils.tensorboard"},
+    "harness/training/journal.py": {"torch.utils.tensorboard"},
     "harness/video.py": {"harness.clips.transforms"},
 }
 WITHOUT_LATE_IMPORTS = tuple(

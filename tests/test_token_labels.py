@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import backbones
 from harness.spec.recipe import TokenLabels
-from harness.training.initial import initialise
-from harness.training.token_labels import Annotator, TokenLabelled, annotator, loss, normed_map, reconciled, targets
+from harness.training.start import initialise
+from harness.training.token_labels import Annotator, TokenLabelled, annotator, loss, reconciled, targets
 
 FOLDER = Path(os.environ.get("ATTENTION_ZOO_GOLDENS") or Path(__file__).parents[2] / "shared" / "goldens")
 GOLDEN = FOLDER / "dualformer_token_label_loss.data.safetensors"
@@ -210,9 +210,9 @@ def test_a_longer_teacher_map_is_brought_to_the_students_length():
     assert values[0] != values[1]
 
 
-def test_normed_map_is_what_is_pooled():
+def test_the_map_of_tokens_is_what_is_pooled():
     model = small().eval()
-    pooled = normed_map(model, clips()).mean(dim=(1, 2, 3))
+    pooled = model.tokens(clips()).map.mean(dim=(1, 2, 3))
     torch.testing.assert_close(model.classifier(pooled), model(clips()))
 
 

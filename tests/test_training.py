@@ -15,7 +15,7 @@ import backbones
 from harness import train as command
 from harness.evaluation.predictions import Predictions
 from harness.spec.recipe import TokenLabels
-from harness.training import feed, journal, loop, step
+from harness.training import feed, journal, loop, objective
 from harness.training.job import Job, Result, TrainingError, model_config
 from harness.training.loop import train
 
@@ -248,21 +248,21 @@ def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
 
 
 def test_the_last_good_checkpoint_is_named(data, tmp_path, monkeypatch):
-    real = step.cross_entropy
+    real = objective.cross_entropy
     calls = []
 
     def fails_at_last(*arguments):
         calls.append(1)
         return real(*arguments) * (float("nan") if len(calls) == 5 else 1)
 
-    monkeypatch.setattr(step, "cross_entropy", fails_at_last)
+    monkeypatch.setattr(objective, "cross_entropy", fails_at_last)
     with pytest.raises(TrainingError, match=r"the loss of step 5 is nan .*the last good checkpoint is .*step-0000004"):
         train(job(data, tmp_path / "run", save_every_seconds=0))
 
 
 def test_a_diverging_loss_ends_the_run(data, tmp_path, monkeypatch):
-    real = step.cross_entropy
-    monkeypatch.setattr(step, "cross_entropy", lambda *arguments: real(*arguments) * 50)
+    real = objective.cross_entropy
+    monkeypatch.setattr(objective, "cross_entropy", lambda *arguments: real(*arguments) * 50)
     monkeypatch.setattr(journal, "WATCHED", 3)
     with pytest.raises(TrainingError, match=r"the loss diverges: .* over the last 3 steps, where guessing has 1.1"):
         train(job(data, tmp_path / "run"))

@@ -1,24 +1,34 @@
-"""What a run has counted so far, the lines of its log, and the watch over its loss."""
+"""What a run has counted so far, the lines of its log, the watch over its loss, and its result.
+
+TensorBoard's logs stand beside the log where these are asked for.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.evaluation.predictions import DECODERS, RUN, Predictions
+from harness.evaluation.scores import scores as score
 from harness.progress import duration
 from harness.training import state
 from harness.training.distributed import Group
 from harness.training.folder import LOG
-from harness.training.job import Job, TrainingError
+from harness.training.job import Job, Result, TrainingError, digest
 from harness.training.optimizer import lr_factor
 from harness.training.start import Schedule
 from harness.training.state import storing
-from harness.training.told import Board
+from records import provenance
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 WATCHED = 20  # steps whose mean loss is compared with that of guessing
 DIVERGED = 4.0  # times the loss of guessing
@@ -45,6 +55,35 @@ class Counters:
     @property
     def best_top1(self) -> float:
         return max((entry["top1"] for entry in self.history), default=-1.0)
+
+
+class Board:
+    """TensorBoard's writer, or nothing."""
+
+    def __init__(self, writer: SummaryWriter | None):
+        self.writer = writer
+
+    def add(self, name: str, value: float, step: int) -> None:
+        if self.writer is not None:
+            self.writer.add_scalar(name, value, step)
+
+
+@contextlib.contextmanager
+def board(job: Job) -> Iterator[Board]:
+    if not job.tensorboard:
+        yield Board(None)
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError(
+            "tensorboard=true needs the package tensorboard: pip install attention-zoo[tensorboard], or leave it out"
+        ) from error
+    writer = SummaryWriter(str(job.folder / "tensorboard"))
+    try:
+        yield Board(writer)
+    finally:
+        writer.close()
 
 
 class Journal:
@@ -129,3 +168,50 @@ class Journal:
             f"loss {last['loss']:.3f}{accuracy}, lr {last['lr']:.2g}, {last['clips_per_second']:.1f} clips/s, "
             f"{100 * last['data_wait']:.0f} % waiting for data" + (f", about {duration(left)} left" if left else "")
         )
+
+
+def outcome(
+    job: Job,
+    schedule: Schedule,
+    group: Group,
+    counters: Counters,
+    predictions: Predictions,
+    controls: dict[str, Predictions],
+    *,
+    content: dict[str, Any],
+    kernel: str,
+    parameters: int,
+    seconds: float,
+) -> Result:
+    """What result.json holds. `content`: digests of the data, by split; `seconds`: of all starts of the run."""
+    found, device = score(predictions), str(group.device)
+    train_seconds, test_seconds = counters.training_seconds, counters.evaluating_seconds
+    return Result(
+        scores=found.to_dict(),
+        controls={order: score(of_one).to_dict() for order, of_one in controls.items()},
+        steps=counters.step,
+        epochs=counters.step / schedule.per_epoch,
+        loss=counters.loss,
+        parameters=parameters,
+        seconds={"train": round(train_seconds, 3), "evaluate": round(test_seconds, 3), "total": round(seconds, 3)},
+        clips_per_second=counters.clips / max(train_seconds, 1e-9),
+        data_wait=counters.waiting_seconds / max(train_seconds, 1e-9),
+        replaced=counters.replaced,
+        coverage=found.coverage,
+        job=job.digest,
+        recipe=digest(job.recipe.to_dict()),
+        data={"train": content["data.train"], "test": content[f"data.{job.test_split}"]},
+        checkpoint=f"{state.FOLDER}/{state.name_of(counters.step)}/{state.WEIGHTS}",
+        provenance={
+            **provenance.collect(),
+            **provenance.of_torch(device),
+            "machine": provenance.machine(device),
+            "kernel": kernel,
+            "processes": group.world,
+            "strategy": job.strategy,
+            "micro_batch": schedule.micro,
+            "workers": job.workers,
+            DECODERS: predictions.facts.get(RUN, {}).get(DECODERS, {}),  # of the test videos
+        },
+        history=counters.history,
+    )

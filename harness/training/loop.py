@@ -5,8 +5,8 @@ follow from the seed and their numbers. So a run that was killed ends with the w
 processes with one micro-batch each compute what one does with two. (BatchNorm normalises within a micro-batch in both
 cases. Only its running statistics differ: two processes average theirs, one process takes the micro-batches in turn.)
 
-`start` makes what a run begins with, `feed` its micro-batches, `step` learns from them, `journal` watches and logs,
-`state` and `folder` are its files, `testing` predicts and `outcome` sums up. Here is their order.
+`start` makes what a run begins with, `feed` its micro-batches, `step` learns from them by an `objective`, `journal`
+watches, logs and sums up, `state` and `folder` are its files and `testing` predicts. Here is their order.
 """
 
 from __future__ import annotations
@@ -34,14 +34,12 @@ from harness.training.distributed import Group
 from harness.training.feed import Kept
 from harness.training.folder import PREDICTIONS, RESULT, cut_log, store_job, stored_result
 from harness.training.job import Job, Result, Stopped, TrainingError
-from harness.training.journal import Counters, Journal
-from harness.training.outcome import outcome
-from harness.training.start import check_device, data_sets, new_model, schedule, token_labelled
+from harness.training.journal import Counters, Journal, board, outcome
+from harness.training.start import check_device, data_sets, new_model, objective, schedule
 from harness.training.state import storing
 from harness.training.step import Learner
 from harness.training.stopping import between_steps
 from harness.training.testing import tested
-from harness.training.told import board
 from records.record import write_json
 
 # What `train` raises for a reason that the user can mend.
@@ -114,9 +112,9 @@ class _Run:
         self.content = store_job(job, data, self.schedule.micro, group)
         self.kernel = kernels.resolve(job.kernel, group.device, getattr(torch, job.dtype), backward=True)
         self.model = new_model(job, self.kernel, console)
-        self.trained, annotator = token_labelled(job, self.model, group.device)
+        self.trained, aim = objective(job, self.model, group.device)
         self.counters, saved = self._resume()
-        self.learner = Learner(job, self.schedule, group, self.counters, self.model, self.trained, annotator)
+        self.learner = Learner(job, self.schedule, group, self.counters, self.model, self.trained, aim)
         if saved is not None:
             self.learner.load(saved)
         self.journal = Journal(job, self.schedule, group, self.counters)
@@ -196,8 +194,7 @@ class _Run:
             counters = Counters(**saved["counters"])
             if not self.group.first:  # what the processes have counted together is the first one's now
                 counters.replaced = 0
-            if self.trained is not self.model:
-                self.trained.position_head.load_state_dict(saved["position_head"])
+            state.load_heads(self.trained, self.model, saved["heads"])
             if counters.step < self.schedule.last:
                 self.console.print(escape(f"going on from {found.name}"), soft_wrap=True)
         if self.group.first:
@@ -217,9 +214,7 @@ class _Run:
             "replaced": sum(group.gathered(counters.replaced)),
             "seconds": self._seconds(),
         }
-        if self.trained is not self.model:
-            head = self.trained.position_head.state_dict()
-            values["position_head"] = {name: distributed.whole(tensor).cpu() for name, tensor in head.items()}
+        values["heads"] = state.heads(self.trained, self.model)
         path, failure = None, None
         if group.first:
             try:

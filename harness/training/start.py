@@ -1,9 +1,17 @@
-"""What a run starts from: its data sets, the numbers of its steps, the model with initial weights, and its teacher."""
+"""What a run starts from: its data sets, the numbers of its steps, the model with initial weights, and its objective.
+
+Initial weights are those of a video model, or of an image model that is inflated. Both come from `backbones`; here is
+what fine-tuning adds, a classifier for other classes and kernels that depend on the length of the clip. What stays as
+initialised is told, never passed over.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -11,17 +19,20 @@ from rich.markup import escape
 from torch import nn
 
 import backbones
-from backbones.family import Backbone
+from backbones import Backbone, CheckpointError, LoadReport, load_checkpoint
+from backbones.checkpoint import CLASSIFIER, listed
 from harness import datasets
 from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
 from harness.cost.build import unavailable
 from harness.datasets import DataSet
 from harness.training import token_labels
 from harness.training.distributed import Group
-from harness.training.initial import initialise, scale_to_inputs
 from harness.training.job import Job, TrainingError
+from harness.training.objective import Objective, classification
 
 LINES_PER_EPOCH = 20
+# Convolutions that pool the map to keys: their kernels follow from the number of frames.
+POOLING = re.compile(r"\.attention\.priors\.")
 
 
 def check_device(job: Job) -> None:
@@ -113,15 +124,98 @@ def new_model(job: Job, kernel: str, console: Console) -> Backbone:
     return model
 
 
-def token_labelled(job: Job, model: Backbone, device: torch.device) -> tuple[nn.Module, token_labels.Annotator | None]:
-    """What is trained: the model, or the student around it; then with its teacher."""
+def autocast(job: Job, device: torch.device) -> torch.autocast:
+    """What forward passes of a job run in; it also decorates functions."""
+    return torch.autocast(device.type, getattr(torch, job.dtype), enabled=job.dtype != "float32")
+
+
+def objective(job: Job, model: Backbone, device: torch.device) -> tuple[nn.Module, Objective]:
+    """What is trained, which is the model or wraps it, and what its steps make smaller."""
     settings = job.recipe.token_labels
     if settings is None:
-        return model, None
+        return model, classification
     if settings.checkpoint is None:
         raise TrainingError(
             f"recipe {job.recipe.name} needs a trained teacher ({settings.teacher}); "
             "give its weights as recipe.token_labels.checkpoint=FILE"
         )
     teacher = token_labels.annotator(settings.checkpoint, job.classes, settings.teacher, tuple(model.clip))
-    return token_labels.TokenLabelled(model, settings), teacher.to(device)
+    student = token_labels.TokenLabelled(model, settings)
+    return student, token_labels.TokenLabelling(teacher.to(device), settings, autocast(job, device))
+
+
+def initialise(
+    model: nn.Module, checkpoint: str | os.PathLike[str], inflate: bool = False, rule: str = "paper"
+) -> list[str]:
+    """Fills a model with the weights of a file. Returns what a reader of the run should know, in sentences.
+
+    A classifier of another number of classes stays as initialised. So do pooling kernels of another clip length, as in
+    the released fine-tuning of a 32-frame DualFormer on 16 frames. Everything else must fit.
+
+    Args:
+        model: a `Backbone`, or what wraps one as its `student`.
+        inflate: the file is of an image model; see `backbones.inflate`, also for `rule`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the weights do not fit. Those that do may be in the model by then.
+    """
+    model = getattr(model, "student", model)
+    assert isinstance(model, Backbone)
+    if inflate:
+        return _inflated(model, Path(checkpoint), rule)
+    report = load_checkpoint(model, checkpoint, strict=False)
+    fresh = [key for key in (*report.mismatched, *report.missing) if key.startswith(CLASSIFIER)]
+    misfits = [key for key in (*report.mismatched, *report.missing, *report.unexpected) if key not in fresh]
+    # Other attention makes other pooling kernels too, and then they are no matter of the clip.
+    same_attention = not {"attention", "stages"} & set(report.config_differs)
+    pooling = [key for key in misfits if same_attention and POOLING.search(key)]
+    if len(misfits) > len(pooling):
+        raise CheckpointError(
+            f"{checkpoint} (layout: {report.layout}) does not fit the model\n{_misfit(report, {*fresh, *pooling})}\n"
+            "  make the model with the file's config; weights of an image model need inflate=true"
+        )
+    notes = [f"{len(report.loaded)} tensors from {Path(checkpoint).name} ({report.layout})"]
+    if fresh:
+        there = report.mismatched.get(f"{CLASSIFIER}weight")
+        why = f"the file's has {there[0][0]} classes, the model {model.num_classes}" if there else "the file has none"
+        notes.append(f"the classifier starts fresh: {why}")
+    if pooling:
+        notes.append(
+            "the pooling kernels for another clip length are not taken over and start fresh; "
+            + listed("tensors", pooling).strip()
+        )
+    return notes
+
+
+def _misfit(report: LoadReport, accepted: set[str]) -> str:
+    """What of a report is left to complain about."""
+    return str(
+        replace(
+            report,
+            missing=tuple(key for key in report.missing if key not in accepted),
+            unexpected=tuple(key for key in report.unexpected if key not in accepted),
+            mismatched={key: shapes for key, shapes in report.mismatched.items() if key not in accepted},
+        )
+    )
+
+
+def _inflated(model: Backbone, path: Path, rule: str) -> list[str]:
+    report = backbones.inflate(path, model, rule=rule)
+    notes = [
+        f"{len(report.copied)} tensors copied and {len(report.inflated)} inflated from {path.name} ({report.layout}, "
+        f"rule {rule})"
+    ]
+    if report.averaging:
+        notes.append(f"{len(report.averaging)} tensors of pooling steps start as a mean over the tokens behind a key")
+    if report.fresh:
+        notes.append("the classifier starts fresh: the image model's is of other classes")
+    return notes
+
+
+@torch.no_grad()
+def scale_to_inputs(model: nn.Module) -> None:
+    """Draw every linear map anew: truncated normal, deviation 1 / sqrt(its inputs)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)

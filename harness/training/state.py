@@ -180,6 +180,22 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def heads(trained: nn.Module, model: nn.Module) -> dict[str, Tensor]:
+    """What is trained beside the model, as full tensors on the CPU. Every process of a run must call it."""
+    return {name: distributed.whole(tensor.detach()).cpu() for name, tensor in _beside(trained, model).items()}
+
+
+def load_heads(trained: nn.Module, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Fills what is trained beside the model from what `heads` returned."""
+    assert saved.keys() == _beside(trained, model).keys()
+    trained.load_state_dict(dict(saved), strict=False)
+
+
+def _beside(trained: nn.Module, model: nn.Module) -> dict[str, Tensor]:
+    shared = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    return {name: t for name, t in trained.state_dict(keep_vars=True).items() if id(t) not in shared}
+
+
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
     """What the optimizer keeps of each parameter, by the parameter's name and as full tensors on the CPU.
 

@@ -12,25 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from backbones.family import Backbone
 from harness.clips.mixing import mixed
 from harness.clips.transforms import erased, normalised
-from harness.training import distributed, state, token_labels
+from harness.training import distributed, state
 from harness.training.distributed import Group
 from harness.training.job import Job, TrainingError
 from harness.training.journal import Counters
+from harness.training.objective import Batch, Objective
 from harness.training.optimizer import lr_factor, optimizer, set_lr
-from harness.training.start import Schedule
+from harness.training.start import Schedule, autocast
 
 DROPOUT, MIXING = 11, 12  # what a random stream is for, beside those of `clips.loading`
 
 
 class Learner:
-    """What a step changes: `trained` (the model, or the student around it), its optimizer and the gradients' scaler.
+    """What a step changes: `trained` (the model, or what wraps it), its optimizer and the gradients' scaler.
 
-    `module` is what the processes share, `annotator` the teacher, where there is one.
+    `module` is what the processes share.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Learner:
         counters: Counters,
         model: Backbone,
         trained: nn.Module,
-        annotator: token_labels.Annotator | None,
+        objective: Objective,
     ):
         self.job, self.schedule, self.group, self.counters = job, schedule, group, counters
-        self.trained, self.annotator, self.device = trained, annotator, group.device
+        self.trained, self.objective, self.device = trained, objective, group.device
         self.module = distributed.wrapped(trained, group, list(model.blocks().values()))
-        self.forward = torch.compile(self.module) if job.compile else self.module
+        self.forward = autocast(job, group.device)(torch.compile(self.module) if job.compile else self.module)
         self.optimizer = optimizer(trained, job.recipe.optimisation)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=job.dtype == "float16")
 
@@ -107,17 +107,9 @@ class Learner:
         if augmentation.erasing:
             clips = erased(clips, augmentation.erasing, random)
         clips, targets = mixed(clips, labels, job.classes, recipe.mixing, random)
-        with torch.autocast(device.type, getattr(torch, job.dtype), enabled=job.dtype != "float32"):
-            teacher = self.annotator and self.annotator(clips)
-            answers = self.forward(clips)
-        if self.annotator:
-            loss = token_labels.loss(answers, targets, teacher, recipe.token_labels)
-            answers = answers[0]
-        else:
-            loss = cross_entropy(answers.float(), targets)
+        loss, right = self.objective(self.forward, Batch(clips, targets, labels))
         self.scaler.scale(loss / self.schedule.parts).backward()
-        with torch.no_grad():
-            return torch.stack((loss.detach().float(), (answers.argmax(-1) == labels).sum().float()))
+        return torch.stack((loss.detach().float(), right.float()))
 
 
 def _seed(*numbers: int) -> int:

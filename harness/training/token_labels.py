@@ -16,7 +16,8 @@ code. The released code has traps, which this module is built to exclude:
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import reduce
@@ -26,13 +27,12 @@ from torch.nn.functional import cross_entropy
 
 import backbones
 from backbones import Backbone, Config
-
-if TYPE_CHECKING:
-    from harness.spec.recipe import TokenLabels
+from harness.spec.recipe import TokenLabels
+from harness.training.objective import Batch, right
 
 
 class TokenLabelled(nn.Module):
-    """A student: a pyramid and, for training only, a head that classifies every position of its normed last map.
+    """A student: a model and, for training only, a head that classifies every position of its normed last map.
 
     In training, `forward` gives (scores of the clip "b k", scores of the positions "b t h w k"); in evaluation the
     scores of the clip alone. The trained model is `student`; it is what gets saved and shared.
@@ -60,10 +60,8 @@ class TokenLabelled(nn.Module):
     def forward(self, clip: Tensor) -> Tensor | tuple[Float[Tensor, "b k"], Float[Tensor, "b t h w k"]]:
         if not self.training:
             return self.student(clip)
-        x, classifier = normed_map(self.student, clip), self.student.classifier
-        assert classifier is not None
-        pooled = classifier(self.student.dropout(x.mean(dim=(1, 2, 3))))
-        return pooled, self.position_head(x)
+        tokens = self.student.tokens(clip)
+        return self.student.scores(tokens), self.position_head(tokens.map)
 
 
 class Annotator:
@@ -91,7 +89,20 @@ class Annotator:
     def __call__(self, clip: Tensor) -> Float[Tensor, "b t h w k"]:
         self._teacher.eval()  # whoever else holds it may have called train()
         assert self._teacher.classifier is not None
-        return self._teacher.classifier(normed_map(self._teacher, clip))
+        return self._teacher.classifier(self._teacher.tokens(clip).map)
+
+
+class TokenLabelling:
+    """The objective: `loss` below. What is trained must be a `TokenLabelled`."""
+
+    def __init__(self, teacher: Annotator, settings: TokenLabels, autocast: torch.autocast):
+        self.teacher, self.settings, self.autocast = teacher, settings, autocast
+
+    def __call__(self, model: Callable[[Tensor], Any], batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        with self.autocast:
+            teacher = self.teacher(batch.clips)
+        answers = model(batch.clips)
+        return loss(answers, batch.targets, teacher, self.settings), right(answers[0], batch.labels)
 
 
 def annotator(
@@ -124,11 +135,6 @@ def annotator(
             "take a teacher that was trained on the same data"
         )
     return Annotator(teacher)
-
-
-def normed_map(model: Backbone, clip: Tensor) -> Float[Tensor, "b t h w d"]:
-    """The map that is pooled for the classifier: the last stage's, after the final norm."""
-    return model.tokens(clip).map
 
 
 def reconciled(
