@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
-from records.record import Measurement
-from reports import accuracy, statistics
-
 
 class Progress:
     """Counts steps of several kinds; the time left comes from the mean of the steps of the same kind that are done."""
@@ -52,30 +49,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def human(measurement: Measurement | None) -> str:
-    """A measurement as a person reads it: a few digits and a unit; a dash where there is none."""
-    if measurement is None or measurement.missing:
-        return "—"
-    if measurement.kind == "scored":
-        return _human_accuracy(measurement)
-    value = measurement.value
-    if measurement.unit == "ms" and len(measurement.samples) > 1:
-        interval = statistics.median_interval(statistics.by_round(measurement))
-        return f"{value:.4g} ms [{interval.low:.4g}–{interval.high:.4g}]"
-    if measurement.unit.startswith("bytes") and "/" not in measurement.unit:
-        size = f"{value / 2**20:.0f} MiB" if value < 10 * 2**30 else f"{value / 2**30:.1f} GiB"
-        return size + measurement.unit.removeprefix("bytes")
-    if measurement.unit == "MAC":
-        return f"{value / 1e9:.3f} GMAC"
-    if measurement.unit == "count":
-        return f"{value / 1e6:.3f} M"
-    return f"{value:.4g} {measurement.unit}"
-
-
-def _human_accuracy(measurement: Measurement) -> str:
-    """The mean over seeds with its interval; of a single seed the interval over its videos."""
-    found = accuracy.accuracy(measurement)
-    inside = f" [{found.interval.low:.1f}–{found.interval.high:.1f}]" if found.interval else ""
-    return f"{found.value:.1f} %{inside}, {found.seeds} seed{'' if found.seeds == 1 else 's'}"

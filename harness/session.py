@@ -216,12 +216,13 @@ def _finish(
 ) -> None:
     """Write the reports, show the results in short, say where everything is."""
     import reports.build
-    from harness.table import results
+    from harness.spec.case import case_id
+    from reports.console import results
 
     folders = [folder for folder in folders if (folder / "ablation.json").exists()]
     for folder in folders:
         files = reports.build.build(folder)
-        console.print(results(folder, entries[folder.name]))
+        console.print(results(folder, (case_id(entry.case) for entry in entries[folder.name])))
         for file in files:
             console.print(f"  {file}", markup=False, soft_wrap=True)
     if not folders:

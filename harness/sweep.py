@@ -25,14 +25,14 @@ from harness.cost import metrics
 from harness.cost.measure import measure
 from harness.cost.process import TIME_LIMIT
 from harness.deadline import Deadline
-from harness.progress import Progress, human
+from harness.progress import Progress
 from harness.spec.case import Ablation, Case, Clip, Entry, case_id
 from harness.spec.effort import effort_for
-from harness.table import COLUMNS
 from records import provenance
 from records import visits as rounds
 from records.record import Measurement, Record, RecordError, canonical, read_record, write_manifest, write_record
 from records.visits import QUICK_ROUNDS, ROUNDS
+from reports.console import human, is_shown
 
 TIMING_LOCK = ".timing.lock"
 RECORD_LOCK = ".records.lock"
@@ -94,7 +94,7 @@ def sweep(
     """Measure the metrics `names` of all `entries`, or of those `chosen` among them; records and manifest go to
     `folder_of(out, ...)`.
 
-    Timed metrics are taken in `wanted` rounds (None: 3, in quick mode 1), each case of a round in a process of its own.
+    Timed metrics are taken in `wanted` rounds (None: 5, in quick mode 1), each case of a round in a process of its own.
     Counted metrics of all cases come first: they take seconds, and an interrupted run then has a full table of costs.
     Once a `deadline` has passed nothing more is begun.
     """
@@ -399,6 +399,6 @@ def _result(measured: list[Measurement]) -> str:
     for one in measured:
         if one.missing:
             shown.append(f"{one.name} — {one.missing}")
-        elif one.name in COLUMNS:
-            shown.append(f"{one.name.replace('_', ' ')} {human(one)}")
+        elif is_shown(one):
+            shown.append(f"{one.title} {human(one)}")
     return ", ".join(dict.fromkeys(shown))

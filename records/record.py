@@ -40,7 +40,8 @@ class RecordError(ValueError):
 class Quantity:
     """What can be measured, and all that reports, comparison and resume need to know to show and judge it.
 
-    `kind` is one of `KINDS`, `title` what a reader calls it, `better` where a good value lies.
+    `kind` is one of `KINDS`, `title` what a reader calls it, `better` where a good value lies: "none" marks a number
+    that only explains others, which stands in records and CSV but has no column in a report.
     """
 
     name: str

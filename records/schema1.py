@@ -33,6 +33,8 @@ TITLE = {
     "training_activations": "activations in training",
     "time_total": "profiled pass",
 }
+EXPLAINS = ("params_with_classifier", "macs_with_classifier")  # and the parts of macs: `better` was lower, and is none
+BUILT_IN = ("motion_small", "motion", "motion_large")
 PREFIX = {"time_": "time in ", "macs_": "multiply-adds in "}
 OF_A_VISIT = ("started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms")
 OF_A_SEED = {
@@ -64,13 +66,17 @@ def measurement(
 ) -> dict[str, Any]:
     """One measurement as it would be written today; `run` stands for the run of visits that do not name theirs."""
     details = dict(details or {})
+    if name.startswith("top1_"):
+        _, budget, *data = name.split("_", 2)
+        details = {"budget": budget, "data": data[0] if data else BUILT_IN[0]} | details
+        details = {"built_in": details["data"] in BUILT_IN} | details
     kind = KIND.get(name) or ("shared" if name.startswith("time_") else KIND_OF_UNIT.get(unit, "timed"))
     return {
         "name": name,
         "kind": kind,
         "title": TITLE.get(name) or _title(name),
         "unit": unit,
-        "better": better,
+        "better": "none" if name in EXPLAINS or name.startswith("macs_") else better,
         "visits": (_seeds if kind == "scored" else _visits)(list(samples), details, run),
         "missing": missing,
         "retry": retry,

@@ -13,7 +13,7 @@ from typing import Any
 from records import provenance
 from records.record import Measurement, Visit
 
-ROUNDS, QUICK_ROUNDS = 3, 1
+ROUNDS, QUICK_ROUNDS = 5, 1
 OF_A_VISIT = ("started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms")
 
 

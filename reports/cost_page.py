@@ -65,8 +65,8 @@ def build(folder: str | Path) -> Path:
     parts += [_section(one, folder) for one in timed]
     if timed:
         parts.append(
-            "↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians, which with 3 rounds "
-            "hold the true median about 3 times out of 4; the whole reports say how many rounds there are."
+            "↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians; they hold the true "
+            f"median {statistics.HOLDS} (simulated)."
         )
     parts += [roofline.SAID] if any(roofline.columns(one) for one in timed) else []
     if broken:
@@ -164,7 +164,7 @@ def ranking(rows: dict[str, Row], name: str, floor: float | None, schemes: Seque
     absent = tuple(scheme for scheme, row in rows.items() if (one := row.measurement(name)) and one.missing)
     untried = tuple(scheme for scheme in schemes if scheme not in {*known, *absent})
     best, *others = sorted(known, key=lambda scheme: known[scheme].value(name))
-    ratios = {scheme: _ratio(known[scheme], known[best], name, floor) for scheme in others}
+    ratios = {scheme: _ratio(known[scheme], known[best], name) for scheme in others}
     level = [scheme for scheme in others if not ratios[scheme].distinguishable]
     held = max(ratio.floor for ratio in ratios.values())
     times = _with_interval(ratios[others[-1]].interval)
@@ -173,14 +173,9 @@ def ranking(rows: dict[str, Row], name: str, floor: float | None, schemes: Seque
     )
 
 
-def _ratio(one: Row, other: Row, name: str, floor: float | None) -> statistics.Ratio:
-    ours, theirs = table.visits(one, name), table.visits(other, name)
-    shared = set(ours) & set(theirs)
-    rounds = len(shared) or min(len(ours), len(theirs))
-    ratio = statistics.paired_ratio_interval if shared else statistics.ratio_interval
-    return statistics.Ratio(
-        ratio(ours, theirs), statistics.held(floor, one.measurement(name).kind, paired=bool(shared), rounds=rounds)
-    )
+def _ratio(one: Row, other: Row, name: str) -> statistics.Ratio:
+    pair = table.visits(one, name), table.visits(other, name)
+    return statistics.ratio(*pair, one.measurement(name).kind, one.spreads.get(name), other.spreads.get(name))
 
 
 def _with_interval(found: statistics.Interval, scale: float = 1, unit: str = "") -> str:

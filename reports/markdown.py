@@ -12,7 +12,7 @@ import numpy as np
 from reports import accuracy, accuracy_section, counting, exponents, roofline, shares, statistics, verdict
 from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
-from reports.text import MISSING, Notes, counted, escape, sentence, significant, table_lines
+from reports.text import ARROWS, MISSING, UNITS, Notes, counted, escape, sentence, significant, table_lines
 from reports.verdict import Verdict
 
 ACCURACY = {  # published accuracy columns: heading and unit; percent, higher is better
@@ -34,13 +34,7 @@ CSV_COLUMNS = (
 HEADINGS = {"operators": "attention operator"}  # of the facts that are not called by their own name
 NOT_DISTINGUISHABLE = "not distinguishable"
 IN_COLUMNS = ("latency", "throughput", "peak_memory")  # of the first table; what else was timed has a table of its own
-UNITS = {  # unit: as shown, divided by
-    "bytes": ("MiB", 2**20), "bytes, predicted": ("MiB, predicted", 2**20), "MAC/s": ("GMAC/s", 10**9),
-    "bytes/s": ("GB/s", 10**9),
-}  # fmt: skip
-ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
 RATIOS = ("latency", "peak_memory", "training_latency", "training_memory")
-ENOUGH_ROUNDS = 5  # from here on a 95 % interval holds the true median nearly as often as it says
 LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching for so long
 ROUGH = f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough"
 FINITE = {"finite_logits": "outputs were", "finite_loss": "loss was"}  # details that say so, and of what
@@ -265,7 +259,8 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: floa
     shown = "{:.0f}".format if measured.unit == "clips" else significant
     value, low, high = (shown(one / scale) for one in (interval.value, interval.low, interval.high))
     n = f"n={len(measured.samples)}" if count else ""
-    inside = ", ".join(part for part in (f"{low}–{high}" if len(measured.samples) > 1 else "", n) if part)
+    known = name in row.spreads or len(measured.visits) > 1
+    inside = ", ".join(part for part in (f"{low}–{high}" if known else "", n) if part)
     text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
     if False in measured.said("settled"):
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
@@ -356,23 +351,20 @@ def _precision(table: AblationTable) -> str:
     if not timed:
         return ""
     said = [
-        "In brackets: 95 % bootstrap intervals of the medians, drawn from whole rounds and then from the samples of "
-        "each round; a round visits every row once, each in a process of its own."
+        "A round visits every row once, each in a process of its own. In brackets: 95 % intervals of the medians, by "
+        "Student's t with one standard deviation between rounds for all rows that vary alike; such an interval holds "
+        f"the true median {statistics.HOLDS} (simulated)."
     ]
     repeated = [m for row in table.rows for name in timed if (m := row.measurement(name)) and len(m.samples) > 1]
-    fewest = min((len(statistics.by_round(measured)) for measured in repeated), default=ENOUGH_ROUNDS)
-    if fewest < ENOUGH_ROUNDS:
-        said.append(
-            f"Some of these measurements have {counted(fewest, 'round')}, which makes their intervals too narrow: with "
-            "3 rounds such an interval holds the true median about 3 times out of 4, with 5 rounds more than 9 times "
-            "out of 10 (simulated: rounds that differ by 5 %, samples of one round by 1 to 2 %)."
-        )
+    if any(len(statistics.by_round(measured)) == 1 for measured in repeated):
+        said.append("What has one round in a table without rows of two has no interval: samples of one process say ")
+        said[-1] += "nothing of the next."
     compared = [name for name in RATIOS if table.has(name) and ratio_columns(table, name, Notes())]
     if compared:
         said.append(
             "Ratios are medians over the rounds of one median over the baseline's in that round. A ratio whose "
-            f"interval holds 1, or which is closer to 1 than the noise floor, is {NOT_DISTINGUISHABLE}; one without an "
-            "interval is of single samples. " + floors_in_words({name: table.floor(name) for name in compared})
+            f"interval holds 1 is {NOT_DISTINGUISHABLE}; one without an interval is of single rounds, and is so below "
+            "the noise floor. " + floors_in_words({name: table.floor(name) for name in compared})
         )
     return "\n\n".join(["## How sure", " ".join(said)])
 
@@ -380,21 +372,20 @@ def _precision(table: AblationTable) -> str:
 def floors_in_words(floors: dict[str, float | None]) -> str:
     """One line: the noise floor of each measurement; None where it could not be measured and one is assumed."""
     measured = [f"{_words(name)} {floor:.1%}" for name, floor in floors.items() if floor is not None]
-    assumed: dict[float, list[str]] = {}
-    for name in (name for name, floor in floors.items() if floor is None):
-        assumed.setdefault(statistics.assumed_floor("sized" if name.endswith("memory") else "timed"), []).append(
-            _words(name)
-        )
+    assumed = [_words(name) for name, floor in floors.items() if floor is None]
     said = []
     if measured:
         said.append(
-            f"Noise floor (A/A): {', '.join(measured)}: by how much the same row differs from itself, the largest over "
-            "the smallest median of its rounds, without what moved all rows of a round alike; the median over the "
-            f"rows, and never less than {statistics.LEAST_FLOOR:.0%}. Rows of one round are held to {statistics.ONCE} "
-            f"times as much, timings that were not taken in turn to {statistics.ASSUMED_FLOOR:.0%} at least."
+            f"Noise floor (A/A): {', '.join(measured)}: from which difference on two rows are told apart, from how "
+            "much the rounds of a row differ, without what moved all rows of a round alike; never less than "
+            f"{statistics.LEAST_FLOOR:.0%}. Timings that were not taken in turn are held to "
+            f"{statistics.ASSUMED_FLOORS['timed']:.0%} at least."
         )
-    for floor, names in assumed.items():
-        said.append(f"Noise floor of {', '.join(names)}: no row has two rounds, so {floor:.0%} is assumed.")
+    if assumed:
+        said.append(
+            f"Noise floor of {', '.join(assumed)}: no row has two rounds, so {statistics.ASSUMED_FLOORS['timed']:.0%} "
+            f"is assumed of what is timed and {statistics.ASSUMED_FLOORS['sized']:.0%} of memory."
+        )
     return " ".join(said)
 
 

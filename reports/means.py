@@ -3,52 +3,21 @@
 A mean over seeds has Student's t interval: with three seeds it is about two and a half times as wide as the normal
 one. A share of one run's videos has Wilson's interval. Two rows trained with the same seeds are compared by the paired
 t test, and where several rows are compared with one, Holm's rule keeps the chance of any wrong finding at 5 %.
-
-The t distribution is computed here, from the incomplete beta function by its continued fraction; tests hold it to
-published tables. Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.5.8 and 26.7.1.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
-from reports.statistics import CONFIDENCE, Interval
+from scipy import special
 
-
-def two_sided_p(t: float, degrees: int) -> float:
-    """The chance of a t at least this far from 0, either way, where there is no difference.
-
-    Raises: ValueError where there is no degree of freedom.
-    """
-    if degrees < 1:
-        raise ValueError(f"{degrees} degrees of freedom; at least 1, that is two samples, are needed")
-    if math.isinf(t):
-        return 0.0
-    return _incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
+from reports.statistics import CONFIDENCE, Interval, t_quantile
 
 
-@lru_cache
-def t_quantile(share: float, degrees: int) -> float:
-    """The t below which a share of the distribution lies, found by bisection: `t_quantile(0.975, 2)` is 4.303.
-
-    Raises: ValueError unless the share is between 0 and 1 and there is a degree of freedom.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"a quantile at {share}; allowed: between 0 and 1, both excluded")
-    if share < 0.5:
-        return -t_quantile(1 - share, degrees)
-    tail = 2 * (1 - share)
-    low, high = 0.0, 1.0
-    while two_sided_p(high, degrees) > tail:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if two_sided_p(middle, degrees) > tail else (low, middle)
-    return (low + high) / 2
+def two_sided_p(t: float, degrees: float) -> float:
+    """The chance of a t at least this far from 0, either way, where there is no difference."""
+    return float(2 * special.stdtr(degrees, -abs(t)))
 
 
 def mean_interval(samples: Sequence[float], least_deviation: float = 0.0) -> Interval:
@@ -67,7 +36,7 @@ def share_interval(share: float, trials: int) -> Interval:
     """
     if not 0 <= share <= 1 or trials < 1:
         raise ValueError(f"a share of {share} of {trials} trials; allowed: a share from 0 to 1 of at least one trial")
-    z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    z2 = float(special.ndtri((1 + CONFIDENCE) / 2)) ** 2
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials * trials))) / (1 + z2 / trials)
     low, high = max(0.0, middle - half), min(1.0, middle + half)  # sums round
@@ -115,30 +84,3 @@ def _mean_and_error(samples: Sequence[float], least_deviation: float) -> tuple[f
     if len(samples) < 2:
         raise ValueError(f"{len(samples)} sample(s); a mean has an interval from two samples on")
     return fmean(samples), max(stdev(samples), least_deviation) / math.sqrt(len(samples))
-
-
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast below this point; above, by symmetry
-        return 1 - _incomplete_beta(b, a, 1 - x)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    tiny = 1e-300
-    c, d = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1), tiny)
-    fraction = d
-    for m in range(1, 1000):
-        for numerator in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 / _away_from_zero(1 + numerator * d, tiny)
-            c = _away_from_zero(1 + numerator / c, tiny)
-            fraction *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return math.exp(front) * fraction / a
-
-
-def _away_from_zero(value: float, tiny: float) -> float:
-    return value if abs(value) > tiny else tiny

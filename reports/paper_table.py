@@ -5,8 +5,6 @@ the precision to which they printed. Names in `units` are the printed columns; w
 settings (input, pre-training, test views).
 """
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import yaml
 
 from reports import counting
+from reports.text import nearest
 
 FOLDER = Path(__file__).parent / "paper_tables"
 NOT_STATED = "not_stated"
@@ -67,7 +66,7 @@ class PaperTable:
             if row.name == name:
                 return row
         raise PaperTableError(
-            f"paper table {self.name} has no row {name!r}; {_nearest(name, [r.name for r in self.rows])}"
+            f"paper table {self.name} has no row {name!r}; {nearest(name, [r.name for r in self.rows])}"
         )
 
 
@@ -80,7 +79,7 @@ def names() -> list[str]:
 def load(name: str) -> PaperTable:
     """A published table by name. Raises: PaperTableError with the nearest name, or what is wrong with the file."""
     if name not in names():
-        raise PaperTableError(f"unknown paper table {name!r}; {_nearest(name, names())}")
+        raise PaperTableError(f"unknown paper table {name!r}; {nearest(name, names())}")
     return read(FOLDER / f"{name}.yaml")
 
 
@@ -94,7 +93,7 @@ def read(path: Path) -> PaperTable:
         raise PaperTableError(f"{path.name}: expected entries such as paper and rows, found {type(raw).__name__}")
     for key in raw:
         if key not in _TABLE_KEYS:
-            raise PaperTableError(f"{path.name}: unknown entry {key!r}; {_nearest(str(key), _TABLE_KEYS)}")
+            raise PaperTableError(f"{path.name}: unknown entry {key!r}; {nearest(str(key), _TABLE_KEYS)}")
     lacking = [key for key in ("paper", "table", "title", "source", "units", "rows") if not raw.get(key)]
     if lacking:
         raise PaperTableError(f"{path.name} lacks {', '.join(lacking)}")
@@ -132,9 +131,9 @@ def _row(raw: Any, units: dict[str, str], defaults: dict[str, Any], shared: dict
     where = f"{file}, row {raw['row']!r}"
     stated = {key: raw.get(key, default) for key, default in defaults.items()}
     if stated["counting"] not in (*counting.RULES, NOT_STATED):
-        raise PaperTableError(f"{where}: counting; {_nearest(str(stated['counting']), (*counting.RULES, NOT_STATED))}")
+        raise PaperTableError(f"{where}: counting; {nearest(str(stated['counting']), (*counting.RULES, NOT_STATED))}")
     if stated["params_count"] not in PARAMS_COUNTS:
-        raise PaperTableError(f"{where}: params_count; {_nearest(str(stated['params_count']), PARAMS_COUNTS)}")
+        raise PaperTableError(f"{where}: params_count; {nearest(str(stated['params_count']), PARAMS_COUNTS)}")
     views = stated["views"]
     if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
         raise PaperTableError(
@@ -152,15 +151,10 @@ def _row(raw: Any, units: dict[str, str], defaults: dict[str, Any], shared: dict
 def _precision(raw: Any, units: dict[str, str], file: str) -> dict[str, dict[str, int]]:
     for column, entry in raw.items():
         if column not in units:
-            raise PaperTableError(f"{file}: precision of {column!r}; {_nearest(str(column), units)}")
+            raise PaperTableError(f"{file}: precision of {column!r}; {nearest(str(column), units)}")
         for key, value in entry.items():
             if key not in _PRECISION_KEYS:
-                raise PaperTableError(f"{file}: precision.{column}.{key}; {_nearest(str(key), _PRECISION_KEYS)}")
+                raise PaperTableError(f"{file}: precision.{column}.{key}; {nearest(str(key), _PRECISION_KEYS)}")
             if isinstance(value, bool) or not isinstance(value, int):
                 raise PaperTableError(f"{file}: precision.{column}.{key} is {value!r}; expected a whole number")
     return raw
-
-
-def _nearest(name: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(allowed)}"

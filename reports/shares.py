@@ -16,7 +16,7 @@ def said(table: AblationTable) -> str:
     """What the groups hold, and the rows whose profiled passes were not like the timed ones; empty without groups."""
     if not any(table.has(name) for name in ("macs_mlp", "time_mlp")):
         return ""
-    floor = statistics.held(table.floor("latency"), "timed", paired=False, rounds=2)  # another process, another pass
+    floor = max(table.floor("latency") or 0, statistics.ASSUMED_FLOORS["timed"])  # another process, another pass
     apart = []
     for row in table.rows:
         profiled, timed = row.value("time_total"), row.value("latency")

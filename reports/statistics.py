@@ -1,32 +1,37 @@
-"""How sure a median is, and whether two of them differ: intervals from raw samples, without assuming a distribution.
+"""How sure a median is, and whether two of them differ, from how much rounds differ.
 
-Samples come in rounds. Each round is a process of its own and visits every case once, so samples of one round resemble
-each other more than samples of two. The intervals therefore come from a bootstrap in two steps: rounds are drawn with
-replacement, then samples within each round drawn. The same samples give the same interval.
+Each round is a process of its own and visits every case once. Samples of one process resemble each other, so what is
+repeated is the round: its value is the median of its samples. The logarithms of these values are taken as normal, with
+one standard deviation for all rows of a table, which many rows estimate well even from few rounds. With it, `s`, a
+median over n rounds has the interval of Student's t, e^(t s sqrt(1/n)) either way, a ratio of two e^(t s sqrt(2/n)),
+and the same number is the noise floor, from which on a difference counts. A row that varies more than the others,
+beyond what chance does, has its own deviation and leaves that of the others alone.
 
-Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, Ch. 13 (percentile intervals); Davison and
-Hinkley, Bootstrap Methods and their Application, 1997, Sec. 3.8 (drawing groups, then within them).
+tests/test_statistics.py simulates how often such an interval holds the truth, and how often a difference is found.
+
+Source: Box, Hunter and Hunter, Statistics for Experimenters, 2nd ed., Sec. 4.2 (pooled deviation, blocks); Cochran, The
+Distribution of the Largest of a Set of Estimated Variances, Annals of Eugenics 11, 1941; Welch, Biometrika 34, 1947.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+from scipy import special
 
 from records.record import Measurement, Visit
 
-RESAMPLES = 1000
 CONFIDENCE = 0.95
-WIDE = 0.10  # an interval wider than this share of its median is marked
-ASSUMED_FLOOR = 0.10  # where no case has two rounds: medians of one process drift by about that much between runs
-ASSUMED_FLOOR_OF_MEMORY = 0.01  # load does not move it: ten times what rounds on a CPU were seen to differ by
-# By how much the median range of two and of three rounds is widened: of nine equal cases that vary by 5 % between
-# rounds, then 10 % and 5 % of pairs are told apart by the floor alone (simulated). From four rounds on fewer are.
-FEW = {2: 2.6, 3: 1.3}
-ONCE = 1.35  # a single round varies so much more than that: 1.96 * 2**0.5 over 1.3 * 1.588, the median range of three
+WIDE = 0.10  # an interval wider than this share of its median, either way, is marked
 LEAST_FLOOR = 0.01  # what rounds differ by in one run is less than what runs differ by, in memory above all
+ASSUMED_FLOORS = {  # where no case has two rounds, or the two were not taken in turn
+    "timed": 0.10,  # medians of one process drift by about that much between runs
+    "sized": LEAST_FLOOR,  # load does not move it
+}
 FEWEST_FOR_DRIFT = 4  # so many cases must share their rounds before their common drift is told from their noise
+UNLIKE = 0.001  # a row is apart from the others where chance makes its variance as large in so few tables
+HOLDS = "93 to 95 times of 100"  # simulated by tests/test_statistics.py
 
 Rounds = Mapping[Hashable, tuple[float, ...]]
 """Samples by the number of their round, or by the run and the number."""
@@ -55,18 +60,46 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One median over another, with the noise floor below which no difference counts."""
+    """One median over another, with the noise floor below which no difference counts.
+
+    `paired` says whether the two were measured in turn in one run. `once`: no row of the table has two rounds, so that
+    the floor is assumed, and the interval is no more than that.
+    """
 
     interval: Interval
     floor: float
-    paired: bool = True  # whether medians of the same run and round were set against each other
-    once: bool = False  # whether both are single samples, which have no interval
+    paired: bool = True
+    once: bool = False
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves 1 out and the ratio is further from 1, either way, than the noise floor."""
-        value = self.interval.value
-        return self.interval.excludes(1) and max(value, 1 / value) - 1 > self.floor
+        """Whether the interval, which reaches as far as the noise floor at least, leaves 1 out."""
+        return self.interval.excludes(1)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard deviation of the logarithm of a round's median, and the degrees of freedom it is known from."""
+
+    deviation: float
+    degrees: float
+
+    def reach(self, rounds: int, other: "Spread | None" = None, others: int = 0) -> float:
+        """By what factor less 1 a median over `rounds`, or its ratio to an `other` one, may lie away from the truth."""
+        error, degrees = self.deviation**2 / rounds, self.degrees
+        if other is self:
+            error += error * rounds / others
+        elif other is not None:
+            theirs = other.deviation**2 / others
+            if error + theirs:
+                degrees = (error + theirs) ** 2 / (error**2 / degrees + theirs**2 / other.degrees)
+            error += theirs
+        return math.expm1(t_quantile((1 + CONFIDENCE) / 2, degrees) * math.sqrt(error))
+
+
+def t_quantile(share: float, degrees: float) -> float:
+    """The t below which a share of Student's distribution lies: `t_quantile(0.975, 2)` is 4.303."""
+    return float(special.stdtrit(degrees, share))
 
 
 def by_round(measurement: Measurement) -> Rounds:
@@ -89,97 +122,125 @@ def _samples_by(measurement: Measurement, key: Callable[[Visit], Hashable]) -> R
     return rounds
 
 
-def median_interval(rounds: Rounds) -> Interval:
-    """The median of all samples and its 95 % interval."""
-    pooled = [sample for samples in rounds.values() for sample in samples]
-    return _interval(float(np.median(pooled)), _medians(tuple(map(tuple, rounds.values())), seed=0))
+def value(rounds: Rounds) -> float:
+    """The median of all samples."""
+    return float(np.median([sample for samples in rounds.values() for sample in samples]))
 
 
-def ratio_interval(rounds: Rounds, baseline: Rounds) -> Interval:
-    """The median of `rounds` over the median of `baseline`, the two measured independently of each other.
+def spreads(cases: Mapping[str, Rounds], *, common_drift: bool = False) -> dict[str, Spread]:
+    """The spread of each case that has samples: one for all that vary alike, its own for a case that varies more.
+
+    Empty where no case has two rounds with medians above 0. `common_drift=True` first takes out of each round what
+    moved all its cases alike (from four cases on): ratios within a round do not see it.
+    """
+    logs = {
+        name: {key: math.log(np.median(samples)) for key, samples in rounds.items()}
+        for name, rounds in cases.items()
+        if rounds and all(np.median(samples) > 0 for samples in rounds.values())
+    }
+    several = {name: of for name, of in logs.items() if len(of) > 1}
+    variances, lost = {}, {}
+    drift = _drift(several) if common_drift else {}
+    for name, of in several.items():
+        shared = set(of) <= drift.keys()
+        left = [level - (drift[key][0] if shared else 0.0) for key, level in of.items()]
+        alike = drift[next(iter(of))][1] if shared else 0
+        lost[name] = (len(of) - 1) * (1 - 1 / alike if alike else 1)  # drift takes one row's worth of freedom
+        variances[name] = float(np.sum(np.square(left - np.mean(left)))) / lost[name]
+    own = {}
+    while len(variances) > 1 and (noisiest := _unlike(variances, lost)):
+        own[noisiest] = Spread(math.sqrt(variances.pop(noisiest)), lost[noisiest])
+    if not variances:
+        return {}
+    degrees = sum(lost[name] for name in variances)
+    pooled = Spread(math.sqrt(sum(lost[name] * variances[name] for name in variances) / degrees), degrees)
+    return {name: own.get(name, pooled) for name in logs}
+
+
+def _drift(cases: Mapping[str, Mapping[Hashable, float]]) -> dict[Hashable, tuple[float, int]]:
+    """By round, what moved alike the cases that share all their rounds, and how many they are; empty where few do."""
+    groups: dict[frozenset, list[Mapping[Hashable, float]]] = {}
+    for of in cases.values():
+        groups.setdefault(frozenset(of), []).append(of)
+    drift = {}
+    for keys, alike in groups.items():
+        if len(alike) >= FEWEST_FOR_DRIFT:
+            means = [np.mean(list(of.values())) for of in alike]
+            moved = {key: np.median([of[key] - mean for of, mean in zip(alike, means, strict=True)]) for key in keys}
+            drift |= {key: (float(level), len(alike)) for key, level in moved.items()}
+    return drift
+
+
+def _unlike(variances: Mapping[str, float], degrees: Mapping[str, float]) -> str | None:
+    """The case with the largest variance, where by Cochran's test it is not one of the others."""
+    total = sum(variances.values())
+    largest = max(variances, key=lambda name: variances[name])
+    if not total:
+        return None
+    k, freedom = len(variances), float(np.mean([degrees[name] for name in variances]))
+    f = special.fdtri(freedom, (k - 1) * freedom, 1 - UNLIKE / k)
+    return largest if variances[largest] / total > 1 / (1 + (k - 1) / f) else None
+
+
+def median_interval(rounds: Rounds, spread: Spread | None = None) -> Interval:
+    """The median of all samples with its 95 % interval; without a spread that of its own rounds, or none of one."""
+    spread = spread or spreads({"": rounds}).get("")
+    middle = value(rounds)
+    return _around(middle, _centre(rounds), spread.reach(len(rounds))) if spread else Interval(middle, middle, middle)
+
+
+def ratio(
+    rounds: Rounds,
+    baseline: Rounds,
+    kind: str,
+    ours: Spread | None,
+    theirs: Spread | None,
+    least: float | None = None,
+) -> Ratio:
+    """The median of `rounds` over that of `baseline`, with its interval and floor, `least` at least.
+
+    Over rounds in common it is the median of their ratios: what slows a whole round leaves it alone. Two that were not
+    taken in turn differ by the drift of the machine too: their floor is the assumed one at least.
 
     Raises: ValueError where the baseline's median is 0.
     """
-    value, base = median_interval(rounds).value, median_interval(baseline).value
-    if base == 0:
-        raise ValueError("a ratio to a median of 0")
-    first = _medians(tuple(map(tuple, rounds.values())), seed=0)
-    second = _medians(tuple(map(tuple, baseline.values())), seed=1)
-    return _interval(value / base, first / second)
-
-
-def paired_ratio_interval(rounds: Rounds, baseline: Rounds) -> Interval:
-    """The median over the rounds of one median over the other: what slows a whole round leaves it alone.
-
-    Only rounds that both have count. Raises: ValueError where there is none, or a median of the baseline is 0.
-    """
     shared = sorted(set(rounds) & set(baseline), key=str)
-    if not shared:
-        raise ValueError(f"no round in common: {sorted(rounds)} and {sorted(baseline)}")
-    if not all(np.median(baseline[number]) for number in shared):
+    if shared:
+        rounds, baseline = ({key: of[key] for key in shared} for of in (rounds, baseline))
+    if not all(np.median(samples) for samples in baseline.values()):
         raise ValueError("a ratio to a median of 0")
-    value = np.median([np.median(rounds[number]) / np.median(baseline[number]) for number in shared])
-    within = np.stack([_medians((rounds[n],), seed=0) / _medians((baseline[n],), seed=1) for n in shared])
-    generator = np.random.default_rng(2)
-    drawn = generator.integers(len(shared), size=(RESAMPLES, len(shared)))
-    return _interval(float(value), np.median(within[drawn, generator.integers(RESAMPLES, size=drawn.shape)], axis=1))
+    times = value(rounds) / value(baseline)
+    if shared:
+        times = float(np.median([np.median(rounds[key]) / np.median(baseline[key]) for key in shared]))
+    assumed = ASSUMED_FLOORS.get(kind, LEAST_FLOOR)
+    least = least or (LEAST_FLOOR if shared else assumed)
+    if ours is None or theirs is None:
+        floor = max(least, assumed)
+        return Ratio(_around(times, times, floor), floor, bool(shared), once=True)
+    floor = max(least, ours.reach(len(rounds), theirs, len(baseline)))
+    return Ratio(_around(times, _centre(rounds) / _centre(baseline), floor), floor, bool(shared))
 
 
-def assumed_floor(kind: str) -> float:
-    """The noise floor of a measurement of which no case has two rounds."""
-    return ASSUMED_FLOOR_OF_MEMORY if kind == "sized" else ASSUMED_FLOOR
+def _centre(rounds: Rounds) -> float:
+    """What Student's t speaks of: the geometric mean of the rounds' medians. The median shown lies close to it."""
+    medians = [float(np.median(samples)) for samples in rounds.values()]
+    return math.exp(np.mean(np.log(medians))) if all(medians) else 0.0
 
 
-def held(floor: float | None, kind: str, *, paired: bool, rounds: int) -> float:
-    """The floor that a ratio of medians over so many rounds is held to, from what `noise_floor` found or did not.
+def _around(value: float, centre: float, reach: float) -> Interval:
+    """From so many times smaller than the centre to so many times larger, the value included."""
+    return Interval(value, min(value, centre / (1 + reach)), max(value, centre * (1 + reach)))
 
-    One round says less than several, and medians that were not taken in turn differ by the drift of the machine too.
+
+def noise_floor(cases: Mapping[str, Rounds], *, common_drift: bool = True) -> float | None:
+    """From which difference on two rows of a table count as different, as a share; None where no row has two rounds.
+
+    Of two rows that vary as most do, with as many rounds as most have; 1 % at least.
     """
-    if floor is None:
-        return assumed_floor(kind)
-    floor = max(floor * (ONCE if rounds == 1 else 1.0), LEAST_FLOOR)
-    return floor if paired and rounds > 1 else max(floor, assumed_floor(kind))
-
-
-def noise_floor(cases: Sequence[Rounds], *, common_drift: bool) -> float | None:
-    """The A/A variation: by how much the same case differs from itself between rounds, as a share of its median.
-
-    For each case the largest median of a round over the smallest, less 1, widened for few rounds (`FEW`); the floor is
-    the median of that over all cases with two rounds or more, None where there is none. It is about the 95 % range of
-    the ratio of two medians over so many rounds that are truly equal. `common_drift=True` first takes out of each round
-    what moved all its cases alike (from four cases on), since ratios within a round do not see it either; leave it in
-    to compare two runs.
-    """
-    several = [{n: float(np.median(samples)) for n, samples in case.items()} for case in cases if len(case) > 1]
-    several = [case for case in several if all(case.values())]
-    if not several:
+    known = spreads(cases, common_drift=common_drift)
+    if not known:
         return None
-    alike = [case for case in several if set(case) == set(several[0])]
-    if common_drift and len(alike) >= FEWEST_FOR_DRIFT:
-        typical = [float(np.median(list(case.values()))) for case in alike]
-        level = {n: np.median([case[n] / t for case, t in zip(alike, typical, strict=True)]) for n in alike[0]}
-        several = [{n: value / level.get(n, 1.0) for n, value in case.items()} for case in several]
-    return float(np.median([FEW.get(len(c), 1.0) * (max(c.values()) / min(c.values()) - 1) for c in several]))
-
-
-@lru_cache(maxsize=1024)
-def _medians(groups: tuple[tuple[float, ...], ...], seed: int) -> np.ndarray:
-    """Medians of resamples: as many groups as there are, drawn with replacement, then as many samples of each."""
-    generator = np.random.default_rng(seed)
-    values = [np.asarray(group, dtype=float) for group in groups]
-    drawn = np.sort(generator.integers(len(values), size=(RESAMPLES, len(values))), axis=1)
-    sizes = {len(one) for one in values}
-    if len(sizes) == 1:
-        chosen = drawn[:, :, None], generator.integers(*sizes, size=(*drawn.shape, *sizes))
-        return np.median(np.stack(values)[chosen].reshape(RESAMPLES, -1), axis=1)[generator.permutation(RESAMPLES)]
-    medians = []
-    for chosen, count in zip(*np.unique(drawn, axis=0, return_counts=True), strict=True):
-        samples = [values[g][generator.integers(len(values[g]), size=(count, len(values[g])))] for g in chosen]
-        medians.append(np.median(np.concatenate(samples, axis=1), axis=1))
-    return generator.permutation(np.concatenate(medians))  # else two series would meet in the order of their rounds
-
-
-def _interval(value: float, resampled: np.ndarray) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, (tail, 1 - tail))
-    return Interval(value, min(float(low), value), max(float(high), value))
+    counts = [len(cases[name]) for name in known]
+    rounds = max(set(counts), key=lambda count: (counts.count(count), count))
+    pooled = min(known.values(), key=lambda spread: spread.deviation)
+    return max(LEAST_FLOOR, pooled.reach(rounds, pooled, rounds))

@@ -13,7 +13,7 @@ from typing import Any
 from records.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
 from reports import counting, paper_table, statistics, verdict
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
-from reports.statistics import Interval, Ratio
+from reports.statistics import Interval, Ratio, Spread
 from reports.verdict import Verdict
 
 NOT_YET = "not measured yet"
@@ -41,6 +41,7 @@ class Row:
     default_counting: str | None = None
     default_params_count: str | None = None
     precision: dict[str, dict[str, int]] = field(default_factory=dict)
+    spreads: dict[str, Spread] = field(default_factory=dict)  # by measurement, of all rows of the table
 
     @property
     def published_only(self) -> bool:
@@ -80,7 +81,7 @@ class Row:
         measured = self.measurement(name)
         if measured is None or not measured.samples:
             return None
-        return statistics.median_interval(statistics.by_round(measured))
+        return statistics.median_interval(visits(self, name), self.spreads.get(name))
 
     def unfinished(self, name: str) -> str | None:
         """What is still lacking of a measurement that has samples, in words."""
@@ -178,6 +179,15 @@ class AblationTable:
     quick: bool = False
     arguments: tuple[str, ...] = ()  # the words of the command that made the records
 
+    def __post_init__(self):
+        names = dict.fromkeys(name for row in self.measured for name, m in row.record.measurements.items() if m.ran)
+        known = {name: self.spreads(name) for name in names}
+        rows = (
+            replace(row, spreads={name: of[row.name] for name, of in known.items() if row.name in of})
+            for row in self.rows
+        )
+        object.__setattr__(self, "rows", tuple(rows))
+
     @property
     def measured(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.record is not None)
@@ -196,11 +206,14 @@ class AblationTable:
     def baseline_of(self, row: Row) -> Row | None:
         return next((other for other in self.rows if other.name == row.baseline), None)
 
-    def floor(self, name: str, *, common_drift: bool = True) -> float | None:
+    def spreads(self, name: str, *, common_drift: bool = False) -> dict[str, Spread]:
+        """By row, how much rounds of a measurement differ; empty where no row has two."""
+        rounds = {row.name: of for row in self.rows if (of := visits(row, name))}
+        return statistics.spreads(rounds, common_drift=common_drift)
+
+    def floor(self, name: str) -> float | None:
         """The noise floor of a measurement, from the rounds of all rows, 1 % at least; None where no row has two."""
-        measured = [found for row in self.rows if (found := visits(row, name))]
-        floor = statistics.noise_floor(measured, common_drift=common_drift)
-        return None if floor is None else max(floor, statistics.LEAST_FLOOR)
+        return statistics.noise_floor({row.name: of for row in self.rows if (of := visits(row, name))})
 
     def ratio(self, row: Row, name: str) -> Ratio | str | None:
         """A measurement over its baseline's; a reason where both have samples and yet no ratio; None where not.
@@ -216,15 +229,11 @@ class AblationTable:
             if ours.get(key) != theirs.get(key):
                 return f"no ratio: measured with {key} {ours.get(key)}, the baseline with {theirs.get(key)}"
         pair = [visits(one, name) for one in (row, base)]
-        if not any(map(any, pair[1].values())):
+        if not all(map(all, pair[1].values())):
             return "no ratio: the baseline is 0"
         paired = bool(set(pair[0]) & set(pair[1]))
-        interval = (statistics.paired_ratio_interval if paired else statistics.ratio_interval)(*pair)
-        fewest = len(set(pair[0]) & set(pair[1])) if paired else min(map(len, pair))
-        kind = row.measurement(name).kind
-        floor = statistics.held(self.floor(name, common_drift=paired), kind, paired=paired, rounds=fewest)
-        once = all(len(one.measurement(name).samples) == 1 for one in (row, base))
-        return Ratio(interval, floor, paired, once)
+        known = self.spreads(name, common_drift=paired)
+        return statistics.ratio(*pair, row.measurement(name).kind, known.get(row.name), known.get(base.name))
 
     def ran_differently(self, row: Row, name: str) -> str | None:
         """How a row and its baseline ran, where they ran different things."""

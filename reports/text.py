@@ -1,13 +1,54 @@
 """The words of a report: cells, tables, footnotes and sentences in Markdown."""
 
+import difflib
 import re
 from collections.abc import Callable, Iterable
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
+
+from records.record import Measurement, Quantity
 
 MISSING = "—"
 # A number at the start of a cell, alone or before a unit, an interval, a note or another number, but not before a word.
 NUMBER = re.compile(r"[*~<≤]*[-+−]?\d[\d.,]*(?: ?(?:%|×|[A-Za-zμ/²]{1,3}))?(?![\w])(?! \w{4})")
+
+
+UNITS = {  # unit of a measurement: as shown, divided by, decimals of an exact number
+    "count": ("M", 10**6), "MAC": ("GMAC", 10**9), "bytes": ("MiB", 2**20), "percent": ("%", 1),
+    "bytes, predicted": ("MiB, predicted", 2**20), "MAC/s": ("GMAC/s", 10**9), "bytes/s": ("GB/s", 10**9),
+}  # fmt: skip
+ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
+
+
+def unit(quantity: Quantity) -> tuple[str, float]:
+    """The unit in which a quantity is shown, and what its numbers are divided by."""
+    return UNITS.get(quantity.unit, (quantity.unit, 1))
+
+
+def heading(quantity: Quantity) -> str:
+    """`latency ↓, ms`."""
+    return f"{quantity.title}{ARROWS[quantity.better]}, {unit(quantity)[0]}"
+
+
+def shown(measured: Measurement, value: float | None = None) -> str:
+    """A number of a measurement, its own if none is given, in the unit in which it is shown.
+
+    A count of more than a thousand has three decimals; a number of whole things none; what was taken with noise three
+    significant digits.
+    """
+    name, scale = unit(measured)
+    value = measured.value if value is None else value
+    if measured.kind == "counted":
+        return (
+            str(rounded(value, scale, 3)) if scale > 1 else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+        )
+    return f"{value:.0f}" if name == "clips" else significant(value / scale)
+
+
+def rounded(count: float, scale: float, decimals: int) -> Decimal:
+    """`count` in multiples of `scale`, rounded half up: `rounded(60_088_210_944, 10**9, 0)` is 60."""
+    exact = Decimal(count) / Decimal(scale)
+    return exact.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
 
 
 class Notes:
@@ -61,3 +102,9 @@ def sentence(text: str) -> str:
     text = " ".join(text.split())
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "?", "!")) else text + "."
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The way out of a wrong name: the one that was meant, if one is close, and all that are allowed."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(allowed)}"

@@ -5,7 +5,6 @@ import io
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +12,11 @@ from flat import flat
 from rich.console import Console
 from test_reports import one_record, write
 
-from harness import table as terminal
-from harness.progress import human
 from records import record
 from records.record import Measurement, RecordError
 from reports import accuracy, accuracy_section, build, confusion, figure, means, table, testing_views
+from reports import console as terminal
+from reports.console import human
 from reports.paper_table import PaperRow, PaperTable
 from reports.table import AblationTable, Row
 
@@ -318,12 +317,8 @@ def test_the_terminal_shows_percent_interval_and_seeds(tmp_path):
     assert human(trained(71.25)) == "71.2 % [66.6–75.5], 1 seed"
     assert human(trained(missing="out of memory")) == "—"
     folder = ablation(tmp_path)
-    cases = [SimpleNamespace(case=one) for one in record.read_manifest(folder)["rows"]]
-    entries = [SimpleNamespace(case=SimpleNamespace(row=one.case["row"], id=one.case["case_id"])) for one in cases]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(terminal, "case_id", lambda case: case.id)
-        console = Console(width=220, record=True, file=io.StringIO())
-        console.print(terminal.results(folder, entries))
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(terminal.results(folder, [row["case_id"] for row in record.read_manifest(folder)["rows"]]))
     text = console.export_text()
     assert "70.2 % [65.8–74.5], 3 seeds" in text
     assert "top-1 ↑ (motion, quick, 8x64x64, width factor 0.25)" in text

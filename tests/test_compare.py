@@ -9,8 +9,8 @@ import pytest
 from flat import flat
 from test_reports import MACS, one_record, write
 
-from harness import compare
 from records.record import Visit
+from reports import compare
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = [1, 1, 2, 2, 3, 3]
@@ -167,13 +167,13 @@ def test_a_wrong_command_is_refused_with_the_way_out(tmp_path, capsys, arguments
 
 
 def test_no_torch_is_needed(tmp_path):
-    code = "import sys; from harness import compare; compare.main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = "import sys; from reports import compare; compare.main(sys.argv[1:]); assert 'torch' not in sys.modules"
     folder = str(run(tmp_path / "a", {"x": {}}))
     subprocess.run([sys.executable, "-c", code, folder, folder], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def test_accuracies_are_compared_over_shared_seeds(tmp_path):
-    from harness.compare import _accuracies
+    from reports.compare import _accuracies
 
     def measured(samples, seeds):
         return flat("top1_quick", "percent", "higher", samples, details={"seeds": seeds, "machine": "m"})
@@ -275,7 +275,7 @@ def with_one_sample(folder, **levels):
 def test_memory_of_one_round_is_not_held_to_the_floor_of_timings(tmp_path):
     first = with_one_sample(tmp_path / "a", full=700, more=500, steady=500)
     found = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=502))
-    assert found.floors == {"peak_memory": compare.statistics.LEAST_FLOOR, "latency": compare.statistics.ASSUMED_FLOOR}
+    assert found.floors == {"peak_memory": 0.01, "latency": 0.10}
     memory = {row: line.verdict for row, line in lines(found, "peak_memory").items()}
     assert memory == {"full": "not distinguishable", "more": "more", "steady": "not distinguishable"}
     assert {line.verdict for line in lines(found).values()} == {"not distinguishable"}

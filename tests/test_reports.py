@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from records import record
 from records.record import Measurement, Record, RecordError
-from reports import build, counting, drawing, figure, markdown, paper_table, table, text, verdict
+from reports import build, counting, drawing, figure, markdown, paper_table, statistics, table, text, verdict
 
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs" / "paper_tables.json"
 MACS, LAYERNORM, BATCHNORM = 59_860_279_296, 45_509_632, 191_744  # DualFormer-T, one view
@@ -212,10 +212,7 @@ def test_published_and_measured_stand_side_by_side(tmp_path):
     assert (row["published_top1"], row["peak_memory_bytes"]) == ("79.5", str(700 * 2**20))
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert report.startswith("# What does it cost?\n")
-    assert (
-        "| LG | 240 | 240 (4 × 60.09) | reproduced | 21.8 | 21.8 (21,767,360) | reproduced | 508 (500–530, n=4) |"
-        in report
-    )
+    assert "| LG | 240 | 240 (4 × 60.09) | reproduced | 21.8 | 21.8 (21,767,360) | reproduced | 508 (n=4) |" in report
     assert (
         f"Measured on: {MACHINE}, float32, kernel sdpa, eager, batch 1, threads 2, clip 32 frames at stride 2" in report
     )
@@ -557,7 +554,7 @@ def test_columns_of_words_are_set_to_the_left():
 def test_one_round_assumes_a_floor_and_a_part_of_the_rounds_is_marked(tmp_path):
     folder = against_base(tmp_path / "scales", in_rounds("base", [100]), in_rounds("x", [105]))
     report = (folder / "report.md").read_text(encoding="utf-8") if build.build(folder) else ""
-    assert "no row has two rounds, so 10% is assumed" in report
+    assert "no row has two rounds, so 10% is assumed of what is timed" in report
     assert "1 of 3 rounds measured so far" in report
     assert csv_rows(folder)[1]["latency_ratio_verdict"] == "not distinguishable"
 
@@ -585,8 +582,7 @@ def test_memory_has_a_ratio_with_a_floor_of_its_own(tmp_path):
         assert f"{name.replace('_', ' ')} ↓ / base: ratio (95 % interval)" in report
     assert report.count("| 100 | 0.333 |") == report.count("| 301 | 1.00, not distinguishable |") == 2
     assert report.count("| 315 | 1.05 |") == 2
-    assert "Noise floor of peak memory, training memory: no row has two rounds, so 1% is assumed." in report
-    assert "Noise floor of latency: no row has two rounds, so 10% is assumed." in report
+    assert "no row has two rounds, so 10% is assumed of what is timed and 1% of memory." in report
 
 
 def test_memory_of_several_rounds_has_a_measured_floor_and_intervals(tmp_path):
@@ -706,11 +702,14 @@ def test_values_that_are_not_finite_have_a_footnote(tmp_path, name, detail, fini
     assert (said in (folder / "report.md").read_text(encoding="utf-8")) != finite
 
 
-@pytest.mark.parametrize("rounds", [3, 5])
-def test_intervals_of_few_rounds_are_called_too_narrow(tmp_path, rounds):
-    folder = against_base(tmp_path / "scales", *(in_rounds(row, [100] * rounds) for row in ("base", "x")))
-    report = (folder / "report.md").read_text(encoding="utf-8") if build.build(folder) else ""
-    assert ("have 3 rounds, which makes their intervals too narrow" in report) == (rounds == 3)
+def test_how_often_an_interval_holds_the_truth_is_said_and_what_one_round_cannot_say(tmp_path):
+    for rounds in (1, 3):
+        folder = against_base(tmp_path / str(rounds), *(in_rounds(row, [100] * rounds) for row in ("base", "x")))
+        build.build(folder)
+        report = (folder / "report.md").read_text(encoding="utf-8")
+        assert f"such an interval holds the true median {statistics.HOLDS} (simulated)" in report
+        assert ("What has one round in a table without rows of two has no interval" in report) == (rounds == 1)
+        assert ("| 100 (n=4)" in report) == (rounds == 1)
 
 
 def test_how_ratios_are_made_is_said_once(tmp_path):
@@ -723,7 +722,7 @@ def test_how_ratios_are_made_is_said_once(tmp_path):
     report = (folder / "report.md").read_text(encoding="utf-8") if build.build(folder) else ""
     assert report.count("Ratios are medians over the rounds") == 1
     assert "Noise floor (A/A): latency 1.0%: " in report
-    assert "Noise floor of training latency: no row has two rounds, so 10% is assumed." in report
+    assert "no row has two rounds, so 10% is assumed of what is timed" in report
 
 
 def test_rows_left_out_say_how_they_are_measured(tmp_path):

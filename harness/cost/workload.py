@@ -187,8 +187,9 @@ class Workload:
         start = time.perf_counter()
         while not effort.enough(len(runs), time.perf_counter() - start):
             runs.append(one())
-        # A warm-up of fewer runs than the rule looks at, of a slow model, is judged with the first samples.
-        return runs, {"warm_up": len(warm_up), "settled": _settled([*warm_up, *runs][: max(len(warm_up), WINDOW)])}
+        # A warm-up of fewer runs than the rule looks at, of a slow model, is judged with the first samples, if they do.
+        judged = [*warm_up, *runs][: max(len(warm_up), WINDOW)]
+        return runs, {"warm_up": len(warm_up), **({"settled": _settled(judged)} if len(judged) >= WINDOW else {})}
 
     def _cuda_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
         """Events around each phase, the L2 cache overwritten between runs, one wait for up to ten of them.

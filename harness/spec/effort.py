@@ -13,8 +13,8 @@ class Effort:
     samples: int = 20
     seconds: float = 3.0
     budget: float = 10.0
-    fewest: int = 5
-    warm_up_seconds: float = 4.0
+    fewest: int = 10  # two in each of five rounds: rounds differ by more than the samples of one do
+    warm_up_seconds: float = 2.0
 
     def split(self, rounds: int) -> Effort:
         """The effort of one of several rounds that together are this one; the warm-up is each process's own."""

@@ -7,7 +7,7 @@ from harness.spec.case import Case
 from records.record import Measurement, Quantity
 
 MACS = Quantity("macs", "counted", "multiply-adds", "MAC", "lower")
-MACS_WITH_CLASSIFIER = Quantity("macs_with_classifier", "counted", "multiply-adds with classifier", "MAC", "lower")
+MACS_WITH_CLASSIFIER = Quantity("macs_with_classifier", "counted", "multiply-adds with classifier", "MAC")
 LAYERNORM = Quantity("layernorm_elements", "counted", "LayerNorm elements", "elements")
 BATCHNORM = Quantity("batchnorm_elements", "counted", "BatchNorm elements", "elements")
 

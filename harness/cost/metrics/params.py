@@ -7,7 +7,7 @@ from harness.spec.case import Case
 from records.record import Measurement, Quantity
 
 PARAMS = Quantity("params", "counted", "parameters", "count", "lower")
-WITH_CLASSIFIER = Quantity("params_with_classifier", "counted", "parameters with classifier", "count", "lower")
+WITH_CLASSIFIER = Quantity("params_with_classifier", "counted", "parameters with classifier", "count")
 
 
 @register("params", PARAMS, WITH_CLASSIFIER)

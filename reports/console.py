@@ -1,0 +1,90 @@
+"""What a terminal shows of records: a measurement in a few words, and the short table that a run prints at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from records.record import Measurement, Record, RecordError, read_record
+from reports import accuracy, table
+from reports.paper_table import PaperTableError
+from reports.statistics import Spread, by_visit, median_interval
+from reports.text import MISSING, counted, heading, shown, unit
+
+ORDER = ("counted", "timed", "sized")  # an accuracy comes last; what is shared out is for the report
+
+
+def results(folder: Path, case_ids: Iterable[str]) -> Group:
+    """One line per case with what its record holds, an accuracy in percent; reasons for what is missing stand below."""
+    try:
+        loaded = table.load(folder)
+    except (RecordError, PaperTableError):  # the report, made from the same files, says what is wrong
+        loaded = None
+    spreads = {row.record.case_id: row.spreads for row in loaded.measured} if loaded else {}
+    records = [record for identifier in case_ids if (record := _record(folder / f"{identifier}.json"))]
+    measured = [one for record in records for one in record.measurements.values()]
+    titles = {one.name: one for kind in ORDER for one in measured if one.kind == kind and is_shown(one)}
+    trained = accuracy.sorted_names(measured)
+    intervals = "mean" if trained else "median" if any(one.kind == "timed" for one in titles.values()) else ""
+    made = Table(
+        title=Text(folder.name + (f": {intervals} [95 % interval]" if intervals else "")), title_justify="left"
+    )
+    made.add_column("row", overflow="fold")
+    for one in titles.values():
+        made.add_column(heading(one), justify="right")
+    for name in trained:
+        made.add_column(_accuracy_heading([one for one in measured if one.name == name]), justify="right")
+    for record in records:
+        of_row = spreads.get(record.case_id, {})
+        cells = (human(record.get(name), of_row.get(name)) for name in (*titles, *trained))
+        made.add_row(Text(record.row), *map(Text, cells))
+    reasons = dict.fromkeys(
+        f"{r.row}: {one.missing}" for r in records for one in r.measurements.values() if one.missing
+    )
+    orders = [line for name in trained if loaded and (line := accuracy.summary(loaded, name))]
+    return Group(made, *(Text(f"  — {reason}") for reason in reasons), *(Text(f"  {line}") for line in orders))
+
+
+def is_shown(measured: Measurement) -> bool:
+    """Whether a terminal has a column for it: parts of a whole, and what only explains others, are in the report."""
+    return measured.kind != "shared" and measured.better != "none"
+
+
+def human(measurement: Measurement | None, spread: Spread | None = None) -> str:
+    """A measurement as a person reads it: a few digits and a unit; a dash where there is none.
+
+    `spread` is of its table; an interval stands where there is one, or where there are rounds to know it from.
+    """
+    if measurement is None or measurement.missing:
+        return MISSING
+    if measurement.kind == "scored":
+        found = accuracy.accuracy(measurement)
+        inside = f" [{found.interval.low:.1f}–{found.interval.high:.1f}]" if found.interval else ""
+        return f"{found.value:.1f} %{inside}, {counted(found.seeds, 'seed')}"
+    text = f"{shown(measurement)} {unit(measurement)[0]}"
+    if measurement.kind == "timed" and (spread or len(measurement.visits) > 1):
+        interval = median_interval(by_visit(measurement), spread)
+        text += f" [{shown(measurement, interval.low)}–{shown(measurement, interval.high)}]"
+    return text
+
+
+def _record(path: Path) -> Record | None:
+    try:
+        return read_record(path)
+    except RecordError:  # not measured yet, or told of where it was read
+        return None
+
+
+def _accuracy_heading(measured: list[Measurement]) -> str:
+    """What an accuracy is of: its data, its budget, and how small clip and model were."""
+    details = measured[0].details
+    parts = [str(details[key]) for key in ("data", "budget") if key in details]
+    if {"frames", "size"} <= details.keys():
+        parts.append(f"{details['frames']}x{details['size']}x{details['size']}")
+    if details.get("width_factor", 1) != 1:
+        parts.append(f"width factor {details['width_factor']:g}")
+    return f"top-1 ↑ ({', '.join(parts)})"
