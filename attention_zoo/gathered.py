@@ -6,8 +6,9 @@ A rule is written down as buckets of index tables; what is in one bucket has one
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from attention_zoo import chunks
 from attention_zoo.grid import Grid
@@ -39,6 +41,16 @@ class Tables(NamedTuple):
     back: Int[Tensor, " n"]
 
 
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """Tensors made here are kept: no counter should see them made by the first of many passes, nor may they be those
+    of inference mode, which no training step could use. Fakes are of one trace: there nothing is kept.
+    """
+    hidden = _disable_current_modes() if detect_fake_mode() is None else contextlib.nullcontext()
+    with torch.inference_mode(False), hidden:
+        yield
+
+
 @functools.lru_cache(maxsize=16)  # a model has one or two rules in each of its stages
 def _made(device: torch.device, rule: Rule, *key) -> Tables:
     arrays = rule(*key)
@@ -47,7 +59,7 @@ def _made(device: torch.device, rule: Rule, *key) -> Tables:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32)).to(device)
 
-    with torch.inference_mode(False):  # no training step could use tensors made in it
+    with unwatched():
         return Tables(tuple(Bucket(tensor(queries), tensor(keys)) for queries, keys in arrays), tensor(back))
 
 

@@ -69,7 +69,7 @@ class NeighborhoodAttention(nn.Module):
     def macs(self) -> int:
         """Four projections, then scores and weighted sum over the pairs; N times the window where no axis is causal."""
         n, d = self.grid.tokens, self.dim
-        return 4 * n * d * d + 2 * d * math.prod(map(gathered.pairs, _axes(*self._key(self.grid))))
+        return 4 * n * d * d + 2 * d * math.prod(map(gathered.pairs, axes(*self._key(self.grid))))
 
     def reach(self) -> Bool[Tensor, "n n"]:
         return gathered.reach(self.grid.tokens, neighborhoods(*self._key(self.grid)))
@@ -77,10 +77,10 @@ class NeighborhoodAttention(nn.Module):
 
 def neighborhoods(grid: Grid, window: Grid, stride: Grid, dilation: Grid, causal: tuple[bool, bool, bool]):
     """The rule: which queries share which keys."""
-    return gathered.product_of_axes(grid, _axes(grid, window, stride, dilation, causal))
+    return gathered.product_of_axes(grid, axes(grid, window, stride, dilation, causal))
 
 
-def _axes(grid: Grid, *options: tuple) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+def axes(grid: Grid, *options: tuple) -> list[list[tuple[np.ndarray, np.ndarray]]]:
     return [
         gathered.by_shape(group for start in range(min(d, n)) for group in _axis(n, start, k, s, d, back))
         for n, k, s, d, back in zip(grid, *options, strict=True)

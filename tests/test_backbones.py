@@ -308,7 +308,7 @@ def test_initialisation(scheme):
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             assert not module.bias.any()
-            if name.endswith("time_fc"):
+            if name.endswith(("time_fc", "proj_l")):
                 assert not module.weight.any()
             else:
                 std = 0.01 if name == "classifier" else 0.02

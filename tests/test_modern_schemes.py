@@ -9,6 +9,7 @@ from test_schemes import CHECKS, Case, dense, noise
 from torch.testing import assert_close
 
 from attention_zoo import Grid
+from attention_zoo.linear import rotations, turned
 
 GRIDS = st.builds(Grid, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
@@ -102,9 +103,308 @@ def test_neighborhood_moves_with_the_clip_by_multiples_of_the_stride(stride, ste
     assert_close(moved[..., inner, :], module(x).roll(stride * steps, dims=3)[..., inner, :], rtol=1e-9, atol=1e-9)
 
 
+# Sliding tile -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def sliding_tiles(draw):
+    return dict(tile=draw(SIZES), window=draw(SIZES))
+
+
+def in_tiles(grid, tile, window):
+    """The rule as it is published, for a grid of whole tiles: clamped centre, half the window on both sides."""
+    at = [[n // size for n, size in zip(token, tile, strict=True)] for token in oracles.coordinates(grid)]
+    count = [n // size for n, size in zip(grid, tile, strict=True)]
+
+    def allowed(a, b, n, k):
+        centre = min(max(a, k // 2), n - 1 - k // 2)
+        return abs(centre - b) <= k // 2
+
+    return torch.tensor([[all(map(allowed, i, j, count, window)) for j in at] for i in at])
+
+
+@given(st.tuples(*[st.integers(1, 4)] * 3), st.tuples(*[st.integers(1, 2)] * 3), st.tuples(*[st.integers(1, 4)] * 3))
+def test_sliding_tile_is_the_published_mask_and_neighborhood_in_tiles(count, tile, window):
+    grid = Grid(*count).times(Grid(*tile))
+    module = scheme("sliding_tile", grid, tile=tile, window=window)
+    # Where twice half a window is as long as the axis the published clamp leaves tiles out; released ones never are.
+    if all(k // 2 * 2 + 1 <= n or k >= 2 * n for k, n in zip(window, count, strict=True)):
+        assert torch.equal(module.reach(), in_tiles(grid, tile, window))
+    odd = (min(k + 1 - k % 2, n) for k, n in zip(window, count, strict=True))
+    same_window = Grid(*odd).times(Grid(*tile))
+    plain = scheme("neighborhood", grid, window=same_window, stride=tile)
+    assert torch.equal(module.reach(), plain.reach())
+    assert module.macs() == plain.macs()
+    same(module, plain, grid)
+
+
+@given(st.tuples(*[st.integers(1, 3)] * 3), st.tuples(*[st.integers(1, 3)] * 3))
+def test_sliding_tile_that_sees_all_tiles_is_full_and_one_tile_local_window(count, tile):
+    grid = Grid(*count).times(Grid(*tile))
+    same(scheme("sliding_tile", grid, tile=tile, window=count), scheme("full", grid), grid)
+    same(scheme("sliding_tile", grid, tile=tile, window=(1, 1, 1)), scheme("local_window", grid, window=tile), grid)
+
+
+def test_windows_for_another_number_of_heads_are_refused():
+    with pytest.raises(ValueError, match="3 windows for 2 heads; give one for each head"):
+        scheme("sliding_tile", Grid(2, 4, 4), window=[[1, 1, 1]] * 3)
+
+
+# Video sparse -------------------------------------------------------------------------------------------------------
+
+SHARES = st.sampled_from([0.05, 0.2, 0.5, 1.0])
+
+
+@st.composite
+def video_sparses(draw):
+    return dict(tile=draw(SIZES), keep=draw(SHARES))
+
+
+def split_weights(module, **zero):
+    """The weights of `full` inside of a scheme that has more."""
+    return {name: value for name, value in module.state_dict().items() if name.startswith(("qkv", "proj."))}
+
+
+@given(GRIDS, SIZES)
+def test_video_sparse_of_all_tiles_without_gate_is_full(grid, tile):
+    module, full = scheme("video_sparse", grid, tile=tile, keep=1.0), scheme("full", grid)
+    torch.nn.init.zeros_(module.gate.weight)
+    torch.nn.init.zeros_(module.gate.bias)
+    full.load_state_dict(split_weights(module))
+    x = noise(2, *grid, 6)
+    assert_close(module(x), full(x), rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS)
+def test_the_coarse_result_of_one_tile_is_the_mean_value(grid):
+    module, full, x = scheme("video_sparse", grid, tile=tuple(grid)), scheme("full", grid), noise(1, *grid, 6)
+    full.load_state_dict(split_weights(module))
+    value = oracles.rows(module.qkv, 2, 3)(x).mean((1, 2, 3), keepdim=True)
+    coarse = (value * module.gate(x)) @ module.proj.weight.T
+    assert_close(module(x), full(x) + coarse, rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, video_sparses())
+def test_video_sparse_is_dense_attention_in_its_selection_and_between_tiles(grid, options):
+    module, x = scheme("video_sparse", grid, **options), noise(2, *grid, 6)
+    torch.nn.init.zeros_(module.gate.weight)
+    torch.nn.init.zeros_(module.gate.bias)
+    assert_close(module(x), in_selection(module, x), rtol=1e-9, atol=1e-9)
+
+
+def in_selection(module, x):
+    """Dense attention of each head under the selection that the module reports."""
+    y = []
+    for clip, selected in zip(x, module.selection(x), strict=True):
+        bias = torch.zeros(selected.shape, dtype=x.dtype).masked_fill(~selected, -torch.inf)
+        y.append(oracles.self_attention(clip.flatten(0, 2), module, module.num_heads, bias=bias).reshape(clip.shape))
+    return torch.stack(y)
+
+
+# Blocks chosen by pooled scores -------------------------------------------------------------------------------------
+
+
+@st.composite
+def block_topks(draw):
+    """Options whose number of chosen blocks does not depend on the clip."""
+    options = dict(rule="sparge", keep=draw(SHARES), query_block=draw(st.integers(1, 40)))
+    return options | dict(key_block=draw(st.integers(1, 40)), tile=draw(st.none() | SIZES))
+
+
+@st.composite
+def any_block_topks(draw):
+    options = draw(block_topks()) | dict(rule=draw(st.sampled_from(["sparge", "sla", "nabla", "xattention"])))
+    if options["rule"] in ("nabla", "xattention"):
+        options["threshold"] = draw(SHARES)
+    if options["rule"] == "xattention":
+        options["stride"] = draw(st.integers(1, 4))
+        options |= {side: options["stride"] * draw(st.integers(1, 8)) for side in ("query_block", "key_block")}
+    if options["rule"] == "nabla":
+        options["own_block"] = draw(st.booleans())
+    if options["rule"] == "sparge":
+        options["threshold"] = draw(st.none() | SHARES)
+        options["similarity"] = draw(st.none() | st.sampled_from([-0.5, 0.0, 0.3]))
+    return options
+
+
+@given(GRIDS, any_block_topks())
+def test_block_topk_is_dense_attention_in_its_selection(grid, options):
+    module, x = scheme("block_topk", grid, **options), noise(2, *grid, 6)
+    selected = module.selection(x)
+    if options["rule"] == "sla":  # may choose nothing, and then finds nothing
+        expected = in_selection(module, x) if selected.any(-1).all() else module.proj.bias.expand_as(x)
+    else:
+        assert selected.any(-1).all()
+        expected = in_selection(module, x)
+    assert_close(module(x), expected, rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, block_topks(), st.sampled_from(["sparge", "sla", "nabla", "xattention"]))
+def test_block_topk_that_keeps_all_is_full(grid, options, rule):
+    options |= dict(rule=rule, keep=1.0, stride=1, threshold=1.0 if rule in ("nabla", "xattention") else None)
+    module = scheme("block_topk", grid, **options)
+    same(module, scheme("full", grid), grid)
+
+
+@given(GRIDS, block_topks(), st.sampled_from(["sparge", "sla"]))
+def test_a_constant_added_to_all_keys_changes_no_choice(grid, options, rule):
+    module, x = scheme("block_topk", grid, **(options | dict(rule=rule))), noise(1, *grid, 6)
+    before, y = module.chosen(x), module(x)
+    module.qkv.bias.data[6:12] += noise(6, seed=9)
+    assert torch.equal(module.chosen(x), before)
+    assert_close(module(x), y, rtol=1e-9, atol=1e-9)
+
+
+def flows(module, x):
+    """Where the gradient of each token of the only clip goes; and where the scheme says that it may."""
+    x, n = x.requires_grad_(), x[0, ..., 0].numel()
+    per_token = module(x).reshape(n, -1) @ noise(x.shape[-1], seed=2)
+    (gradient,) = torch.autograd.grad(per_token, x, torch.eye(n, dtype=x.dtype), is_grads_batched=True)
+    return (gradient.reshape(n, n, -1) != 0).any(-1)
+
+
+def check_gradient_flows_inside_reach(case):
+    """All that a ReLU leaves: it may shut tokens off."""
+    module = case.build()
+    assert not (flows(module, case.clips()) & ~module.reach()).any()
+
+
+def check_gradient_flows_inside_the_selection(case):
+    """The form of "reach is where gradient flows" for choices made from content: reach is all, a choice no gradient."""
+    module, x = case.build(), case.clips()
+    selected = module.selection(x)[0].any(0)
+    several = selected.sum(-1, keepdim=True) > 1  # over a single key the softmax gives the query no gradient
+    own = torch.eye(case.grid.tokens, dtype=torch.bool) & several
+    assert module.reach().all()
+    assert torch.equal(flows(module, x), selected | own)
+
+
+def test_options_that_cannot_be_are_refused():
+    for options, message in (
+        (dict(keep=0.0), "keep 0.0 and threshold None must be shares"),
+        (dict(rule="xattention", stride=8, query_block=12, key_block=20), "allowed: the divisors of 4"),
+        (dict(rule="topk"), "rule 'topk' is not one of sparge, sla, nabla, xattention"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scheme("block_topk", Grid(2, 4, 4), **options)
+
+
+# Radial -------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def radials(draw):
+    options = dict(rule=draw(st.sampled_from(["released", "paper"])), sink=draw(st.booleans()))
+    options |= dict(block=draw(st.integers(1, 12)), decay=draw(st.sampled_from([0.2, 1.0, 2.0])))
+    return options | dict(threshold=draw(st.none() | st.sampled_from([1, 4, 128])))
+
+
+@given(GRIDS, radials())
+def test_radial_is_dense_attention_under_its_mask(grid, options):
+    module, x = scheme("radial", grid, **options), noise(2, *grid, 6)
+    assert module.reach().any(-1).all()
+    assert_close(module(x), dense(module, x, allowed=module.reach().double()), rtol=1e-9, atol=1e-9)
+    assert module.macs() == 4 * grid.tokens * 36 + 2 * 6 * int(module.reach().sum())
+
+
+@given(GRIDS, st.booleans())
+def test_radial_of_the_paper_pair_by_pair(grid, sink):
+    places = grid.h * grid.w
+
+    def allowed(i, p, j, q):
+        distance = abs(i - j)
+        spread = 2 ** int(torch.tensor(float(max(distance, 1))).log2().floor())
+        near = abs(p - q) + 1 <= places / spread if spread <= places else False
+        far = p == q and spread > places and distance % -(-spread // places) == 0
+        return near or far or (sink and j == 0)
+
+    tokens = [(t, h * grid.w + w) for t, h, w in oracles.coordinates(grid)]
+    expected = torch.tensor([[allowed(i, p, j, q) for j, q in tokens] for i, p in tokens])
+    assert torch.equal(scheme("radial", grid, rule="paper", sink=sink).reach(), expected)
+
+
+@given(GRIDS)
+def test_radial_of_wide_frames_is_full_and_of_narrow_ones_space_only(grid):
+    if (grid.h * grid.w).bit_length() >= (grid.t - 1).bit_length():  # at the largest distance the base is 1 at least
+        assert scheme("radial", grid, block=1, threshold=1, decay=1e6).reach().all()
+    narrow = scheme("radial", grid, block=grid.h * grid.w, threshold=10**6, sink=False)
+    same(narrow, scheme("space_only", grid), grid)
+
+
+# Linear -------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def linears(draw):
+    return dict(norm=draw(st.booleans()))
+
+
+@given(GRIDS, linears(), st.randoms())
+def test_linear_attention_follows_a_permutation_of_the_tokens(grid, options, random):
+    module, x = scheme("linear", grid, **options), noise(2, *grid, 6)
+    order = list(range(grid.tokens))
+    random.shuffle(order)
+    moved = x.flatten(1, 3)[:, order].view_as(x)
+    assert_close(module(moved).flatten(1, 3), module(x).flatten(1, 3)[:, order], rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, linears())
+def test_linear_attention_is_a_weighted_mean_of_values(grid, options):
+    module, x = scheme("linear", grid, **options), noise(1, *grid, 6)
+    q, k, v = (oracles.rows(module.qkv, part, 3)(x[0].flatten(0, 2)) for part in range(3))
+    if options["norm"]:
+        q, k = (
+            part / (part.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
+            for part, norm in ((q, module.norm_q), (k, module.norm_k))
+        )
+    heads = []
+    for part in (slice(0, 3), slice(3, 6)):
+        weights = q[:, part].clamp(min=0) @ k[:, part].clamp(min=0).T
+        heads.append(weights @ v[:, part] / (weights.sum(1, keepdim=True) + 1e-15))
+    assert_close(module(x)[0].flatten(0, 2), module.proj(torch.cat(heads, 1)), rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(1, 3), st.integers(0, 2))
+def test_rotary_positions_turn_with_the_offset_alone(length, start):
+    angles = rotations(Grid(6, 2, 2), 8, torch.device("cpu")).view(6, 2, 2, 4)
+    q, k = noise(1, 1, 1, 8), noise(1, 1, 1, 8, seed=1)
+    products = [
+        (turned(q, angles[t, 0, 1][None]) * turned(k, angles[t + length, 1, 1][None])).sum() for t in (0, start)
+    ]
+    assert_close(*products)
+
+
+@st.composite
+def sparse_linears(draw):
+    options = dict(keep=draw(SHARES), feature=draw(st.sampled_from(["softmax", "elu"])))
+    return options | dict(query_block=draw(st.integers(1, 40)), key_block=draw(st.integers(1, 40)))
+
+
+@given(GRIDS, sparse_linears())
+def test_untrained_sparse_linear_is_its_selection(grid, options):
+    module, x = scheme("sparse_linear", grid, **options), noise(2, *grid, 6)
+    module.reset_parameters()
+    sparse = scheme("block_topk", grid, rule="sla", **{k: v for k, v in options.items() if k != "feature"})
+    sparse.load_state_dict(split_weights(module))
+    assert torch.equal(module.chosen(x), sparse.chosen(x))
+    assert_close(module(x), sparse(x), rtol=1e-9, atol=1e-9)
+
+
 # The laws of every scheme, with drawn options -----------------------------------------------------------------------
 
-OPTIONS = {"neighborhood": neighborhoods()}
+OPTIONS = {
+    "neighborhood": neighborhoods(),
+    "sliding_tile": sliding_tiles(),
+    "video_sparse": video_sparses(),
+    "block_topk": block_topks(),
+    "radial": radials(),
+    "linear": linears(),
+    "sparse_linear": sparse_linears(),
+}
+FORMS = {
+    ("block_topk", "check_reach_is_where_gradient_flows"): check_gradient_flows_inside_the_selection,
+    ("linear", "check_reach_is_where_gradient_flows"): check_gradient_flows_inside_reach,
+}
 NOT_OF_OPTIONS = ("check_every_parameter_gets_gradient",)  # looks at the example
 
 
@@ -113,6 +413,7 @@ NOT_OF_OPTIONS = ("check_every_parameter_gets_gradient",)  # looks at the exampl
 def test_law_with_drawn_options(name, check):
     if check.__name__ in NOT_OF_OPTIONS:
         return
+    check = FORMS.get((name, check.__name__), check)
 
     @settings(max_examples=15)
     @given(GRIDS, OPTIONS[name], st.integers(1, 3), st.integers(3, 5))

@@ -22,6 +22,8 @@ from reports import figure, markdown, roofline
 from reports.drawing import styled
 from reports.table import AblationTable, Row
 
+NO_SOFTMAX = ("linear", "sparse_linear")  # the latter chooses no block of so small a clip
+POOLED_SCORES = ("video_sparse", "block_topk", "sparse_linear")  # products beside attention: of means, of sums
 MODELS = [f"pyramid_tiny_{scheme}" for scheme in attention_zoo.schemes.names()] + ["dualformer_tiny"]
 FLOAT = 4  # bytes
 
@@ -117,8 +119,10 @@ def test_fused_attention_reads_and_writes_tokens_and_bias_alone():
 def test_attention_is_one_operator_of_every_scheme_on_every_kernel(model):
     one = tiny(model)
     found = by_operator(build(one, device="meta", kernel="sdpa"), example(one))
-    assert found["scaled_dot_product_attention"] > 0
-    assert not {"softmax", "_softmax", "bmm", "baddbmm", "matmul", "einsum"} & set(found)
+    scheme = model.removeprefix("pyramid_tiny_")
+    assert (found.get("scaled_dot_product_attention", 0) > 0) == (scheme not in NO_SOFTMAX)
+    if scheme not in NO_SOFTMAX + POOLED_SCORES:
+        assert not {"softmax", "_softmax", "bmm", "baddbmm", "matmul", "einsum"} & set(found)
     counted = {kernel: bytes_of(replace(one, kernel=kernel)) for kernel in ("auto", "reference", "sdpa")}
     assert set(counted.values()) == {sum(found.values())}
 

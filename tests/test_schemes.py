@@ -135,6 +135,12 @@ def randomised(module):
     return module
 
 
+LESS_THAN_REACH = {  # where a token may influence another without a gradient; what flows is in test_modern_schemes.py
+    "block_topk": "through the choice of blocks",
+    "linear": "a ReLU shuts some off",
+}
+
+
 # Laws ---------------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +196,11 @@ def check_reach_is_where_gradient_flows(case):
     n = case.grid.tokens
     per_token = module(x).reshape(n, case.dim) @ noise(case.dim, seed=2)
     (gradient,) = torch.autograd.grad(per_token, x, torch.eye(n, dtype=x.dtype), is_grads_batched=True)
-    assert torch.equal((gradient.reshape(n, n, case.dim) != 0).any(-1), module.reach())
+    flows = (gradient.reshape(n, n, case.dim) != 0).any(-1)
+    if case.name in LESS_THAN_REACH:
+        assert not (flows & ~module.reach()).any()
+    else:
+        assert torch.equal(flows, module.reach())
 
 
 def check_every_token_reaches_itself(case):

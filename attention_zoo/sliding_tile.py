@@ -1,0 +1,88 @@
+"""Sliding tile attention: neighbourhood attention in units of tiles, so that blocks of scores are full or empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attention_zoo import gathered
+from attention_zoo.grid import Grid
+from attention_zoo.kernels import AUTO
+from attention_zoo.neighborhood import axes, neighborhoods
+from attention_zoo.scheme import register
+from attention_zoo.windows import grid_of
+
+ONE, NEVER = Grid(1, 1, 1), (False, False, False)
+
+
+@register("sliding_tile")
+class SlidingTileAttention(nn.Module):
+    """Source: Zhang et al., Sliding Tile Attention, arXiv:2502.04507, Sec. 3; code: hao-ai-lab/FastVideo@2f3d4074
+    (Apache-2.0).
+
+    Args:
+        tile: tokens of a tile, clipped to the grid. The published one is (6, 8, 8); ours divides every map of the
+            shared pyramid.
+        window: how many tiles a tile sees along each axis: one triple, or one for each head. Windows stop at the border
+            at full size. As published, an even number sees one more: half of it on both sides of the tile.
+
+    It equals `neighborhood` with window = tiles times tile and stride = tile, and is computed as that; so a grid that
+    tiles do not divide (the published code refuses it) has a last, partial tile, whose window ends at the border.
+    """
+
+    example = dict(tile=(2, 2, 3), window=(1, 3, 2))
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        tile: Sequence[int] = (4, 7, 7),
+        window: Sequence[int] | Sequence[Sequence[int]] = (3, 3, 3),
+        kernel: str = AUTO,
+    ):
+        super().__init__()
+        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        self.tile = Grid.of(tile, "tile")
+        if isinstance(window, Sequence) and window and isinstance(window[0], Sequence):
+            self.windows = [Grid.of(each, "window of a head") for each in window]
+        else:
+            self.windows = [Grid.of(window, "window")] * num_heads
+        if len(self.windows) != num_heads:
+            raise ValueError(
+                f"{len(self.windows)} windows for {num_heads} heads; give one for each head, or one triple"
+            )
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+        found = [None] * self.num_heads
+        for window in dict.fromkeys(self.windows):
+            heads = [head for head, its in enumerate(self.windows) if its == window]
+            at = gathered.tables(x.device, neighborhoods, *self._key(grid_of(x), window))
+            parts = (q, k, v) if len(heads) == self.num_heads else (part[:, :, heads] for part in (q, k, v))
+            y = gathered.attention(*parts, at, kernel=self.kernel)
+            for head, its in zip(heads, y.unbind(2), strict=True):
+                found[head] = its
+        return self.proj(torch.cat(found, -1)).view(x.shape)
+
+    def _key(self, grid: Grid, window: Grid) -> tuple:
+        tile = grid.clipped(self.tile)
+        tiles = grid.ceil_div(tile).clipped(Grid(*(n + 1 - n % 2 for n in window)))
+        return grid, grid.clipped(tiles.times(tile)), tile, ONE, NEVER
+
+    def macs(self) -> int:
+        """Four projections; scores and weighted sum over the tokens of each head's window."""
+        n, d = self.grid.tokens, self.dim
+        keys = (math.prod(map(gathered.pairs, axes(*self._key(self.grid, window)))) for window in self.windows)
+        return 4 * n * d * d + 2 * (d // self.num_heads) * sum(keys)
+
+    def reach(self) -> Bool[Tensor, "n n"]:
+        """What any head sees."""
+        rules = (neighborhoods(*self._key(self.grid, window)) for window in dict.fromkeys(self.windows))
+        return torch.stack([gathered.reach(self.grid.tokens, rule) for rule in rules]).any(0)
