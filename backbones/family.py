@@ -64,6 +64,7 @@ class Backbone(nn.Module):
     clip: Grid  # nominal frames, height and width
     in_channels: int
     num_classes: int
+    norm: nn.Module  # the final one
     classifier: nn.Module | None  # its parameters are named `classifier.*`; None where num_classes is 0
     activation_checkpointing: bool  # may be switched at any time; it acts in training only
 
@@ -75,12 +76,12 @@ class Backbone(nn.Module):
         """
         return self.scores(self.tokens(clip))
 
-    def scores(self, tokens: Tokens) -> Tensor:
-        """What the classifier says of the tokens that `tokens` gave: pooled, with dropout in training."""
+    def tokens(self, clip: Tensor) -> Tokens:
+        """The tokens of the last block, before the final norm. `norm` of its map is what token labels are about."""
         raise NotImplementedError
 
-    def tokens(self, clip: Tensor) -> Tokens:
-        """The tokens that are pooled for the classifier: those of the last block, after the final norm."""
+    def scores(self, tokens: Tokens) -> Tensor:
+        """What `forward` says of these tokens: normed, pooled, with dropout in training, classified."""
         raise NotImplementedError
 
     def blocks(self) -> dict[str, Block]:

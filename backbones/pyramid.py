@@ -297,17 +297,16 @@ class Pyramid(Backbone):
         for stage in self.stages:
             stage.activation_checkpointing = on
 
-    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
-        """Class scores of the averaged map; without a classifier, the average."""
-        pooled = tokens.map.mean(dim=(1, 2, 3))
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
-
     def tokens(self, clip: Tensor) -> Tokens:
-        """The map that is averaged for the classifier: the last stage's, after the final norm."""
         x = channels_last(clip, self.in_channels, self.clip)
         for stage in self.stages:
             x = stage(x)
-        return Tokens.of_map(self.norm(x))
+        return Tokens.of_map(x)
+
+    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
+        """Class scores of the averaged normed map; without a classifier, the average."""
+        pooled = self.norm(tokens.map).mean(dim=(1, 2, 3))
+        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
 
     def features(self, clip: Tensor) -> tuple[Float[Tensor, "b _d _t _h _w"], ...]:
         """The output map of the last block of each stage, channels first, before the final norm."""

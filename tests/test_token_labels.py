@@ -210,9 +210,9 @@ def test_a_longer_teacher_map_is_brought_to_the_students_length():
     assert values[0] != values[1]
 
 
-def test_the_map_of_tokens_is_what_is_pooled():
+def test_the_normed_map_is_what_is_pooled():
     model = small().eval()
-    pooled = model.tokens(clips()).map.mean(dim=(1, 2, 3))
+    pooled = model.norm(model.tokens(clips()).map).mean(dim=(1, 2, 3))
     torch.testing.assert_close(model.classifier(pooled), model(clips()))
 
 

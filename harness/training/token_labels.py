@@ -61,7 +61,7 @@ class TokenLabelled(nn.Module):
         if not self.training:
             return self.student(clip)
         tokens = self.student.tokens(clip)
-        return self.student.scores(tokens), self.position_head(tokens.map)
+        return self.student.scores(tokens), self.position_head(self.student.norm(tokens.map))
 
 
 class Annotator:
@@ -89,7 +89,7 @@ class Annotator:
     def __call__(self, clip: Tensor) -> Float[Tensor, "b t h w k"]:
         self._teacher.eval()  # whoever else holds it may have called train()
         assert self._teacher.classifier is not None
-        return self._teacher.classifier(self._teacher.tokens(clip).map)
+        return self._teacher.classifier(self._teacher.norm(self._teacher.tokens(clip).map))
 
 
 class TokenLabelling:
