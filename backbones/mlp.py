@@ -18,14 +18,14 @@ _aten = torch.ops.aten
 
 
 class Mlp(nn.Module):
-    """Two linear maps with an exact GELU between them, token by token."""
+    """Two linear maps with an exact GELU between them, token by token; to another width where `out_dim` is named."""
 
-    def __init__(self, dim: int, ratio: float | int):
+    def __init__(self, dim: int, ratio: float | int, out_dim: int | None = None):
         super().__init__()
         hidden = int(dim * ratio)
-        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
+        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, out_dim or dim)
 
-    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n _d"]:
         if not chunks.eager(x) or not self._as_built():
             return self.fc2(self.act(self.fc1(x)))
         if not torch.is_grad_enabled():
@@ -37,7 +37,7 @@ class Mlp(nn.Module):
         parts = (self.fc1, nn.Linear), (self.act, nn.GELU), (self.fc2, nn.Linear)
         return all(type(part) is kind and not watched(part) for part, kind in parts)
 
-    def _in_chunks(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    def _in_chunks(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n _d"]:
         tokens = x.flatten(0, -2)
         parts = tokens.split(chunks.length(x, len(tokens), self.fc1.out_features, 2 * self.fc1.weight.numel()))
         return chunks.joined((self.fc2(self.act(self.fc1(part))) for part in parts), tokens).view(*x.shape[:-1], -1)
@@ -58,14 +58,15 @@ class _Mlp(torch.autograd.Function):
         tokens = x.flatten(0, -2)
         kept = any(ctx.needs_input_grad)
         size = chunks.length(x, len(tokens), len(w1), 2 * w1.numel())
-        hidden, y = tokens.new_empty(len(tokens) if kept else min(size, len(tokens)), len(w1)), torch.empty_like(tokens)
+        hidden = tokens.new_empty(len(tokens) if kept else min(size, len(tokens)), len(w1))
+        y = tokens.new_empty(len(tokens), len(w2))
         for start in range(0, len(tokens), size):
             stop = min(start + size, len(tokens))
             h = hidden[start:stop] if kept else hidden[: stop - start]
             torch.addmm(b1, tokens[start:stop], w1.t(), out=h)
             torch.addmm(b2, _aten.gelu(h), w2.t(), out=y[start:stop])
         ctx.save_for_backward(x, hidden, w1, w2)
-        return y.view_as(x)
+        return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

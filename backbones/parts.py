@@ -98,6 +98,20 @@ class ConditionalPosition(nn.Conv3d):
         return grid.tokens * self.weight.numel()
 
 
+class ClassToken(nn.Module):
+    """A learned token without a place, before the map; what it gathers is classified."""
+
+    kind = "embedding"
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(1, 1, dim))
+        nn.init.trunc_normal_(self.token, std=0.02)
+
+    def forward(self, clips: int) -> Float[Tensor, "b 1 d"]:
+        return self.token.expand(clips, -1, -1)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, drops a residual branch for whole clips and scales the others up.
 
