@@ -23,7 +23,7 @@ from harness.datasets import load as load_data
 from harness.evaluation.predictions import DECODERS, FILE, RUN, Predictions, PredictionsError
 from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.evaluation.scores import Scores, by_views, scores
-from harness.line import line
+from harness.progress import line
 from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import UsageError

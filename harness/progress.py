@@ -1,16 +1,52 @@
 """What a run says while it works: what runs now, how far it is, and about how long the rest takes.
 
-On a terminal one live line and one lasting line per step; elsewhere plain lines.
+On a terminal one live line and one lasting line per step; elsewhere plain lines, a new one every now and then. All of
+it goes to the stream of errors, so that what a command prints is its result.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+
+SECONDS = 10.0
+
+
+def console_of_errors(out: Console | None = None) -> Console:
+    """Where progress is said beside a console of results: nowhere beside a quiet one."""
+    quiet = out is not None and out.quiet
+    return Console(stderr=True, highlight=False, quiet=quiet, **({} if sys.stderr.isatty() else {"width": 120}))
+
+
+@contextmanager
+def line(
+    console: Console | None = None, every: float = SECONDS, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[str], None]]:
+    """A function that shows the latest text on a console (that of errors where none is given).
+
+    Args:
+        every: seconds between two lines where they cannot be overwritten; the first comes at once.
+    """
+    console = console or Console(stderr=True)
+    if console.is_terminal and not console.quiet:
+        with console.status("") as status:
+            yield lambda text: status.update(escape(text))
+        return
+    last = -math.inf
+
+    def say(text: str) -> None:
+        nonlocal last
+        if (now := clock()) - last >= every:
+            last = now
+            console.print(escape(text), soft_wrap=True)
+
+    yield say
 
 
 class Progress:
@@ -30,17 +66,13 @@ class Progress:
         """Run one step; call what is yielded with its result."""
         self.done += 1
         head = f"[{self.done}/{self.total}] {label}"
-        running = f"{head} … about {duration(self.seconds_left())} left"
         results: list[str] = []
         start = time.monotonic()
-        if self.console.is_terminal:
-            with self.console.status(escape(running)):
-                yield results.append
-            self.console.print(escape(f"{head}: {'; '.join(results)}"))
-        else:
-            self.console.print(escape(running), soft_wrap=True)
+        with line(self.console) as say:
+            say(f"{head} … about {duration(self.seconds_left())} left")
             yield results.append
-            self.console.print(escape(f"    {'; '.join(results)}"), soft_wrap=True)
+        result = "; ".join(results)
+        self.console.print(escape(f"{head}: {result}" if self.console.is_terminal else f"    {result}"), soft_wrap=True)
         self.spent[kind].append(time.monotonic() - start)
         self.left[kind] -= 1
 

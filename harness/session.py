@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,17 +17,24 @@ from rich.console import Console
 
 from attention_zoo.registry import nearest
 from harness import scratch
+from harness.accuracy.plan import Setup, check
 from harness.cost import metrics
 from harness.deadline import Deadline
-from harness.spec import case
+from harness.spec import budget, case
 from harness.spec.budget import Training
 from harness.spec.case import Ablation, Entry, Settings
 from harness.spec.reader import UsageError
+from harness.video import VideoError, check_file, file_digest
+from records import provenance
+from records.record import MANIFEST, slug
+from records.visits import QUICK_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
-    from harness.accuracy.plan import Setup
+    from harness.sweep import Run
 
 COMMAND = "python -m harness.run"
+WORDS = {"path": "clip", "frames": "clip.frames", "size": "clip.size", "stride": "clip.stride"}
+LONGEST_NAME = 48  # of a folder named after settings
 
 
 def run(
@@ -43,98 +50,116 @@ def run(
     time_limit: float = 900,
     deadline: Deadline | None = None,
     console: Console | None = None,
+    progress: Console | None = None,
     arguments: list[str] | None = None,
     remake: list[str] | None = None,
+    apart: bool = True,
 ) -> int:
     """Measure the metrics `names` (None: each ablation's own), train the rows where accuracy is wanted, and write the
     reports.
 
-    `arguments` are the words of the command line: with them the run says how to go on and how to make a report again;
-    `remake` are the words for the latter where they are others. Nothing is begun once a `deadline` has passed.
-    Returns the exit status: 0 done, 1 a case failed, 130 interrupted.
+    Results go to the `console`, what is being done to `progress` (None: to the console too). `arguments` are the words
+    of the command line: with them the run says how to go on and how to make a report again; `remake` are the words for
+    the latter where they are others. Where the settings make other cases than the ablation has by itself, their records
+    are kept `apart`, in a folder below that of the ablation. Nothing is begun once a `deadline` has passed.
 
-    Raises: UsageError, before any work.
+    Returns the exit status: 0 done, 1 a case failed, 130 interrupted. Raises: UsageError, before any work.
     """
-    console = console or Console(quiet=True)
-    arguments = arguments or []
+    console, training, arguments = console or Console(quiet=True), training or Training(), arguments or []
     wanted = {ablation.name: _metrics(ablation, names) for ablation in ablations}
     timed = any(metrics.get(name).timed for of_one in wanted.values() for name in of_one)
-    training = training or Training()
     setups = {ablation.name: _setup(ablation, settings, training, names is None) for ablation in ablations}
     _check_writable(out)
-    settings = replace(settings, digest=_digest(settings.path))
+    threads = 1 if settings.quick else provenance.default_threads()
+    settings = replace(settings, digest=_digest(settings.path), threads=settings.threads or threads)
+    usual = Settings(quick=settings.quick, threads=threads)
+    from harness import sweep  # torch from here on: what is wrong so far is refused at once
 
-    from harness import sweep  # torch from here on
-    from harness.video import VideoError
-    from records import provenance
-
-    threads = settings.threads or (1 if settings.quick else provenance.default_threads())
-    settings = replace(settings, threads=threads)
     if timed or any(setups.values()):
-        _check_machine(settings)
-    launcher = _launcher(training, settings, out)
-    entries = {ablation.name: case.resolve(ablation, settings) for ablation in ablations}
-    chosen = {ablation.name: _chosen(ablation, entries[ablation.name], rows) for ablation in ablations}
-    classes = _classes(setups.values())  # after all checks: it may render a data set
-    folders, failures, interrupted = [], [], False
+        sweep.check_machine(settings)
+    queue = sweep.queue(training, settings, out)
+    how = sweep.How(
+        out, progress or console, deadline or Deadline.never(), settings.quick, force,
+        rounds or (QUICK_ROUNDS if settings.quick else ROUNDS), time_limit,
+    )  # fmt: skip
+    runs = []
+    for ablation in ablations:
+        entries = case.resolve(ablation, settings)
+        chosen = _chosen(ablation, entries, rows)
+        words = setting(ablation, entries, settings, usual) if apart else []
+        home = out / "quick" / ablation.name if settings.quick else out / ablation.name
+        runs.append(
+            sweep.Run(
+                ablation, entries, chosen, wanted[ablation.name], home / folder_name(words, settings), how,
+                remake or _remake(ablation.name, arguments), ", ".join(words), home if words else None,
+            )
+        )  # fmt: skip
+    for run in runs:  # after all checks: it may render a data set
+        setup = setups[run.ablation.name]
+        if setup is not None:
+            anew = force and training.budget is not None
+            run.trainings = sweep.Trainings.of(run.ablation, run.chosen, setup, out, queue, anew)
+    failures, interrupted = [], False
     scratch.clear_abandoned()
     with scratch.folder() as folder, _terminate_like_interrupt():
         try:
             clips = {}
             if timed or settings.path:
-                everything = [entry for of_one in chosen.values() for entry in of_one]
-                clips = sweep.decode_clips(everything, out, folder)
-            for ablation in ablations:
-                folders.append(sweep.folder_of(out, ablation.name, settings.quick))
-                outcome = sweep.sweep(
-                    ablation,
-                    entries[ablation.name],
-                    wanted[ablation.name],
-                    out,
-                    clips=clips,
-                    quick=settings.quick,
-                    force=force,
-                    wanted=rounds,
-                    chosen=chosen[ablation.name],
-                    time_limit=time_limit,
-                    deadline=deadline,
-                    console=console,
-                    arguments=remake or _remake(ablation.name, arguments),
-                )
-                failures += outcome.failures
-                setup = setups[ablation.name]
-                if setup is not None:
-                    from harness.accuracy.sweep import sweep as train_rows
-
-                    failures += train_rows(
-                        ablation,
-                        chosen[ablation.name],
-                        setup,
-                        classes,
-                        outcome.store,
-                        out,
-                        shared=outcome.shared,
-                        launcher=launcher,
-                        force=force and training.budget is not None,
-                        deadline=deadline,
-                        console=console,
-                    )
+                clips = sweep.decode_clips([entry for run in runs for entry in run.chosen], out, folder)
+            for run in runs:
+                run.go(clips)
         except KeyboardInterrupt:
             interrupted = True
-            console.print("interrupted; what is measured is kept")
+            how.console.print("interrupted; what is measured is kept")
         except VideoError as error:
             raise UsageError(str(error)) from error
         except OSError as error:
             failures.append(f"{error}; what is measured is kept")
-    _finish(folders, entries, settings, timed and remake is None, console)
+    failures = [failure for run in runs for failure in run.failures] + failures
+    failures += _report([run for run in runs if (run.folder / MANIFEST).exists()], console)
+    if timed and remake is None and not (settings.device or "cpu").startswith("cuda"):
+        name = ablations[0].name if len(ablations) == 1 else "all"
+        command = f"{COMMAND} ablation={name} device=cuda dtype=bfloat16 batch_size=8"
+        console.print(f"at full size on a machine with a GPU: {command}", markup=False, soft_wrap=True)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if (interrupted or failures) and remake is None:
         again = shlex.join(word for word in arguments if not word.startswith("force="))
         console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
-    if interrupted:
-        return 130
-    return 1 if failures else 0
+    return 130 if interrupted else int(bool(failures))
+
+
+def setting(ablation: Ablation, entries: list[Entry], settings: Settings, usual: Settings) -> list[str]:
+    """The settings, as words of the command line, without which the cases would be others than the `usual` ones."""
+    wanted, kept, words = [case.case_id(entry.case) for entry in entries], settings, []
+    for name in (f.name for f in fields(Settings) if f.name not in ("quick", "digest")):
+        value, default = getattr(settings, name), getattr(usual, name)
+        if value == default:
+            continue
+        without = replace(kept, **{name: default}, **({"digest": None} if name == "path" else {}))
+        if _cases(ablation, without) == wanted:
+            kept = without
+        elif name == "model":
+            words += [f"model.{field}={value[field]}".replace(" ", "") for field in value]
+        else:
+            words.append(f"{WORDS.get(name, name)}={Path(value).name if name == 'path' else str(value).lower()}")
+    return words
+
+
+def _cases(ablation: Ablation, settings: Settings) -> list[str] | None:
+    try:
+        return [case.case_id(entry.case) for entry in case.resolve(ablation, settings)]
+    except UsageError:  # these settings go together only
+        return None
+
+
+def folder_name(words: list[str], settings: Settings) -> str:
+    """A folder for settings, told from every other: by its words, and where they say too little by a digest."""
+    name = slug(" ".join(words)) if words else ""
+    if settings.digest or settings.model or len(name) > LONGEST_NAME:
+        digest = hashlib.sha256(" ".join([*words, settings.digest or ""]).encode()).hexdigest()[:6]
+        name = f"{name[:LONGEST_NAME].rstrip('-')}-{digest}" if words else ""
+    return name
 
 
 def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bool) -> Setup | None:
@@ -143,19 +168,15 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
     Where the command line names no budget, an ablation that is measured as a `whole` follows its own; in quick mode,
     which tries whether everything works, it is trained only where that is asked for.
     """
-    from harness.accuracy.plan import Setup, check
-    from harness.spec.budget import OFF, load
-    from records import provenance
-
-    name = training.budget or (ablation.accuracy if whole and not settings.quick else None) or OFF
-    if name == OFF:
+    name = training.budget or (ablation.accuracy if whole and not settings.quick else None) or budget.OFF
+    if name == budget.OFF:
         unsaid = Training(budget=training.budget)
         named = [f.name for f in fields(training) if getattr(training, f.name) != getattr(unsaid, f.name)]
         if named:
             raise UsageError(f"{named[0]} is for accuracy, which is off here; add accuracy=quick, or leave it out")
         return None
     setup = Setup(
-        load(name),
+        budget.load(name),
         training,
         device=settings.device or "cpu",
         dtype=settings.dtype,
@@ -177,26 +198,6 @@ def _chosen(ablation: Ablation, entries: list[Entry], rows: list[str] | None) ->
     return [entry for entry in entries if entry.row.row in rows]
 
 
-def _classes(setups: Iterable[Setup | None]) -> int:
-    """How many classes the data set of a run has. A built-in one is rendered here, before anything is timed."""
-    wanted = next((setup for setup in setups if setup is not None), None)
-    if wanted is None:
-        return 0
-    from harness.accuracy.sweep import classes_of
-
-    return classes_of(wanted)
-
-
-def _launcher(training: Training, settings: Settings, out: Path):
-    if training.launcher is None:
-        if training.launcher_parameters:
-            raise UsageError("hydra.launcher.FIELD needs hydra/launcher=submitit_slurm")
-        return None
-    from harness.accuracy.cluster import launcher
-
-    return launcher(training.launcher, training.launcher_parameters, out, settings.device or "cpu")
-
-
 def _remake(ablation: str, arguments: list[str]) -> list[str]:
     """The words that make one ablation's records again, without folders of this machine."""
     words = [f"ablation={ablation}"]
@@ -211,27 +212,36 @@ def _remake(ablation: str, arguments: list[str]) -> list[str]:
     return words
 
 
-def _finish(
-    folders: list[Path], entries: dict[str, list[Entry]], settings: Settings, timed: bool, console: Console
-) -> None:
-    """Write the reports, show the results in short, say where everything is."""
-    import reports.build
-    from harness.spec.case import case_id
+def _report(runs: list[Run], console: Console) -> list[str]:
+    """Write the reports, show the results in short, say where everything is. Returns what could not be written: a
+    table that cannot be made costs no other its report.
+    """
+    import reports.build  # draws with matplotlib, which takes as long to load as a wrong command may take in all
     from reports.console import results
 
-    folders = [folder for folder in folders if (folder / "ablation.json").exists()]
-    for folder in folders:
-        files = reports.build.build(folder)
-        console.print(results(folder, (case_id(entry.case) for entry in entries[folder.name])))
+    failures = []
+
+    def attempt(what: str, work: Any) -> None:
+        try:
+            work()
+        except Exception as error:  # whatever is wrong with one table
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            failures.append(f"{what}: {type(error).__name__}: {text}")
+
+    def show(run: Run) -> None:
+        files = reports.build.build(run.folder)
+        console.print(results(run.folder, [case.case_id(entry.case) for entry in run.entries]))
         for file in files:
             console.print(f"  {file}", markup=False, soft_wrap=True)
-    if not folders:
-        return
-    console.print(f"  {reports.build.build_index(folders[0].parent)}", markup=False, soft_wrap=True)
-    if timed and not (settings.device or "cpu").startswith("cuda"):
-        name = folders[0].name if len(folders) == 1 else "all"
-        command = f"{COMMAND} ablation={name} device=cuda dtype=bfloat16 batch_size=8"
-        console.print(f"at full size on a machine with a GPU: {command}", markup=False, soft_wrap=True)
+
+    for run in runs:
+        attempt(f"no report of {run.ablation.name}", lambda run=run: show(run))
+    for index in dict.fromkeys((run.above or run.folder).parent for run in runs):
+        attempt(
+            "no list of the reports",
+            lambda index=index: console.print(f"  {reports.build.build_index(index)}", markup=False, soft_wrap=True),
+        )
+    return failures
 
 
 @contextmanager
@@ -265,22 +275,11 @@ def _digest(clip: str | None) -> str | None:
     """What names a given file by its content: another of the same name is another case. Raises: UsageError."""
     if clip is None:
         return None
-    from harness.video import VideoError, check_file, file_digest
-
     try:
         check_file(clip)
         return file_digest(clip)
     except (VideoError, OSError) as error:
         raise UsageError(str(error)) from error
-
-
-def _check_machine(settings: Settings) -> None:
-    """Refuse a device, dtype or kernel that cannot run here. Counting needs none of them."""
-    from harness.cost.build import unavailable
-
-    reason = unavailable(settings.device or "cpu", settings.dtype or "float32", settings.kernel or "auto")
-    if reason is not None:
-        raise UsageError(reason)
 
 
 def _check_writable(out: Path) -> None:

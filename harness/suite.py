@@ -270,6 +270,7 @@ def _measure(
         training=accuracy,
         force=force,
         rounds=step.rounds,
+        apart=False,  # a step is its settings
         time_limit=time_limit or suite.time_limit,
         deadline=deadline,
         console=console,

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from records import provenance
+
 # A first call may compile or import for seconds, so no example has a deadline; the examples are the same in every run.
 COMMON = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("few", max_examples=40, **COMMON)
@@ -21,3 +23,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none here"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """What a run takes where it is told nothing: the same on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "default_threads", lambda: 1)
+        yield

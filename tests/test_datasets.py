@@ -16,7 +16,7 @@ from harness import datasets
 from harness.datasets import DataError, Item, check
 from harness.datasets.__main__ import main
 from harness.datasets.frames import count_frames, read_frames
-from harness.line import line
+from harness.progress import line
 
 ROOT = Path(__file__).parents[1]
 GESTURES = ROOT.parent / "shared" / "data" / "groundguide11"

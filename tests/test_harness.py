@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from harness import run, session, speedup, suite, sweep
+from harness import run, session, speedup, store, suite, sweep
 from harness.cost import metrics
 from harness.spec import case
 from harness.spec.case import Settings
@@ -352,7 +352,7 @@ def test_a_run_waits_for_the_one_that_is_timing(tmp_path, monkeypatch):
 
 def test_a_full_disk_ends_with_what_there_is(tmp_path, monkeypatch, capsys):
     Meter(monkeypatch)
-    write, written = sweep.write_record, []
+    write, written = store.write_record, []
 
     def fill(record, folder):
         if len(written) == 2:
@@ -360,7 +360,7 @@ def test_a_full_disk_ends_with_what_there_is(tmp_path, monkeypatch, capsys):
         written.append(record)
         return write(record, folder)
 
-    monkeypatch.setattr(sweep, "write_record", fill)
+    monkeypatch.setattr(store, "write_record", fill)
     assert go(tmp_path, ["params"]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert len(read_records(tmp_path / "trial")) == 2
@@ -455,7 +455,7 @@ def test_a_clip_of_ones_own_is_measured_and_recorded_by_name(tmp_path):
     mine = tmp_path / "holiday.mp4"
     mine.write_bytes(video.sample_clip(tmp_path).read_bytes())
     assert go(tmp_path / "out", ["params", "latency"], rows=["one"], settings=Settings(path=str(mine), quick=True)) == 0
-    record = read_records(tmp_path / "out" / "quick" / "trial")[0]
+    record = read_records(next((tmp_path / "out" / "quick" / "trial").glob("clip-holiday-mp4-*")))[0]
     assert record.case["clip"]["path"] == "holiday.mp4"
     assert record.provenance["clip"]["source"] == "holiday.mp4"
     assert len(record.provenance["clip"]["sha256"]) == 64

@@ -365,8 +365,8 @@ def test_what_is_measured_once_is_left_to_the_first_round_with_the_whole_effort(
     assert go(tmp_path, names=["latency", *once], rows=["one"], rounds=3) == 0
     later = [names for _, names in meter.asked if not set(names) & set(once)]
     assert later == [("latency",)] * 2
-    for names, shared in sweep._by_rounds(["latency", *once], 3):
+    for names, shared in sweep.by_rounds(["latency", *once], 3):
         assert shared == (3 if "latency" in names else 1)
         assert {metrics.get(name).process == "forward" for name in names} == {"latency" in names}
     assert go(tmp_path, names=["latency", *once], rows=["one"], rounds=3) == 0
-    assert len(meter.asked) == len(later) + len(sweep._by_rounds(["latency", *once], 3))
+    assert len(meter.asked) == len(later) + len(sweep.by_rounds(["latency", *once], 3))

@@ -12,18 +12,26 @@ import json
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
+import backbones
+from harness import datasets
 from harness.accuracy import plan, pool
 from harness.accuracy.plan import Setup, Task
 from harness.deadline import Deadline, OutOfTime
-from harness.progress import duration
+from harness.evaluation.predictions import Predictions
+from harness.evaluation.scores import by_views
+from harness.progress import duration, line
 from harness.spec.case import Ablation, Entry, case_id
 from harness.spec.reader import UsageError
+from harness.store import Store
 from harness.training.job import Job, Result
 from records import provenance
 from records.record import Measurement, Quantity, Visit
@@ -34,8 +42,6 @@ PREDICTIONS = "predictions.npz"
 
 def classes_of(setup: Setup) -> int:
     """How many classes the data set has; a built-in one is rendered on first use. Raises: UsageError."""
-    from harness import datasets
-
     try:
         tested = "test" if setup.data_name in plan.BUILT_IN else "val"
         splits = [
@@ -50,86 +56,96 @@ def classes_of(setup: Setup) -> int:
     return len(splits[0].classes)
 
 
-def sweep(
-    ablation: Ablation,
-    entries: list[Entry],
-    setup: Setup,
-    classes: int,
-    store: Any,
-    out: Path,
-    *,
-    shared: dict[str, Any],
-    launcher: Any = None,
-    force: bool = False,
-    deadline: Deadline | None = None,
-    console: Console | None = None,
-) -> list[str]:
-    """Train what is missing; returns what failed. `store` is the records' `harness.sweep.Store`.
-
-    `launcher` is a function with the signature of `pool.run` without its slots; None: this machine's devices. At the
-    `deadline` what is in work is saved and stopped; the next run goes on with it.
+@dataclass
+class Trainings:
+    """The trainings that the rows of one ablation need. `run` hands tasks to a queue in place of this machine's
+    devices: a function with the signature of `pool.run` without its slots. `anew`: begin all of them again.
     """
-    console = console or Console(quiet=True)
-    found = plan.tasks(ablation, entries, setup, classes, out)
-    by_folder = defaultdict(list)
-    for task in found:
-        by_folder[task.job.folder].append(task)
-    if force:
-        for folder in by_folder:
-            _forget(folder)
-    missing = [task for task in plan.distinct(found) if task.result() is None]
-    console.print(_opening(ablation, setup, found, missing), highlight=False, soft_wrap=True)
-    gather(found, setup, store, shared, {})
-    if not missing:
-        return []
-    progress, failures = _Progress(console, missing), {}
-    slots = functools.partial(pool.slots, setup.device, setup.asked.jobs, setup.threads)
-    run = launcher or (lambda tasks, tick: pool.run(tasks, slots(), tick))
 
-    def tick(in_work: list[Task]) -> None:
-        progress.tick(in_work)
-        if deadline is not None and deadline.passed:
-            raise OutOfTime
+    ablation: Ablation
+    setup: Setup
+    tasks: list[Task]
+    run: Callable[..., Iterator[pool.Done]] | None = None
+    anew: bool = False
 
-    with progress.shown(), contextlib.suppress(OutOfTime):
-        for done in run(missing, tick):
-            for task in by_folder[done.task.job.folder]:
+    @classmethod
+    def of(cls, ablation: Ablation, entries: list[Entry], setup: Setup, out: Path, run: Any, anew: bool) -> Trainings:
+        """Those of some cases. Raises: UsageError, for a row that cannot be trained so, or for data without videos."""
+        return cls(ablation, setup, plan.tasks(ablation, entries, setup, classes_of(setup), out), run, anew)
+
+    def go(self, store: Store, console: Console, deadline: Deadline) -> list[str]:
+        """Train what is missing; returns what failed.
+
+        At the `deadline` what is in work is saved and stopped; the next run goes on with it.
+        """
+        by_folder = defaultdict(list)
+        for task in self.tasks:
+            by_folder[task.job.folder].append(task)
+        if self.anew:
+            for folder in by_folder:
+                _forget(folder)
+        missing = [task for task in plan.distinct(self.tasks) if task.result() is None]
+        console.print(self._opening(missing), highlight=False, soft_wrap=True)
+        self.gather(store, self.tasks, {})
+        if not missing:
+            return []
+        slots = functools.partial(pool.slots, self.setup.device, self.setup.asked.jobs, self.setup.threads)
+        run = self.run or (lambda tasks, tick: pool.run(tasks, slots(), tick))
+        failures: dict[tuple[str, int], str] = {}
+        finished, begun = 0, time.monotonic()
+        with line(console, SAY_EVERY_SECONDS) as say, contextlib.suppress(OutOfTime):
+
+            def tick(in_work: list[Task]) -> None:
+                say(_state(in_work, finished, len(missing), time.monotonic() - begun))
+                if deadline.passed:
+                    raise OutOfTime
+
+            for done in run(missing, tick):
+                finished += 1
+                alike = by_folder[done.task.job.folder]
                 if done.failure:
-                    failures[case_id(task.entry.case), task.seed] = done.failure
-            progress.done(done.task, done.failure)
-            same = {case_id(task.entry.case) for task in by_folder[done.task.job.folder]}
-            gather([task for task in found if case_id(task.entry.case) in same], setup, store, shared, failures)
-    if deadline is not None and progress.finished < len(missing):
-        left = len(missing) - progress.finished
-        deadline.left_out.append(f"{left} of {len(missing)} trainings of {ablation.name}")
-    return [
-        f"{task.label}: {failures[key]}" for task in found if (key := (case_id(task.entry.case), task.seed)) in failures
-    ]
+                    failure = provenance.without_folders(done.failure)
+                    failures |= {(case_id(task.entry.case), task.seed): failure for task in alike}
+                text = escape(f"[{finished}/{len(missing)}] {done.task.label}: {_outcome(done)}")
+                console.print(text, soft_wrap=True, highlight=False)
+                cases = {case_id(task.entry.case) for task in alike}
+                self.gather(store, [task for task in self.tasks if case_id(task.entry.case) in cases], failures)
+        if finished < len(missing):
+            left = len(missing) - finished
+            deadline.left_out.append(f"{left} of {len(missing)} trainings of {self.ablation.name}")
+        return [
+            f"{task.label}: {failures[key]}"
+            for task in self.tasks
+            if (key := (case_id(task.entry.case), task.seed)) in failures
+        ]
 
-
-def gather(
-    found: list[Task],
-    setup: Setup,
-    store: Any,
-    shared: dict[str, Any],
-    failures: dict[tuple[str, int], str],
-) -> None:
-    """Write what is trained into the records: one measurement per row, with one sample per seed."""
-    rows: dict[str, list[Task]] = defaultdict(list)
-    for task in found:
-        rows[case_id(task.entry.case)].append(task)
-    for identifier, of_row in rows.items():
-        results = {task.seed: result for task in of_row if (result := task.result()) is not None}
-        why = {task.seed: failures[identifier, task.seed] for task in of_row if (identifier, task.seed) in failures}
-        if not results and not why:
-            continue
-        measurement = _measurement(setup, of_row, results, why)
-        there = store.read(of_row[0].entry)
-        old = there.get(measurement.name) if there else None
-        if old is not None and old.samples == measurement.samples and old.missing == measurement.missing:
-            if old.said("job") == measurement.said("job"):
+    def gather(self, store: Store, tasks: list[Task], failures: dict[tuple[str, int], str]) -> None:
+        """Write what is trained into the records: one measurement per row, with one visit per seed."""
+        rows: dict[str, list[Task]] = defaultdict(list)
+        for task in tasks:
+            rows[case_id(task.entry.case)].append(task)
+        for identifier, of_row in rows.items():
+            results = {task.seed: result for task in of_row if (result := task.result()) is not None}
+            why = {task.seed: failures[identifier, task.seed] for task in of_row if (identifier, task.seed) in failures}
+            if not results and not why:
                 continue
-        store.merge(of_row[0].entry, None, [measurement], {**shared, "clip": None, "time": provenance.now()})
+            measurement = _measurement(self.setup, of_row, results, why)
+            record = store.read(of_row[0].entry)
+            old = record.get(measurement.name) if record else None
+            if old is not None and old.samples == measurement.samples and old.missing == measurement.missing:
+                if old.said("job") == measurement.said("job"):
+                    continue
+            store.merge(of_row[0].entry, [measurement])
+
+    def _opening(self, missing: list[Task]) -> str:
+        job, folders = self.tasks[0].job, len(plan.distinct(self.tasks))
+        held = f"{folders - len(missing)} of {folders} trainings are there; " if len(missing) < folders else ""
+        seeds = ", ".join(map(str, sorted({task.seed for task in self.tasks})))
+        return (
+            f"{self.ablation.name}: accuracy={self.setup.budget.name} on {self.setup.data_name}: {held}{len(missing)} "
+            f"to train ({job.recipe.sampling.frames} frames x {job.recipe.augmentation.size} px, "
+            f"{job.recipe.optimisation.epochs:g} epochs, seeds {seeds})"
+        )
 
 
 def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], why: dict[int, str]) -> Measurement:
@@ -198,10 +214,6 @@ def _visit(task: Task, result: Result) -> Visit:
 
 def _macs(job: Job) -> int:
     """Multiply-adds of one view of the model as it was trained, without the classifier."""
-    import torch
-
-    import backbones
-
     with torch.device("meta"):
         return backbones.create(backbones.read_config(job.config), job.classes).macs(classifier=False)
 
@@ -211,9 +223,6 @@ def _by_views(trained: list[Task]) -> list[dict[str, Any]]:
 
     Intervals are the means of Wilson's over the videos of each seed.
     """
-    from harness.evaluation.predictions import Predictions
-    from harness.evaluation.scores import by_views
-
     tables = [by_views(Predictions.load(task.job.folder / PREDICTIONS)) for task in trained]
     return [
         {**rows[0], **{key: sum(row[key] for row in rows) / len(rows) for key in ("top1", "low", "high")}}
@@ -229,65 +238,24 @@ def _forget(folder: Path) -> None:
         folder.rename(aside)
 
 
-def _opening(ablation: Ablation, setup: Setup, found: list[Task], missing: list[Task]) -> str:
-    job, folders = found[0].job, len(plan.distinct(found))
-    there = f"{folders - len(missing)} of {folders} trainings are there; " if len(missing) < folders else ""
-    return (
-        f"{ablation.name}: accuracy={setup.budget.name} on {setup.data_name}: {there}{len(missing)} to train "
-        f"({job.recipe.sampling.frames} frames x {job.recipe.augmentation.size} px, "
-        f"{job.recipe.optimisation.epochs:g} epochs, seeds {', '.join(map(str, sorted({t.seed for t in found})))})"
-    )
+def _outcome(done: pool.Done) -> str:
+    """What became of a training, in words."""
+    result = None if done.failure else done.task.result()
+    if result is None:
+        return done.failure or "no result was left"
+    return f"top-1 {result.top1:.1f} % in {duration(result.seconds['total'])}"
 
 
-class _Progress:
-    """One line per finished training; on a terminal a live one for those in work, elsewhere one twice a minute."""
-
-    def __init__(self, console: Console, tasks: list[Task]):
-        self.console, self.total, self.finished = console, len(tasks), 0
-        self.begun, self.said, self.status = time.monotonic(), time.monotonic(), None
-
-    def shown(self):
-        self.status = self.console.status("training …") if self.console.is_terminal else None
-        return self.status or _Nothing()
-
-    def tick(self, tasks: list[Task]) -> None:
-        now = time.monotonic()
-        if self.status is None and now - self.said < SAY_EVERY_SECONDS:
-            return
-        self.said = now
-        parts, texts = 0.0, []
-        for task in tasks:
-            part, text = _state(task)
-            parts += part
-            texts.append(f"{task.label}: {text}")
-        share = (self.finished + parts) / self.total
-        left = f"; about {duration((now - self.begun) * (1 - share) / share)} left" if share > 0.02 else ""
-        line = f"[{self.finished}/{self.total} trained{left}] {' | '.join(texts)}"
-        if self.status is not None:
-            self.status.update(escape(line))
-        else:
-            self.console.print(escape(line), soft_wrap=True, highlight=False)
-
-    def done(self, task: Task, failure: str | None) -> None:
-        self.finished += 1
-        result = None if failure else task.result()
-        text = failure or (
-            f"top-1 {result.top1:.1f} % in {duration(result.seconds['total'])}" if result else "no result was left"
-        )
-        self.console.print(
-            escape(f"[{self.finished}/{self.total}] {task.label}: {text}"), soft_wrap=True, highlight=False
-        )
+def _state(in_work: list[Task], finished: int, total: int, spent: float) -> str:
+    """How far all trainings are, and those in work, in words."""
+    parts = [_part(task) for task in in_work]
+    share = (finished + sum(part for part, _ in parts)) / total
+    left = f"; about {duration(spent * (1 - share) / share)} left" if share > 0.02 else ""
+    texts = [f"{task.label}: {text}" for task, (_, text) in zip(in_work, parts, strict=True)]
+    return f"[{finished}/{total} trained{left}] {' | '.join(texts)}"
 
 
-class _Nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return None
-
-
-def _state(task: Task) -> tuple[float, str]:
+def _part(task: Task) -> tuple[float, str]:
     """How far a training is, from the last line of its log: share of its steps, and in words."""
     path = task.job.folder / pool.JOB_LOG
     try:

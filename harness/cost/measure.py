@@ -41,7 +41,7 @@ def measure(
                 measured += metric.missing(f"{type(error).__name__}: {error}", retry=True)
     for timed in metrics.by_process(metric for metric in chosen if metric.timed):
         assert clip is not None, "timed metrics need a clip"
-        limit = time_limit if deadline is None else deadline.limit(time_limit)
+        limit = deadline.limit(time_limit) if deadline else time_limit
         checked = _errors(case, timed[0].process, Path(clip), effort, limit)
         wrong = errors.why_wrong(checked)
         if wrong:

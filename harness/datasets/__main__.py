@@ -19,7 +19,7 @@ import yaml
 from harness import datasets
 from harness.datasets import check as checking
 from harness.datasets.sheet import contact_sheet
-from harness.line import line
+from harness.progress import line
 from harness.spec.options import Command, option, run, until_closed
 from harness.spec.reader import UsageError
 from records.record import write_json

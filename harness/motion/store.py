@@ -21,12 +21,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from harness.datasets import DataError
-from harness.line import line
 from harness.motion import photographs
 from harness.motion.drawing import pictures
 from harness.motion.encoding import encode
 from harness.motion.scenes import REPERTOIRES, Repertoire, Scene, scene
 from harness.processes import cores, pool
+from harness.progress import line
 from records.record import write_bytes, write_json, write_text
 
 FORMAT = 3  # raised whenever a pixel, a name or a label changes: other clips then lie in another folder

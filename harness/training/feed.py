@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness.clips.loading import Decoded, Keys, LoadingError, TrainingClips, preload, training_batches
 from harness.datasets import DataSet
-from harness.line import line
+from harness.progress import line
 from harness.training.distributed import Group
 from harness.training.job import Job, TrainingError
 from harness.training.journal import Counters

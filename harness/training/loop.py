@@ -27,7 +27,7 @@ from harness.clips.loading import Decoded, LoadingError
 from harness.datasets import DataError, DataSet
 from harness.evaluation.predictions import Predictions, PredictionsError
 from harness.evaluation.scores import scores as score
-from harness.line import line
+from harness.progress import line
 from harness.spec.recipe import Testing
 from harness.training import distributed, feed, state
 from harness.training.distributed import Group

@@ -1,0 +1,131 @@
+"""The records of one folder as one run sees and changes them.
+
+Records are read again before each change and written under a lock, so that a run beside this one loses nothing. What is
+finished is replaced by finished measurements only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from rich.console import Console
+
+from harness.cost import metrics
+from harness.spec.case import Entry, case_id
+from records import provenance, visits
+from records.record import Measurement, Record, RecordError, read_record, write_record
+
+RECORD_LOCK = ".records.lock"
+ABANDONED = 3600  # seconds after which a part of a file is no other run's any more
+
+
+class Store:
+    """The records in `folder`; of a case that has none there, the one in the folder `above` is gone on from.
+
+    `source` is the provenance of the run. `anew` holds the rounds of measurements that are begun again although a
+    finished one is there: by force, or because that one is of another machine. They enter the record once they are
+    finished too.
+    """
+
+    def __init__(
+        self, ablation: str, folder: Path, console: Console, source: dict[str, Any], above: Path | None = None
+    ):
+        self.ablation, self.folder, self.above, self.console, self.source = ablation, folder, above, console, source
+        self.anew: dict[tuple[str, str], Measurement | None] = {}
+        every = [metrics.get(name) for name in metrics.names()]
+        self.once = {measurement for metric in every if metric.once for measurement in metric.measures}
+
+    def read(self, entry: Entry, say: bool = False) -> Record | None:
+        """The record of a case, if there is a whole one; a damaged one is told of and measured again."""
+        for folder in filter(None, (self.folder, self.above)):
+            path = folder / f"{case_id(entry.case)}.json"
+            if not path.exists():
+                continue
+            try:
+                return read_record(path)
+            except RecordError as error:
+                if say:
+                    text = f"{error}\n    the case is measured again"
+                    self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return None
+
+    def counted(self, entry: Entry, name: str) -> bool:
+        """Whether the record of a case settles a counted metric."""
+        record = self.read(entry)
+        held = [record.get(measurement) if record else None for measurement in metrics.get(name).measures]
+        return not any(m is None or (m.missing and m.retry) for m in held)
+
+    def left(self, entry: Entry, name: str, wanted: int) -> set[int]:
+        """The rounds of a timed metric that the record lacks; all of them where it holds nothing to go on from."""
+        machine, record = provenance.machine(entry.case.device), self.read(entry)
+        lacking: set[int] = set()
+        for measurement in metrics.get(name).measures:
+            key = (case_id(entry.case), measurement)
+            held = self.anew[key] if key in self.anew else record.get(measurement) if record else None
+            if held is not None and machine not in held.said("machine"):
+                lacking |= self.repeat(entry, name, wanted)
+            elif held is not None and held.samples and not visits.continues(held, machine, self.source):
+                lacking |= self.repeat(entry, name, wanted) if visits.left(held, wanted) else set()
+            else:
+                lacking |= visits.left(held, wanted)
+        return lacking
+
+    def repeat(self, entry: Entry, name: str, wanted: int) -> set[int]:
+        """Begin a timed metric again."""
+        self.anew |= {(case_id(entry.case), measurement): None for measurement in metrics.get(name).measures}
+        return set(range(1, wanted + 1))
+
+    def merge(
+        self,
+        entry: Entry,
+        measured: list[Measurement],
+        *,
+        round: tuple[int, int] | None = None,
+        clip: dict[str, Any] | None = None,
+    ) -> None:
+        """Add measurements to the record of a case as it is now.
+
+        `round` is the number of a round and how many are wanted, None for what has none; `clip` says what video was
+        looked at.
+        """
+        identifier, case = case_id(entry.case), entry.case
+        source = {**self.source, **{name: getattr(case, name) for name in ("device", "dtype", "kernel", "seed")}}
+        source |= {"threads": case.threads, "clip": clip}
+        with FileLock(self.folder / RECORD_LOCK):
+            old = self.read(entry)
+            if clip is None:  # nothing of this run looked at it
+                source["clip"] = old.provenance.get("clip") if old else None
+            held = dict(old.measurements) if old else {}
+            for measurement in measured:
+                stamped = visits.stamped(measurement, source, provenance.now())
+                if round is None:
+                    held[stamped.name] = stamped
+                else:
+                    self._join(identifier, held, stamped, *round)
+            write_record(Record(identifier, self.ablation, case.row, case.to_dict(), held, source), self.folder)
+
+    def _join(self, identifier: str, held: dict[str, Measurement], new: Measurement, number: int, wanted: int) -> None:
+        key, old = (identifier, new.name), held.get(new.name)
+        wanted = 1 if new.name in self.once else wanted
+        if key not in self.anew:
+            if number not in visits.taken(old):  # else a run beside this one was faster
+                held[new.name] = visits.joined(old, new, number, wanted)
+            return
+        fresh = visits.joined(self.anew[key], new, number, wanted)
+        if visits.complete(fresh) or not visits.complete(old):
+            held[new.name] = fresh
+            del self.anew[key]
+        else:
+            self.anew[key] = fresh
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what runs that were killed while they wrote left beside the records."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
