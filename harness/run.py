@@ -27,6 +27,7 @@ from rich.console import Console
 from attention_zoo.registry import nearest
 from harness import session, suite
 from harness.cost import metrics
+from harness.progress import console_of_errors
 from harness.session import COMMAND
 from harness.spec import budget, case
 from harness.spec.case import Settings
@@ -187,6 +188,7 @@ def _session(configs: list, given: dict[str, Any], argv: list[str], console: Con
         rows=list(options.rows) if options.rows else None,
         time_limit=options.time_limit,
         console=console,
+        progress=console_of_errors(console),
         arguments=argv,
     )
 
@@ -225,6 +227,7 @@ def _suite(given: dict[str, Any], argv: list[str], console: Console, show: bool)
         force=given.get("force", False),
         time_limit=given.get("time_limit"),
         console=console,
+        progress=console_of_errors(console),
         arguments=argv,
     )
 

@@ -24,6 +24,7 @@ from harness.session import COMMAND, Training
 from harness.spec import budget, case
 from harness.spec.case import Ablation, Entry, Settings
 from harness.spec.reader import UsageError
+from records import provenance
 
 FOLDER = Path(__file__).parent / "conf" / "suite"
 QUICK_BATCH = 2
@@ -195,30 +196,32 @@ def run(
     force: bool = False,
     time_limit: float | None = None,
     console: Console | None = None,
+    progress: Console | None = None,
     arguments: list[str] | None = None,
 ) -> int:
     """Run the steps; `settings` hold the device and quick mode. `out` None: results/<device>, quick: outputs.
 
+    Results go to the `console`, what is being done to `progress` (None: to the console too).
+
     Returns the exit status: 0 done or out of time, 1 something failed, 130 interrupted. Raises: UsageError.
     """
-    from records import provenance
-
     console = console or Console(quiet=True)
+    progress = progress or console
     settings = replace(settings, device=settings.device or suite.device)
     _check_device(suite, settings)
     out = out or (Path("outputs") if settings.quick else Path("results", provenance.device_slug(settings.device)))
     begun, deadline = time.monotonic(), Deadline.after(60 * suite.minutes)
-    console.print(f"suite {suite.name}: {len(steps)} steps, {suite.minutes:g} minutes at most, records in {out}")
+    progress.print(f"suite {suite.name}: {len(steps)} steps, {suite.minutes:g} minutes at most, records in {out}")
     statuses = []
     for number, step in enumerate(steps, start=1):
-        console.print(f"\n[{number}/{len(steps)}] {step.step}: {_meaning(step)}", markup=False)
+        progress.print(f"\n[{number}/{len(steps)}] {step.step}: {_meaning(step)}", markup=False)
         why = _left_out(step, deadline, settings, training)
         if why:
-            console.print(f"left out: {why}", markup=False)
+            progress.print(f"left out: {why}", markup=False)
             deadline.left_out.append(f"{step.step}: {why}")
             continue
         own = Deadline(min(deadline.at, time.monotonic() + step.seconds))
-        statuses.append(_measure(suite, step, settings, training, out, own, force, time_limit, console))
+        statuses.append(_measure(suite, step, settings, training, out, own, force, time_limit, console, progress))
         deadline.left_out += [f"{step.step}: {what}" for what in own.left_out]
         if statuses[-1] == 130:
             break
@@ -251,8 +254,9 @@ def _measure(
     force: bool,
     time_limit: float | None,
     console: Console,
+    progress: Console,
 ) -> int:
-    """A step that is an ablation."""
+    """One step."""
     accuracy = (
         replace(training, budget=training.budget or step.accuracy) if step.accuracy else Training(budget=budget.OFF)
     )
@@ -274,6 +278,7 @@ def _measure(
         time_limit=time_limit or suite.time_limit,
         deadline=deadline,
         console=console,
+        progress=progress,
         remake=[*remake, *(["quick=true"] if settings.quick else [])],
     )
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,76 @@ def test_an_interrupted_run_keeps_and_reports_what_it_has_and_goes_on(tmp_path, 
     assert meter.asked == [("two", ("latency",)), ("three", ("latency",))]
 
 
+def test_settings_of_an_ablation_stand_beside_each_other(tmp_path, monkeypatch):
+    """A second number format, clip or batch takes nothing from the first, not even its report."""
+    Meter(monkeypatch)
+    different = {
+        "": {},
+        "dtype-bfloat16": {"dtype": "bfloat16"},
+        "batch-size-8-dtype-bfloat16": {"dtype": "bfloat16", "batch_size": 8},
+        "clip-frames-2": {"frames": 2},
+        "kernel-reference": {"kernel": "reference", "dtype": "float32"},  # as it is
+        "compile-true": {"compile": True},
+        "seed-1": {"seed": 1},
+        "threads-2": {"threads": 2},
+    }
+    seen = {}
+    for place, fields in different.items():
+        assert go(tmp_path, ["params"], settings=Settings(**fields)) == 0
+        folder = tmp_path / "trial" / place
+        assert len(read_records(folder)) == 3
+        seen[place] = read_manifest(folder)
+    for place, manifest in seen.items():
+        assert read_manifest(tmp_path / "trial" / place) == manifest
+        assert (tmp_path / "trial" / place / "report.md").is_file()
+        assert (tmp_path / "trial" / place / "table.csv").is_file()
+        assert bool(manifest["setting"]) == bool(place)
+    assert seen["batch-size-8-dtype-bfloat16"]["setting"] == "batch_size=8, dtype=bfloat16"
+    assert len({row["case_id"] for manifest in seen.values() for row in manifest["rows"]}) == 3 * len(seen)
+    for ratio in (2, 3):
+        assert go(tmp_path, ["params"], settings=Settings(model={"mlp_ratio": ratio})) == 0
+    assert len(list((tmp_path / "trial").glob("model-mlp-ratio-*"))) == 2
+
+
+def test_a_value_of_an_axis_goes_on_from_the_records_of_all_values(tmp_path, monkeypatch):
+    meter, trial = Meter(monkeypatch), ablation(["one"], vary={"batch_size": [1, 2]})
+    assert session.run([trial], Settings(), ["params"], tmp_path) == 0
+    assert len(meter.asked) == 2
+    assert session.run([trial], Settings(batch_size=2), ["params"], tmp_path) == 0
+    assert len(meter.asked) == 2
+    assert len(read_manifest(tmp_path / "trial" / "batch-size-2")["rows"]) == 1
+    assert len(read_manifest(tmp_path / "trial")["rows"]) == 2
+
+
+def test_one_table_that_cannot_be_made_costs_no_other_its_report(tmp_path, monkeypatch, capsys):
+    Meter(monkeypatch)
+    first, last = (
+        replace(ablation(), name=name, figures=figures) for name, figures in (("first", ["costt"]), ("last", []))
+    )
+    assert session.run([first, last], Settings(), ["params"], tmp_path) == 1
+    assert "failed: no report of first: " in capsys.readouterr().err
+    assert (tmp_path / "last" / "report.md").is_file()
+    assert "last/report.md" in (tmp_path / "report.md").read_text()
+
+
+def test_a_run_leaves_the_settings_that_it_was_given(tmp_path, monkeypatch):
+    Meter(monkeypatch)
+    settings = Settings(quick=True)
+    assert go(tmp_path, ["params"], settings=settings) == 0
+    assert settings == Settings(quick=True)
+
+
+def test_progress_and_results_have_streams_of_their_own(tmp_path, monkeypatch):
+    Meter(monkeypatch)
+    results, progress = io.StringIO(), io.StringIO()
+    consoles = dict(console=Console(file=results, width=120), progress=Console(file=progress, width=120))
+    assert go(tmp_path, ["params"], **consoles) == 0
+    assert "3 steps to do" in progress.getvalue()
+    assert "[1/3] one" in progress.getvalue()
+    assert "[1/3]" not in results.getvalue()
+    assert str(tmp_path / "trial" / "report.md") in results.getvalue()
+
+
 def test_two_runs_at_once_share_the_work_and_never_time_at_once(tmp_path, monkeypatch):
     meter = Meter(monkeypatch, seconds=0.2)
     (tmp_path / "trial").mkdir()
@@ -384,7 +455,7 @@ def test_a_killed_run_leaves_whole_records_and_the_next_one_goes_on(tmp_path):
     assert again.returncode == 0, again.stderr
     manifest = read_manifest(folder)
     assert len(read_records(folder)) == len(manifest["rows"])
-    left = int(re.search(r"(\d+) steps to do", again.stdout).group(1))
+    left = int(re.search(r"(\d+) steps to do", again.stderr).group(1))
     assert left == len(manifest["rows"]) - len(kept)
 
 
@@ -395,7 +466,7 @@ def test_ctrl_c_of_a_real_run_writes_the_report_and_says_how_to_go_on(tmp_path):
     running = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     )
-    for line in running.stdout:
+    for line in running.stderr:
         if "latency" in line:  # now a child process is timing
             break
     time.sleep(0.3)
