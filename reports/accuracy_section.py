@@ -8,7 +8,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from reports import accuracy, testing_views, verdict
+from reports import accuracy, verdict, views
 from reports.accuracy import Ordering
 from reports.means import Paired
 from reports.statistics import Interval
@@ -101,7 +101,7 @@ def _of_one(table: AblationTable, name: str, notes: Notes) -> list[str]:
     parts += _ordering_part(table, name, known, notes)
     parts += _controls_part(table, name, known, notes)
     parts += _further_part(table, name, known)
-    parts += testing_views.section(table, name)
+    parts += views.section(table, name)
     return parts
 
 

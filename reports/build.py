@@ -8,31 +8,25 @@ give the same bytes.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from records.record import MANIFEST, RecordError, write_bytes, write_text
-from reports import accuracy, cost_page, exponents, figure, markdown, table
+from records.record import MANIFEST, RecordError, write_text
+from reports import cost_page, exponents, figures, markdown, table
 from reports.paper_table import PaperTableError
 
 EXPECTED = (RecordError, PaperTableError)
+FORMAT = "write each figure also as SVG or PDF; format=svg without hyphens is the same"
 
 
-def build(folder: str | Path) -> list[Path]:
-    """Write the report of one ablation and return the files written.
+def build(folder: str | Path, formats: Sequence[str] = ()) -> list[Path]:
+    """Write the report of one ablation, its figures as PNG and in `formats`, and return the files written.
 
     Raises: RecordError, PaperTableError or KeyError naming what is wrong with manifest, table or figure.
     """
     folder = Path(folder)
     rows = table.load(folder)
-    written, captions = [], {}
-    with_accuracy = ("accuracy_cost",) if accuracy.names(rows) else ()
-    for name in dict.fromkeys((*rows.figures, *with_accuracy)):
-        drawing, file = figure.draw(name, rows), folder / f"{name}.png"
-        if drawing is None:
-            file.unlink(missing_ok=True)  # of other records
-            continue
-        written.append(write_bytes(drawing.png, file))
-        captions[file.name] = drawing.caption
+    written, captions = figures.write(rows, folder, formats)
     if "scaling.png" in captions:
         written.append(write_text(exponents.to_csv(rows), folder / exponents.FILE))
     else:
@@ -73,11 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="an ablation's folder, such as outputs/pyramid_scales, or one that holds such folders",
     )
-    failed = False
-    folders = [found for given in parser.parse_args(arguments).folders for found in _ablations(given)]
+    parser.add_argument("--format", choices=("svg", "pdf"), action="append", default=[], help=FORMAT)
+    words = [f"--{word}" if word.startswith("format=") else word for word in arguments or sys.argv[1:]]
+    asked, failed = parser.parse_args(words), False
+    folders = [found for given in asked.folders for found in _ablations(given)]
     for folder in folders:
         try:
-            for path in build(folder):
+            for path in build(folder, asked.format):
                 print(path)
         except (*EXPECTED, KeyError, OSError) as error:
             print(f"{folder}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)

@@ -16,11 +16,6 @@ import numpy as np
 
 from records.record import RecordError, write_bytes
 
-NUMBERS = 24  # up to so many classes each cell holds its number
-NAMES = 70  # up to so many every class is named
-LONGEST = 32  # letters of a name
-LARGEST = 20  # of the mistakes, listed beside a matrix whose numbers cannot be read
-
 
 def read(path: Path) -> dict[str, Any]:
     """The scores that a file holds. Raises: RecordError naming the file and what is wrong with it."""
@@ -58,38 +53,25 @@ def counted(scores: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     return counts, [str(name) for name in classes]
 
 
-def shares(counts: np.ndarray) -> np.ndarray:
-    """Each cell in percent of the videos of its label; 0 where the label has none."""
-    total = counts.sum(axis=1, keepdims=True)
-    return np.divide(100.0 * counts, total, out=np.zeros(counts.shape), where=total > 0)
-
-
-def mistakes(counts: np.ndarray, classes: list[str], most: int = LARGEST) -> list[tuple[str, str, int, int]]:
-    """The largest cells off the diagonal: label, answer, how many of how many videos; most videos first."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(place), len(counts)) for place in order]
-    return [(classes[i], classes[j], int(wrong[i, j]), int(counts[i].sum())) for i, j in pairs if wrong[i, j]]
-
-
-def picture(scores: dict[str, Any]) -> bytes:
-    """The confusion matrix as the bytes of a PNG; the same scores give the same bytes. Raises: ValueError."""
+def picture(scores: dict[str, Any], kind: str = "png") -> bytes:
+    """The confusion matrix as the bytes of a PNG, SVG or PDF; the same scores give the same. Raises: ValueError."""
     counts, classes = counted(scores)
     from reports import confusion_figure, drawing  # matplotlib takes a second: a slip is answered before
 
     with drawing.styled():
-        return drawing.rendered(*confusion_figure.matrix(scores, counts, classes)).png
+        return drawing.rendered(*confusion_figure.matrix(scores, counts, classes), [kind]).files[kind]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.confusion", description=__doc__.partition("\n\n")[0])
     parser.add_argument("scores", type=Path, metavar="SCORES.json", help="what an evaluation wrote")
-    parser.add_argument("png", type=Path, metavar="OUT.png", help="the picture to write")
+    parser.add_argument("figure", type=Path, metavar="OUT.png", help="the picture to write, or OUT.svg, OUT.pdf")
     given = parser.parse_args(arguments)
     try:
-        print(write_bytes(picture(read(given.scores)), given.png))
-    except (RecordError, OSError) as error:
+        from reports.drawing import format_of
+
+        print(write_bytes(picture(read(given.scores), format_of(given.figure)), given.figure))
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from records.record import MANIFEST, RecordError, write_text
-from reports import exponents, figure, markdown, peers, roofline, shares, statistics, table
+from reports import exponents, figures, markdown, peers, roofline, shares, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
 from reports.table import AblationTable, Row
@@ -259,7 +259,7 @@ def _section(one: AblationTable, folder: Path) -> str:
     parts = [f"## {one.question}", f"[The whole report]({one.name}/report.md), [as CSV]({one.name}/table.csv)."]
     parts.append(markdown.circumstances(one))
     notes = Notes()
-    for name in one.figures:
+    for name in figures.wanted(one):
         if (folder / one.name / f"{name}.png").is_file():
             parts.append(f"![{name.replace('_', ' ')}, {one.name}]({one.name}/{name}.png)")
             parts += [exponents.section(one, notes)] if name == "scaling" else []
@@ -302,7 +302,7 @@ def _spread(name: str, scale: float = 1) -> Callable[[Row, Notes], str]:
 
 
 def _part(kind: str, group: str) -> Callable[[Row, Notes], str]:
-    return lambda row, _: f"{100 * figure.shares_of(row, kind)[group]:.0f}"
+    return lambda row, _: f"{100 * shares.shares_of(row, kind)[group]:.0f}"
 
 
 def _quantity(row: Row, name: str) -> str:

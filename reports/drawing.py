@@ -1,15 +1,17 @@
-"""How figures are drawn: colours, type, bytes, and labels that keep out of each other's way.
+"""How figures are drawn: a sheet with what it was measured on at its foot, colours, type, logarithms, bytes.
 
 One hue carries what was measured here, black what a paper printed; families and schemes have the colours of Okabe and
-Ito, told apart by readers with any colour vision. The same figure gives the same bytes.
+Ito, told apart by readers with any colour vision. The same figure gives the same bytes on any processor: logarithms
+are taken here and rounded, since numpy's differ in their last digit between processors, which moves a pixel.
 """
 
 import io
 import math
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,32 +21,45 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from reports.exponents import scheme_of
+from reports.table import AblationTable
+from reports.text import counted
 
 MEASURED, VARIANT, PRINTED = "#0072B2", "#A3CCE6", "#111111"
-INK, FAINT, GRID = "#222222", "#707070", "#E4E4E4"
+INK, FAINT, GRID, BAND = "#222222", "#707070", "#E4E4E4", "#ECECEC"
 FAMILIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-WIDTH, DPI = 10.0, 130
+FORMATS = {  # what is written beside the picture itself: no time, no name of a machine
+    "png": {"Software": None, "Title": "title", "Description": "about"},
+    "svg": {"Date": None, "Title": "title", "Description": "about"},
+    "pdf": {"CreationDate": None, "Title": "title", "Subject": "about"},
+}
+PARTIAL = ("metrics", "rows", "rounds", "force")  # words that make a part of the records, or make them anew
+WIDTH, DPI, SMALL = 10.0, 130, 7.5
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
     "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8, "figure.facecolor": "white",
-    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
+    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 7,
+    "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 9, "legend.frameon": False, "legend.fontsize": 9,
+    "legend.handlelength": 1.4, "legend.columnspacing": 1.6, "svg.hashsalt": "attention-zoo",
+    "figure.constrained_layout.h_pad": 0.07, "figure.constrained_layout.w_pad": 0.07,
 }  # fmt: skip
-
-
 HALO = [withStroke(linewidth=2.5, foreground="white")]  # letters stay legible where a line has to pass below them
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure ready to be written: its bytes and the sentence that stands for it where it cannot be seen."""
+    """A figure ready to be written: its bytes by format, and the sentence that stands for it."""
 
-    png: bytes
+    files: dict[str, bytes]
     caption: str
+
+    @property
+    def png(self) -> bytes:
+        return self.files["png"]
 
 
 @contextmanager
@@ -56,17 +71,68 @@ def styled() -> Iterator[None]:
         yield
 
 
-def rendered(figure: Figure, caption: str) -> Drawing:
-    """The figure as bytes; to be called inside of `styled()`."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
-    return Drawing(out.getvalue(), caption)
+def sheet(tall: float, foot: str, notes: Sequence[str] = (), wide: float = WIDTH) -> Figure:
+    """An empty figure whose parts find their own places, `tall` inches without the lines at its foot.
+
+    `foot` says where the figures come from; `notes` stand above it.
+    """
+    lines = [line for text in (*notes, foot) for line in wrapped(text, SMALL, 0.94 * wide)]
+    figure = Figure(figsize=(wide, tall + 0.16 * len(lines)), dpi=DPI, layout="constrained")
+    if lines:
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=FAINT, linespacing=1.3)
+    figure.set_label(foot)
+    return figure
+
+
+def rendered(figure: Figure, caption: str, formats: Iterable[str] = ("png",)) -> Drawing:
+    """The figure as bytes; to be called inside of `styled()`. Raises: ValueError naming a format that is not known."""
+    words, files = {"title": caption, "about": figure.get_label()}, {}
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"unknown format {name!r} of a figure; allowed: {', '.join(FORMATS)}")
+        out = io.BytesIO()
+        metadata = {key: words.get(value, value) or None for key, value in FORMATS[name].items()}
+        figure.savefig(out, format=name, dpi=DPI, metadata=metadata)
+        files[name] = out.getvalue()
+    return Drawing(files, caption)
+
+
+def format_of(path: Path) -> str:
+    """Of a file that is to be written, by how its name ends. Raises: ValueError."""
+    name = path.suffix[1:].lower()
+    if name not in FORMATS:
+        raise ValueError(f"{path}: a figure ends in {', '.join(f'.{one}' for one in FORMATS)}")
+    return name
+
+
+def about(table: AblationTable, **other: list[str]) -> str:
+    """Device, clip, commit and command of all that a figure shows, in one line; `other` circumstances go before."""
+    found = table.facts() | other
+    parts = [_alike(found[key], key) for key in ("device", "dtype", "mode") if found.get(key)]
+    parts += [f"{key} {_alike(found[key], key)}" for key in ("batch", "threads") if found.get(key)]
+    parts += [_alike(found["clip"], "clip")] if found.get("clip") else []
+    commits = _alike(found.get("commit") or [], "commit")
+    parts += [commits if commits.endswith("commits") else f"commit {commits}"] if commits else []
+    words = [word for word in table.arguments if word.partition("=")[0] not in PARTIAL]
+    command = shlex.join(words or [f"ablation={table.name}"])
+    return " · ".join([*parts, f"python -m harness.run {command}"])
+
+
+def _alike(values: list[str], what: str) -> str:
+    values = list(dict.fromkeys(value for several in values for value in several.split(" / ")))
+    return " / ".join(values) if len(values) < 3 else counted(len(values), what)
 
 
 def look(number: int) -> tuple[str, str]:
     """Colour and marker of one of several things: where colours begin again they meet other markers."""
     again = number // len(FAMILIES)
     return FAMILIES[number % len(FAMILIES)], MARKERS[(number + again) % len(MARKERS)]
+
+
+def looks(table: AblationTable) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each scheme, by its place among all rows, measured or not: the same in all figures."""
+    schemes = dict.fromkeys(scheme_of(row) for row in table.rows if not row.published_only)
+    return {scheme: look(number) for number, scheme in enumerate(schemes)}
 
 
 def legible(color: str) -> str:
@@ -103,112 +169,86 @@ def wrapped(text: str, size: float, inches: float) -> list[str]:
     return lines
 
 
-def log_ticks(axis: Axis, fine: tuple[int, ...] = (1, 2, 5)) -> None:
-    """Ticks of a logarithmic axis, fewer where it spans much, so that their numbers keep apart and differ."""
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=fine if high / low < 2e3 else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_locator(NullLocator())
+def short(value: float) -> str:
+    """Three digits, for a picture."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def place_labels(
-    figure: Figure,
-    axes: Axes,
-    labels: list[tuple[float, float, str, str, bool]],
-    points: list[tuple[float, float, int]],
-    segments: list[tuple[float, float, float, float]],
-) -> None:
-    """Write each label beside its point at the first place where it covers no point, no other label and no border.
+# logarithms
 
-    In two lines where one finds no such place. Points beyond those of the labels have no name, but are kept free.
-    """
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    frame = axes.get_window_extent(renderer)
-    scale = figure.dpi / 72
-    taken = []
-    for x, y, size in points:
-        px, py = axes.transData.transform((x, y))
-        half = size * scale / 2 + 3
-        taken.append((px - half, py - half, px + half, py + half))
-    for x0, y0, x1, y1 in segments:
-        (px, py), (qx, qy) = axes.transData.transform([(x0, y0), (x1, y1)])
-        steps = max(1, round(math.dist((px, py), (qx, qy)) / 4))  # denser than a label is high
-        for share in (i / steps for i in range(steps + 1)):
-            x, y = px + share * (qx - px), py + share * (qy - py)
-            taken.append((x - 1, y - 1, x + 1, y + 1))
-    notes, places = [], []
-    for (x, y, text, color, bold), (_, _, size) in zip(labels, points, strict=False):
-        weight = "bold" if bold else "normal"
-        note = axes.annotate(
-            text,
-            (x, y),
-            (0, 0),
-            textcoords="offset points",
-            fontsize=9,
-            color=legible(color),
-            weight=weight,
-            zorder=5,
-            path_effects=HALO,
-        )
-        notes.append(note)
-        options = []
-        for preference, (said, offset) in enumerate(product(_broken(text), _offsets(size / 2 + 3))):
-            place = (*offset, said)
-            _move(note, place)
-            box = note.get_window_extent(renderer)
-            outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
-            options.append(((box.x0 - 1, box.y0, box.x1 + 1, box.y1), preference + (1e6 if outside else 0), place))
-        places.append(options)
-    fixed = [
-        [cost + 50 * sum(_common(box, other) for k, other in enumerate(taken) if k != i) for box, cost, _ in options]
-        for i, options in enumerate(places)
-    ]
-    chosen = [min(range(len(costs)), key=costs.__getitem__) for costs in fixed]
-    for _ in range(8):  # each label in turn takes its best place among the others, until none moves
-        before = list(chosen)
-        for i, options in enumerate(places):
-            others = [places[k][chosen[k]][0] for k in range(len(places)) if k != i]
-            costs = [fixed[i][c] + 50 * sum(_common(box, o) for o in others) for c, (box, _, _) in enumerate(options)]
-            chosen[i] = min(range(len(costs)), key=costs.__getitem__)
-        if chosen == before:
+
+def log10(value: float) -> float:
+    """The place of a value on a logarithmic axis, which here is a linear one of rounded logarithms."""
+    return round(math.log10(value), 6)
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Ticks from `low` to `high`, given as logarithms: as few digits as leave four of them, so that they keep apart."""
+    for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), [1 + n / 5 for n in range(45)]):
+        values = [round(d * 10.0**n, 12) for n in range(math.floor(low), math.ceil(high) + 1) for d in digits]
+        values = [value for value in values if low <= log10(value) <= high]
+        if len(values) >= 4:
             break
-    for note, options, choice in zip(notes, places, chosen, strict=True):
-        _move(note, options[choice][2])
+    axis.set_ticks([log10(value) for value in values], [f"{value:,.10g}" for value in values])
 
 
-def _broken(text: str) -> list[str]:
-    """A label in one line, and a long one also in two, broken at the space nearest to its middle."""
-    spaces = [at for at, letter in enumerate(text) if letter == " "]
-    if len(text) < 12 or not spaces:
-        return [text]
-    at = min(spaces, key=lambda at: abs(at - len(text) / 2))
-    return [text, f"{text[:at]}\n{text[at + 1 :]}"]
+def log_limits(axes: Axes, xs: Sequence[float] = (), ys: Sequence[float] = (), room: float = 0.06) -> None:
+    """Limits and ticks of axes that hold logarithms, with some room around."""
+    for values, axis, limit in ((xs, axes.xaxis, axes.set_xlim), (ys, axes.yaxis, axes.set_ylim)):
+        if values:
+            space = room * max(max(values) - min(values), 0.3)
+            limit(min(values) - space, max(values) + space)
+            log_ticks(axis, min(values) - space, max(values) + space)
 
 
-def _move(note: Annotation, place: tuple[float, float, str, str, str]) -> None:
-    note.xyann = place[:2]
-    note.set_horizontalalignment(place[2])
-    note.set_verticalalignment(place[3])
-    note.set_text(place[4])
+def pareto(axes: Axes, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Draw the front of what nothing else beats in both, less of x and more of y, as far as points go; its corners."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or y > best[-1][1]:
+            best += [(x, best[-1][1]), (x, y)] if best else [(x, y)]
+    best.append((max(x for x, _ in points), best[-1][1]))
+    axes.plot(*zip(*best, strict=True), color=FAINT, lw=1.0, ls=(0, (4, 3)), zorder=1, label="Pareto front")
+    return best
 
 
-def _offsets(gap: float) -> list[tuple[float, float, str, str]]:
-    """Places for a label in the order of preference: right, left, above, below, then farther out."""
-    places = []
-    for far in (0, 6, 12, 20):
-        d = gap + far
-        places += [
-            (d, 0, "left", "center"),
-            (-d, 0, "right", "center"),
-            (0, d, "center", "bottom"),
-            (0, -d, "center", "top"),
-        ]
-        places += [(d * 0.7, d * 0.7, "left", "bottom"), (d * 0.7, -d * 0.7, "left", "top")]
-        places += [(-d * 0.7, d * 0.7, "right", "bottom"), (-d * 0.7, -d * 0.7, "right", "top")]
-    return places
+# names of points
 
 
-def _common(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str, str]], lines: Sequence[Sequence]) -> None:
+    """Write names (x, y, text, colour, weight) beside their points, in their order, each where it covers least.
+
+    `lines` are the corners of lines to keep clear of. To be called last: what changes the layout moves the points.
+    """
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    axes.figure.draw_without_rendering()
+    frame, unit = axes.get_window_extent(renderer), axes.figure.dpi / 72
+    spots = [tuple(axes.transData.transform((x, y))) for x, y, *_ in labels]
+    taken = [(x - 7 * unit, y - 7 * unit, x + 7 * unit, y + 7 * unit) for x, y in spots]
+    for start, end in ((a, b) for line in lines for a, b in zip(line, line[1:], strict=False)):
+        (x0, y0), (x1, y1) = axes.transData.transform([start, end])
+        steps = [n / 40 for n in range(41)]
+        taken += [(x0 + s * (x1 - x0), y0 + s * (y1 - y0), x0 + s * (x1 - x0), y0 + s * (y1 - y0)) for s in steps]
+    for (x, y), (at_x, at_y, text, color, weight) in zip(spots, labels, strict=True):
+        note = axes.annotate(
+            text, (at_x, at_y), (0, 0), textcoords="offset points", fontsize=8.5, color=legible(color), weight=weight,
+            path_effects=HALO, zorder=5,
+        )  # fmt: skip
+        size = note.get_window_extent(renderer)
+        places = []
+        for away in (10, 16, 24):
+            for side, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7)):
+                left = side * away * unit - size.width * (side < 0) - size.width / 2 * (side == 0)
+                low = up * away * unit - size.height / 2 * (1 - up)
+                box = (x + left, y + low, x + left + size.width, y + low + size.height)
+                outside = box[0] < frame.x0 or box[2] > frame.x1 or box[1] < frame.y0 or box[3] > frame.y1
+                places.append((sum(_covers(box, other) for other in taken) + 1e6 * outside, len(places), box))
+        _, _, box = min(places)
+        note.xyann = ((box[0] - x) / unit, (box[1] - y) / unit)
+        taken.append(box)
+
+
+def _covers(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """How much two boxes have in common; a point counts as one unit."""
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return 0.0 if wide < 0 or high < 0 else max(wide * high, 1.0)

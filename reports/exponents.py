@@ -10,15 +10,12 @@ import io
 import math
 from dataclasses import dataclass
 
+from reports.quantities import names, titled
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Notes, table_lines
 
-KINDS = {  # measurement: what its exponent is called in a table
-    "macs_attention": "multiply-adds of attention products",
-    "macs": "all multiply-adds",
-    "latency": "latency",
-    "peak_memory": "peak memory without weights",
-}
+ATTENTION = "macs_attention"  # of the two products of attention: the only one that a theory is known of
+FLAT = 0.05  # an exponent within it is no growth: parameters that depend on the clip a little
 CSV = ("scheme", "varied", "at", "measurement", "exponent", "points", "theory")
 FILE = "exponents.csv"
 SAID = (
@@ -27,14 +24,7 @@ SAID = (
     "a token costs less there: this lifts the lines of window and pyramid schemes above their theory."
 )
 
-THEORY = {  # exponents of the attention products with frames and with size; a pyramid's by its pooled stages
-    "full": {"frames": (2, 2), "size": (2, 2)},
-    "divided": {"frames": (1, 2), "size": (1, 2)},
-    "space_only": {"frames": (1, 1), "size": (2, 2)},
-    "local_window": {"frames": (1, 1), "size": (1, 1)},
-    "shifted_window": {"frames": (1, 1), "size": (1, 1)},
-    "global_pyramid": {"frames": (1, 1), "size": (1, 1)},
-}
+Growth = dict[str, dict[str, list[int]]]  # by scheme and axis of the clip: least and greatest exponent
 
 
 @dataclass(frozen=True)
@@ -44,6 +34,7 @@ class Line:
     scheme: str
     axis: str
     rows: tuple[Row, ...]
+    theory: str | None
 
     def points(self, name: str) -> list[tuple[int, float]]:
         """Tokens and cost, by the number of tokens; only of the rows that have a value above 0."""
@@ -55,10 +46,6 @@ class Line:
         return None if found is None else found[0]
 
     @property
-    def theory(self) -> str | None:
-        return next((said for row in self.rows if (said := theory(row, self.axis))), None)
-
-    @property
     def fixed(self) -> str:
         return fixed(self.rows[0], self.axis)
 
@@ -68,7 +55,8 @@ def lines(table: AblationTable) -> list[Line]:
     found = []
     for axis, rows in axes(table).items():
         for scheme in dict.fromkeys(scheme_of(row) for row in rows):
-            found.append(Line(scheme, axis, tuple(row for row in rows if scheme_of(row) == scheme)))
+            of_scheme = tuple(row for row in rows if scheme_of(row) == scheme)
+            found.append(Line(scheme, axis, of_scheme, theory(table.growth, of_scheme[0], axis)))
     return found
 
 
@@ -109,9 +97,9 @@ def tokens(row: Row) -> int | None:
 
 
 def grows(row: Row, name: str) -> int | float | None:
-    """A measurement without what is the same for every clip: peak memory without the weights, where they are known."""
+    """A measurement without what is the same for every clip: memory without the weights, where they are known."""
     value = row.value(name)
-    if name != "peak_memory" or value is None:
+    if value is None or row.measurement(name).kind != "sized":
         return value
     weights = row.measurement(name).details.get("weights_bytes")
     return None if weights is None else max(0, value - weights)
@@ -122,8 +110,8 @@ def lacks(row: Row, name: str) -> str:
     return "its weights are not recorded" if row.value(name) is not None else row.reason(name)
 
 
-def theory(row: Row, axis: str) -> str | None:
-    """The exponent of a row's attention products in the tokens, as "2" or "1–2"; None for a scheme that is not known.
+def theory(growth: Growth, row: Row, axis: str) -> str | None:
+    """The exponent of a row's attention products in the tokens, as "2" or "1–2"; None for a scheme that states none.
 
     Source: the closed forms of the schemes. Projections and MLP, which every model has, grow with exponent 1.
     """
@@ -131,11 +119,34 @@ def theory(row: Row, axis: str) -> str | None:
     attention = config.get("attention") or {}
     used = {name for pattern in config.get("stages") or () for name in pattern}
     schemes = {(attention.get(name) or {}).get("scheme", name) for name in used}
-    if not schemes or not schemes <= set(THEORY):
+    if not schemes or not all(axis in growth.get(scheme, {}) for scheme in schemes):
         return None
-    low = min(THEORY[scheme][axis][0] for scheme in schemes)
-    high = max(THEORY[scheme][axis][1] for scheme in schemes)
+    low = min(growth[scheme][axis][0] for scheme in schemes)
+    high = max(growth[scheme][axis][1] for scheme in schemes)
     return f"{low}" if low == high else f"{low}–{high}"
+
+
+def quantities(table: AblationTable) -> list[str]:
+    """What grows: the products of attention, then costs by kind; not rates, nor what all clips have in common."""
+    found = [name for name in names(table, "counted") if name in table.metrics] + names(table, "timed", "sized")
+    found = [name for name in found if _lower(table, name) and any(_grows(line, name) for line in lines(table))]
+    return [ATTENTION] * table.has(ATTENTION) + found
+
+
+def _lower(table: AblationTable, name: str) -> bool:
+    return any(m.better == "lower" for row in table.measured if (m := row.measurement(name)))
+
+
+def _grows(line: Line, name: str) -> bool:
+    slope = line.exponent(name)
+    return slope is not None and abs(slope) > FLAT
+
+
+def title(table: AblationTable, name: str) -> tuple[str, float]:
+    """What a panel or a column calls it, and what its values are divided by."""
+    words, scale = titled(table, name)
+    sized = any(m.kind == "sized" for row in table.measured if (m := row.measurement(name)))
+    return words.replace(",", " without weights,", 1) if sized else words, scale
 
 
 def exponent(points: list[tuple[float, float]]) -> tuple[float, float] | None:
@@ -152,13 +163,15 @@ def exponent(points: list[tuple[float, float]]) -> tuple[float, float] | None:
 def section(table: AblationTable, notes: Notes) -> str:
     """The exponents of each scheme in a table; empty where no line has two points."""
     found = lines(table)
-    kinds = [name for name in KINDS if any(line.exponent(name) is not None for line in found)]
+    kinds = [name for name in quantities(table) if any(line.exponent(name) is not None for line in found)]
     if not kinds:
         return ""
     columns = [("scheme", lambda line: line.scheme), ("growing with", lambda line: f"{line.axis}, at {line.fixed}")]
     for name in kinds:
-        columns.append((f"{KINDS[name]}: exponent", lambda line, name=name: _cell(line, name, notes)))
-        if name == "macs_attention":
+        columns.append(
+            (f"{title(table, name)[0].rpartition(',')[0]}: exponent", lambda line, name=name: _cell(line, name, notes))
+        )
+        if name == ATTENTION:
             columns.append(("theirs in theory", lambda line: line.theory or MISSING))
     return f"{SAID}\n\n{table_lines(found, columns)}"
 
@@ -178,9 +191,9 @@ def to_csv(table: AblationTable) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV)
     for line in lines(table):
-        for name in KINDS:
+        for name in quantities(table):
             if (found := line.exponent(name)) is not None:
-                known = line.theory if name == "macs_attention" else None
+                known = line.theory if name == ATTENTION else None
                 points = len(line.points(name))
                 writer.writerow([line.scheme, line.axis, line.fixed, name, f"{found:.6g}", points, known or ""])
     return out.getvalue()

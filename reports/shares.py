@@ -1,8 +1,12 @@
 """What the operators of a row belong to: the groups in words, and how far their measured time can be trusted."""
 
 from reports import statistics
-from reports.table import AblationTable
+from reports.table import AblationTable, Row
 
+GROUPS = {  # group: what a picture calls it
+    "attention": "attention products", "projections": "projections", "mlp": "MLP",
+    "convolutions": "embedding, position, pooling", "norms": "norms", "movement": "data movement", "rest": "rest",
+}  # fmt: skip
 SAID = (
     "Attention is scores, softmax and weighted sum, of the multiply-adds the two products alone; projections are its "
     "linear maps; convolutions are patch embeddings, position encodings and pooling of keys; movement is copies, "
@@ -26,3 +30,10 @@ def said(table: AblationTable) -> str:
         f" Profiled passes that took over {floor:.0%} more or less than timed ones were disturbed, and their shares "
     )
     return SAID + (f"{rough}are rough: {'; '.join(apart)}." if apart else "")
+
+
+def shares_of(row: Row, kind: str) -> dict[str, float] | None:
+    """The shares of a row's multiply-adds ("macs") or time ("time") by group, or None where they were not measured."""
+    values = {group: row.value(f"{kind}_{group}") or 0 for group in GROUPS}
+    total = sum(values.values())
+    return {group: value / total for group, value in values.items()} if total else None

@@ -177,6 +177,7 @@ class AblationTable:
     size_note: str | None = None
     warnings: tuple[str, ...] = ()
     quick: bool = False
+    growth: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # of schemes, see reports/exponents.py
     arguments: tuple[str, ...] = ()  # the words of the command that made the records
 
     def __post_init__(self):
@@ -307,6 +308,7 @@ def load(folder: str | Path) -> AblationTable:
         size_note=manifest.get("size_note"),
         warnings=tuple(warnings),
         quick=folder.resolve().parent.name == "quick",
+        growth=manifest.get("growth") or {},
         arguments=tuple(manifest.get("arguments") or ()),
     )
 

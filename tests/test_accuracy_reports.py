@@ -14,7 +14,7 @@ from test_reports import one_record, write
 
 from records import record
 from records.record import Measurement, RecordError
-from reports import accuracy, accuracy_section, build, confusion, figure, means, table, testing_views
+from reports import accuracy, accuracy_section, build, confusion, confusion_figure, means, table, testing_views, views
 from reports import console as terminal
 from reports.console import human
 from reports.paper_table import PaperRow, PaperTable
@@ -258,7 +258,7 @@ def test_the_report_shows_accuracy_with_its_setting_and_its_verdict(tmp_path):
     assert "frames shuffled | top-1, %, a single frame |" in report
     assert "Guessing among 10 classes gives 10.0 %." in report
     assert "- Top-1 on built-in data (motion), quick" in report
-    assert "![Measured top-1 accuracy against latency; lines are 95 % intervals](accuracy_cost.png)" in report
+    assert "![Measured top-1 accuracy of each row; lines are 95 % intervals](accuracy_cost.png)" in report
     assert "Further measurements" not in report  # an accuracy is no timing
     assert " accuracy=quick  # measures what has no record yet" in report
     assert "Example CPU, 2 cores, torch" in report.partition("## Accuracy")[0]
@@ -335,14 +335,6 @@ def test_rows_without_timings_keep_the_words_for_the_clip(tmp_path):
     assert "device" not in rows.rows[2].facts()  # where it was trained is said with the accuracy
 
 
-def test_the_figure_of_costs_draws_the_intervals_of_the_table(tmp_path):
-    rows = table.load(write(tmp_path / "scales", [one_record()], table=None))
-    (panel,) = (panel for panel in figure._cost_panels(rows, list(rows.rows)) if panel.title == "latency, ms")
-    interval = rows.rows[0].interval("latency")
-    assert panel.spread == [(interval.low, interval.high)]
-    assert figure.draw("cost", rows).caption.endswith("; lines are 95 % intervals")
-
-
 # confusion matrices
 
 
@@ -366,8 +358,8 @@ def test_confusion_matrices_are_drawn_at_any_size(tmp_path, k, capsys):
 
 def test_shares_and_mistakes_of_a_confusion_matrix():
     counts = np.array([[8, 2, 0], [0, 0, 0], [5, 0, 5]])
-    assert confusion.shares(counts).tolist() == [[80, 20, 0], [0, 0, 0], [50, 0, 50]]
-    assert confusion.mistakes(counts, ["a", "b", "c"]) == [("c", "a", 5, 10), ("a", "b", 2, 10)]
+    assert confusion_figure.shares(counts).tolist() == [[80, 20, 0], [0, 0, 0], [50, 0, 50]]
+    assert confusion_figure.mistakes(counts, ["a", "b", "c"]) == [("c", "a", 5, 10), ("a", "b", 2, 10)]
 
 
 @pytest.mark.parametrize(
@@ -407,10 +399,10 @@ BY_VIEWS = [
 
 
 def test_published_points_of_testing_views():
-    found = {(p.clips, p.crops): p.top1 for p in testing_views.published("DualFormer-S", "diving48")}
+    found = {(p.clips, p.crops): p.top1 for p in views.published("DualFormer-S", "diving48")}
     assert found == {(4, 1): 81.2, (4, 3): 81.8}
-    assert [p.top1 for p in testing_views.published("DualFormer-T", "kinetics400")] == [79.5]
-    assert testing_views.published("DualFormer-T", "motion") == ()
+    assert [p.top1 for p in views.published("DualFormer-T", "kinetics400")] == [79.5]
+    assert views.published("DualFormer-T", "motion") == ()
 
 
 def test_views_are_drawn_and_tabled_from_a_file(tmp_path, capsys):
@@ -424,7 +416,7 @@ def test_views_are_drawn_and_tabled_from_a_file(tmp_path, capsys):
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
     stored = {"views": [[0, 0]], "by_views": BY_VIEWS, "facts": {"model": "dualformer_small"}}  # of an evaluation
     path.write_text(json.dumps(stored))
-    assert testing_views.read(path).points == testing_views.points(BY_VIEWS)
+    assert testing_views.read(path).points == views.points(BY_VIEWS)
     assert testing_views.read(path).title == "dualformer_small"
     path.write_text(json.dumps(BY_VIEWS))
     assert testing_views.main([str(path), str(tmp_path / "views.png")]) == 0

@@ -5,14 +5,11 @@ import sys
 import time
 import types
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from flat import flat
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
 
 import attention_zoo
 from backbones.mlp import watched
@@ -29,9 +26,10 @@ from harness.spec.reader import UsageError
 from records import record
 from records.record import Record, RecordError, Visit
 from reports import build as report
-from reports import cost_page, exponents, figure, roofline, table
+from reports import cost_page, exponents, figures, roofline, shares, table
 from reports.counting import fvcore
 from reports.drawing import styled
+from reports.figures import scaling
 
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
 LITTLE = Effort(samples=3, seconds=0, budget=0.1, fewest=3, warm_up_seconds=0)
@@ -57,7 +55,7 @@ def values(name, of):
 
 
 def test_the_groups_of_metrics_are_those_of_operators():
-    assert set(operator_share.GROUPS) == set(GROUPS) == set(figure.OPERATORS)
+    assert set(operator_share.GROUPS) == set(GROUPS) == set(shares.GROUPS)
     assert set(operator_macs.GROUPS) < set(GROUPS)
 
 
@@ -274,6 +272,7 @@ def test_all_takes_the_tables_of_costs_only():
 # figures and the page of a machine
 
 SLOPES = {"full": 2.0, "local_window": 1.0}
+GROWTH = {scheme: {axis: (int(slope), int(slope)) for axis in ("frames", "size")} for scheme, slope in SLOPES.items()}
 
 
 def one_record(scheme, frames, size, machine="Example CPU", **changes):
@@ -314,48 +313,33 @@ def machine(tmp_path):
     for one in records:
         record.write_record(one, folder)
     rows = [{"row": one.row, "case_id": one.case_id, "comparable": True} for one in records]
-    manifest = {"name": "scaling", "question": "How does it grow?", "table": None, "rows": rows}
-    record.write_manifest(manifest | {"figures": ["scaling", "operator_share", "roofline"]}, folder)
+    manifest = {"name": "scaling", "question": "How does it grow?", "table": None, "rows": rows, "growth": GROWTH}
+    manifest |= {"figures": ["scaling", "operator_share", "roofline"], "metrics": ["macs"]}
+    record.write_manifest(manifest, folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["scaling", "operator_share", "roofline"])
 def test_figures_are_drawn_and_are_the_same_each_time(machine, name):
     rows = table.load(machine)
-    first, second = figure.draw(name, rows), figure.draw(name, rows)
+    first, second = figures.draw(name, rows), figures.draw(name, rows)
     assert first.png.startswith(b"\x89PNG")
     assert first == second
-    assert figure.draw(name, table.AblationTable("x", "?", ())) is None
+    assert figures.draw(name, table.AblationTable("x", "?", ())) is None
 
 
 def rows_of(*records):
-    return table.AblationTable("scaling", "?", tuple(table.Row(one.row, record=one) for one in records))
-
-
-def titles(drawn):
-    return [axes.get_title(loc="left") or axes.get_title() for axes in drawn.axes]
+    rows = tuple(table.Row(one.row, record=one) for one in records)
+    return table.AblationTable("scaling", "?", rows, metrics=("macs",), growth=GROWTH)
 
 
 def without(name, reason="it was not asked for", unit="ms"):
     return {name: flat(name, unit, "lower", missing=reason)}
 
 
-def test_a_panel_without_a_line_is_left_out_with_its_footnote(machine):
-    records = [one_record("full", 8, 112), *(one_record("full", n, 112, **without("latency")) for n in (16, 32))]
-    drawn, caption = figure.scaling(rows_of(*records))
-    assert titles(drawn) == ["GMACs of attention products", "GMACs, one view"]
-    assert "latency" not in caption
-    assert not [words for words in drawn.findobj(Text) if "†" in words.get_text() or "asked" in words.get_text()]
-    known = [one_record("full", n, 112) for n in (8, 16)]
-    drawn, caption = figure.scaling(rows_of(*known, one_record("full", 32, 112, **without("latency"))))
-    assert "latency" in caption
-    (note,) = (words.get_text() for words in drawn.texts)
-    assert note.endswith("† no value: full at 32x112x112 (it was not asked for)")
-
-
 def test_a_figure_of_single_points_is_neither_drawn_nor_linked(tmp_path):
     records = [one_record("full", 8, 112), one_record("local_window", 16, 112)]
-    assert figure.scaling(rows_of(*records)) is None
+    assert scaling.draw(rows_of(*records)) is None
     for one in records:
         record.write_record(one, tmp_path)
     rows = [{"row": one.row, "case_id": one.case_id, "comparable": True} for one in records]
@@ -369,58 +353,6 @@ def test_a_figure_of_single_points_is_neither_drawn_nor_linked(tmp_path):
     assert "scaling.png" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_a_line_that_ends_early_is_named_where_it_ends():
-    lost = [one_record("full", n, 112, **without("latency")) for n in (32, 64)]
-    kept = [one_record("full", n, 112) for n in (8, 16)]
-    drawn, _ = figure.scaling(rows_of(*kept, *lost, *(one_record("local_window", n, 112) for n in (8, 16, 32, 64))))
-    axes = drawn.axes[titles(drawn).index("latency, ms")]
-    inside = {words.get_text(): axes.bbox.contains(*Text.get_window_extent(words).min) for words in axes.texts}
-    assert inside == {"full 2.00 †": True, "local_window 1.00": False}
-
-
-def cluttered():
-    """Rows with long names, and scaling that lacks most for long reasons."""
-    why = "out of memory: one piece of 19.0 GiB did not fit beside the 60.0 GiB that the model's own weights took"
-    clips = [(8, 112), (16, 112), (32, 112), (64, 112), (8, 224)]
-    yield from (one_record("full", *clip) for clip in clips[:2])
-    yield from (one_record("full", *clip, **without("latency", f"{why} at {clip}")) for clip in clips[2:])
-    yield from (one_record("local_window", *clip) for clip in clips)
-
-
-LONG = "a name of a row that says at length how it differs from the row before it, and then why"
-
-
-@pytest.mark.parametrize("panels", [6, 1])
-def test_all_that_scaling_says_is_inside_of_the_figure(panels):
-    gone = {} if panels > 1 else {k: v for name in ("macs", "macs_attention") for k, v in without(name).items()}
-    records = [replace(one, measurements=one.measurements | gone) for one in cluttered()]
-    drawn, _ = figure.scaling(rows_of(*(one for one in records if panels > 1 or one.case["clip"]["size"] == 112)))
-    (notes,) = drawn.texts
-    assert "did not fit" in notes.get_text()
-    assert len(drawn.axes) == panels
-    assert_inside(drawn)
-
-
-@pytest.mark.parametrize("name", ["cost", "operator_share", "roofline"])
-def test_all_that_is_said_of_rows_with_long_names_is_inside_of_the_figure(name):
-    records = [replace(one, row=f"{LONG}, {number}") for number, one in enumerate(cluttered())]
-    with styled():
-        drawn, _ = figure._FIGURES[name](rows_of(*records[:4]))
-        assert_inside(drawn)
-        if name != "roofline":
-            names = [label.get_window_extent() for label in drawn.axes[0].get_yticklabels()]
-            assert all(above.y0 > below.y1 for above, below in pairwise(names))
-
-
-def assert_inside(drawn):
-    canvas = FigureCanvasAgg(drawn)
-    canvas.draw()
-    for part in (*drawn.axes, *drawn.texts, *drawn.legends):
-        box = part.get_tightbbox(canvas.get_renderer())
-        assert 0 <= box.x0 < box.x1 <= drawn.bbox.x1, part
-        assert 0 <= box.y0 < box.y1 <= drawn.bbox.y1, part
-
-
 def test_the_fitted_exponent_is_that_of_the_costs():
     assert exponents.exponent([(n, 7 * n**2) for n in (10, 20, 50)])[0] == pytest.approx(2)
     assert exponents.exponent([(n, n**0.5) for n in (1, 100)])[0] == pytest.approx(0.5)
@@ -430,8 +362,8 @@ def test_the_fitted_exponent_is_that_of_the_costs():
 
 def test_theory_follows_from_the_schemes_of_a_row(machine):
     full, window = (next(r for r in table.load(machine).rows if r.name.startswith(s)) for s in SLOPES)
-    assert (exponents.theory(full, "frames"), exponents.theory(window, "size")) == ("2", "1")
-    assert set(exponents.THEORY) <= set(attention_zoo.schemes.names())
+    assert (exponents.theory(GROWTH, full, "frames"), exponents.theory(GROWTH, window, "size")) == ("2", "1")
+    assert exponents.theory({"local_window": GROWTH["local_window"]}, full, "frames") is None
 
 
 def test_a_roofline_is_derived_on_one_machine_only(machine):
@@ -593,25 +525,26 @@ def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_p
                 "peak_memory", "bytes", "lower", (weights + frames * 2**20,), details={"weights_bytes": weights}
             )
             records.append(one_record(scheme, frames, 112, macs_attention=products, peak_memory=peak))
-    rows = tuple(table.Row(one.row, record=one) for one in records)
-    drawn, _ = figure.scaling(table.AblationTable("scaling", "?", rows))
-    said = {axes.get_title(loc="left") or axes.get_title(): [t.get_text() for t in axes.texts] for axes in drawn.axes}
-    assert sorted(said["GMACs of attention products"]) == ["full 2.00 (2)", "local_window 1.00 (1)"]
-    assert sorted(said["GMACs, one view"]) == ["full 2.00", "local_window 1.00"]
-    assert sorted(said["peak memory without weights, MiB"]) == ["full 1.00", "local_window 1.00"]
+    with styled():
+        drawn, _ = scaling.draw(rows_of(*records))
+    legends = {axes.get_title(loc="left"): axes.get_legend().get_texts() for axes in drawn.axes}
+    said = {title: sorted(text.get_text() for text in texts) for title, texts in legends.items()}
+    assert said["multiply-adds in attention, GMAC"] == ["full 2.00 (2)", "local_window 1.00 (1)"]
+    assert said["multiply-adds, GMAC"] == ["full 2.00", "local_window 1.00"]
+    assert said["peak memory without weights, MiB"] == ["full 1.00", "local_window 1.00"]
     fitted = {line.scheme: line.exponent("peak_memory") for line in exponents.lines(rows_of(*records))}
     assert fitted == pytest.approx({"full": 1, "local_window": 1})
     unknown = [one_record("full", frames, 112) for frames in (8, 16)]
-    rows = tuple(table.Row(one.row, record=one) for one in unknown)
-    drawn, _ = figure.scaling(table.AblationTable("scaling", "?", rows))
-    assert not [axes for axes in drawn.axes if "memory" in axes.get_title(loc="left") + axes.get_title()]
+    with styled():
+        drawn, _ = scaling.draw(rows_of(*unknown))
+    assert not [axes for axes in drawn.axes if "memory" in axes.get_title(loc="left")]
 
 
 def test_fitted_exponents_stand_below_the_figure_and_in_a_csv(machine):
     report.build(machine)
     below = (machine / "report.md").read_text(encoding="utf-8").partition("(scaling.png)")[2].partition("| row |")[0]
     expected = [
-        "| scheme | growing with | multiply-adds of attention products: exponent | theirs in theory | all "
+        "| scheme | growing with | multiply-adds in attention: exponent | theirs in theory | "
         "multiply-adds: exponent | latency: exponent |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
         "| full | frames, at 112x112 pixels | 0.00 (3) | 2 | 2.00 (3) | 2.00 (3) |",

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 from flat import flat
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from records import record
 from records.record import Measurement, Record, RecordError
-from reports import build, counting, drawing, figure, markdown, paper_table, statistics, table, text, verdict
+from reports import build, counting, markdown, paper_table, statistics, table, text, verdict
 
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs" / "paper_tables.json"
 MACS, LAYERNORM, BATCHNORM = 59_860_279_296, 45_509_632, 191_744  # DualFormer-T, one view
@@ -320,59 +318,8 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path):
         paper_table.load("dualformer_tabel3")
     with pytest.raises(paper_table.PaperTableError, match=r"has no row .*did you mean '\(LL, LL, LL, LL\)'"):
         paper_table.load("dualformer_table3").row("(LL, LL, LL)")
-    with pytest.raises(KeyError, match="did you mean 'scaling'"):
-        figure.draw("scalling", table.AblationTable("x", "?", ()))
     with pytest.raises(RecordError, match="harness.run ablation=nothing"):
         build.build(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "numbers"),
-    [
-        (1.2, 1.9, {"1.2", "1.4", "1.6", "1.8"}),
-        (0.3, 40.0, {"0.5", "1", "2", "5", "10", "20"}),
-        (0.02, 9e6, {"1,000", "1,000,000"}),
-    ],
-)
-def test_numbers_on_a_logarithmic_axis_differ_and_have_room(low, high, numbers):
-    axes = Figure().add_subplot(yscale="log", ylim=(low, high))
-    drawing.log_ticks(axes.yaxis)
-    shown = [text for at, text in zip(axes.get_yticks(), _tick_labels(axes), strict=True) if low <= at <= high]
-    assert numbers <= set(shown)
-    assert len(set(shown)) == len(shown) <= 10
-
-
-def _tick_labels(axes):
-    return [label.get_text() for label in axes.get_yticklabels()]
-
-
-def test_colours_begin_again_with_other_markers_and_letters_are_dark_enough():
-    looks = [drawing.look(number) for number in range(len(drawing.FAMILIES) * len(drawing.MARKERS))]
-    assert len(set(looks)) == len(looks)
-    for color in (*drawing.FAMILIES, drawing.FAINT):
-        assert drawing._contrast(to_rgb(drawing.legible(color)), (1, 1, 1)) >= 4.5
-    assert drawing.legible(drawing.FAINT) == drawing.FAINT.lower()  # ticks are written in it as it is
-    assert drawing.legible("#0072B2") == "#0072b2"
-    assert [drawing.ink_on(color) for color in ("#0072B2", "#E69F00")] == ["white", drawing.INK]
-
-
-def test_footnotes_are_broken_where_their_width_ends():
-    text = "one note of many words that is far too long for a single line of so narrow a figure"
-    lines = drawing.wrapped(text, 8.5, 2.0)
-    assert " ".join(lines) == text
-    assert len(lines) in (3, 4)
-    assert drawing.wrapped("incomprehensibilities", 8.5, 0.1) == ["incomprehensibilities"]
-    assert drawing.wrapped("", 8.5, 2.0) == []
-
-
-def test_a_long_label_is_broken_where_one_line_has_no_room():
-    with drawing.styled():
-        drawn = Figure(figsize=(6, 3))
-        axes = drawn.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1))
-        walls = [(x, 0, x, 1) for x in (0.22, 0.42, 0.62)]  # nothing wider fits between
-        drawing.place_labels(drawn, axes, [(0.42, 0.5, "a name of two lines", "black", False)], [(0.42, 0.5, 5)], walls)
-    (label,) = axes.texts
-    assert label.get_text() == "a name of\ntwo lines"
 
 
 def test_the_index_lists_every_ablation(tmp_path):

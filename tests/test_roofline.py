@@ -2,13 +2,11 @@
 
 import csv
 import io
-import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from flat import flat
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from small_cases import tiny
 from torch import nn
 
@@ -18,8 +16,7 @@ from harness.cost.build import build, example
 from harness.cost.metrics.bytes_moved import by_operator
 from harness.spec import case
 from records.record import Record, case_id
-from reports import figure, markdown, roofline
-from reports.drawing import styled
+from reports import figures, markdown, roofline
 from reports.table import AblationTable, Row
 
 NO_SOFTMAX = ("linear", "sparse_linear")  # the latter chooses no block of so small a clip
@@ -197,7 +194,7 @@ def test_what_lacks_a_part_is_absent_with_its_reason(lost):
     assert (roofline.share_bytes(one) is None) == (lost in ("bytes_moved", "latency", "copy_ceiling"))
     written = markdown.report(table(row("whole"), one), {})
     assert "Not counted." in written
-    assert figure.draw("roofline", table(one)) is None
+    assert figures.draw("roofline", table(one)) is None
 
 
 def test_the_columns_stand_in_the_report_and_in_the_csv():
@@ -226,7 +223,7 @@ def test_no_share_of_a_ceiling_that_was_not_measured_together(elsewhere):
     assert roofline.shares(moved_here) == (None, None)
     said = "The ceiling was measured on another machine or in another run."
     assert said in markdown.report(table(row(), moved_here), {})
-    assert figure.draw("roofline", table(moved_here)) is None
+    assert figures.draw("roofline", table(moved_here)) is None
 
 
 def test_a_report_without_ceilings_and_bytes_says_nothing_of_limits():
@@ -237,52 +234,7 @@ def test_a_report_without_ceilings_and_bytes_says_nothing_of_limits():
 
 def test_the_figure_has_a_roof_for_each_dtype_and_is_the_same_each_time():
     one = table(row(), row("narrow", dtype="bfloat16", matmul_ceiling=2e11, bytes_moved=2 * 10**9))
-    first, second = figure.draw("roofline", one), figure.draw("roofline", one)
+    first, second = figures.draw("roofline", one), figures.draw("roofline", one)
     assert first.png.startswith(b"\x89PNG")
     assert first == second
     assert "measured in the same run" in first.caption
-
-
-def test_the_figure_names_the_machine_the_ceilings_and_every_row():
-    drawn, _ = figure.roofline_plot(table(row("one"), row("two", latency=900.0)))
-    (axes,) = drawn.axes
-    words = [text.get_text() for text in (*drawn.texts, *axes.texts)]
-    assert {"Example CPU, float32, 2 threads", "large matrix product: 80.0 GMAC/s", "large copy: 10.0 GB/s"} < set(
-        words
-    )
-    assert {"one", "two"} < set(words)
-    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-    roof, *points = axes.lines
-    ridge = dict(zip(*roof.get_data(), strict=True))
-    assert ridge[8.0] == pytest.approx(80)  # where the copy's slope meets the product's rate
-    assert [tuple(float(one[0]) for one in point.get_data()) for point in points] == [
-        pytest.approx((5, 40)),
-        pytest.approx((5, 20 / 0.9)),
-    ]
-
-
-CROWDED = {
-    "above the slope": [row(f"row {n}", latency=100.0 + n, bytes_moved=3 * 10**10 + n * 10**8) for n in range(6)],
-    "on the roof": [row(f"a long name {n}", latency=250.0 + 5 * n, bytes_moved=10**9 - n * 10**8) for n in range(6)],
-    "two roofs": [row(dtype, dtype=dtype, matmul_ceiling=8e10 + n * 1e9) for n, dtype in enumerate(case.DTYPES[:2])],
-}
-
-
-@pytest.mark.parametrize("rows", CROWDED.values(), ids=CROWDED)
-def test_labels_keep_apart_and_inside_of_the_figure(rows):
-    with styled():
-        drawn, _ = figure.roofline_plot(table(*rows))
-        canvas = FigureCanvasAgg(drawn)
-        canvas.draw()
-        assert drawn.axes[0].get_tightbbox(canvas.get_renderer()).x1 < drawn.bbox.x1
-        boxes = {text.get_text(): text.get_window_extent(canvas.get_renderer()) for text in drawn.axes[0].texts}
-    flat = [
-        box for name, box in boxes.items() if not name.startswith("large copy")
-    ]  # the box of a leaning text is wide
-    assert len(boxes) == len(drawn.axes[0].texts)
-    for box in boxes.values():
-        assert min(box.x0, box.y0) >= 0
-        assert box.x1 <= drawn.bbox.x1
-        assert box.y1 <= drawn.bbox.y1
-    for one, other in itertools.combinations(flat, 2):
-        assert not one.overlaps(other)
