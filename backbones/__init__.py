@@ -9,7 +9,7 @@ backbones.load_checkpoint(model, "dualformer_tiny_k400.pth")
 
 from backbones.checkpoint import CheckpointError, LoadReport, from_checkpoint, load_checkpoint, save_checkpoint
 from backbones.config import Config
-from backbones.family import Backbone, Family, config, create, families, kinds, names, read_config
+from backbones.family import Backbone, Family, Origin, config, create, families, kinds, names, origin, read_config
 from backbones.inflation import InflationReport, inflate
 from backbones.pyramid import Pyramid, PyramidConfig
 
@@ -20,6 +20,7 @@ __all__ = [
     "Family",
     "InflationReport",
     "LoadReport",
+    "Origin",
     "Pyramid",
     "PyramidConfig",
     "config",
@@ -30,6 +31,7 @@ __all__ = [
     "kinds",
     "load_checkpoint",
     "names",
+    "origin",
     "read_config",
     "save_checkpoint",
 ]

@@ -42,7 +42,7 @@ registers it. `tests/test_backbones.py` holds every registered family to its con
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -98,6 +98,16 @@ class Backbone(nn.Module):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where models come from: paper, code and its licence, and what weights the authors published where."""
+
+    paper: str = "this project"
+    code: str = "this project"
+    licence: str = "Apache-2.0"
+    weights: str = "none"
+
+
+@dataclass(frozen=True)
 class Family:
     """What the registry knows of a family.
 
@@ -106,6 +116,7 @@ class Family:
         build: (config, num_classes, kernel) -> the model, freshly initialised on the current default device.
         models: its named models, looked up at each call: {name: function that makes the config}.
         layouts: the names that its checkpoints may have, its own first.
+        origins: of the models whose names begin so.
     """
 
     name: str
@@ -113,6 +124,7 @@ class Family:
     build: Callable[[Any, int, str], Backbone]
     models: Callable[[], Mapping[str, Callable[[], Config]]]
     layouts: tuple[Layout, ...] = ()
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
 def names() -> tuple[str, ...]:
@@ -126,6 +138,13 @@ def config(name: str) -> Config:
     if name not in known:
         raise UnknownName(f"unknown model {name!r}; {nearest(str(name), known)}")
     return known[name]()
+
+
+def origin(name: str) -> Origin:
+    """Where a named model comes from: the entry of its family whose name it begins with, the longest if several."""
+    known = families.get(config(name).family).origins
+    begun = sorted((start for start in known if name.startswith(start)), key=len)
+    return known[begun[-1]] if begun else Origin()
 
 
 def read_config(values: Mapping[str, Any]) -> Config:

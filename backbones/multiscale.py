@@ -23,7 +23,7 @@ import attention_zoo
 from attention_zoo import Grid, Tokens
 from attention_zoo.pooling_attention import after
 from backbones.config import Config, attention_entries, choice, narrower, number, positive_integers
-from backbones.family import Backbone, Family, families
+from backbones.family import Backbone, Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
 from backbones.parts import ClassToken, DropPath, channels_last, check_classes, linear_rates, recomputed
@@ -378,4 +378,8 @@ RELEASED = Layout(
     ),
 )
 
-families.register("multiscale")(Family("multiscale", MultiscaleConfig, Multiscale, models, (NATIVE, RELEASED)))
+ORIGINS = {
+    "mvit_base": Origin("arXiv:2104.11227", "facebookresearch/SlowFast", "Apache-2.0", "K400, K600: MODEL_ZOO"),
+    "mvit_v2": Origin("arXiv:2112.01526", "facebookresearch/SlowFast", "Apache-2.0", "K400, SSv2: MODEL_ZOO"),
+}
+families.register("multiscale")(Family("multiscale", MultiscaleConfig, Multiscale, models, (NATIVE, RELEASED), ORIGINS))

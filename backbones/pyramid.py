@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import attention_zoo
 from attention_zoo import Grid, Tokens
 from backbones.config import Config, attention_entries, choice, narrower, number, patterns, positive_integers
-from backbones.family import Backbone, Family, families
+from backbones.family import Backbone, Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
 from backbones.parts import (
@@ -504,4 +504,12 @@ VIDEO_SWIN = Layout(
     ),
 )
 
-families.register("pyramid")(Family("pyramid", PyramidConfig, build, models, (NATIVE, DUALFORMER, VIDEO_SWIN)))
+ORIGINS = {
+    "dualformer": Origin("arXiv:2112.04674", "sail-sg/dualformer", "Apache-2.0", "K400, K600: README"),
+    "video_swin": Origin(
+        "arXiv:2106.13230", "SwinTransformer/Video-Swin-Transformer", "Apache-2.0", "K400, K600, SSv2: README"
+    ),
+    "pyramid_tiny": Origin("arXiv:2112.04674 (skeleton)"),
+}
+
+families.register("pyramid")(Family("pyramid", PyramidConfig, build, models, (NATIVE, DUALFORMER, VIDEO_SWIN), ORIGINS))

@@ -1,0 +1,80 @@
+"""`python -m backbones`: what it lists, draws and converts."""
+
+import pytest
+import torch
+
+import backbones
+from backbones.__main__ import main
+from backbones.multiscale import RELEASED
+
+
+def test_every_model_is_listed_with_its_cost(capsys):
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(backbones.names())
+    assert next(line.split()[1:4] for line in lines if line.startswith("dualformer_tiny ")) == [
+        "21.973",
+        "59.86",
+        "32x224x224",
+    ]
+
+
+def test_stages_add_up_to_the_model(capsys):
+    assert main(["describe", "mvit_v2_small_16f"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "34.538 M parameters, 64.22 G" in lines[0]
+    assert [line.split()[0] for line in lines[3:]] == ["8x56x56", "8x28x28", "8x14x14", "8x7x7"]
+    assert {line.split()[4] for line in lines[3:]} == {"pooling"}
+
+
+def test_a_released_layout_is_converted(tmp_path, capsys):
+    config = {"width": 16, "depths": [1, 1], "clip": [4, 32, 32]}
+    model = backbones.create("mvit_base_16f", 5, changes=config)
+    state = {released_name(key): value for key, value in model.state_dict().items()}
+    assert {RELEASED.rename(key) for key in state} == set(model.state_dict())
+    torch.save({"model_state": state}, tmp_path / "released.pyth")
+    other = backbones.create("mvit_base_16f", 5, changes=config)
+    assert backbones.load_checkpoint(other, tmp_path / "released.pyth").layout == RELEASED.name
+    for key, value in other.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=0)
+
+
+def released_name(key):
+    """Ours to theirs, for the names of a small MViT."""
+    for ours, theirs in (
+        ("embed.", "patch_embed."),
+        ("class_token.token", "cls_token"),
+        ("position.space", "pos_embed_spatial"),
+        ("position.time", "pos_embed_temporal"),
+        ("position.of_class", "pos_embed_class"),
+        ("classifier.", "head.projection."),
+        ("column.", "blocks."),
+        (".skip.proj.", ".proj."),
+        (".attention.", ".attn."),
+        (".pool_q.norm.", ".norm_q."),
+        (".pool_k.norm.", ".norm_k."),
+        (".pool_v.norm.", ".norm_v."),
+    ):
+        key = key.replace(ours, theirs)
+    return key
+
+
+def test_convert_writes_our_names(tmp_path, capsys):
+    model = backbones.create("dualformer_tiny", 7)
+    source = backbones.save_checkpoint(model, tmp_path / "own.safetensors")
+    assert main(["convert", str(source), "dualformer_tiny", str(tmp_path / "out.safetensors")]) == 0
+    again = backbones.from_checkpoint(tmp_path / "out.safetensors")
+    assert again.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "dualformer_tny"], "did you mean 'dualformer_tiny'?"),
+        (["convert", "nowhere.pth", "dualformer_tiny", "out.safetensors"], "nowhere.pth"),
+        (["list"], "is no command"),
+    ],
+)
+def test_slips_say_the_way_out(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
