@@ -289,18 +289,18 @@ class Multiscale(Backbone):
         self.activation_checkpointing = config.activation_checkpointing
         self._initialise()
 
-    def forward(self, clip: Tensor) -> Float[Tensor, "b k"]:
-        """Class scores; the released code applies a softmax to them in evaluation, which keeps their order."""
-        tokens = self.tokens(clip)
-        pooled = tokens.map.mean(dim=(1, 2, 3)) if tokens.head is None else tokens.head[:, 0]
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
-
     def tokens(self, clip: Tensor) -> Tokens:
         tokens = self.embedded(clip)
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.column:
             tokens = recomputed(block, tokens) if recompute else block(tokens)
-        return tokens.with_x(self.norm(tokens.x))
+        return tokens
+
+    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
+        """Class scores; the released code applies a softmax to them in evaluation, which keeps their order."""
+        tokens = tokens.with_x(self.norm(tokens.x))
+        pooled = tokens.map.mean(dim=(1, 2, 3)) if tokens.head is None else tokens.head[:, 0]
+        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
 
     def embedded(self, clip: Tensor) -> Tokens:
         """What goes into the first block."""

@@ -1,0 +1,133 @@
+"""What the harness does with a model, for every registered family: nothing here knows a family by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_distributed import RUNNING, together
+from training_runs import CLASSES, data_set, recipe
+from training_runs import job as job_of
+
+import backbones
+from harness import evaluate, gradcam, predict
+from harness.spec.recipe import TokenLabels
+from harness.training import start
+from harness.training.job import Stopped
+from harness.training.loop import train
+
+CLIP = (4, 32, 32)  # frames, height, width
+
+
+def tiny(family):
+    """The name and the config of the family's first named model, made small."""
+    name = next(iter(backbones.families.get(family).models()))
+    config = backbones.config(name).shrunk(0.05, 1, CLIP)
+    return name, config.changed({"dropout": 0.2, "drop_path": 0.1})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return data_set(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module", params=backbones.families.names())
+def family(request):
+    return request.param
+
+
+def job(family, data, folder, **values):
+    name, config = tiny(family)
+    return job_of(data, folder).changed(model=name, config=config.to_dict(), **values)
+
+
+def weights(chosen):
+    result = json.loads((chosen.folder / "result.json").read_text())
+    return load_file(chosen.folder / result["checkpoint"])
+
+
+@pytest.fixture(scope="module")
+def trained(family, data, tmp_path_factory):
+    chosen = job(family, data, tmp_path_factory.mktemp(family) / "run")
+    train(chosen)
+    return chosen
+
+
+def checkpoint(chosen):
+    return str(next((chosen.folder / "checkpoints").glob("*/model.safetensors")))
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(family, data, trained, tmp_path):
+    chosen, steps = job(family, data, tmp_path / "run"), iter(range(9))
+    with pytest.raises(Stopped, match="stopped after step 2"):
+        train(chosen, stop=lambda: next(steps) == 1)
+    train(chosen)
+    straight, resumed = weights(trained), weights(chosen)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in straight.items())
+
+
+def test_recomputed_activations_are_the_same_training(family, data, trained, tmp_path):
+    chosen = job(family, data, tmp_path / "run", activation_checkpointing=True)
+    train(chosen)
+    for name, tensor in weights(trained).items():
+        torch.testing.assert_close(weights(chosen)[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: n + m)
+
+
+def test_every_parameter_learns(family, data, trained):
+    chosen = job(family, data, trained.folder)
+    torch.manual_seed(chosen.seed)
+    fresh = backbones.create(backbones.read_config(chosen.config), chosen.classes)
+    learnt = weights(trained)
+    still = [name for name, parameter in fresh.named_parameters() if torch.equal(parameter, learnt[name])]
+    assert not still
+
+
+def test_a_checkpoint_is_evaluated_predicted_and_looked_into(data, trained, tmp_path, capsys):
+    film = next(Path(data).rglob("val*.mp4"))
+    assert evaluate.main([f"checkpoint={checkpoint(trained)}", f"data={data}", f"out={tmp_path / 'scores'}"]) == 0
+    assert (tmp_path / "scores" / "scores.json").is_file()
+    assert predict.main([f"checkpoint={checkpoint(trained)}", f"clip={film}"]) == 0
+    blocks = list(backbones.from_checkpoint(checkpoint(trained)).blocks())
+    for block in (blocks[0], blocks[-1]):
+        picture = tmp_path / f"{block}.png"
+        assert (
+            gradcam.main([f"checkpoint={checkpoint(trained)}", f"clip={film}", f"block={block}", f"out={picture}"]) == 0
+        )
+        assert picture.is_file()
+        assert block in capsys.readouterr().out
+
+
+def test_a_teacher_of_the_family_labels_the_tokens_of_a_student(family, data, trained, tmp_path):
+    labels = TokenLabels(teacher=trained.model, checkpoint=checkpoint(trained))
+    chosen = job(family, data, tmp_path / "run")
+    chosen = chosen.changed(recipe=recipe().changed({"token_labels": labels}))
+    result, steps = None, iter(range(9))
+    with pytest.raises(Stopped):
+        train(chosen, stop=lambda: next(steps) == 1)
+    result = train(chosen)
+    assert result.steps == 6
+    model = backbones.from_checkpoint(checkpoint(chosen))  # the student alone
+    assert model.num_classes == len(CLASSES)
+
+
+def test_weights_that_are_spread_over_two_processes_learn_the_same(data, tmp_path):
+    """`fully_shard` block by block, for all families in one start."""
+    names = backbones.families.names()
+    shared = [job(name, data, tmp_path / name, strategy="fsdp", micro_batch=2, max_steps=2) for name in names]
+    together(shared, tmp_path / "torchrun")
+    for name, chosen in zip(names, shared, strict=True):
+        alone = job(name, data, tmp_path / f"{name}-alone", micro_batch=2, max_steps=2)
+        train(alone)
+        for key, tensor in weights(alone).items():
+            if not key.endswith(RUNNING):
+                torch.testing.assert_close(
+                    weights(chosen)[key], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, n=key: n + m
+                )
+
+
+def test_weights_of_other_classes_are_taken_over(family, trained):
+    model = backbones.create(tiny(family)[1], 7)
+    notes = start.initialise(model, checkpoint(trained))
+    assert "the classifier starts fresh" in notes[1]
