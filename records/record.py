@@ -237,6 +237,24 @@ def record_paths(folder: str | Path) -> list[Path]:
     return sorted(p for p in Path(folder).glob("*.json") if p.name != MANIFEST and not p.name.startswith("."))
 
 
+def ablation_folders(outputs: str | Path) -> list[Path]:
+    """The folders of ablations in a folder of such; below the one of an ablation lie those of its other settings."""
+    outputs = Path(outputs)
+    own = [path.parent for path in outputs.glob(f"*/{MANIFEST}")]
+    return sorted(
+        [*own, *(path.parent for path in outputs.glob(f"*/*/{MANIFEST}") if outputs_of(path.parent) == outputs)]
+    )
+
+
+def outputs_of(folder: str | Path) -> Path:
+    """The folder in which an ablation's folder lies, or that of which it holds another setting."""
+    folder = Path(folder)
+    try:
+        return folder.parent.parent if read_manifest(folder).get("setting") else folder.parent
+    except RecordError:  # told by whoever reads the table
+        return folder.parent
+
+
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of an ablation's folder. Raises: RecordError naming the file and the command that writes one."""
     path = Path(folder) / MANIFEST

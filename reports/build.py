@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from records.record import MANIFEST, RecordError, write_text
+from records.record import MANIFEST, RecordError, ablation_folders, outputs_of, write_text
 from reports import cost_page, exponents, figures, markdown, table
 from reports.paper_table import PaperTableError
 
@@ -43,19 +43,18 @@ def build_index(outputs: str | Path) -> Path:
     """
     outputs = Path(outputs)
     tables, broken = [], {}
-    for path in sorted(outputs.glob(f"*/{MANIFEST}")):
+    for folder in ablation_folders(outputs):
         try:
-            tables.append(table.load(path.parent))
+            tables.append(table.load(folder))
         except EXPECTED as error:
-            broken[path.parent.name] = str(error).replace(f"{outputs}/", "")
+            broken[folder.relative_to(outputs).as_posix()] = str(error).replace(f"{outputs}/", "")
     page = cost_page.build(outputs).name if cost_page.has_content(outputs, tables) else None
     return write_text(markdown.index(tables, broken, page), outputs / "report.md")
 
 
 def _ablations(folder: Path) -> list[Path]:
-    """The folder itself, or the ablations anywhere below one that is none."""
-    below = [] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.rglob(MANIFEST))
-    return below or [folder]
+    """The ablations in a folder, itself and anywhere below it; where there are none, the folder, which says so."""
+    return sorted(path.parent for path in folder.rglob(MANIFEST)) or [folder]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         except (*EXPECTED, KeyError, OSError) as error:
             print(f"{folder}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
             failed = True
-    for outputs in dict.fromkeys(folder.parent for folder in folders if (folder / MANIFEST).is_file()):
+    for outputs in dict.fromkeys(outputs_of(folder) for folder in folders if (folder / MANIFEST).is_file()):
         print(build_index(outputs))
         if (outputs / cost_page.PAGE).is_file():
             print(outputs / cost_page.PAGE)

@@ -30,7 +30,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from records.record import MANIFEST, Measurement, Record, RecordError, canonical, read_manifest, read_record
+from records.record import (
+    MANIFEST,
+    Measurement,
+    Record,
+    RecordError,
+    ablation_folders,
+    canonical,
+    read_manifest,
+    read_record,
+)
 from reports import accuracy, means, statistics
 from reports.markdown import NOT_DISTINGUISHABLE, UNITS, ratio_text
 from reports.statistics import Interval, Ratio
@@ -149,7 +158,7 @@ def load(folder: Path) -> dict[str, AblationTable]:
     """
     if not folder.is_dir():
         raise CompareError(f"{folder} is not a folder; give an ablation's folder or one that holds several")
-    found = [folder] if (folder / MANIFEST).is_file() else sorted(p.parent for p in folder.glob(f"*/{MANIFEST}"))
+    found = [folder] if (folder / MANIFEST).is_file() else ablation_folders(folder)
     if not found:
         raise CompareError(
             f"no records in {folder}: neither {MANIFEST} nor a folder with one; is it an outputs folder?"
@@ -162,7 +171,8 @@ def load(folder: Path) -> dict[str, AblationTable]:
             for entry in manifest["rows"]
             if (path := one / f"{entry.get('case_id')}.json").is_file()
         )
-        tables[manifest["name"]] = AblationTable(manifest["name"], manifest["question"], rows)
+        name = manifest["name"] if one == folder else one.relative_to(folder).as_posix()
+        tables[name] = AblationTable(name, manifest["question"], rows)
     return tables
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from records.record import MANIFEST, RecordError, write_text
+from records.record import RecordError, ablation_folders, write_text
 from reports import exponents, figures, markdown, peers, roofline, shares, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
@@ -45,11 +45,11 @@ def build(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     tables, broken = [], []
-    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+    for path in ablation_folders(folder):
         try:
-            tables.append(table.load(path.parent))
+            tables.append(table.load(path))
         except EXPECTED as error:
-            broken.append(f"{path.parent.name}: {str(error).replace(f'{folder}/', '')}")
+            broken.append(f"{path.relative_to(folder)}: {str(error).replace(f'{folder}/', '')}")
     timed = [one for one in tables if is_timed(one)]
     compared, unreadable = peers.load(folder)
     broken += [reason.replace(f"{folder}/", "") for reason in unreadable]
@@ -100,7 +100,7 @@ def _floor(tables: list[AblationTable], name: str) -> float | None:
 
 def cheapest(tables: list[AblationTable]) -> list[str]:
     """For each clip size on which several schemes were measured alike, which is cheapest: a text and a table."""
-    of_schemes = sorted((one for one in tables if one.name in SCHEMES), key=lambda one: SCHEMES.index(one.name))
+    of_schemes = sorted((one for one in tables if _whose(one) in SCHEMES), key=lambda one: SCHEMES.index(_whose(one)))
     points: dict[tuple, dict[str, Row]] = {}
     for one in of_schemes:
         for row in one.measured:
@@ -128,6 +128,11 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
         "parameters, such as divided with two attentions in every block, needs more of it at every size."
     )
     return parts
+
+
+def _whose(one: AblationTable) -> str:
+    """The ablation of a table, whatever its setting."""
+    return one.name.partition("/")[0]
 
 
 @dataclass(frozen=True)

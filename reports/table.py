@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from records.record import Measurement, Record, RecordError, read_manifest, read_record, record_paths
+from records.record import Measurement, Record, RecordError, outputs_of, read_manifest, read_record, record_paths
 from reports import counting, paper_table, statistics, verdict
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
 from reports.statistics import Interval, Ratio, Spread
@@ -168,7 +168,7 @@ class Row:
 class AblationTable:
     """All that a report is made of."""
 
-    name: str
+    name: str  # as its folder is called, that of another setting below that of the ablation
     question: str
     rows: tuple[Row, ...]
     paper: PaperTable | None = None
@@ -287,6 +287,7 @@ def load(folder: str | Path) -> AblationTable:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    setting = manifest.get("setting")
     paper = paper_table.load(manifest["table"]) if manifest.get("table") else None
     warnings: list[str] = []
     rows = [_row(entry, folder, paper, warnings) for entry in manifest["rows"]]
@@ -299,15 +300,15 @@ def load(folder: str | Path) -> AblationTable:
             f"not in this table, because no row of {folder.name}/ablation.json names them: {', '.join(stray)}"
         )
     return AblationTable(
-        name=manifest["name"],
-        question=manifest["question"],
+        name=f"{manifest['name']}/{folder.resolve().name}" if setting else manifest["name"],
+        question=f"{manifest['question']} With {setting}" if setting else manifest["question"],
         rows=tuple(rows),
         paper=paper,
         metrics=tuple(manifest.get("metrics") or ()),
         figures=tuple(manifest.get("figures") or ()),
         size_note=manifest.get("size_note"),
         warnings=tuple(warnings),
-        quick=folder.resolve().parent.name == "quick",
+        quick=outputs_of(folder.resolve()).name == "quick",
         growth=manifest.get("growth") or {},
         arguments=tuple(manifest.get("arguments") or ()),
     )

@@ -28,6 +28,7 @@ from harness.spec.case import Settings
 from harness.spec.reader import UsageError
 from records import provenance
 from records.record import read_manifest, read_record, read_records
+from reports import build
 
 ROOT = Path(__file__).parents[1]
 TINY = {"widths": [12, 24, 48, 96], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
@@ -338,10 +339,27 @@ def test_settings_of_an_ablation_stand_beside_each_other(tmp_path, monkeypatch):
         assert (tmp_path / "trial" / place / "table.csv").is_file()
         assert bool(manifest["setting"]) == bool(place)
     assert seen["batch-size-8-dtype-bfloat16"]["setting"] == "batch_size=8, dtype=bfloat16"
+    listed = (tmp_path / "report.md").read_text()
+    assert all(f"(trial/{place}/report.md)" in listed for place in seen if place)
+    assert "(trial/report.md)" in listed
+    assert "Does it run? With batch_size=8, dtype=bfloat16" in listed
     assert len({row["case_id"] for manifest in seen.values() for row in manifest["rows"]}) == 3 * len(seen)
     for ratio in (2, 3):
         assert go(tmp_path, ["params"], settings=Settings(model={"mlp_ratio": ratio})) == 0
     assert len(list((tmp_path / "trial").glob("model-mlp-ratio-*"))) == 2
+
+
+def test_timings_of_every_setting_are_on_the_page_of_costs(tmp_path, monkeypatch):
+    Meter(monkeypatch)
+    monkeypatch.setattr(sweep, "decode_clips", lambda *_: {})
+    for fields in ({}, {"dtype": "bfloat16"}):
+        assert go(tmp_path, ["params", "latency"], settings=Settings(**fields)) == 0
+    page = (tmp_path / "cost.md").read_text()
+    for place in ("trial", "trial/dtype-bfloat16"):
+        assert f"({place}/report.md)" in page
+        assert (tmp_path / place / "table.csv").is_file()
+    assert build.main([str(tmp_path / "trial")]) == 0
+    assert (tmp_path / "cost.md").read_text() == page
 
 
 def test_a_value_of_an_axis_goes_on_from_the_records_of_all_values(tmp_path, monkeypatch):

@@ -126,7 +126,7 @@ def kill(run, generator, pace):
 def held(folder):
     """The samples of every measurement on disk, with their rounds; reading them proves that each record is whole."""
     return {
-        (record.case_id, name): list(zip(m.details.get("rounds", [1] * len(m.samples)), m.samples, strict=True))
+        (record.case_id, name): taken(m)
         for record in (read_records(folder) if folder.is_dir() else [])
         for name, m in record.measurements.items()
         if m.samples
@@ -238,8 +238,7 @@ def look(trial, forced):
 
 def taken(measurement):
     """The samples, each with its round."""
-    numbers = measurement.details.get("rounds", [1] * len(measurement.samples))
-    return list(zip(numbers, measurement.samples, strict=True))
+    return [(visit.round, sample) for visit in measurement.visits for sample in visit.samples]
 
 
 def processes_of(run):
@@ -382,7 +381,7 @@ def check_end(trial, status, said, hits):
     for record in read_records(trial.folder):
         assert expected <= set(record.measurements)
         for measurement in record.measurements.values():
-            why = [measurement.missing or "", *measurement.details.get("failed_rounds", {}).values()]
+            why = [measurement.missing or "", *measurement.failed_rounds.values()]
             assert rounds.complete(measurement) or any(map(is_of_a_kill, why)), measurement
     assert len(read_manifest(trial.folder)["rows"]) == len(ROWS)
     assert (trial.folder / "report.md").is_file()
@@ -424,7 +423,7 @@ def test_a_forking_process_that_dies_before_it_is_asked_is_a_reason(monkeypatch)
 
     def begin_and_kill():
         begin()
-        (server,) = [one for one in children(os.getpid()) if "forkserver" in " ".join(one.cmdline())]
+        server = psutil.Process(forkserver._forkserver._forkserver_pid)
         server.kill()
         wait_for(lambda: ended(server), "the process outlives its kill")
 
