@@ -151,7 +151,7 @@ def test_without_class_token_the_map_is_averaged():
     config = MultiscaleConfig((1, 1), width=16, clip=Grid(4, 32, 32), class_token=False)
     model = backbones.create(config, 0).eval()
     clip = torch.randn(2, 3, *config.clip)
-    torch.testing.assert_close(model(clip), model.tokens(clip).map.mean((1, 2, 3)))
+    torch.testing.assert_close(model(clip), model.norm(model.tokens(clip).map).mean((1, 2, 3)))
     assert model.tokens(clip).map.shape[1:4] == tuple(config.describe()["tokens"][-1])
 
 
