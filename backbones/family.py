@@ -41,6 +41,7 @@ registers it. `tests/test_backbones.py` holds every registered family to its con
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,6 +135,7 @@ def names() -> tuple[str, ...]:
 
 def config(name: str) -> Config:
     """The config of a named model. Raises UnknownName (a KeyError) with the nearest name."""
+    _imported(name.rpartition(".")[0])
     known = _named()
     if name not in known:
         raise UnknownName(f"unknown model {name!r}; {nearest(str(name), known)}")
@@ -152,7 +154,9 @@ def read_config(values: Mapping[str, Any]) -> Config:
 
     Raises: UnknownName (a KeyError) for an unknown family or key, ValueError for a value that is impossible or missing.
     """
-    return families.get(values.get("family", FIRST_FAMILY)).config.from_dict(values)
+    family = values.get("family", FIRST_FAMILY)
+    _imported(family)
+    return families.get(family).config.from_dict(values)
 
 
 def create(
@@ -174,6 +178,18 @@ def create(
     built = families.get(chosen.family).build(chosen, num_classes, kernel)
     built.config = chosen
     return built
+
+
+def _imported(module: str) -> None:
+    """A family whose name is that of a module is registered by it: code of a checkout, which no entry point names."""
+    if not module or module in families.names():
+        return
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UnknownName(
+            f"unknown model family {module!r}: {error}; run from the checkout that has it, or install its package"
+        ) from error
 
 
 def layouts_of(first: str | None = None) -> tuple[Layout, ...]:

@@ -48,7 +48,7 @@ def build_index(outputs: str | Path) -> Path:
             tables.append(table.load(folder))
         except EXPECTED as error:
             broken[folder.relative_to(outputs).as_posix()] = str(error).replace(f"{outputs}/", "")
-    page = cost_page.build(outputs).name if cost_page.has_content(outputs, tables) else None
+    page = cost_page.build(outputs).name if cost_page.has_content(tables) else None
     return write_text(markdown.index(tables, broken, page), outputs / "report.md")
 
 

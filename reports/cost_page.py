@@ -1,8 +1,7 @@
 """What attention costs on one machine, on one page: `python -m reports.cost_page results/<device>`.
 
-Writes `cost.md` beside the folders of the ablations: which scheme is cheapest at which clip size, our models beside
-other implementations (`reports/peers.py`), then each table in short with its plots. Everything comes from the records
-below the folder; the same files give the same bytes.
+Writes `cost.md` beside the folders of the ablations: which scheme is cheapest at which clip size, then each table in
+short with its plots. Everything comes from the records below the folder; the same files give the same bytes.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from records.record import RecordError, ablation_folders, write_text
-from reports import exponents, figures, markdown, peers, roofline, shares, statistics, table
+from reports import exponents, figures, markdown, roofline, shares, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
 from reports.table import AblationTable, Row
@@ -39,10 +38,7 @@ class Column:
 
 
 def build(folder: str | Path) -> Path:
-    """Write the page of one machine's folder.
-
-    Raises: RecordError where it holds neither an ablation with a measured cost nor a comparison with public code.
-    """
+    """Write the page of one machine's folder. Raises: RecordError where it holds no ablation with a measured cost."""
     folder = Path(folder)
     tables, broken = [], []
     for path in ablation_folders(folder):
@@ -51,17 +47,14 @@ def build(folder: str | Path) -> Path:
         except EXPECTED as error:
             broken.append(f"{path.relative_to(folder)}: {str(error).replace(f'{folder}/', '')}")
     timed = [one for one in tables if is_timed(one)]
-    compared, unreadable = peers.load(folder)
-    broken += [reason.replace(f"{folder}/", "") for reason in unreadable]
-    if not timed and not compared:
+    if not timed:
         raise RecordError(f"no timed record below {folder}; `python -m harness.run ablation=scaling` writes some")
     devices = [row.facts().get("device") for one in timed for row in one.measured]
-    devices += [] if timed else [peers.machine(one) for one in compared]
     machines = [device for device in dict.fromkeys(devices) if device is not None]
     parts = [f"# What attention costs on {' and '.join(machines)}"]
     if len(machines) > 1:
         parts.append("The records come from several machines. Nothing below is compared across them.")
-    parts += [_floors(timed), *cheapest(timed), peers.section(compared)]
+    parts += [_floors(timed), *cheapest(timed)]
     parts += [_section(one, folder) for one in timed]
     if timed:
         parts.append(
@@ -75,9 +68,9 @@ def build(folder: str | Path) -> Path:
     return write_text("\n\n".join(part for part in parts if part) + "\n", folder / PAGE)
 
 
-def has_content(folder: str | Path, tables: Sequence[AblationTable]) -> bool:
-    """Whether there is anything to be shown of a folder with these ablations."""
-    return any(is_timed(one) for one in tables) or bool(peers.load(Path(folder))[0])
+def has_content(tables: Sequence[AblationTable]) -> bool:
+    """Whether there is anything to be shown of these ablations."""
+    return any(is_timed(one) for one in tables)
 
 
 def is_timed(one: AblationTable) -> bool:

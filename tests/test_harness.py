@@ -13,7 +13,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import given
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from harness import run, session, speedup, store, suite, sweep
+from harness import run, session, store, suite, sweep
 from harness.cost import metrics
 from harness.spec import case
 from harness.spec.case import Settings
@@ -550,55 +549,3 @@ def test_a_clip_of_ones_own_is_measured_and_recorded_by_name(tmp_path):
     assert len(record.provenance["clip"]["sha256"]) == 64
     assert str(tmp_path) not in json.dumps([record.case, record.provenance])
     assert not (tmp_path / "out" / video.SAMPLE).exists()
-
-
-# the comparison of kernels
-
-
-def test_speedup_of_two_kernels(tmp_path, capsys):
-    arguments = ["frames=4", "size=32", "pairs=6", "threads=1", f"out={tmp_path}"]
-    assert speedup.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "sdpa is " in said
-    assert "6 pairs" in said
-    record = read_records(tmp_path / "speedup")[0]
-    assert record.measurements["logit_difference"].value < 1e-4
-    slow, fast = record.measurements["latency_reference"].samples, record.measurements["latency_sdpa"].samples
-    assert record.measurements["speedup"].samples == pytest.approx([a / b for a, b in zip(slow, fast, strict=True)])
-
-
-@pytest.mark.parametrize(
-    "argument,message",
-    [
-        ("modl=x", "did you mean 'model'"),
-        ("model=dualformer_tinny", "did you mean 'dualformer_tiny'"),
-        ("kernels=[sdpa]", "give two"),
-        ("kernels=[sdpa,refrence]", "did you mean 'reference'"),
-        ("pairs=0", "whole number from 1"),
-        ("pairs", "unknown option 'pairs'"),
-        ("dtype=float23", "unknown dtype"),
-        ("device=tpu", "unknown device"),
-        ("clip=nowhere.mp4", "nowhere.mp4: no such file"),
-    ],
-)
-def test_wrong_speedup_commands(argument, message, tmp_path, capsys):
-    assert speedup.main([argument, f"out={tmp_path}"]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "speedup").exists()
-
-
-@given(st.lists(st.floats(0.5, 5), min_size=1, max_size=40))
-def test_the_interval_holds_the_median(values):
-    low, high, coverage = speedup.interval(values)
-    assert low <= np.median(values) <= high
-    assert coverage >= 0.95 or (low, high) == (min(values), max(values))
-
-
-def test_the_interval_covers_as_often_as_it_says():
-    random = np.random.default_rng(0)
-    draws = random.normal(size=(4000, 12))
-    hits = 0
-    for draw in draws:
-        low, high, coverage = speedup.interval(list(draw))
-        hits += low <= 0 <= high
-    assert hits / 4000 == pytest.approx(coverage, abs=0.01)

@@ -51,7 +51,7 @@ def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
     torch.backends.cudnn.benchmark = False
     if torch.device(case.device).index is not None:  # events are recorded where the current device works
         torch.cuda.set_device(case.device)
-    memory.keep_freed()
+    memory.keep_freed(case.allocator)
     workload = Workload(case, request.clip, request.effort, request.machine, request.time_limit)
     free = memory.limit() if workload.device.type == "cpu" else None
     for metric in wanted:

@@ -89,16 +89,20 @@ def _control_group_free() -> list[int]:
     return []
 
 
-def keep_freed() -> None:
-    """Let freed blocks be used again, as glibc does by itself once some were freed; fixed, so that it never varies."""
-    _mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-    _mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+_kept = (32 * 2**20, 64 * 2**20)  # glibc's own largest thresholds: larger blocks are mapped afresh
 
 
-def keep_all_freed() -> None:
-    """Let freed blocks of any size be used again: no tensor below 2 GiB is mapped afresh."""
-    _mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
-    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+def keep_freed(allocator: str = "default") -> None:
+    """Let freed blocks be used again, as glibc does by itself once some were freed; fixed, so that it never varies.
+
+    With "keep" blocks of any size are: no tensor below 2 GiB is mapped afresh, which a program that makes many large
+    ones would spend up to half of its time on.
+    """
+    global _kept
+    if allocator == "keep":
+        _kept = (2**31 - 1, 2**31 - 1)
+    _mallopt(M_MMAP_THRESHOLD, _kept[0])
+    _mallopt(M_TRIM_THRESHOLD, _kept[1])
 
 
 @contextlib.contextmanager

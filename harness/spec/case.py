@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[1] / "conf" / "ablation"
 DTYPES = ("float32", "bfloat16", "float16")
+ALLOCATORS = ("default", "keep")
 PUBLISHED_ROWS = ("listed", "all")
-CASE_AXES = ("batch_size", "device", "dtype", "kernel", "compile", "seed", "num_classes", "model")
+CASE_AXES = ("batch_size", "device", "dtype", "kernel", "compile", "seed", "num_classes", "model", "allocator")
 CLIP_AXES = ("frames", "stride", "size")
 QUICK_FRAMES, QUICK_SIZE = 8, 64
 
@@ -46,7 +47,10 @@ class Clip:
 
 @dataclass
 class Case:
-    """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`."""
+    """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`.
+
+    `allocator` "keep" has the C library of a CPU keep all that is freed, instead of mapping large tensors afresh.
+    """
 
     row: str
     model: str
@@ -60,11 +64,14 @@ class Case:
     compile: bool = False
     seed: int = 0
     threads: int | None = None
+    allocator: str = "default"
 
     def to_dict(self) -> dict[str, Any]:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
+        if self.allocator == "default":  # younger than the first records
+            del raw["allocator"]
         return raw
 
     @classmethod
@@ -80,8 +87,9 @@ def case_id(case: Case) -> str:
 class Row:
     """One row of an ablation's file. `published` names the row of the paper's table that it stands for.
 
-    `recipe` is how its model was trained for the published accuracy, and `training` what else differs when it is
-    trained: fields of `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`.
+    `baseline` is the row that this one is set against where the ablation names none for all. `recipe` is how its model
+    was trained for the published accuracy, and `training` what else differs when it is trained: fields of
+    `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`.
     """
 
     row: str
@@ -95,6 +103,7 @@ class Row:
     note: str | None = None
     recipe: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    baseline: str | None = None
 
 
 @dataclass
@@ -217,6 +226,10 @@ def from_dict(raw: Any, name: str) -> Ablation:
         if unknown:
             hint = nearest(unknown[0], CLIP_AXES)
             raise UsageError(f"{where}, row {row.row!r}: unknown entry clip.{unknown[0]}; {hint}")
+    for row in parsed:
+        if row.baseline is not None and row.baseline not in seen:
+            hint = nearest(row.baseline, seen)
+            raise UsageError(f"{where}, row {row.row!r}: its baseline is no row here: {row.baseline!r}; {hint}")
     points = {_point(axis, value) for axis, values in (raw.get("vary") or {}).items() for value in _listed(values)}
     if raw.get("baseline") is not None and raw["baseline"] not in seen | points:
         raise UsageError(
@@ -330,8 +343,9 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
 
 def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:
     """The name of the case that this one is set against."""
-    if ablation.baseline is None or any(row.row == ablation.baseline for row in ablation.rows):
-        return None if ablation.baseline is None else ablation.baseline + _points(chosen)
+    named = ablation.baseline or row.baseline
+    if named is None or any(other.row == named for other in ablation.rows):
+        return None if named is None else named + _points(chosen)
     points = ((axis, value) for axis, values in ablation.vary.items() for value in values)
     axis, fixed = next(point for point in points if _point(*point) == ablation.baseline)
     return row.row + _points({**chosen, axis: _quick(axis, fixed) if settings.quick else fixed})
@@ -342,6 +356,7 @@ def _check(case: Case, where: str) -> None:
     from attention_zoo import kernels
 
     allowed = {"dtype": DTYPES, "kernel": (kernels.AUTO, *kernels.names()), "device": ("cpu", "cuda")}
+    allowed |= {"allocator": ALLOCATORS}
     for axis, names in allowed.items():
         value = getattr(case, axis)
         if str(value).partition(":")[0] not in names:

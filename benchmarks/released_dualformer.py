@@ -20,6 +20,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_zoo import Grid
+from backbones import PyramidConfig
+from backbones.family import layouts_of
+from backbones.layouts import renamed
+from benchmarks.public import Peer, peers
 
 PATCH, STEP = Grid(2, 4, 4), Grid(1, 2, 2)  # of the first stage, of each further one
 WINDOW, FINE, COARSE = Grid(8, 7, 7), Grid(8, 7, 7), Grid(4, 4, 4)
@@ -229,3 +233,35 @@ def _quotient(grid: Grid, size: Grid, what: str) -> Grid:
 
 def _first_step(size: int) -> int:
     return next(step for step in range(FIRST_STEP, 0, -1) if size % step == 0)
+
+
+def fitted(config: PyramidConfig) -> PyramidConfig:
+    """Local attention and the fine pooled copy take a small map's share: they have to divide it, and nothing pads."""
+    side = min(WINDOW.h, max(1, config.clip.h // 32))
+    window = [WINDOW.t, side, side]
+    scales = {"attention.G1.scales": [window], "attention.G2.scales": [window, list(COARSE)]}
+    return config.changed({"attention.L.window": window} | scales)
+
+
+def make(config: PyramidConfig, num_classes: int) -> DualFormer:
+    """Raises: ValueError where the clip cannot be divided as the released code demands."""
+    window = Grid(*config.attention["L"]["window"])
+    sizes = dict(widths=config.widths, num_heads=config.num_heads, depths=config.depths)
+    try:
+        return DualFormer(config.clip, num_classes, **sizes, window=window, fine=window)
+    except ValueError as error:
+        raise ValueError(
+            f"clip {tuple(config.clip)}: the released layout pads nothing, and {error}; "
+            "allowed: frames 2, 4, 6, 8 or a multiple of 16, size a multiple of 32 from 64 to 224 or one of 224"
+        ) from error
+
+
+peers.register("released")(
+    Peer(
+        {f"released_dualformer_{size}": f"dualformer_{size}" for size in ("tiny", "small", "base")},
+        make,
+        lambda state: renamed(state, layouts_of("pyramid")).tensors,
+        "cls_head.fc_cls",
+        fitted,
+    )
+)

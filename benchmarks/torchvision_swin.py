@@ -1,0 +1,58 @@
+"""swin3d_t of torchvision, whose compiled part loads with the full torch build that it was made for only.
+
+A torchvision that does not load keeps transformers from loading too: remove it then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from backbones.config import Config
+from benchmarks.public import Absent, Peer, peers
+
+RENAMES = (  # theirs, and ours; features alternate stages and merging
+    (r"^patch_embed\.", lambda m: "stages.0.embed."),
+    (r"^features\.(\d+)\.(reduction|norm)\.", lambda m: f"stages.{(int(m[1]) + 1) // 2}.embed.{m[2]}."),
+    (
+        r"^features\.(\d+)\.(\d+)\.attn\.relative_position_bias_table$",
+        lambda m: f"stages.{int(m[1]) // 2}.blocks.{m[2]}.attention.bias.table",
+    ),
+    (r"^features\.(\d+)\.(\d+)\.attn\.", lambda m: f"stages.{int(m[1]) // 2}.blocks.{m[2]}.attention."),
+    (r"^features\.(\d+)\.(\d+)\.mlp\.0\.", lambda m: f"stages.{int(m[1]) // 2}.blocks.{m[2]}.mlp.fc1."),
+    (r"^features\.(\d+)\.(\d+)\.mlp\.3\.", lambda m: f"stages.{int(m[1]) // 2}.blocks.{m[2]}.mlp.fc2."),
+    (r"^features\.(\d+)\.(\d+)\.norm", lambda m: f"stages.{int(m[1]) // 2}.blocks.{m[2]}.norm"),
+    (r"^head\.", lambda m: "classifier."),
+    (r"^norm\.", lambda m: "norm."),
+)
+
+
+def make(config: Config, num_classes: int) -> nn.Module:
+    try:
+        from torchvision.models.video.swin_transformer import SwinTransformer3d
+    except (ImportError, RuntimeError, OSError) as error:
+        needs = "it needs the full torch build that it was made for; install both, then add force=true"
+        raise Absent(f"torchvision does not load ({error}); {needs}") from error
+    (_, options) = config.entry(config.stages[0][0])
+    return SwinTransformer3d(
+        patch_size=list(config.patch), embed_dim=config.widths[0], depths=list(config.depths),
+        num_heads=list(config.num_heads), window_size=list(options["window"]), mlp_ratio=config.mlp_ratio,
+        stochastic_depth_prob=0.0, num_classes=num_classes,
+    )  # fmt: skip
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    ours = {}
+    for name, tensor in state.items():
+        if name.endswith(".relative_position_index"):  # follows from the window
+            continue
+        new = next((re.sub(pattern, to, name) for pattern, to in RENAMES if re.search(pattern, name)), None)
+        if new is None:
+            raise KeyError(f"no weight of torchvision's SwinTransformer3d is known as {name!r}")
+        ours[new] = tensor
+    return ours
+
+
+peers.register("torchvision")(Peer({"torchvision_swin3d_t": "video_swin_tiny"}, make, renamed, "head"))
