@@ -17,7 +17,7 @@ from rich.console import Console
 
 from attention_zoo.registry import nearest
 from harness import scratch
-from harness.accuracy.plan import Setup, check
+from harness.accuracy.setup import Setup, check
 from harness.cost import metrics
 from harness.deadline import Deadline
 from harness.spec import budget, case
@@ -73,7 +73,7 @@ def run(
     threads = 1 if settings.quick else provenance.default_threads()
     settings = replace(settings, digest=_digest(settings.path), threads=settings.threads or threads)
     usual = Settings(quick=settings.quick, threads=threads)
-    from harness import sweep  # torch from here on: what is wrong so far is refused at once
+    import harness.sweep as sweep  # torch from here on: what is wrong so far is refused at once
 
     if timed or any(setups.values()):
         sweep.check_machine(settings)
@@ -216,7 +216,7 @@ def _report(runs: list[Run], console: Console) -> list[str]:
     """Write the reports, show the results in short, say where everything is. Returns what could not be written: a
     table that cannot be made costs no other its report.
     """
-    import reports.build  # draws with matplotlib, which takes as long to load as a wrong command may take in all
+    import reports.build  # brings scipy, which takes as long to load as a wrong command may take in all
     from reports.console import results
 
     failures = []

@@ -25,6 +25,7 @@ from harness.spec import budget, case
 from harness.spec.case import Ablation, Entry, Settings
 from harness.spec.reader import UsageError
 from records import provenance
+from records.record import RecordError
 
 FOLDER = Path(__file__).parent / "conf" / "suite"
 QUICK_BATCH = 2
@@ -284,7 +285,7 @@ def _measure(
 
 
 def _check_device(suite: Suite, settings: Settings) -> None:
-    from harness.cost.build import unavailable
+    from harness.cost.build import unavailable  # loads torch
 
     reason = unavailable(settings.device)
     if reason:
@@ -293,8 +294,7 @@ def _check_device(suite: Suite, settings: Settings) -> None:
 
 
 def _cost_page(folder: Path, console: Console) -> None:
-    from records.record import RecordError
-    from reports import cost_page
+    from reports import cost_page  # loads scipy
 
     try:
         console.print(f"  {cost_page.build(folder)}", markup=False, soft_wrap=True)

@@ -19,6 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from attention_zoo import growth_of, schemes
 from harness import video
 from harness.accuracy import cluster
 from harness.accuracy.sweep import Trainings
@@ -253,6 +254,7 @@ class Run:
             "figures": self.ablation.figures,
             "size_note": quick if self.how.quick else self.ablation.size_note,
             "setting": self.setting,
+            "growth": _growth(self.entries) if "scaling" in self.ablation.figures else {},
         }
         write_manifest(manifest, self.folder)
 
@@ -300,6 +302,21 @@ def by_rounds(names: list[str], wanted: int) -> list[tuple[list[str], int]]:
     parts = [name for name in names if metrics.get(name).process in split]
     whole = [name for name in names if name not in parts]
     return [(group, rounds) for group, rounds in ((parts, wanted), (whole, 1)) if group]
+
+
+def _growth(entries: list[Entry]) -> dict[str, dict[str, tuple[float, float]]]:
+    """The exponents in theory of the schemes of some cases, which their figure sets the measured ones against."""
+    words = {word for entry in entries for word in _words(entry.case.config)}
+    return {name: growth for name in schemes.names() if name in words and (growth := growth_of(name))}
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in a configuration, among which are the names of its schemes."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in itertools.chain(value, value.values()) if isinstance(value, dict) else value:
+            yield from _words(part)
 
 
 def _but_for_clip(case: Case, name: str) -> tuple[str, str]:

@@ -64,6 +64,9 @@ def test_some_packages_are_imported_late(file):
 MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for file, path in FILES.items()}
 # Imports inside of functions, by file: a package that is not everywhere, or torch after what is answered without it.
 LATE_IMPORTS = {
+    "harness/accuracy/cluster.py": {"submitit"},
+    "harness/session.py": {"harness.sweep", "reports"},
+    "harness/suite.py": {"harness.cost", "reports"},
     "harness/clips/decoding.py": {"av", "decord"},
     "harness/clips/rand_augment.py": {"kornia"},
     "harness/evaluate.py": {"harness.evaluation"},
@@ -76,9 +79,12 @@ LATE_IMPORTS = {
     "harness/training/journal.py": {"torch.utils.tensorboard"},
     "harness/video.py": {"harness.clips.transforms"},
 }
-WITHOUT_LATE_IMPORTS = tuple(
-    f"harness/{room}" for room in ("clips/", "datasets/", "evaluation/", "motion/", "training/")
-) + ("harness/evaluate.py", "harness/gradcam.py", "harness/predict.py", "harness/train.py", "harness/video.py")
+WITHOUT_LATE_IMPORTS = (
+    tuple(f"harness/{room}" for room in ("accuracy/", "clips/", "datasets/", "evaluation/", "motion/", "training/"))
+    + ("harness/cost/child.py", "harness/cost/measure.py", "harness/cost/process.py")
+    + tuple(f"harness/{file}.py" for file in ("deadline", "progress", "scratch", "session", "store", "suite", "sweep"))
+    + ("harness/evaluate.py", "harness/gradcam.py", "harness/predict.py", "harness/train.py", "harness/video.py")
+)
 
 
 def imported_modules(file):

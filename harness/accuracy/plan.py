@@ -14,7 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.spec.budget import NOMINAL_FRAMES, Budget, Training, shrunk
+import torch
+
+import backbones
+from harness.accuracy.setup import BUILT_IN, Setup, data_slug
+from harness.spec.budget import NOMINAL_FRAMES, shrunk
 from harness.spec.case import Ablation, Entry
 from harness.spec.reader import UsageError
 from harness.spec.recipe import Recipe
@@ -25,34 +29,6 @@ from records.record import slug
 RESULT = "result.json"
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens
 SMALL_MACS = 10**9  # of a model that is compared with another by running both
-BUILT_IN = ("motion_small", "motion", "motion_large")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How the rows of one ablation are trained: what was asked for within a budget, and what computes it."""
-
-    budget: Budget
-    asked: Training = Training()
-    device: str = "cpu"
-    dtype: str | None = None
-    kernel: str = "auto"
-    threads: int = 1
-
-    @property
-    def data_name(self) -> str:
-        return self.asked.data or self.budget.data
-
-    @property
-    def measurement(self) -> str:
-        """The name under which a record holds the accuracy: data sets and budgets never share one."""
-        name = f"top1_{self.budget.name}"
-        return name if self.data_name == self.budget.data else f"{name}_{data_slug(self.data_name)}"
-
-
-def data_slug(data: str) -> str:
-    """A data set as a part of a name: a folder stands without where it lies."""
-    return slug(Path(data).name).replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -141,10 +117,6 @@ def same_network(one: dict[str, Any], other: dict[str, Any], classes: int) -> bo
 
 @functools.lru_cache(maxsize=256)
 def _same_network(one: str, other: str, classes: int) -> bool:
-    import torch
-
-    import backbones
-
     configs = [backbones.read_config(json.loads(text)) for text in (one, other)]
     if configs[0].clip != configs[1].clip:
         return False
@@ -167,8 +139,6 @@ def _same_network(one: str, other: str, classes: int) -> bool:
 
 def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int, out: Path) -> Job:
     """The training of one row with one seed. Raises: UsageError naming the row."""
-    import backbones
-
     row, where = entry.row, f"ablation {ablation.name}, row {entry.case.row!r}, accuracy={setup.budget.name}"
     try:
         recipe = _recipe(ablation, entry, setup)
@@ -219,17 +189,6 @@ def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
     if TEACHER in row.training and recipe.token_labels is None:
         changes["token_labels.teacher"] = row.training[TEACHER]
     return recipe.changed(changes | asked.recipe_changes)
-
-
-def check(setup: Setup) -> None:
-    """What can be wrong before any data is looked at. Raises: UsageError."""
-    asked = setup.asked
-    try:
-        if asked.recipe is not None or asked.recipe_changes:
-            name = asked.recipe or setup.budget.recipe or "quick"
-            load_recipe(name, asked.recipe_source).changed(asked.recipe_changes)
-    except (UsageError, KeyError) as error:
-        raise UsageError(str(error.args[0] if isinstance(error, KeyError) else error)) from error
 
 
 def distinct(found: list[Task]) -> list[Task]:

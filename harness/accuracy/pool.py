@@ -15,15 +15,21 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
+from rich.console import Console
 
 from harness.cost.process import environment
+from harness.training.job import Job, Stopped
+from harness.training.loop import train as train_job
+from records import provenance
 
 LOCK, OUTPUT, JOB_LOG = ".running.lock", "output.txt", "log.jsonl"
 NO_TEACHER = "the row that would label its tokens is not trained"
@@ -54,12 +60,8 @@ def slots(device: str, jobs: int | None, threads: int = 1) -> list[Slot]:
     """One for each visible GPU, or each physical core; `jobs` is the number of slots where it is given, `threads` what
     each may use of a CPU.
     """
-    from records import provenance
-
     if device == "cpu":
         return [Slot({"OMP_NUM_THREADS": str(threads)}) for _ in range(jobs or provenance.default_threads())]
-    import torch
-
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
     if ":" in device:
@@ -194,13 +196,6 @@ def train(
     Of two processes that are asked for the same job one waits for the other and takes its result. `beside`: how many
     trainings share the memory of this machine.
     """
-    import traceback
-
-    from rich.console import Console
-
-    from harness.training.job import Job, Stopped
-    from harness.training.loop import train as train_job
-
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK), (folder / OUTPUT).open("a", encoding="utf-8") as output:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):

@@ -1,0 +1,51 @@
+"""How rows are trained, as it is asked for: what can be wrong with it is found here, before torch is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.spec.budget import Budget, Training
+from harness.spec.reader import UsageError
+from harness.spec.recipe import load
+from records.record import slug
+
+BUILT_IN = ("motion_small", "motion", "motion_large")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the rows of one ablation are trained: what was asked for within a budget, and what computes it."""
+
+    budget: Budget
+    asked: Training = Training()
+    device: str = "cpu"
+    dtype: str | None = None
+    kernel: str = "auto"
+    threads: int = 1
+
+    @property
+    def data_name(self) -> str:
+        return self.asked.data or self.budget.data
+
+    @property
+    def measurement(self) -> str:
+        """The name under which a record holds the accuracy: data sets and budgets never share one."""
+        name = f"top1_{self.budget.name}"
+        return name if self.data_name == self.budget.data else f"{name}_{data_slug(self.data_name)}"
+
+
+def data_slug(data: str) -> str:
+    """A data set as a part of a name: a folder stands without where it lies."""
+    return slug(Path(data).name).replace("-", "_")
+
+
+def check(setup: Setup) -> None:
+    """What can be wrong before any data is looked at. Raises: UsageError."""
+    asked = setup.asked
+    try:
+        if asked.recipe is not None or asked.recipe_changes:
+            name = asked.recipe or setup.budget.recipe or "quick"
+            load(name, asked.recipe_source).changed(asked.recipe_changes)
+    except (UsageError, KeyError) as error:
+        raise UsageError(str(error.args[0] if isinstance(error, KeyError) else error)) from error
