@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
-from attention_zoo.scheme import register
+from attention_zoo.scheme import Mixed, register
 from attention_zoo.sequence import self_attention, self_attention_macs
 
 
@@ -18,6 +18,7 @@ class FullAttention(nn.Module):
     """Source: Vaswani et al., arXiv:1706.03762, Sec. 3.2; over space and time: arXiv:2102.05095, "joint"."""
 
     example = {}
+    takes_prefix = True
     growth = {"frames": (2, 2), "size": (2, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
@@ -25,13 +26,19 @@ class FullAttention(nn.Module):
         self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+    def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
         tokens = rearrange(x, "b t h w d -> b (t h w) d")
+        if prefix is not None:
+            tokens = torch.cat([prefix, tokens], dim=1)
         y = self_attention(tokens, self.qkv, self.proj, self.num_heads, kernel=self.kernel)
-        return y.view(x.shape)
+        if prefix is None:
+            return y.view(x.shape)
+        first = prefix.shape[1]
+        return y[:, first:].unflatten(1, x.shape[1:4]), y[:, :first]
 
-    def macs(self) -> int:
-        return self_attention_macs(1, self.grid.tokens, self.dim)
+    def macs(self, prefix: int = 0) -> int:
+        return self_attention_macs(1, self.grid.tokens + prefix, self.dim)
 
-    def reach(self) -> Bool[Tensor, "n n"]:
-        return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+    def reach(self, prefix: int = 0) -> Bool[Tensor, "n n"]:
+        n = self.grid.tokens + prefix
+        return torch.ones(n, n, dtype=torch.bool)

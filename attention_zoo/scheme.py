@@ -13,6 +13,8 @@ from attention_zoo import kernels
 from attention_zoo.grid import Grid
 from attention_zoo.registry import Registry, nearest
 
+Mixed = Float[Tensor, "b t h w d"] | tuple[Float[Tensor, "b t h w d"], Float[Tensor, "b p d"]]
+"""What a scheme gives back: the map; with a prefix, the map and the prefix."""
 Growth = dict[str, tuple[float, float]]
 """With "frames" and with "size" (height and width): the least and the largest exponent among a scheme's products."""
 
@@ -39,9 +41,7 @@ class AttentionScheme(Protocol):
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = kernels.AUTO): ...
 
-    def forward(
-        self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None
-    ) -> Float[Tensor, "b t h w d"] | tuple[Float[Tensor, "b t h w d"], Float[Tensor, "b p d"]]:
+    def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
         """The map; with a prefix, the map and the prefix. Without `takes_prefix` there is no such argument."""
         ...
 

@@ -109,6 +109,7 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
         given = {key: tensor for key, tensor in found.tensors.items() if key not in unused}
     else:
         given = found.tensors
+    given = {key: _of_one_frame(tensor, own[key]) if key in own else tensor for key, tensor in given.items()}
     mismatched = {
         key: (tuple(tensor.shape), tuple(own[key].shape))
         for key, tensor in given.items()
@@ -145,6 +146,11 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
 def translate(state: Mapping[str, Tensor], family: str | None = None) -> Translated:
     """A state dict under our names, found in any known layout, those of one family first. Raises: ValueError."""
     return renamed(state, layouts_of(family))
+
+
+def _of_one_frame(tensor: Tensor, own: Tensor) -> Tensor:
+    """A 2-D convolution as the 3-D one of a single frame; anything else as it is."""
+    return tensor[:, :, None] if tensor.ndim == 4 and own.ndim == 5 and own.shape[2] == 1 else tensor
 
 
 def weights_of(model: Backbone) -> dict[str, Tensor]:

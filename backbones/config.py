@@ -44,10 +44,13 @@ class Config(ABC):
         """Narrower by the factor `width`, at most `depth` blocks (a stage), for another clip; for cheap training."""
 
     @abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """`blocks`, `widths` and `tokens` (of the form [t, h, w]), each a list with one entry for each stage."""
+
     def describe(self) -> dict[str, Any]:
-        """What a report says of it, in JSON values: blocks (a list, one number a stage), widths, tokens (a list of
-        [t, h, w], one a stage).
-        """
+        """What a report says of it, in JSON values: family, `sizes`, and of each scheme its `growth`."""
+        growth = {scheme: plain(attention_zoo.growth_of(scheme)) for scheme in self.schemes()}
+        return {"family": self.family, "growth": growth} | self.sizes()
 
     def schemes(self) -> tuple[str, ...]:
         """The attention schemes of its blocks."""
@@ -94,8 +97,8 @@ class Config(ABC):
         new = self.from_dict(state)
         for name in new.attention.keys() - self.attention.keys() - set(new.used()):
             raise UnknownName(
-                f"attention.{name} is new, but no stage uses {name!r}; {nearest(name, self.attention)}, "
-                "or name it in stages"
+                f"attention.{name} is new, but no block uses {name!r}; {nearest(name, self.attention)}, "
+                "or name it there"
             )
         return new
 
@@ -181,17 +184,17 @@ def _check_option(name: str, scheme: str, option: str, error: type[Exception]) -
         raise error(f"attention.{name}: {scheme} has no option {option!r}; {nearest(option, allowed)}")
 
 
-def patterns(stages: Any, attention: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """For each stage names of attention, all of them known."""
+def patterns(field: str, stages: Any, attention: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """For each entry of a field (a stage, a block) names of attention, all of them known."""
     if not isinstance(stages, Sequence) or isinstance(stages, str):
-        raise ValueError(f"stages {stages!r} is not a list of patterns, one for each stage: [[L, G], [L, G]]")
+        raise ValueError(f"{field} {stages!r} is not a list of patterns, one for each stage: [[L, G], [L, G]]")
     for pattern in stages:
         if not isinstance(pattern, Sequence) or isinstance(pattern, str) or not pattern:
-            raise ValueError(f"{pattern!r} in stages is not a list of attention names, such as [L, G]")
+            raise ValueError(f"{pattern!r} in {field} is not a list of attention names, such as [L, G]")
         for name in pattern:
             if not isinstance(name, str) or (name not in attention and name not in attention_zoo.schemes):
                 allowed = {*attention, *attention_zoo.schemes.names()}
-                raise UnknownName(f"unknown attention {name!r} in stages; {nearest(str(name), allowed)}")
+                raise UnknownName(f"unknown attention {name!r} in {field}; {nearest(str(name), allowed)}")
     return _tuples(list(stages))
 
 

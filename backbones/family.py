@@ -4,7 +4,7 @@ How a family is added, in one file (`backbones/<name>.py`, or any installed pack
 
 1. Its config, a frozen dataclass that inherits `backbones.config.Config` and has at least these fields: `attention`,
    `clip`, `in_channels`, `drop_path`, `dropout`, `activation_checkpointing`. It sets `family = "<name>"`, checks itself
-   in `__post_init__` with the helpers of `config`, and implements `used`, `shrunk` and `describe`. JSON, dotted changes
+   in `__post_init__` with the helpers of `config`, and implements `used`, `shrunk` and `sizes`. JSON, dotted changes
    and messages with the nearest key are inherited.
 
 2. Its blocks, subclasses of `backbones.residual.Block`. A block owns its norms, schemes and MLPs under the names that
@@ -118,6 +118,8 @@ class Family:
         models: its named models, looked up at each call: {name: function that makes the config}.
         layouts: the names that its checkpoints may have, its own first.
         origins: of the models whose names begin so.
+        from_image: (model, name of a tensor, tensors of an image model) -> what becomes of that tensor, and its values,
+            a kind of `inflation.InflationReport`; None for the rule of the convolutional pyramids.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Family:
     models: Callable[[], Mapping[str, Callable[[], Config]]]
     layouts: tuple[Layout, ...] = ()
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    from_image: Callable[[Any, str, Mapping[str, Tensor]], tuple[str, Tensor | None]] | None = None
 
 
 def names() -> tuple[str, ...]:

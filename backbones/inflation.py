@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate
 from attention_zoo import Grid
 from attention_zoo.registry import nearest
 from backbones.checkpoint import CLASSIFIER, CheckpointError, listed, read, shape_text, translate, weights_of
-from backbones.family import Backbone
+from backbones.family import Backbone, families
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class InflationReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # (shape in the image model, shape in this one)
-    fresh: tuple[str, ...]  # the classifier, where the image model has none of this size
+    fresh: tuple[str, ...]  # as initialised: a classifier of another size, what an image model cannot have
 
     @property
     def complete(self) -> bool:
@@ -101,12 +101,16 @@ def inflate(
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
     own = weights_of(model)
+    from_image = None if model.config is None else families.get(model.config.family).from_image
     made: dict[str, Tensor] = {}
     kinds: dict[str, list[str]] = {kind: [] for kind in ("copied", "inflated", "averaging", "missing", "fresh")}
     mismatched = {}
     for key, target in own.items():
         image = found.tensors.get(key)
-        kind, tensor = _tensor(model, own, key, image, rule)
+        if from_image is None:
+            kind, tensor = _tensor(model, own, key, image, rule)
+        else:
+            kind, tensor = from_image(model, key, found.tensors)
         if kind == "mismatched":
             mismatched[key] = (tuple(image.shape), tuple(target.shape))
         else:

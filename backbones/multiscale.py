@@ -116,7 +116,7 @@ class MultiscaleConfig(Config):
             changes["width"], changes["num_heads"] = narrower(self.width, self.num_heads, width)
         return self.changed(changes)
 
-    def describe(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, Any]:
         grids = [block.grid_out for block in self.block_sizes()]
         last = [sum(self.depths[: stage + 1]) - 1 for stage in range(len(self.depths))]
         widths = [self.width * 2**stage for stage in range(len(self.depths))]

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import interpolate, linear, pad
 from torch.utils.checkpoint import checkpoint
 
 from attention_zoo import Grid, Tokens, chunks
@@ -18,7 +18,7 @@ from backbones.mlp import watched
 
 
 class PatchEmbedding(nn.Module):
-    """Blocks of `patch` become tokens: convolution with kernel = stride, then LayerNorm.
+    """Blocks of `patch` become tokens: convolution with kernel = stride, then LayerNorm (if `normed`).
 
     A map that `patch` does not divide is padded with zeros at the end (as Video Swin does; DualFormer requires that it
     divides).
@@ -26,11 +26,11 @@ class PatchEmbedding(nn.Module):
 
     kind = "embedding"
 
-    def __init__(self, in_dim: int, dim: int, grid: Grid, patch: Grid):
+    def __init__(self, in_dim: int, dim: int, grid: Grid, patch: Grid, *, normed: bool = True):
         super().__init__()
         self.patch, self.grid = patch, grid.ceil_div(patch)
         self.proj = nn.Conv3d(in_dim, dim, kernel_size=tuple(patch), stride=tuple(patch))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if normed else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
         x = pad_to_blocks(x, self.patch)
@@ -110,6 +110,56 @@ class ClassToken(nn.Module):
 
     def forward(self, clips: int) -> Float[Tensor, "b 1 d"]:
         return self.token.expand(clips, -1, -1)
+
+
+class Places(nn.Module):
+    """Learned positions of places and times, and class tokens before the map; what a ViT adds to its patches.
+
+    Args:
+        class_token: "clip" for one, "frame" for one before each frame's tokens (each starts as the same), "none".
+        space: positions of places, and one of the class token; `time`: of frames, which the class token has not.
+
+    Positions learned for another grid are resized by the nearest, as TimeSformer's released code does.
+    """
+
+    kind = "position"
+
+    def __init__(self, dim: int, grid: Grid, class_token: str, *, space: bool, time: bool):
+        super().__init__()
+        self.grid, self.per_frame = grid, class_token == "frame"
+        self.class_token = None if class_token == "none" else nn.Parameter(torch.zeros(1, 1, dim))
+        first = class_token != "none"
+        self.space = nn.Parameter(torch.zeros(1, first + grid.h * grid.w, dim)) if space else None
+        self.time = nn.Parameter(torch.zeros(1, grid.t, dim)) if time else None
+
+    def reset_parameters(self) -> None:
+        for parameter in (self.class_token, self.space):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        if self.time is not None:
+            nn.init.zeros_(self.time)
+
+    def prefix(self, frames: int) -> int:
+        """How many class tokens a map of so many time steps has."""
+        return 0 if self.class_token is None else frames if self.per_frame else 1
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Tokens:
+        b, t, h, w, _ = x.shape
+        first = self.class_token
+        if self.space is not None:
+            here = self.space
+            if first is not None:
+                first, here = first + here[:, :1], here[:, 1:]
+            here = here.unflatten(1, self.grid[1:])
+            x = x + (here if (h, w) == self.grid[1:] else resized(here.movedim(-1, 1), (h, w)).movedim(1, -1))
+        if self.time is not None:
+            x = x + (self.time if t == self.grid.t else resized(self.time.mT, t).mT)[:, :, None, None]
+        return Tokens.of_map(x) if first is None else Tokens.of_map(x).of(x, first.expand(b, self.prefix(t), -1))
+
+
+def resized(x: Float[Tensor, "1 d *n"], size: int | tuple[int, int]) -> Float[Tensor, "1 d *m"]:
+    """Another length or size, each value that of the nearest."""
+    return interpolate(x, size=size, mode="nearest")
 
 
 class DropPath(nn.Module):

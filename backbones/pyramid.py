@@ -114,7 +114,7 @@ class PyramidConfig(Config):
         if not isinstance(self.activation_checkpointing, bool):
             raise ValueError(f"activation_checkpointing {self.activation_checkpointing!r} is not true or false")
         self._set("attention", attention_entries(self.attention))
-        self._set("stages", patterns(self.stages, self.attention))
+        self._set("stages", patterns("stages", self.stages, self.attention))
         self._check_lengths()
         for stage, (width, heads) in enumerate(zip(self.widths, self.num_heads, strict=True)):
             try:
@@ -176,7 +176,7 @@ class PyramidConfig(Config):
         narrow = dict(zip(("widths", "num_heads"), zip(*sizes, strict=True), strict=True)) if width != 1 else {}
         return self.changed({"clip": clip, "depths": depths} | narrow)
 
-    def describe(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, Any]:
         grid, tokens = self.clip, []
         for step in self.steps():
             grid = grid.ceil_div(step)

@@ -25,7 +25,7 @@ from backbones.layouts import WRAPPED
 from backbones.pyramid import DUALFORMER, VIDEO_SWIN
 
 FOLDER = Path(os.environ.get("ATTENTION_ZOO_GOLDENS") or Path(__file__).parents[2] / "shared" / "goldens")
-pytestmark = pytest.mark.skipif(
+needs_goldens = pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason=f"no goldens in {FOLDER}; ATTENTION_ZOO_GOLDENS names another folder"
 )
 DUALFORMERS, VIDEO_SWINS = ("dualformer_32f", "dualformer_16f_w477"), ("video_swin_clipped", "video_swin_shift3d")
@@ -52,7 +52,7 @@ def test_model_equals_reference(name, precision, kernel):
     for key, (module, layout) in modules.items():
         module.register_forward_hook(lambda m, i, y, key=key, f=layout: seen.update({key: f(_tensor(y).detach())}))
     output = model(clip)
-    probe = golden["probe"] if precision == "f32" else _unrounded_probe(model, output, facts, golden)
+    probe = golden["probe"] if precision == "f32" else _probe(model, output, facts, golden)
     (output * probe).sum().backward()
 
     stated = re.search(
@@ -85,20 +85,24 @@ def _error(actual: Tensor, expected: Tensor) -> float:
     return ((actual.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
 
 
-def _unrounded_probe(model: torch.nn.Module, output: Tensor, facts: dict, golden: dict) -> Tensor:
-    """The float64 probe that the golden's gradients belong to; stored is its rounding to float32, off by up to 6e-8.
+def unrounded_probe(output: Tensor, parameter: Tensor, gradient: Tensor, stored: Tensor) -> Tensor:
+    """The float64 probe that the golden's gradients belong to; `stored` is its rounding to float32, off by up to 6e-8.
 
     It follows from the gradient of one parameter, which is linear in it, and has to round to the stored one. The other
     gradients are then held to the tolerance of float64.
     """
+    rows = [torch.autograd.grad(o, parameter, retain_graph=True)[0].flatten() for o in output.flatten()]
+    columns = torch.stack(rows, dim=1)
+    scale = columns.norm(dim=0)
+    probe = torch.linalg.lstsq(columns / scale, gradient.flatten()[:, None]).solution[:, 0] / scale
+    torch.testing.assert_close(probe.float(), stored.flatten(), rtol=0, atol=0)
+    return probe.view_as(output)
+
+
+def _probe(model: torch.nn.Module, output: Tensor, facts: dict, golden: dict) -> Tensor:
     late = "blocks.2.0.attn.qkv.weight" if _layout(facts) is DUALFORMER else "layers.1.downsample.reduction.weight"
     parameter = model.get_parameter(_layout(facts).rename(late))
-    rows = [torch.autograd.grad(o, parameter, retain_graph=True)[0].flatten() for o in output.flatten()]
-    columns, wanted = torch.stack(rows, dim=1), golden[f"grad.param.backbone.{late}.f64"].flatten()
-    scale = columns.norm(dim=0)
-    probe = torch.linalg.lstsq(columns / scale, wanted[:, None]).solution[:, 0] / scale
-    torch.testing.assert_close(probe.float(), golden["probe"].flatten(), rtol=0, atol=0)
-    return probe.view_as(output)
+    return unrounded_probe(output, parameter, golden[f"grad.param.backbone.{late}.f64"], golden["probe"])
 
 
 def _layout(facts: dict):

@@ -186,7 +186,7 @@ def _model(
     if name not in backbones.names():
         raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
     try:
-        weight = files.translate(tensors).tensors.get("classifier.weight")
+        weight = files.translate(tensors, backbones.config(name).family).tensors.get("classifier.weight")
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     if weight is None:
