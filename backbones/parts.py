@@ -109,7 +109,7 @@ class ClassToken(nn.Module):
         nn.init.trunc_normal_(self.token, std=0.02)
 
     def forward(self, clips: int) -> Float[Tensor, "b 1 d"]:
-        return self.token.expand(clips, -1, -1)
+        return self.token.repeat(clips, 1, 1)  # no view: counters of operators trip over views of a parameter
 
 
 class Places(nn.Module):
