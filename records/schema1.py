@@ -69,7 +69,7 @@ def measurement(
     if name.startswith("top1_"):
         _, budget, *data = name.split("_", 2)
         details = {"budget": budget, "data": data[0] if data else BUILT_IN[0]} | details
-        details = {"built_in": details["data"] in BUILT_IN} | details
+        details = {"built_in": details["data"] in BUILT_IN, "published_recipe": budget == "full"} | details
     kind = KIND.get(name) or ("shared" if name.startswith("time_") else KIND_OF_UNIT.get(unit, "timed"))
     return {
         "name": name,

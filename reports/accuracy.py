@@ -1,7 +1,7 @@
 """Accuracy measured here: what it is, how sure it is, and whether it orders the rows as the paper does.
 
-A measurement `top1_<budget>` holds one top-1 accuracy per seed on the built-in data set, `top1_<budget>_<data>` on
-another; its details name seeds, data, clip and the controls. A mean over seeds has Student's t interval, a single run
+A measurement of the kind `scored` holds one top-1 accuracy per seed; its details name budget, data, clip and the
+controls. A mean over seeds has Student's t interval, a single run
 Wilson's over its videos, and says so. Small models on the built-in data are never set against published accuracies;
 what is asked of them is the sign of a difference: does the row that the paper calls better come out better here? That
 is tested against the baseline row by the paired t test over seeds, with Holm's rule over the rows.
@@ -9,7 +9,7 @@ is tested against the baseline row by the paired t test over seeds, with Holm's 
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,10 +25,7 @@ from reports.verdict import Verdict
 if TYPE_CHECKING:
     from reports.table import AblationTable, Row
 
-BUILT_IN = ("motion_small", "motion", "motion_large")
-BUDGETS = ("quick", "small", "proxy", "full")
 CONTROLS = {"shuffled": "frames shuffled", "single": "a single frame"}
-NAME = re.compile(rf"top1_({'|'.join(BUDGETS)})(?:_(.+))?")
 
 CONFIRMED = "confirmed"
 CONTRADICTED = "contradicted"
@@ -44,12 +41,9 @@ PUBLISHED_COLUMNS = {"kinetics400": ("k400_top1", "top1"), "kinetics600": ("k600
 PUBLISHED_DATA = {"kinetics-400": "kinetics400", "kinetics-600": "kinetics600"}
 
 
-def budget(name: str) -> str:
-    """`quick`, `proxy` or `full`. Raises: ValueError for a name that is not one of accuracy."""
-    found = NAME.fullmatch(name)
-    if not found:
-        raise ValueError(f"{name!r} is no measurement of accuracy; such are called top1_{'|'.join(BUDGETS)}[_<data>]")
-    return found[1]
+def budget(table: AblationTable, name: str) -> str:
+    """How much was spent on training, in a word: `quick`, `proxy`, `full`."""
+    return str(next(iter(said(table, name, "budget")), "unnamed budget"))
 
 
 def names(table: AblationTable) -> list[str]:
@@ -59,16 +53,25 @@ def names(table: AblationTable) -> list[str]:
 
 def sorted_names(found: Iterable[Measurement]) -> list[str]:
     """Of some measurements those of accuracies by their names, each once, in the order of `names`."""
-    own = {one.name: NAME.fullmatch(one.name) for one in found if one.kind == "scored"}
-    return sorted(own, key=lambda name: (own[name][2] or "", BUDGETS.index(own[name][1])))
+    own: dict[str, dict[str, Any]] = {}
+    for one in found:
+        if one.kind == "scored":
+            own.setdefault(one.name, one.details)
+
+    def place(name: str) -> tuple:
+        details = own[name]
+        size = [details.get(key) or 1 for key in ("epochs", "frames", "size", "width_factor")]
+        built_in = bool(details.get("built_in"))
+        return not built_in, "" if built_in else str(details.get("data")), math.prod(size) * size[2], name
+
+    return sorted(own, key=place)
 
 
 def reason(row: Row, name: str) -> str:
     """Why a row has no such accuracy."""
     if row.record is None or row.measurement(name) is not None:
         return row.reason(name)
-    data = NAME.fullmatch(name)[2]
-    return f"its accuracy {f'on {data} ' if data else ''}(accuracy={budget(name)}) was not asked for in this run"
+    return f"its accuracy {name} was not asked for in this run"
 
 
 @dataclass(frozen=True)
@@ -236,15 +239,13 @@ def printed_columns(data: str) -> tuple[str, ...]:
 
 
 def data_of(table: AblationTable, name: str) -> str:
-    """The data set behind an accuracy: as the records say, else as its name does."""
-    stated = said(table, name, "data")
-    return stated[0] if stated else NAME.fullmatch(name)[2] or BUILT_IN[0]
+    """The data set behind an accuracy."""
+    return str(next(iter(said(table, name, "data")), "unnamed data"))
 
 
 def is_built_in(table: AblationTable, name: str) -> bool:
     """Whether the data came with the project, so that no paper has a figure for it."""
-    stated = said(table, name, "built_in")
-    return bool(stated[0]) if stated else data_of(table, name) in BUILT_IN
+    return bool(next(iter(said(table, name, "built_in")), False))
 
 
 def judge_full(table: AblationTable, row: Row, name: str) -> Verdict:
@@ -276,18 +277,15 @@ def judge_full(table: AblationTable, row: Row, name: str) -> Verdict:
 
 def full_column(table: AblationTable, name: str) -> str | None:
     """The printed column that an accuracy at full scale stands beside; None for any other accuracy."""
-    if budget(name) != "full" or is_built_in(table, name):
+    if is_built_in(table, name) or not any(said(table, name, "published_recipe")):
         return None
     data = data_of(table, name)
+    stated = {str(row.published.settings.get("dataset", "")).lower() for row in table.rows if row.published is not None}
+    of_these = {PUBLISHED_DATA.get(name) for name in stated}
     for column in printed_columns(data):
-        said = {PUBLISHED_DATA.get(str(row.published.settings.get("dataset", "")).lower()) for row in _printed(table)}
-        if table.publishes(column) and (column != "top1" or said <= {None, data}):
+        if table.publishes(column) and (column != "top1" or of_these <= {None, data}):
             return column
     return None
-
-
-def _printed(table: AblationTable) -> list[Row]:
-    return [row for row in table.rows if row.published is not None]
 
 
 def _not_full(row: Row, measured: Measurement) -> str | None:
@@ -330,7 +328,7 @@ def data_words(table: AblationTable, name: str) -> str:
 
 def setting(table: AblationTable, name: str) -> str:
     """Data set, budget, frames x size, how much smaller the models were, seeds: what a heading has to say."""
-    parts = [data_words(table, name), budget(name)]
+    parts = [data_words(table, name), budget(table, name)]
     frames, size, width, depth = (said(table, name, key) for key in ("frames", "size", "width_factor", "depth"))
     if frames and len(size) == 1:
         long = f"{frames[0]}" if len(frames) == 1 else f"{min(frames)}–{max(frames)}"

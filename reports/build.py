@@ -1,14 +1,14 @@
 """Make the report of an ablation from its folder, from files alone: `python -m reports.build outputs/pyramid_scales
 outputs/kinetics`.
 
-Writes `report.md`, `table.csv` and the figures into each folder, then beside the folders `report.md`, the list of
-all ablations, and `cost.md`, the page of costs, where something was timed (`reports/cost_page.py`). The same files
-give the same bytes.
+Writes `report.md`, `table.csv`, `table.tex` and the figures into each folder, then beside the folders `report.md`, the
+list of all ablations, and `cost.md`, the page of costs, where something was timed (`reports/cost_page.py`). The same
+files give the same bytes.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from records.record import MANIFEST, RecordError, ablation_folders, outputs_of, write_text
@@ -31,9 +31,23 @@ def build(folder: str | Path, formats: Sequence[str] = ()) -> list[Path]:
         written.append(write_text(exponents.to_csv(rows), folder / exponents.FILE))
     else:
         (folder / exponents.FILE).unlink(missing_ok=True)
-    written.append(write_text(markdown.table_csv(rows), folder / "table.csv"))
-    written.append(write_text(markdown.report(rows, captions), folder / "report.md"))
-    return written
+    texts = {
+        "table.csv": markdown.csv(rows),
+        "table.tex": markdown.tex(rows),
+        "report.md": markdown.report(rows, captions),
+    }
+    return [*written, *(write_text(text, folder / name) for name, text in texts.items())]
+
+
+def build_all(folders: Iterable[Path], formats: Sequence[str] = ()) -> Iterator[tuple[Path, list[Path], str | None]]:
+    """Build each folder's report; what goes wrong with one, in words, does not keep the others from theirs."""
+    for folder in folders:
+        try:
+            yield folder, build(folder, formats), None
+        except Exception as error:  # of any kind: a report that fails is told of, and the next one is made
+            expected = isinstance(error, (*EXPECTED, OSError, KeyError))
+            text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+            yield folder, [], text if expected else f"{type(error).__name__}: {text}"
 
 
 def build_index(outputs: str | Path) -> Path:
@@ -68,15 +82,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--format", choices=("svg", "pdf"), action="append", default=[], help=FORMAT)
     words = [f"--{word}" if word.startswith("format=") else word for word in arguments or sys.argv[1:]]
-    asked, failed = parser.parse_args(words), False
-    folders = [found for given in asked.folders for found in _ablations(given)]
-    for folder in folders:
-        try:
-            for path in build(folder, asked.format):
-                print(path)
-        except (*EXPECTED, KeyError, OSError) as error:
-            print(f"{folder}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-            failed = True
+    asked, failed = parser.parse_args(words), []
+    folders = [folder for given in asked.folders for folder in _ablations(given)]
+    for folder, files, failure in build_all(folders, asked.format):
+        for path in files:
+            print(path)
+        if failure:
+            print(f"{folder}: {failure}", file=sys.stderr)
+            failed.append(folder.name)
+    if failed and len(folders) > 1:
+        print(f"{len(failed)} of {len(folders)} reports failed: {', '.join(failed)}", file=sys.stderr)
     for outputs in dict.fromkeys(outputs_of(folder) for folder in folders if (folder / MANIFEST).is_file()):
         print(build_index(outputs))
         if (outputs / cost_page.PAGE).is_file():

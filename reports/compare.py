@@ -41,10 +41,10 @@ from records.record import (
     read_record,
 )
 from reports import accuracy, means, statistics
-from reports.markdown import NOT_DISTINGUISHABLE, UNITS, ratio_text
+from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
 from reports.statistics import Interval, Ratio
 from reports.table import AblationTable, Row, facts, visits
-from reports.text import counted, nearest
+from reports.text import UNITS, counted, nearest, table_lines
 
 COMMAND = "python -m harness.compare"
 FAIL_ON = ("nothing", "slower")
@@ -509,9 +509,8 @@ def markdown(found: Comparison, before: str, after: str) -> str:
     """The comparison as a page of Markdown."""
     parts = ["# What changed", f"A: {before}  \nB: {after}", "\n".join(f"- {line}" for line in summary(found))]
     for title, headings, rows in _sections(found):
-        lines = [f"## {title}", "", "| " + " | ".join(headings) + " |", "| --- " * len(headings) + "|"]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
-        parts.append("\n".join(lines))
+        columns = [(heading, lambda row, place=place: row[place]) for place, heading in enumerate(headings)]
+        parts.append(f"## {title}\n\n{table_lines(rows, columns)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ from reports import exponents, figures, markdown, roofline, shares, statistics, 
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Notes, counted, sentence, significant, table_lines
+from reports.text import MISSING, Notes, counted, sentence, significant, table_lines, unit
 
 PAGE = "cost.md"
 SCHEMES = ("scaling", "attention_schemes")  # the ablations whose rows are schemes on clips of several sizes
@@ -265,7 +265,7 @@ def _section(one: AblationTable, folder: Path) -> str:
     for column in (*COLUMNS, *map(_derived, roofline.columns(one)), *SHARES):
         if any(_has(row, column) for row in one.rows):
             columns.append((column.heading, lambda row, column=column: _cell(row, column, notes)))
-            if column.needs[0] in markdown.RATIOS and len(column.needs) == 1:
+            if len(column.needs) == 1 and markdown.has_ratio(one.quantities()[column.needs[0]]):
                 columns += markdown.ratio_columns(one, column.needs[0], notes)
     columns += markdown.differing_columns(one)
     ours = [row for row in one.rows if not row.published_only]
@@ -295,8 +295,8 @@ def _cell(row: Row, column: Column, notes: Notes) -> str:
     return column.cell(row, notes) if lacking is None else markdown.missing_cell(row, lacking, notes)
 
 
-def _spread(name: str, scale: float = 1) -> Callable[[Row, Notes], str]:
-    return lambda row, notes: markdown.spread(row, name, notes, count=False, scale=scale)
+def _spread(name: str) -> Callable[[Row, Notes], str]:
+    return lambda row, notes: markdown.spread(row, name, notes, count=False)
 
 
 def _part(kind: str, group: str) -> Callable[[Row, Notes], str]:
@@ -304,24 +304,23 @@ def _part(kind: str, group: str) -> Callable[[Row, Notes], str]:
 
 
 def _quantity(row: Row, name: str) -> str:
-    unit, scale = markdown.UNITS.get(row.measurement(name).unit, (row.measurement(name).unit, 1))
-    return _with_interval(row.interval(name), scale, f" {unit}")
+    name_of_unit, scale = unit(row.measurement(name))
+    return _with_interval(row.interval(name), scale, f" {name_of_unit}")
 
 
-MIB = 2**20
 COLUMNS = (
     Column("GMACs ↓, one view", ("macs",), lambda row, _: f"{row.value('macs') / 1e9:.2f}"),
     Column("latency ↓, ms", ("latency",), _spread("latency")),
     Column("throughput ↑, clips/s", ("throughput",), _spread("throughput")),
     Column("training step ↓, ms", ("training_latency",), _spread("training_latency")),
-    Column("peak memory ↓, MiB", ("peak_memory",), _spread("peak_memory", MIB)),
-    Column("training memory ↓, MiB", ("training_memory",), _spread("training_memory", MIB)),
-    Column("of training memory, MiB: parameters", ("training_parameters",), _spread("training_parameters", MIB)),
-    Column("gradients", ("training_gradients",), _spread("training_gradients", MIB)),
-    Column("optimizer state", ("training_optimizer_state",), _spread("training_optimizer_state", MIB)),
-    Column("activations and the rest", ("training_activations",), _spread("training_activations", MIB)),
+    Column("peak memory ↓, MiB", ("peak_memory",), _spread("peak_memory")),
+    Column("training memory ↓, MiB", ("training_memory",), _spread("training_memory")),
+    Column("of training memory, MiB: parameters", ("training_parameters",), _spread("training_parameters")),
+    Column("gradients", ("training_gradients",), _spread("training_gradients")),
+    Column("optimizer state", ("training_optimizer_state",), _spread("training_optimizer_state")),
+    Column("activations and the rest", ("training_activations",), _spread("training_activations")),
     Column(
-        "training memory ↓, MiB, predicted", ("predicted_training_memory",), _spread("predicted_training_memory", MIB)
+        "training memory ↓, MiB, predicted", ("predicted_training_memory",), _spread("predicted_training_memory")
     ),
     Column("largest batch ↑, clips", ("largest_batch",), _spread("largest_batch")),
     Column("throughput at it ↑, clips/s", ("largest_batch_throughput",), _spread("largest_batch_throughput")),
@@ -333,8 +332,8 @@ COLUMNS = (
     Column("energy ↓, J per clip", ("energy",), _spread("energy")),
 )  # fmt: skip
 SHARES = (
-    Column("ceiling: matrix product, GMAC/s", ("matmul_ceiling",), _spread("matmul_ceiling", 1e9)),
-    Column("ceiling: copy, GB/s", ("copy_ceiling",), _spread("copy_ceiling", 1e9)),
+    Column("ceiling: matrix product, GMAC/s", ("matmul_ceiling",), _spread("matmul_ceiling")),
+    Column("ceiling: copy, GB/s", ("copy_ceiling",), _spread("copy_ceiling")),
     Column("MLP, % of multiply-adds", ("macs_mlp",), _part("macs", "mlp")),
     Column("MLP, % of time", ("time_mlp",), _part("time", "mlp")),
     Column("attention products, % of multiply-adds", ("macs_attention",), _part("macs", "attention")),

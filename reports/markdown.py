@@ -1,40 +1,36 @@
-"""A report as Markdown and as CSV, from the rows of one ablation."""
+"""A report as Markdown, CSV and LaTeX, from the rows of one ablation: measurements say themselves what they are."""
 
-import csv
-import io
 import json
 import shlex
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
+from records.record import Quantity
 from reports import accuracy, accuracy_section, counting, exponents, roofline, shares, statistics, verdict
 from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
-from reports.text import ARROWS, MISSING, UNITS, Notes, counted, escape, sentence, significant, table_lines
+from reports.text import (
+    MISSING,
+    Columns,
+    Notes,
+    counted,
+    heading,
+    sentence,
+    shown,
+    significant,
+    table_csv,
+    table_lines,
+    table_tex,
+    unit,
+)
 from reports.verdict import Verdict
 
-ACCURACY = {  # published accuracy columns: heading and unit; percent, higher is better
-    "top1": "top-1", "top5": "top-5", "k400_top1": "K400 top-1", "k400_top5": "K400 top-5", "k600_top1": "K600 top-1",
-    "k600_top5": "K600 top-5", "diving48_top1": "Diving-48 top-1", "hmdb51_top1": "HMDB-51 top-1",
-    "ucf101_top1": "UCF-101 top-1",
-}  # fmt: skip
-IN_MAIN_TABLE = ("top1", "k400_top1", "k600_top1", "diving48_top1", "hmdb51_top1", "ucf101_top1")
+PUBLISHED_COUNTS = {"flops": "macs", "params": "params"}  # a published column: the count that it is set against
 FACTS = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads", "clip", "commit")
-CSV_COLUMNS = (
-    "row", "params", "params_with_classifier", "macs", "macs_by_authors_rule", "views", "published_flops_g",
-    "published_params_m", "verdict_flops", "verdict_params", "note", "explanation", "fit", "comparable",
-    "measured_flops_g", "measured_params_m", "counting", "params_count", "macs_with_classifier", "layernorm_elements",
-    "batchnorm_elements", "latency_ms", "latency_q1", "latency_q3", "latency_n", "latency_low", "latency_high",
-    "latency_wide", "latency_rounds", "throughput", "throughput_low", "throughput_high", "peak_memory_bytes",
-    "peak_memory_low", "peak_memory_high", "baseline", "latency_ratio", "latency_ratio_low", "latency_ratio_high",
-    "latency_ratio_verdict", "latency_noise_floor",
-)  # fmt: skip
+PUBLISHED = {"flops": "published_flops_g", "params": "published_params_m"}  # the CSV's names, with the unit
 HEADINGS = {"operators": "attention operator"}  # of the facts that are not called by their own name
 NOT_DISTINGUISHABLE = "not distinguishable"
-IN_COLUMNS = ("latency", "throughput", "peak_memory")  # of the first table; what else was timed has a table of its own
-RATIOS = ("latency", "peak_memory", "training_latency", "training_memory")
+IN_MAIN_TABLE = 3  # of what was timed and sized; the others have a table of their own
 LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching for so long
 ROUGH = f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough"
 FINITE = {"finite_logits": "outputs were", "finite_loss": "loss was"}  # details that say so, and of what
@@ -46,7 +42,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     drawn = [_links(figures)]
     if "scaling.png" in figures and (fitted := exponents.section(table, notes)):
         drawn.append(f"{fitted}\n\nThe same [as CSV]({exponents.FILE}).")
-    main = _main_table(table, notes)
+    main = table_lines(table.rows, main_columns(table, notes))
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
     parts += [*drawn, main, _legend(table), accuracy_section.section(table, notes)]
     parts += [_further(table, notes), roofline.section(table, notes), _precision(table)]
@@ -105,14 +101,17 @@ def _measured_line(table: AblationTable) -> str:
     if not table.measured:
         return "Nothing has been measured yet."
     said = []
-    for name, unit, scale in (("macs", "G multiply-adds per view", 10**9), ("latency", "ms per forward pass", 1)):
+    first = costs(table)[:1]
+    titles = {"macs": ("G multiply-adds per view", 10**9)}
+    titles |= {n: (f"{unit(q)[0]} {q.title}", unit(q)[1]) for n in first if (q := table.quantities()[n])}
+    for name, (words, scale) in titles.items():
         rows = [row for row in table.rows if row.value(name) is not None]
-        if not rows or (name == "latency" and table.mixed):
+        if not rows or (name in first and table.mixed):
             continue
         low, high = min(rows, key=lambda row: row.value(name)), max(rows, key=lambda row: row.value(name))
         least, most = (significant(row.value(name) / scale) for row in (low, high))
         span = f"{least}" if least == most else f"{least} ({low.name}) to {most} ({high.name})"
-        said.append(f"{span} {unit}")
+        said.append(f"{span} {words}")
     absent = [row for row in table.rows if row.record is None and not row.published_only]
     line = f"Measured: {'; '.join(said)}." if said else ""
     return line + (f" {counted(len(absent), 'row')} not measured{_how(table, absent)}." if absent else "")
@@ -147,28 +146,78 @@ def circumstances(table: AblationTable) -> str:
     return line.strip() + (f"\n{sentence(table.size_note)}" if table.size_note else "")
 
 
-def _main_table(table: AblationTable, notes: Notes) -> str:
-    columns: list[tuple[str, Any]] = [("row", lambda row: _name(row, notes))]
+def tex(table: AblationTable) -> str:
+    """The main table for a paper."""
+    notes = Notes()
+    columns = main_columns(table, notes)
+    for row in table.rows:  # a cell may add a footnote
+        for _, cell in columns:
+            cell(row)
+    return table_tex(table.rows, columns, notes)
+
+
+def main_columns(table: AblationTable, notes: Notes) -> Columns:
+    """What the paper prints beside what was counted, the first costs that were measured, accuracies, circumstances."""
+    columns: Columns = [("row", lambda row: _name(row, notes))]
     columns += _cost_columns(table, notes)
-    if table.asked("latency"):
-        columns.append(("latency ↓, ms: median (95 % interval, n)", lambda row: spread(row, "latency", notes)))
-        columns += ratio_columns(table, "latency", notes)
-    if table.asked("throughput"):
-        columns.append(("throughput ↑, clips/s", lambda row: spread(row, "throughput", notes, count=False)))
-    if table.asked("peak_memory"):
-        memory = "peak_memory"
-        columns.append(("peak memory ↓, MiB", lambda row: spread(row, memory, notes, count=False, scale=2**20)))
-        columns += ratio_columns(table, memory, notes)
-    for column in IN_MAIN_TABLE:
-        if table.publishes(column):
-            columns.append((f"{ACCURACY[column]} ↑, %, published", lambda row, c=column: _published_cell(row, c)))
+    columns += measured_columns(table, costs(table)[:IN_MAIN_TABLE], notes, count=True)
+    for column in printed(table):
+        heading = f"{_printed_title(column)}, {table.paper.units[column]}, published"
+        columns.append((heading, lambda row, column=column: _published_cell(row, column)))
     columns += accuracy_section.main_columns(table, notes)
-    return table_lines(table.rows, columns + differing_columns(table))
+    return columns + differing_columns(table)
 
 
-def differing_columns(table: AblationTable) -> list[tuple[str, Any]]:
+def costs(table: AblationTable) -> list[str]:
+    """What costs time or memory, then what else was timed or sized, in the order of the records."""
+    kinds = ("timed", "sized")
+    own = {name: q for name, q in table.quantities().items() if q.kind in kinds}
+    return sorted(own, key=lambda name: (not has_ratio(own[name]), kinds.index(own[name].kind)))
+
+
+def further(table: AblationTable) -> list[str]:
+    """What the main table has no column for: costs beyond its first, parts of a whole, and other counts."""
+    quantities = table.quantities()
+    kinds = ("shared", "counted")
+    others = [n for kind in kinds for n, q in quantities.items() if q.kind == kind and q.better != "none"]
+    return [*costs(table)[IN_MAIN_TABLE:], *(name for name in others if name not in PUBLISHED_COUNTS.values())]
+
+
+def has_ratio(quantity: Quantity) -> bool:
+    """Whether it is set against the baseline's: what costs time or memory."""
+    return quantity.kind in ("timed", "sized") and quantity.better == "lower"
+
+
+def measured_columns(table: AblationTable, names: list[str], notes: Notes, *, count: bool = False) -> Columns:
+    """A column for each measurement, and one of its ratios to the baseline where it is a cost; `count` samples in the
+    first."""
+    columns: Columns = []
+    for name in names:
+        quantity = table.quantities()[name]
+        counts = count and not columns
+        title = heading(quantity) + (": median (95 % interval, n)" if counts else "")
+        columns.append((title, lambda row, name=name, counts=counts: spread(row, name, notes, count=counts)))
+        if has_ratio(quantity):
+            columns += ratio_columns(table, name, notes)
+    return columns
+
+
+def printed(table: AblationTable) -> list[str]:
+    """The columns of the paper that hold numbers and are not set against counts: its accuracies above all."""
+    own = [column for column in (table.paper.units if table.paper else ()) if column not in PUBLISHED_COUNTS]
+    return [column for column in own if any(isinstance(row.printed(column), int | float) for row in table.rows)]
+
+
+def _printed_title(column: str) -> str:
+    """`k400_top1` as K400 top-1."""
+    first, *rest = column.replace("top1", "top-1").replace("top5", "top-5").split("_")
+    first = first.upper() if any(map(str.isdigit, first)) and len(first) < 8 and "-" not in first else first
+    return " ".join([first, *rest]) + (" ↑" if "top-" in column.replace("top", "top-") else "")
+
+
+def differing_columns(table: AblationTable) -> Columns:
     """A column for each circumstance in which the rows differ, as `circumstances` promises."""
-    columns: list[tuple[str, Any]] = []
+    columns: Columns = []
     found = table.facts()
     for key in FACTS:
         if len(found.get(key, [])) > 1:
@@ -176,9 +225,9 @@ def differing_columns(table: AblationTable) -> list[tuple[str, Any]]:
     return columns
 
 
-def _cost_columns(table: AblationTable, notes: Notes) -> list[tuple[str, Any]]:
+def _cost_columns(table: AblationTable, notes: Notes) -> Columns:
     """Operations and parameters: published, measured and verdict where the paper prints them, else measured alone."""
-    columns: list[tuple[str, Any]] = []
+    columns: Columns = []
     if table.publishes("flops"):
         views = sorted({row.views for row in table.rows if row.views})
         over = f"{counted(views[0], 'view')}" if len(views) == 1 else "all views"
@@ -251,15 +300,14 @@ def _params(row: Row, notes: Notes) -> str:
     return missing_cell(row, "params", notes) if exact is None else f"{_number(shown)} ({exact:,})"
 
 
-def spread(row: Row, name: str, notes: Notes, *, count: bool = True, scale: float = 1) -> str:
+def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
     """A median with its interval; what makes it less sure than others stands in a footnote."""
     measured, interval = row.measurement(name), row.interval(name)
     if measured is None or interval is None:
         return missing_cell(row, name, notes)
-    shown = "{:.0f}".format if measured.unit == "clips" else significant
-    value, low, high = (shown(one / scale) for one in (interval.value, interval.low, interval.high))
+    value, low, high = (shown(measured, one) for one in (measured.value, interval.low, interval.high))
     n = f"n={len(measured.samples)}" if count else ""
-    known = name in row.spreads or len(measured.visits) > 1
+    known = measured.ran and (name in row.spreads or len(measured.visits) > 1)
     inside = ", ".join(part for part in (f"{low}–{high}" if known else "", n) if part)
     text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
     if False in measured.said("settled"):
@@ -280,13 +328,18 @@ def wide(interval: Interval, notes: Notes) -> str:
     return notes.mark(ROUGH) if interval.wide else ""
 
 
-def ratio_columns(table: AblationTable, name: str, notes: Notes) -> list[tuple[str, Any]]:
+def ratio_columns(table: AblationTable, name: str, notes: Notes) -> Columns:
     """The column of ratios to the baseline, where the ablation names one that is measured."""
     bases = [base for row in table.rows if (base := table.baseline_of(row)) and base.value(name) is not None]
     if not bases:
         return []
     one = bases[0].name if len({base.name for base in bases}) == 1 else "the baseline"
-    return [(f"{_words(name)} ↓ / {one}: ratio (95 % interval)", lambda row: _ratio(table, row, name, notes))]
+    return [
+        (
+            f"{table.quantities()[name].title} ↓ / {one}: ratio (95 % interval)",
+            lambda row: _ratio(table, row, name, notes),
+        )
+    ]
 
 
 def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
@@ -313,41 +366,19 @@ def ratio_text(ratio: Ratio) -> str:
     return text if ratio.distinguishable else f"{text}, {NOT_DISTINGUISHABLE}"
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def further_names(table: AblationTable) -> list[str]:
-    """What was timed beside the columns of the first table, in the order of the records."""
-    found: dict[str, None] = {}
-    for row in table.measured:
-        for name, measured in row.record.measurements.items():
-            if name not in IN_COLUMNS and measured.ran:
-                found[name] = None
-    return list(found)
-
-
 def _further(table: AblationTable, notes: Notes) -> str:
-    names = further_names(table)
+    names = further(table)
     if not names:
         return ""
-    columns: list[tuple[str, Any]] = [("row", lambda row: row.name)]
-    for name in names:
-        measured = next(m for row in table.measured if (m := row.measurement(name)))
-        unit, scale = UNITS.get(measured.unit, (measured.unit, 1))
-        heading = f"{_words(name)}{ARROWS[measured.better]}, {unit}"
-        columns.append(
-            (heading, lambda row, name=name, scale=scale: spread(row, name, notes, count=False, scale=scale))
-        )
-        if name in RATIOS:
-            columns += ratio_columns(table, name, notes)
+    columns = [("row", lambda row: row.name), *measured_columns(table, names, notes)]
     parts = ["## Further measurements", table_lines(table.rows, columns), shares.said(table)]
     return "\n\n".join(part for part in parts if part)
 
 
 def _precision(table: AblationTable) -> str:
     """How medians, intervals and ratios are made, and how far they can be trusted on this machine."""
-    timed = [name for name in (*IN_COLUMNS, *further_names(table)) if table.has(name)]
+    quantities = table.quantities()
+    timed = [name for name in quantities if quantities[name].kind in ("timed", "sized", "shared") and table.has(name)]
     if not timed:
         return ""
     said = [
@@ -359,20 +390,20 @@ def _precision(table: AblationTable) -> str:
     if any(len(statistics.by_round(measured)) == 1 for measured in repeated):
         said.append("What has one round in a table without rows of two has no interval: samples of one process say ")
         said[-1] += "nothing of the next."
-    compared = [name for name in RATIOS if table.has(name) and ratio_columns(table, name, Notes())]
+    compared = [name for name in timed if has_ratio(quantities[name]) and ratio_columns(table, name, Notes())]
     if compared:
         said.append(
             "Ratios are medians over the rounds of one median over the baseline's in that round. A ratio whose "
             f"interval holds 1 is {NOT_DISTINGUISHABLE}; one without an interval is of single rounds, and is so below "
-            "the noise floor. " + floors_in_words({name: table.floor(name) for name in compared})
+            "the noise floor. " + floors_in_words({quantities[name].title: table.floor(name) for name in compared})
         )
     return "\n\n".join(["## How sure", " ".join(said)])
 
 
 def floors_in_words(floors: dict[str, float | None]) -> str:
-    """One line: the noise floor of each measurement; None where it could not be measured and one is assumed."""
-    measured = [f"{_words(name)} {floor:.1%}" for name, floor in floors.items() if floor is not None]
-    assumed = [_words(name) for name, floor in floors.items() if floor is None]
+    """One line: the noise floor of each measurement, by its title; None where one is assumed."""
+    measured = [f"{title} {floor:.1%}" for title, floor in floors.items() if floor is not None]
+    assumed = [title for title, floor in floors.items() if floor is None]
     said = []
     if measured:
         said.append(
@@ -421,7 +452,7 @@ def _legend(table: AblationTable) -> str:
             said.append("Parameters include the classifier in the rows whose published figure does.")
     elif table.asked("params"):
         said.append("Parameters leave the classifier out.")
-    said.append(accuracy_section.legend(table, any(table.publishes(column) for column in IN_MAIN_TABLE)))
+    said.append(accuracy_section.legend(table, bool(printed(table))))
     if table.paper and any(row.published is None for row in table.rows):
         said.append(f"{MISSING} in a published column or its verdict: the paper prints no such figure.")
     elif table.paper and any(row.published_only for row in table.rows):
@@ -450,7 +481,9 @@ def _again(table: AblationTable) -> str:
     words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics and not of_suite else []
     trained = accuracy.names(table)
     if trained and not of_suite and not any(word.startswith("accuracy=") for word in words):
-        words.append(f"accuracy={accuracy.budget(trained[0])}")  # where metrics are named, it is off unless it is named
+        words.append(
+            f"accuracy={accuracy.budget(table, trained[0])}"
+        )  # where metrics are named, it is off unless it is named
     words += ["quick=true"] if table.quick and "quick=true" not in words else []
     what = shlex.join(words)
     folder = f"outputs/{'quick/' if table.quick else ''}{table.name}"
@@ -465,97 +498,73 @@ def _links(figures: dict[str, str]) -> str:
     return "\n\n".join(f"![{caption}]({name})" for name, caption in figures.items())
 
 
-def table_csv(table: AblationTable) -> str:
-    """One line per row: exact integers, raw medians, intervals, ratios, verdicts, accuracies, circumstances."""
-    printed = sorted(
-        {column for row in table.rows if row.published for column in row.published.cells} - {"flops", "params"}
-    )
-    further = [column for name in further_names(table) for column in (name, f"{name}_low", f"{name}_high")]
-    further += [
-        f"{name}_{column}"
-        for name in RATIOS
-        if f"{name}_ratio" not in CSV_COLUMNS and table.asked(name)
-        for column in ("ratio", "ratio_low", "ratio_high", "ratio_verdict", "noise_floor")
-    ]
-    further += [column.name for column in roofline.columns(table)] + accuracy_section.csv_columns(table)
+def csv(table: AblationTable) -> str:
+    """One line per row: what was published, every measurement with intervals, ratios and verdicts, circumstances.
+
+    A measurement has its name as column, in the unit of its records.
+    """
     orderings = {name: accuracy.orderings(table, name) for name in accuracy.names(table)}
-    columns = [*CSV_COLUMNS, *(f"published_{column}" for column in printed), *further, *FACTS, "case_id", "missing"]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in table.rows:
-        cells = _csv_row(table, row, printed) | roofline.csv_row(table, row)
-        cells |= accuracy_section.csv_row(table, row, orderings)
-        writer.writerow({key: "" if value is None else value for key, value in cells.items()})
-    return out.getvalue()
-
-
-def _csv_spread(row: Row, name: str) -> dict[str, Any]:
-    interval = row.interval(name)
-    return {f"{name}_low": interval.low if interval else None, f"{name}_high": interval.high if interval else None}
-
-
-def _csv_ratio(table: AblationTable, row: Row, name: str) -> dict[str, Any]:
-    ratio = table.ratio(row, name)
-    if not isinstance(ratio, Ratio):
-        return {f"{name}_ratio_verdict": ratio}
-    one = ratio.interval
-    return {
-        f"{name}_ratio": one.value,
-        f"{name}_ratio_low": one.low,
-        f"{name}_ratio_high": one.high,
-        f"{name}_ratio_verdict": (
-            ("higher" if one.value > 1 else "lower") if ratio.distinguishable else NOT_DISTINGUISHABLE
-        ),
-        f"{name}_noise_floor": ratio.floor,
-    }
-
-
-def _csv_row(table: AblationTable, row: Row, printed: list[str]) -> dict[str, Any]:
-    latency = row.measurement("latency")
-    timed = latency is not None and bool(latency.samples)
-    notes = [note for note in (row.note, row.published.note if row.published else None) if note]
-    absent = [
-        f"{name}: {m.missing}" for name, m in (row.record.measurements if row.record else {}).items() if m.missing
+    rows = [
+        _csv_row(table, row) | roofline.csv_row(table, row) | accuracy_section.csv_row(table, row, orderings)
+        for row in table.rows
     ]
-    further = further_names(table)
-    values = {
-        name: row.value(name)
-        for name in (
-            *further, "params", "params_with_classifier", "macs", "macs_with_classifier", "layernorm_elements",
-            "batchnorm_elements", "throughput",
-        )
-    }  # fmt: skip
-    return values | {
+    columns = [column for row in rows for column in row if column not in (*FACTS, "case_id", "missing")]
+    return table_csv(rows, [*columns, *FACTS, "case_id", "missing"])
+
+
+def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
+    notes = [note for note in (row.note, row.published.note if row.published else None) if note]
+    measured = row.record.measurements if row.record else {}
+    columns = {column for other in table.rows if other.published for column in other.published.cells}
+    cells = {
         "row": row.name,
-        "macs_by_authors_rule": row.macs_by_authors_rule,
         "views": row.views,
-        "published_flops_g": row.printed("flops"),
-        "published_params_m": row.printed("params"),
+        **{name: row.printed(column) for column, name in PUBLISHED.items()},
+        "measured_flops_g": row.authors_flops,
+        "measured_params_m": row.authors_params,
         "verdict_flops": str(row.verdict_flops),
         "verdict_params": str(row.verdict_params),
+        "macs_by_authors_rule": row.macs_by_authors_rule,
+        "counting": row.counting,
+        "params_count": row.params_count,
+        **{f"published_{column}": _csv_cell(row.printed(column)) for column in sorted(columns - PUBLISHED.keys())},
         "note": "; ".join(notes),
         "explanation": row.explanation,
         "fit": _bool(row.fit) if row.explanation else None,
         "comparable": _bool(row.comparable) if isinstance(row.comparable, bool) else row.comparable,
-        "measured_flops_g": row.authors_flops,
-        "measured_params_m": row.authors_params,
-        "counting": row.counting,
-        "params_count": row.params_count,
-        "latency_ms": latency.median if timed else None,
-        "latency_q1": float(np.quantile(latency.samples, 0.25)) if timed else None,
-        "latency_q3": float(np.quantile(latency.samples, 0.75)) if timed else None,
-        "latency_n": len(latency.samples) if timed else None,
-        "latency_wide": _bool(row.interval("latency").wide) if timed else None,
-        "latency_rounds": len(statistics.by_round(latency)) if timed else None,
-        **{key: value for name in (*IN_COLUMNS, *further) for key, value in _csv_spread(row, name).items()},
         "baseline": row.baseline,
-        **{key: value for name in RATIOS if table.asked(name) for key, value in _csv_ratio(table, row, name).items()},
-        "peak_memory_bytes": row.value("peak_memory"),
-        **{f"published_{column}": _csv_cell(row.printed(column)) for column in printed},
-        **{key: row.facts().get(key) for key in FACTS},
-        "case_id": row.record.case_id if row.record else None,
-        "missing": row.missing or "; ".join(absent) or None,
+    }
+    for name, quantity in table.quantities().items():
+        if quantity.kind != "scored":  # whose cells are of the section on accuracy
+            cells |= _csv_measured(table, row, name, quantity)
+    absent = [f"{name}: {one.missing}" for name, one in measured.items() if one.missing]
+    cells |= {key: row.facts().get(key) for key in FACTS}
+    cells |= {"case_id": row.record.case_id if row.record else None}
+    return cells | {"missing": row.missing or "; ".join(absent) or None}
+
+
+def _csv_measured(table: AblationTable, row: Row, name: str, quantity: Quantity) -> dict[str, Any]:
+    cells: dict[str, Any] = {name: row.value(name)}
+    if quantity.kind == "counted":
+        return cells
+    measured, interval = row.measurement(name), row.interval(name)
+    cells |= {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {}
+    cells |= {f"{name}_n": len(measured.samples), f"{name}_rounds": len(measured.visits)} if interval else {}
+    cells = {f"{name}{end}": cells.get(f"{name}{end}") for end in ("", "_low", "_high", "_n", "_rounds")}
+    if not has_ratio(quantity):
+        return cells
+    ratio = table.ratio(row, name)
+    found = ratio.interval if isinstance(ratio, Ratio) else None
+    verdict = ratio if isinstance(ratio, str) else None
+    if found:
+        side = "higher" if found.value > 1 else "lower"
+        verdict = side if ratio.distinguishable else NOT_DISTINGUISHABLE
+    return cells | {
+        f"{name}_ratio": found.value if found else None,
+        f"{name}_ratio_low": found.low if found else None,
+        f"{name}_ratio_high": found.high if found else None,
+        f"{name}_ratio_verdict": verdict,
+        f"{name}_noise_floor": ratio.floor if found else None,
     }
 
 
@@ -573,24 +582,25 @@ def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None
     `costs` is the file name of the page of costs, where there is one.
     """
     orders = {table.name: ordering_counts(table) for table in tables}
-    heads = [*verdict.VERDICTS[:4], *(f"order {kind}" for kind in accuracy.DECIDED if any(orders.values()))]
-    lines = ["# Ablations", "", "| ablation | question | rows measured | " + " | ".join(heads) + " |"]
-    lines.append("| --- | --- | ---: |" + " ---: |" * len(heads))
     totals = dict.fromkeys(verdict.VERDICTS, 0)
     for table in tables:
-        counts = verdict_counts(table)
-        for kind, n in counts.items():
+        for kind, n in verdict_counts(table).items():
             totals[kind] += n
-        ours = [row for row in table.rows if not row.published_only]
-        cells = [
-            f"[{table.name}]({table.name}/report.md)",
-            escape(table.question),
-            f"{len(table.measured)} of {len(ours)}",
-        ]
-        cells += [str(counts.get(kind, 0)) if table.paper else MISSING for kind in verdict.VERDICTS[:4]]
-        if any(orders.values()):
-            cells += [str(orders[table.name].get(k, 0)) if orders[table.name] else MISSING for k in accuracy.DECIDED]
-        lines.append("| " + " | ".join(cells) + " |")
+    ordered = accuracy.DECIDED if any(orders.values()) else ()
+    columns: Columns = [
+        ("ablation", lambda table: f"[{table.name}]({table.name}/report.md)"),
+        ("question", lambda table: table.question),
+        (
+            "rows measured",
+            lambda table: f"{len(table.measured)} of {sum(not row.published_only for row in table.rows)}",
+        ),
+    ]
+    for kind in verdict.VERDICTS[:4]:
+        columns.append((kind, lambda t, kind=kind: str(verdict_counts(t).get(kind, 0)) if t.paper else MISSING))
+    for kind in ordered:
+        cell = lambda t, kind=kind: str(orders[t.name].get(kind, 0)) if orders[t.name] else MISSING  # noqa: E731
+        columns.append((f"order {kind}", cell))
+    lines = ["# Ablations", "", table_lines(tables, columns)]
     lines += ["", "Numbers under a verdict are published cost figures (operations and parameters)"]
     lines[-1] += f", {sum(totals.values())} in all."
     if totals[verdict.NOT_COMPARED]:

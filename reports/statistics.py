@@ -23,7 +23,7 @@ from scipy import special
 from records.record import Measurement, Visit
 
 CONFIDENCE = 0.95
-WIDE = 0.10  # an interval wider than this share of its median, either way, is marked
+WIDE = 0.20  # an interval wider than this share of its median is marked
 LEAST_FLOOR = 0.01  # what rounds differ by in one run is less than what runs differ by, in memory above all
 ASSUMED_FLOORS = {  # where no case has two rounds, or the two were not taken in turn
     "timed": 0.10,  # medians of one process drift by about that much between runs

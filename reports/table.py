@@ -193,6 +193,14 @@ class AblationTable:
     def measured(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.record is not None)
 
+    def quantities(self) -> dict[str, Measurement]:
+        """What was measured in any row, with or without success, by name: a measurement says what it is of."""
+        known: dict[str, Measurement] = {}
+        for row in self.measured:
+            for name, measured in row.record.measurements.items():
+                known.setdefault(name, measured)
+        return known
+
     def has(self, name: str) -> bool:
         """Whether any row has a value of `name`."""
         return any(row.value(name) is not None for row in self.rows)

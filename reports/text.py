@@ -1,12 +1,15 @@
-"""The words of a report: cells, tables, footnotes and sentences in Markdown."""
+"""The words of a report, and the one writer of its tables (pandas): Markdown, CSV, LaTeX."""
 
 import difflib
 import re
 from collections.abc import Callable, Iterable
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from records.record import Measurement, Quantity
+
+if TYPE_CHECKING:
+    import pandas
 
 MISSING = "—"
 # A number at the start of a cell, alone or before a unit, an interval, a note or another number, but not before a word.
@@ -63,15 +66,66 @@ class Notes:
         return f" [{self.texts.index(text) + 1}]"
 
 
-def table_lines(rows: Iterable[Any], columns: list[tuple[str, Callable[[Any], str]]]) -> str:
-    """A Markdown table: one line per row, each column a heading and what makes a cell of a row.
+Columns = list[tuple[str, Callable[[Any], str]]]
+"""Each a heading, and what makes a cell of a row."""
+
+
+def frame(rows: Iterable[Any], columns: Columns) -> "pandas.DataFrame":
+    """The cells of a table, whoever writes it."""
+    import pandas  # half a second, which a wrong command need not wait for
+
+    headings = [heading for heading, _ in columns]
+    return pandas.DataFrame([[cell(row) for _, cell in columns] for row in rows], columns=headings, dtype=object)
+
+
+def table_lines(rows: Iterable[Any], columns: Columns) -> str:
+    """A Markdown table: one line per row.
 
     Columns of numbers are set to the right; the first, and those that hold words, to the left.
     """
-    cells = [[escape(cell(row)) for _, cell in columns] for row in rows]
-    right = [False, *map(_of_numbers, list(zip(*cells, strict=True))[1:])] if cells else [False] * len(columns)
-    lines = [[escape(heading) for heading, _ in columns], ["---:" if one else "---" for one in right], *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    made = frame(rows, columns)
+    right = [place > 0 and bool(len(made)) and _of_numbers(made.iloc[:, place]) for place in range(len(columns))]
+    made = made.map(escape).rename(columns=escape)
+    padded = made.to_markdown(
+        index=False, tablefmt="pipe", disable_numparse=True, colalign=["right" if one else "left" for one in right]
+    )
+    head, _, *body = padded.splitlines()  # one space is enough: what is padded differs in every line of a diff
+    rule = "| " + " | ".join("---:" if one else "---" for one in right) + " |"
+    return "\n".join([re.sub(r" {2,}", " ", head), rule, *(re.sub(r" {2,}", " ", line) for line in body)])
+
+
+def table_csv(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
+    """One line per row, numbers as they are; an empty cell where there is none."""
+    columns = list(dict.fromkeys(columns))
+    made = frame(rows, [(name, lambda row, name=name: row.get(name)) for name in columns])
+    return made.to_csv(index=False, lineterminator="\n")
+
+
+TEX = {
+    "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\rightarrow$", "×": r"$\times$", "−": "$-$", "–": "--",
+    "—": "---", "≤": r"$\leq$", "μ": r"$\mu$", "²": r"$^2$",
+}  # fmt: skip
+
+
+def table_tex(rows: Iterable[Any], columns: Columns, notes: "Notes") -> str:
+    """The table for a paper, to be taken in by `\\input`: booktabs rules, footnotes below it."""
+    made = frame(rows, columns)
+    right = ["r" if place > 0 and _of_numbers(made.iloc[:, place]) else "l" for place in range(len(columns))]
+    made = made.map(_tex)
+    made.columns = [
+        _tex(heading) + " " * place for place, heading in enumerate(made.columns)
+    ]  # two may be called alike
+    tabular = made.style.hide(axis="index").to_latex(hrules=True, column_format="".join(right))
+    below = [
+        rf"\par\footnotesize [{number}] {_tex(sentence(text))}" for number, text in enumerate(notes.texts, start=1)
+    ]
+    return "\n".join(["% needs the package booktabs", tabular.rstrip(), *below]) + "\n"
+
+
+def _tex(text: str) -> str:
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/")).replace("^", r"\^{}").replace("~", r"\~{}")
+    text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
+    return "".join(TEX.get(letter, letter) for letter in text)
 
 
 def _of_numbers(column: Iterable[str]) -> bool:

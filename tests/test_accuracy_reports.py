@@ -245,8 +245,8 @@ def test_the_report_shows_accuracy_with_its_setting_and_its_verdict(tmp_path):
     folder = ablation(tmp_path)
     report, rows = built(folder)
     heading = "top-1 ↑, %, measured on built-in data (motion), quick, 8x64x64, width factor 0.25, 3 seeds"
-    assert f"| top-1 ↑, %, published | {heading}: mean (95 % interval) |" in report
-    assert "| 79.5 | 70.2 (65.8–74.5, n=3) [1] |" in report
+    assert f"| top-1 ↑, %, published | top-5 ↑, %, published | {heading}: mean (95 % interval) |" in report
+    assert "| 79.5 | 94.1 | 70.2 (65.8–74.5, n=3) [1] |" in report
     assert "99.5 % of the test videos could be decoded; the others count as wrong." in report
     assert "The loss was no longer a number at step 12." in report
     assert "Accuracies are published, not measured here" not in report
@@ -289,7 +289,7 @@ def test_the_report_says_what_has_decoded_the_test_videos():
 def test_the_same_records_give_the_same_bytes(tmp_path):
     folder = ablation(tmp_path, figures=["cost", "accuracy_cost"])
     first = {path.name: path.read_bytes() for path in build.build(folder)}
-    assert list(first) == ["cost.png", "accuracy_cost.png", "table.csv", "report.md"]
+    assert list(first) == ["cost.png", "accuracy_cost.png", "table.csv", "table.tex", "report.md"]
     assert {path.name: path.read_bytes() for path in build.build(folder)} == first
 
 

@@ -50,8 +50,8 @@ def test_a_single_sample_has_no_width():
 
 
 def test_a_wide_interval_is_told_from_a_narrow_one():
-    assert Interval(100, 94, 105).wide
-    assert not Interval(100, 96, 105).wide
+    assert Interval(100, 89, 110).wide
+    assert not Interval(100, 91, 110).wide
 
 
 def test_variation_between_rounds_widens_the_interval():

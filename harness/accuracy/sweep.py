@@ -157,6 +157,7 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         "built_in": setup.data_name in plan.BUILT_IN,
         "wanted_seeds": [task.seed for task in of_row],
         "recipe": job.recipe.name,
+        "published_recipe": (setup.asked.recipe or setup.budget.recipe) is None,  # else a shorter one of ours
         "recipe_source": setup.asked.recipe_source,
         "recipe_digest": some[0].recipe if some else None,
         "epochs": job.recipe.optimisation.epochs,
