@@ -49,6 +49,7 @@ class BlockTopkAttention(nn.Module):
     """
 
     example = dict(query_block=16, key_block=8, keep=0.3)
+    growth = {"frames": (2, 2), "size": (2, 2)}
 
     def __init__(
         self,

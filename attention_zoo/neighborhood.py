@@ -32,6 +32,7 @@ class NeighborhoodAttention(nn.Module):
     """
 
     example = dict(window=(2, 3, 4), stride=(1, 2, 1), dilation=(1, 1, 2))
+    growth = {"frames": (1, 1), "size": (1, 1)}
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class RadialAttention(nn.Module):
     """
 
     example = dict(block=5)
+    growth = {"frames": (1, 2), "size": (2, 2)}
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class SlidingTileAttention(nn.Module):
     """
 
     example = dict(tile=(2, 2, 3), window=(1, 3, 2))
+    growth = {"frames": (1, 1), "size": (1, 1)}
 
     def __init__(
         self,

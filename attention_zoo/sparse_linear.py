@@ -35,6 +35,7 @@ class SparseLinearAttention(BlockTopkAttention):
     """
 
     example = dict(query_block=16, key_block=8, keep=0.3)
+    growth = {"frames": (1, 2), "size": (1, 2)}
 
     def __init__(
         self,

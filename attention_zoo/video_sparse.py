@@ -31,6 +31,7 @@ class VideoSparseAttention(nn.Module):
     """
 
     example = dict(tile=(2, 3, 3), keep=0.3)
+    growth = {"frames": (2, 2), "size": (2, 2)}
 
     def __init__(
         self,

@@ -104,13 +104,18 @@ def test_modules_of_every_kind_find_their_group():
     assert merging["stages.1.embed.reduction"] == "convolutions"
 
 
+def nonempty(model):
+    """The groups in which every model does something; a convolution in attention's place leaves that one empty."""
+    return set(GROUPS) - {"movement"} - ({"attention"} if model == "pyramid_tiny_depthwise_relation" else set())
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_multiply_adds_of_all_groups_make_the_count(model):
     counted = values("operator_macs", tiny(model))
     assert all(type(one.value) is int for one in counted.values())
     assert sum(one.value for one in counted.values()) == values("macs", tiny(model))["macs_with_classifier"].value
     for name in ("attention", "projections", "mlp", "convolutions", "rest"):
-        assert counted[f"macs_{name}"].value > 0
+        assert (counted[f"macs_{name}"].value > 0) == (name in nonempty(model)), name
     real = build(tiny(model))
     mlp = sum(block.mlp.macs(block.grid.tokens) for stage in real.stages for block in stage.blocks)
     assert counted["macs_mlp"].value == mlp
@@ -142,7 +147,7 @@ def test_time_of_all_groups_makes_the_pass(model, tmp_path):
         parts = [measured[f"time_{name}"].samples[number] for name in GROUPS]
         assert min(parts) >= 0
         assert sum(parts) == pytest.approx(total, rel=1e-6)
-    for name in ("attention", "projections", "mlp", "norms", "convolutions"):
+    for name in nonempty(model) - {"rest"}:
         assert min(measured[f"time_{name}"].samples) > 0, name
     hooks = [m for m in loaded.eager.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert not hooks

@@ -148,7 +148,7 @@ def operators(function):
     return {event.key for event in profile.key_averages()}
 
 
-NO_SOFTMAX = ("linear",)
+NO_SOFTMAX = ("linear", "depthwise_relation")
 FUSED, UNFUSED = "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_attention_math"
 
 

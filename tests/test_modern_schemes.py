@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schemes import CHECKS, Case, dense, noise
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from attention_zoo import Grid
 from attention_zoo.linear import rotations, turned
@@ -269,6 +270,14 @@ def check_gradient_flows_inside_reach(case):
     assert not (flows(module, case.clips()) & ~module.reach()).any()
 
 
+def check_gradient_flows_to_what_was_chosen_alone(case):
+    """Where the choice is known and not all of it need matter: a query over the mean of one block has no gradient."""
+    module, x = case.build(), case.clips()
+    seen = module.selection(x)[0].any(0) | torch.eye(case.grid.tokens, dtype=torch.bool)
+    assert module.reach().all()
+    assert not (flows(module, x) & ~seen).any()
+
+
 def check_gradient_flows_inside_the_selection(case):
     """The form of "reach is where gradient flows" for choices made from content: reach is all, a choice no gradient."""
     module, x = case.build(), case.clips()
@@ -390,6 +399,218 @@ def test_untrained_sparse_linear_is_its_selection(grid, options):
     assert_close(module(x), sparse(x), rtol=1e-9, atol=1e-9)
 
 
+# Mixture of blocks --------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def mixtures(draw):
+    """Options whose number of chosen chunks does not depend on the clip."""
+    chunk = [draw(st.none() | st.just(size)) for size in draw(SIZES)]
+    return dict(chunk=chunk, topk=draw(st.integers(1, 5)))
+
+
+@st.composite
+def any_mixtures(draw):
+    options = draw(mixtures()) | dict(scope=draw(st.sampled_from(["query_head", "head_global", "overall", "block"])))
+    if options["scope"] == "block" or draw(st.booleans()):
+        options["threshold"] = draw(SHARES)
+    return options
+
+
+@given(GRIDS, any_mixtures())
+def test_mixture_of_blocks_is_dense_attention_in_its_selection(grid, options):
+    module, x = scheme("mixture_of_blocks", grid, **options), noise(2, *grid, 6)
+    assert module.selection(x).diagonal(dim1=2, dim2=3).all()  # the own chunk always
+    assert_close(module(x), in_selection(module, x), rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, SIZES, st.sampled_from(["query_head", "head_global", "overall"]))
+def test_mixture_of_one_block_is_local_window_and_of_all_full(grid, chunk, scope):
+    own = scheme("mixture_of_blocks", grid, chunk=chunk, topk=1, scope=scope)
+    same(own, scheme("local_window", grid, window=chunk), grid)
+    same(scheme("mixture_of_blocks", grid, chunk=chunk, topk=1000, scope=scope), scheme("full", grid), grid)
+
+
+# Pyramid sparse -----------------------------------------------------------------------------------------------------
+
+RISING = st.lists(st.floats(0, 1), min_size=4, max_size=4).map(sorted)
+
+
+@st.composite
+def pyramids(draw):
+    sizes = dict(query_block=draw(st.integers(1, 40)), key_block=8 * draw(st.integers(1, 4)))
+    return sizes | dict(ratios=draw(RISING), tile=draw(st.integers(1, 8)))
+
+
+def pooled_attention(module, x):
+    """Dense attention of one clip over tokens that are replaced by means, as the levels that the module reports say."""
+    n, (queries, keys), levels = x[0, ..., 0].numel(), module._sizes(x[0, ..., 0].numel()), module.levels(x)[0]
+    q, k, v = (oracles.rows(module.qkv, part, 3)(x[0].flatten(0, 2)) for part in range(3))
+    k, v = (torch.cat([part, part[-1:].expand(-n % keys, -1)]) for part in (k, v))
+    heads = []
+    for m, head in enumerate((slice(0, 3), slice(3, 6))):
+        rows = []
+        for i in range(n):
+            scores, values = [], []
+            for j, level in enumerate(levels[m, i // queries].tolist()):
+                if level:
+                    block = slice(j * keys, (j + 1) * keys if level > 1 else min((j + 1) * keys, n))
+                    mean = [part[block, head].unflatten(0, (-1, level)).mean(1) for part in (k, v)]
+                    scores.append(mean[0] @ q[i, head] / 3**0.5 + torch.tensor(float(level)).log())
+                    values.append(mean[1])
+            rows.append(torch.cat(scores).softmax(0) @ torch.cat(values))
+        heads.append(torch.stack(rows))
+    return module.proj(torch.cat(heads, 1)).view_as(x)
+
+
+@settings(max_examples=20)
+@given(GRIDS, pyramids(), st.sampled_from(["topk", "threshold"]), st.none() | st.tuples(*[st.floats(-1, 1)] * 3))
+def test_pyramid_sparse_is_attention_over_means(grid, options, mode, similarity):
+    module, x = scheme("pyramid_sparse", grid, mode=mode, similarity=similarity, **options), noise(1, *grid, 6)
+    assert module.selection(x).any(-1).all()
+    assert_close(module(x), pooled_attention(module, x), rtol=1e-6, atol=1e-6)  # log of 2 in float32 above
+
+
+@given(GRIDS, pyramids())
+def test_pyramid_sparse_without_pooling_is_full(grid, options):
+    same(scheme("pyramid_sparse", grid, **(options | dict(ratios=[1.0] * 4))), scheme("full", grid), grid)
+
+
+@given(st.integers(1, 3), st.sampled_from([[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0.3, 0.5, 0.7, 1]]))
+def test_pyramid_sparse_of_equal_tokens_is_full_at_any_level(count, ratios):
+    grid = Grid(count, 4, 4)
+    module, full = (scheme(name, grid, **how) for name, how in (
+        ("pyramid_sparse", dict(ratios=ratios, key_block=16, query_block=8, tile=2)), ("full", {})))  # fmt: skip
+    full.load_state_dict(module.state_dict())
+    x = noise(1, count, 1, 1, 6).expand(1, *grid, 6)
+    assert (module.levels(x) > 0).all()
+    assert_close(module(x), full(x), rtol=1e-9, atol=1e-9)
+
+
+# Factorised forms ---------------------------------------------------------------------------------------------------
+
+
+@given(GRIDS)
+def test_factorised_dot_product_is_dense_attention_by_halves_of_the_heads(grid):
+    module, x = scheme("factorised_dot_product", grid), noise(2, *grid, 6)
+    at = oracles.coordinates(grid)
+    place = torch.tensor([[a[1:] == b[1:] for b in at] for a in at])
+    frame = torch.tensor([[a[0] == b[0] for b in at] for a in at])
+    bias = torch.zeros(2, *place.shape, dtype=x.dtype).masked_fill(~torch.stack([place, frame]), -torch.inf)
+    expected = [oracles.self_attention(clip.flatten(0, 2), module, 2, bias=bias).view(clip.shape) for clip in x]
+    assert_close(module(x), torch.stack(expected), rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS)
+def test_separable_of_one_frame_is_space_only_and_of_one_place_full(grid):
+    for size, other in ((grid._replace(t=1), "space_only"), (Grid(grid.t, 1, 1), "full")):
+        same(scheme("separable", size), scheme(other, size), size)
+
+
+@given(GRIDS)
+def test_separable_is_two_dense_attentions(grid):
+    module, x = scheme("separable", grid), noise(1, *grid, 6)
+    at = oracles.coordinates(grid)
+    masks = [torch.tensor([[a[part] == b[part] for b in at] for a in at]) for part in (slice(1, 3), slice(0, 1))]
+    q, k, y = (oracles.rows(module.qkv, part, 3)(x[0].flatten(0, 2)) for part in range(3))
+    for mask in masks:
+        heads = []
+        for head in (slice(0, 3), slice(3, 6)):
+            scores = (q[:, head] @ k[:, head].T / 3**0.5).masked_fill(~mask, -torch.inf)
+            heads.append(scores.softmax(1) @ y[:, head])
+        y = torch.cat(heads, 1)
+    assert_close(module(x), module.proj(y).view_as(x), rtol=1e-9, atol=1e-9)
+
+
+@st.composite
+def mixings(draw):
+    return dict(segment=draw(st.none() | st.integers(1, 4)))
+
+
+@given(GRIDS)
+def test_space_time_mixing_inside_of_single_frames_is_not_space_only_but_for_no_channel(grid):
+    """Without a neighbour the mixed channels are zeros; where too few channels are there, none is mixed."""
+    same(scheme("space_time_mixing", grid), scheme("space_only", grid), grid)  # 6 channels, an eighth of which is none
+    module = Case("space_time_mixing", grid, 2, 8, dict(segment=1)).build()
+    zeroed = Case("space_only", grid, 2, 8, {}).build()
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    for part in ("weight", "bias"):
+        for first in (8, 16):  # keys and values, the two channels that come from neighbours
+            weights[f"qkv.{part}"][first : first + 2] = 0
+    zeroed.load_state_dict(weights)
+    x = noise(1, *grid, 8)
+    assert_close(module(x), zeroed(x), rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(2, 5), st.integers(1, 5), st.integers(1, 3))
+def test_space_time_mixing_shifts_channels_of_keys_and_values(t, places, segment):
+    grid = Grid(t, 1, places)
+    module = Case("space_time_mixing", grid, 2, 8, dict(segment=segment)).build()
+    x = noise(1, *grid, 8)[0, :, 0]
+    q, k, v = (oracles.rows(module.qkv, part, 3)(x) for part in range(3))
+    for i, frame in enumerate(x):
+        mixed = []
+        for part in (k, v):
+            own = part[i].clone()
+            own[:, 0] = part[i + 1, :, 0] if i + 1 < t and (i + 1) // segment == i // segment else 0
+            own[:, 1] = part[i - 1, :, 1] if i and (i - 1) // segment == i // segment else 0
+            mixed.append(own)
+        y = oracles.attention(frame, frame, lambda _, i=i: q[i], lambda _, k=mixed[0]: k, lambda _, v=mixed[1]: v,
+                              module.proj, 2)  # fmt: skip
+        assert_close(module(x[None, :, None])[0, i, 0], y, rtol=1e-9, atol=1e-9)
+
+
+# Trajectory ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def trajectories(draw):
+    return dict(intended=draw(st.booleans()), landmarks=draw(st.none() | st.integers(1, 70)))
+
+
+@given(GRIDS)
+def test_trajectory_of_one_frame_is_full(grid):
+    module, full = scheme("trajectory", grid._replace(t=1)), scheme("full", grid._replace(t=1))
+    full.load_state_dict(split_weights(module))
+    x = noise(2, *grid._replace(t=1), 6)
+    assert_close(module(x), full(x), rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(1, 5))
+def test_trajectory_of_one_place_averages_values(t):
+    module, x = scheme("trajectory", Grid(t, 1, 1)), noise(1, t, 1, 1, 6)
+    value = oracles.rows(module.qkv, 2, 3)(x[0].flatten(0, 2))
+    key = oracles.rows(module.proj_kv, 0, 2)
+    y = oracles.attention(value, value, module.proj_q, key, lambda found: found, module.proj, 2)
+    assert_close(module(x)[0].flatten(0, 2), y, rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, st.booleans())
+def test_a_class_token_sees_all_and_is_seen_by_none(grid, intended):
+    module, full = scheme("trajectory", grid, intended=intended), scheme("full", Grid(1, 1, grid.tokens + 1))
+    full.load_state_dict(split_weights(module))
+    x, prefix = noise(2, *grid, 6), noise(2, 1, 6, seed=5)
+    y, seen = module(x, prefix)
+    assert_close(y, module(x), rtol=0, atol=0)
+    everything = torch.cat([prefix, x.flatten(1, 3)], 1)[:, None, None]
+    assert_close(seen, full(everything)[:, 0, 0, :1], rtol=1e-9, atol=1e-9)
+    with FlopCounterMode(display=False) as counter:
+        module(x[:1], prefix[:1])
+    assert counter.get_total_flops() == 2 * module.macs(1)
+
+
+# Depthwise relation -------------------------------------------------------------------------------------------------
+
+
+@given(GRIDS, st.sampled_from([1, 3, 5]))
+def test_a_relation_of_the_centre_alone_is_a_linear_map(grid, size):
+    module, x = scheme("depthwise_relation", grid, size=size), noise(2, *grid, 6)
+    torch.nn.init.zeros_(module.relation.weight)
+    torch.nn.init.zeros_(module.relation.bias)
+    module.relation.weight.data[:, 0, size // 2, size // 2, size // 2] = 1
+    assert_close(module(x), module.proj(module.value(x)), rtol=1e-9, atol=1e-9)
+
+
 # The laws of every scheme, with drawn options -----------------------------------------------------------------------
 
 OPTIONS = {
@@ -400,9 +621,16 @@ OPTIONS = {
     "radial": radials(),
     "linear": linears(),
     "sparse_linear": sparse_linears(),
+    "mixture_of_blocks": mixtures(),
+    "pyramid_sparse": pyramids(),
+    "space_time_mixing": mixings(),
+    "trajectory": trajectories(),
+    "depthwise_relation": st.fixed_dictionaries(dict(size=st.sampled_from([1, 3, 5]))),
 }
 FORMS = {
     ("block_topk", "check_reach_is_where_gradient_flows"): check_gradient_flows_inside_the_selection,
+    ("mixture_of_blocks", "check_reach_is_where_gradient_flows"): check_gradient_flows_inside_the_selection,
+    ("pyramid_sparse", "check_reach_is_where_gradient_flows"): check_gradient_flows_to_what_was_chosen_alone,
     ("linear", "check_reach_is_where_gradient_flows"): check_gradient_flows_inside_reach,
 }
 NOT_OF_OPTIONS = ("check_every_parameter_gets_gradient",)  # looks at the example

@@ -19,8 +19,9 @@ from records.record import Record, case_id
 from reports import figures, markdown, roofline
 from reports.table import AblationTable, Row
 
-NO_SOFTMAX = ("linear", "sparse_linear")  # the latter chooses no block of so small a clip
-POOLED_SCORES = ("video_sparse", "block_topk", "sparse_linear")  # products beside attention: of means, of sums
+NO_SOFTMAX = ("linear", "depthwise_relation", "sparse_linear")  # the latter chooses no block of so small a clip
+# Products beside attention: of means, of sums, of some tokens.
+POOLED_SCORES = ("video_sparse", "block_topk", "mixture_of_blocks", "pyramid_sparse")
 MODELS = [f"pyramid_tiny_{scheme}" for scheme in attention_zoo.schemes.names()] + ["dualformer_tiny"]
 FLOAT = 4  # bytes
 

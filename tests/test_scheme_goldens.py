@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_goldens import DTYPES, FLOAT64, FOLDER, _error, pytestmark  # noqa: F401 (the mark skips this file too)
+from torch.nn import functional
 
 import attention_zoo
-from attention_zoo import linear
+from attention_zoo import chunks, linear, pyramid_sparse, trajectory
+from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.radial import block_mask
 
 KERNELS = ("reference", "sdpa")
@@ -37,14 +39,16 @@ def built(scheme, config, grid, weights, precision="f64", kernel="reference", **
     return module.to(DTYPES[precision]).eval()
 
 
-def check(module, case, golden, facts, precision, input="input", probe="probe"):
-    """Output and gradients of one case, held to the tolerances of the golden."""
-    x = golden[input].to(DTYPES[precision]).requires_grad_()
+def check(module, case, golden, facts, precision, input="input", probe="probe", x=None, parameters=None):
+    """Output and gradients of one case, held to the tolerances of the golden; `x` and `parameters` are those in use."""
+    x = golden[input].to(DTYPES[precision]).requires_grad_() if x is None else x
     y = module(x)
     (y * golden[probe].to(y.dtype)).sum().backward()
     stated, float64 = facts["tolerance"], precision == "f64"
     errors = {"output": (_error(y.detach(), golden[f"output.{case}.f64"]), stated["output_float32"])}
-    gradients = {"grad.input": x.grad} | {f"grad.param.{n}": p.grad for n, p in module.named_parameters()}
+    gradients = {"grad.input": x.grad} | {
+        f"grad.param.{n}": p.grad for n, p in (parameters or module).named_parameters()
+    }
     for name, gradient in gradients.items():
         if (expected := golden.get(f"{name}.{case}.f64")) is not None:
             errors[name] = _error(gradient, expected), stated["grad_float32"]
@@ -185,3 +189,158 @@ def test_sparse_linear(feature, precision, kernel):
     check_tokens(module, f"sla_{feature}", golden, facts, precision, "sla.input")
     x = golden["sla.input"].unflatten(1, list(module.grid)).to(DTYPES[precision])
     assert torch.equal(module.chosen(x), golden["sla.block_mask"].bool())
+
+
+@every
+@pytest.mark.parametrize("case", names("vmoba"))
+def test_mixture_of_blocks(case, precision, kernel):
+    facts, golden, weights = read("vmoba")
+    config, options = facts["config"], facts["config"]["cases"][case]
+    chunk = options["chunk"] if isinstance(options["chunk"], list) else [options["chunk"], None, None]
+    chosen = {"topk": options["topk"]} if options["topk"] else {"threshold": options["threshold"]}
+    how = dict(chunk=[None] * (3 - len(chunk)) + chunk, scope=options["scope"], **chosen)
+    module = built("mixture_of_blocks", config, config["grid"], weights, precision, kernel, **how)
+    check(module, case, golden, facts, precision)
+    expected = unpacked(golden, f"selected.{case}", options["chunks"])
+    assert torch.equal(module.chosen(golden["input"].to(DTYPES[precision])), expected)
+
+
+def pyramid(config, case, weights, precision="f64", kernel="reference", **options):
+    case = config["cases"][case]
+    how = dict(mode={"topk": "topk", "thresholdbound": "threshold"}[case["mode"]])
+    how |= dict(ratios=[case["ratios"][level][1] for level in "1248"], tile=config["tile"])
+    sizes = dict(query_block=config["query_block"], key_block=config["key_block"])
+    return built("pyramid_sparse", config, config["grid"], weights, precision, kernel, **how, **sizes, **options)
+
+
+@every
+@pytest.mark.parametrize("case", names("psa"))
+def test_pyramid_sparse(case, precision, kernel, monkeypatch):
+    facts, golden, weights = read("psa")
+    monkeypatch.setattr(pyramid_sparse, "importance", lambda q, k: golden["importance"].to(q.dtype))
+    monkeypatch.setattr(chunks, "inference", lambda x: False)  # the golden's importance is of all blocks at once
+    module = pyramid(facts["config"], case, weights, precision, kernel)
+    check(module, case, golden, facts, precision)
+    assert torch.equal(module.levels(golden["input"].to(DTYPES[precision])), golden[f"levels.{case}"].long())
+
+
+def test_importance_and_similarity_of_pyramid_sparse():
+    facts, golden, _ = read("psa")
+    sizes = facts["config"]["importance_kernel"]
+    q, k = (
+        golden[f"importance_kernel.{x}"].unflatten(2, (-1, sizes[f"{side}_block"]))
+        for x, side in (("q", "query"), ("k", "key"))
+    )
+    assert _error(pyramid_sparse.importance(q, k), golden["importance_kernel.pooled"]) < 1e-6
+    at = facts["config"]["similarity_thresholds"]
+    keys = golden["similarity.keys"].unflatten(2, (-1, at["block"]))
+    levels = pyramid_sparse.coarsest(keys, [at[level] for level in "248"])
+    assert torch.equal(levels, golden["similarity.levels"].long())
+
+
+@every
+@pytest.mark.parametrize("case", ["released", "intended", "orthoformer"])
+def test_trajectory(case, precision, kernel, monkeypatch):
+    facts, golden, weights = read("trajectory")
+    config, options = facts["config"], facts["config"]["cases"][case]
+    if options["landmarks"]:
+        index = golden["landmark_index.orthoformer"].view(2, config["num_heads"], -1).long()
+        monkeypatch.setattr(trajectory, "landmarks", lambda q, count: index)
+    how = dict(intended=case == "intended", landmarks=options["landmarks"])
+    module = built("trajectory", config, config["grid"], weights, precision, kernel, **how)
+    x = golden["input"].to(DTYPES[precision]).requires_grad_()
+    y, prefix = module(x[:, 1:].unflatten(1, config["grid"]), x[:, :1])
+    check(lambda x: torch.cat([prefix, y.flatten(1, 3)], 1), case, golden, facts, precision, x=x, parameters=module)
+
+
+def test_landmarks_of_orthoformer():
+    """Those of the golden follow from one of them by the rule; which one came first was drawn."""
+    facts, golden, weights = read("trajectory")
+    module = built("trajectory", facts["config"], facts["config"]["grid"], weights)
+    q = module.qkv(golden["input"][:, 1:])[..., :12].unflatten(-1, (3, 4)).transpose(1, 2)
+    for head, expected in zip(q.flatten(0, 1), golden["landmark_index.orthoformer"].long(), strict=True):
+        grown = []
+        for first in expected:
+            longest_first = head / head.norm(dim=-1, keepdim=True)
+            longest_first[first] *= 2
+            grown.append(trajectory.landmarks(longest_first[None, None], len(expected))[0, 0].sort().values)
+        assert any(torch.equal(some, expected.sort().values) for some in grown)
+
+
+@every
+def test_factorised_dot_product(precision, kernel):
+    _, golden, _ = read("vivit")
+    q, k, v = (golden[f"dot_product.{x}"].to(DTYPES[precision]).flatten(1, 2) for x in "qkv")
+    t, half = golden["dot_product.q"].shape[1], q.shape[2] // 2
+    y = [over(*(x[:, :, part] for x in (q, k, v)), t, kernel=kernel) for over, part in (
+        (over_time, slice(half)), (over_space, slice(half, None)))]  # fmt: skip
+    expected = golden["dot_product.output.f64"].flatten(1, 2)
+    assert _error(torch.cat(y, 2), expected) < (FLOAT64 if precision == "f64" else 1e-5)
+
+
+def plain(weights, prefix):
+    """The four tensors under our names."""
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    renamed = {"in_proj_weight": "qkv.weight", "in_proj_bias": "qkv.bias"}
+    return {renamed.get(name, name.replace("out_proj", "proj")): value for name, value in own.items()}
+
+
+@every
+def test_separable(precision, kernel):
+    facts, golden, weights = read("vidtr_attention")
+    config = facts["config"]
+    module = built("separable", config, config["grid"], plain(weights, "no_token."), precision, kernel)
+    x = golden["input.no_token"].to(DTYPES[precision]).requires_grad_()
+    y = module(x[1:].transpose(0, 1).unflatten(1, config["grid"])).flatten(1, 3).transpose(0, 1)
+    own = {name: value for name, value in golden.items() if "no_token" in name}
+    for part in ("weight", "bias"):
+        own[f"grad.param.qkv.{part}.no_token.f64"] = own.get(f"grad.param.in_proj_{part}.no_token.f64")
+        own[f"grad.param.proj.{part}.no_token.f64"] = own.get(f"grad.param.out_proj.{part}.no_token.f64")
+    check(
+        lambda x: torch.cat([x[:1], y]), "no_token", own, facts, precision, probe="probe.no_token", x=x,
+        parameters=module,
+    )  # fmt: skip
+
+
+@every
+@pytest.mark.parametrize("case", ["frames", "segments_of_3"])
+def test_space_time_mixing(case, precision, kernel):
+    """The golden has a class token in each frame, which the patches see: it is put into the grid as a place here."""
+    facts, golden, weights = read("xvit")
+    config = facts["config"]["attention"]
+    own = {name: value for name, value in weights.items() if name.startswith(("qkv", "proj"))}
+    t, (tokens, d) = config["frames"], golden["input"].shape[1:]
+    segment = 3 if case == "segments_of_3" else None
+    module = built("space_time_mixing", config, (t, 1, tokens), own, precision, kernel, segment=segment)
+    x = golden["input"].to(DTYPES[precision]).requires_grad_()
+    y = module(x.view(-1, t, 1, tokens, d)).view(x.shape)
+    check(lambda x: y, case, golden, facts, precision, x=x, parameters=module)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_depthwise_relation(precision):
+    """Inside of the block that the golden is of, built here around it."""
+    facts, golden, weights = read("uniformer_blocks")
+    own = {name.removeprefix("local."): value for name, value in weights.items() if name.startswith("local.")}
+    renamed = {"value": "conv1", "relation": "attn", "proj": "conv2"}
+    ours = {f"{our}.{part}": own[f"{their}.{part}"] for our, their in renamed.items() for part in ("weight", "bias")}
+    ours |= {f"{name}.weight": ours[f"{name}.weight"].flatten(1) for name in ("value", "proj")}
+    config = facts["config"] | {"dim": facts["config"]["channels"]}
+    module = built("depthwise_relation", config, config["grid"], ours, precision)
+    own = {name: value.to(DTYPES[precision]) for name, value in own.items() if value.is_floating_point()}
+
+    def norm(x, name):
+        running = (own[f"{name}.running_mean"], own[f"{name}.running_var"])
+        return functional.batch_norm(x, *running, own[f"{name}.weight"], own[f"{name}.bias"])
+
+    def layer(x, name, **how):
+        return functional.conv3d(x, own[f"{name}.weight"], own[f"{name}.bias"], **how)
+
+    def block(x):
+        x = x + layer(x, "pos_embed", padding=1, groups=x.shape[1])
+        relation = module(norm(x, "norm1").permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        assert _error(relation.detach(), golden["intermediate.local.relation"]) < 5e-6
+        x = x + relation
+        return x + layer(functional.gelu(layer(norm(x, "norm2"), "mlp.fc1")), "mlp.fc2")
+
+    check(block, "local", golden, facts, precision, "input.local", "probe.local", parameters=module)

@@ -137,6 +137,8 @@ def randomised(module):
 
 LESS_THAN_REACH = {  # where a token may influence another without a gradient; what flows is in test_modern_schemes.py
     "block_topk": "through the choice of blocks",
+    "mixture_of_blocks": "through the choice of chunks",
+    "pyramid_sparse": "through the rank of blocks",
     "linear": "a ReLU shuts some off",
 }
 

@@ -1,0 +1,144 @@
+"""Mixture of block attention for video: each query token chooses the boxes of keys that it attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attention_zoo import blocks, gathered
+from attention_zoo.grid import Grid
+from attention_zoo.kernels import AUTO
+from attention_zoo.scheme import register
+from attention_zoo.windows import check_choice, grid_of
+
+Scope = Literal["query_head", "head_global", "overall", "block"]
+SETS = {"query_head": (3,), "head_global": (2, 3), "overall": (1, 2, 3), "block": (1, 2)}  # axes of (b, m, n, chunks)
+
+
+@register("mixture_of_blocks")
+class MixtureOfBlocksAttention(nn.Module):
+    """Source: Wu et al., VMoBA, arXiv:2506.23858; code: KwaiVGI/VMoBA@4da72ff2 (no licence file), and a copy in
+    hao-ai-lab/FastVideo (Apache-2.0).
+
+    The gate of a query and a chunk of keys is the query times the chunk's mean key, per head, unscaled; softmax
+    attention runs over all tokens of the chosen chunks, the query's own among them always. No gradient passes through
+    the choice.
+
+    Args:
+        chunk: tokens of a chunk along time, height and width, clipped to the grid; null is the whole axis. The
+            published layers take turns: some frames (n, null, null), a patch in all frames (null, n, n), a box.
+        topk: how many chunks, the own one included: of each query and head ("query_head"), or on average, as the
+            largest gates of each head ("head_global") or of all heads ("overall") of the clip.
+        threshold: instead, the share of the gates' sum (scaled to 0..1 over the scope's set; "block" is a chunk's) that
+            the largest must reach together with the own ones; one other chunk at least.
+
+    The published code lets the clips of a batch share a choice where the scope is not "query_head"; here each has its
+    own. Where content decides how many chunks are chosen, `macs` counts all: the most that can be needed.
+    """
+
+    example = dict(chunk=(2, 3, 4), topk=2)
+    growth = {"frames": (1, 2), "size": (1, 2)}
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        chunk: Sequence[int | None] = (4, 7, 7),
+        topk: int = 3,
+        threshold: float | None = None,
+        scope: Scope = "query_head",
+        kernel: str = AUTO,
+    ):
+        super().__init__()
+        check_choice("scope", scope, Scope)
+        if topk < 1 or (threshold is not None and not 0 < threshold <= 1):
+            raise ValueError(
+                f"topk {topk} must be 1 or more, threshold {threshold} null or a share above 0 and up to 1"
+            )
+        if threshold is None and scope == "block":
+            raise ValueError("scope 'block' needs a threshold; allowed with topk: query_head, head_global, overall")
+        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        self.whole = tuple(size is None for size in chunk)
+        self.chunk = Grid.of([size or 1 for size in chunk], "chunk")
+        self.topk, self.threshold, self.scope = topk, threshold, scope
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        of_queries, of_keys = self._cuts(x)
+        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+        keys, values = blocks.split(k, of_keys), blocks.split(v, of_keys)
+        chosen = self._choice(q, keys, of_keys)
+        y = blocks.attention(q, keys, values, of_queries, of_keys, chosen, kernel=self.kernel)
+        return self.proj(y.flatten(2)).view(x.shape)
+
+    def _cuts(self, x: Float[Tensor, "b t h w d"]) -> tuple[blocks.Blocks, blocks.Blocks]:
+        grid = grid_of(x)
+        single = blocks.cut(x.device, blocks.runs_of, grid.tokens, 1)
+        return single, blocks.cut(x.device, blocks.tiles_of, grid, self._fitted(grid))
+
+    def _fitted(self, grid: Grid) -> Grid:
+        sizes = zip(grid, self.chunk, self.whole, strict=True)
+        return Grid(*(n if whole else min(n, size) for n, size, whole in sizes))
+
+    @torch.no_grad()
+    def _choice(self, q: Tensor, keys: Tensor, of_keys: blocks.Blocks) -> Tensor:
+        """Numbers of chunks where each query has equally many, else a table."""
+        gates = q.transpose(1, 2) @ blocks.means(keys, of_keys).mT  # b m n chunks
+        own = of_keys.block[:, None] == torch.arange(of_keys.count, device=q.device)
+        first = gates.masked_fill(own, torch.inf)
+        if self.threshold is not None:
+            return own | _reaching(gates, own.expand_as(gates), self.threshold, SETS[self.scope])
+        if self.scope == "query_head":
+            return blocks.largest(first, min(self.topk, of_keys.count))
+        scope = SETS[self.scope]
+        entries = first.flatten(scope[0])
+        count = min(self.topk, of_keys.count) * (entries.shape[-1] // of_keys.count)
+        return blocks.table(blocks.largest(entries, count), entries.shape[-1]).view(gates.shape)
+
+    @torch.no_grad()
+    def chosen(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n chunks"]:
+        """Which chunks each query token chooses, numbered in (t, h, w) order."""
+        _, of_keys = self._cuts(x)
+        q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
+        return blocks.table(self._choice(q, blocks.split(k, of_keys), of_keys), of_keys.count)
+
+    def selection(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n n"]:
+        """The (query, key) pairs that are attended to."""
+        return blocks.pairs_of(self.chosen(x), *self._cuts(x))
+
+    def macs(self) -> int:
+        """Four projections, the gates, then scores and weighted sum over whole chosen chunks, padding included."""
+        n, d, chunk = self.grid.tokens, self.dim, self._fitted(self.grid)
+        count = self.grid.ceil_div(chunk).tokens
+        kept = min(self.topk, count) if self.threshold is None and self.scope == "query_head" else count
+        return 4 * n * d * d + n * count * d + 2 * n * kept * chunk.tokens * d
+
+    def reach(self) -> Bool[Tensor, "n n"]:
+        """Everything: the mean of a chunk decides whether it is chosen."""
+        return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+
+
+def _reaching(
+    gates: Float[Tensor, "b m n chunks"], own: Bool[Tensor, "b m n chunks"], threshold: float, scope: tuple[int, ...]
+) -> Bool[Tensor, "b m n chunks"]:
+    """The largest gates beside the own ones, until they reach the threshold together with these; at least one."""
+    rest = [axis for axis in range(4) if axis not in scope]
+    order = rest + list(scope)
+    shape = [gates.shape[axis] for axis in order]
+    gates, own = (x.permute(order).flatten(len(rest)) for x in (gates, own))
+    low, high = gates.amin(-1, keepdim=True), gates.amax(-1, keepdim=True)
+    scaled = (gates - low) / (high - low).clamp(min=torch.finfo(gates.dtype).tiny)
+    needed = threshold * scaled.sum(-1, keepdim=True) - (scaled * own).sum(-1, keepdim=True)
+    ranked = scaled.masked_fill(own, -1).argsort(dim=-1, descending=True, stable=True)
+    sums = scaled.masked_fill(own, 0).gather(-1, ranked)
+    taken = sums.cumsum(-1) - sums < needed
+    taken[..., 0] = True
+    chosen = torch.zeros_like(own).scatter(-1, ranked, taken) & ~own
+    return chosen.view(shape).permute([int(axis) for axis in np.argsort(order)])

@@ -1,0 +1,137 @@
+"""Trajectory attention: a query finds one token in every frame, then attends over these; dearer than full attention."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from attention_zoo import chunks, gathered
+from attention_zoo.grid import Grid
+from attention_zoo.kernels import AUTO, attend
+from attention_zoo.scheme import register
+from attention_zoo.windows import grid_of
+
+
+@register("trajectory")
+class TrajectoryAttention(nn.Module):
+    """Source: Patrick et al., Motionformer, arXiv:2106.05392, Sec. 3.2 and 3.3; code:
+    facebookresearch/Motionformer@bf43d50c (Apache-2.0).
+
+    1. For query n and frame f, x(n, f) = softmax over the places p of f of (q_n . k_fp / sqrt(c)) v_fp, per head.
+    2. q' = proj_q(x(n, frame of n)); k', v' = proj_kv(x(n, .)), heads side by side.
+    3. softmax over f of q' . k' / sqrt(c), of x(n, .) itself as in the released code, or, if `intended`, of v' as in
+       the paper (released, the half of proj_kv for values is without effect); then proj.
+
+    Patches never see a class token, which sees everything as in full attention: without one they are the same.
+
+    `landmarks` is Orthoformer (Sec. 3.4): the first step goes through so many queries of the head, the first the
+    longest (the released code draws it), then always the one whose largest absolute cosine with those chosen is least.
+    They carry no gradient, as released.
+    """
+
+    example = dict(intended=True)
+    takes_prefix = True
+    growth = {"frames": (2, 2), "size": (1, 2)}
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: Grid,
+        *,
+        intended: bool = False,
+        landmarks: int | None = None,
+        kernel: str = AUTO,
+    ):
+        super().__init__()
+        if landmarks is not None and landmarks < 1:
+            raise ValueError(f"landmarks {landmarks} must be a number of queries, 1 or more, or null for none")
+        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        self.intended, self.landmarks = intended, landmarks
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.proj_q, self.proj_kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+
+    def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None):
+        t, n = grid_of(x).t, grid_of(x).tokens
+        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+        places = n // t
+        along = None
+        if self.landmarks is not None:
+            with torch.no_grad():
+                chosen = landmarks(q.transpose(1, 2), min(self.landmarks, n))
+                along = q.transpose(1, 2).gather(2, chosen[..., None].expand(-1, -1, -1, q.shape[-1]))
+        frame = torch.arange(n, device=x.device) // places
+        keys, values = (part.unflatten(1, (t, places)).transpose(2, 3) for part in (k, v))  # b t m s c
+        if chunks.inference(x):  # what a query found in each frame, and its projections
+            weights = self.proj_kv.weight.numel() + self.proj_q.weight.numel()
+            length = chunks.length(x, n, len(x) * self.dim * (3 * t + 3), weights)
+            parts = (
+                self._found(*part, keys, values, along)
+                for part in zip(q.split(length, 1), frame.split(length), strict=True)
+            )
+            y = self.proj(chunks.joined(parts, x.flatten(1, 3), dim=1))
+        else:
+            y = self.proj(self._found(q, frame, keys, values, along))
+        y = y.view(x.shape)
+        return y if prefix is None else (y, self._prefix(prefix, k, v))
+
+    def _found(self, q, frame, keys, values, along) -> Float[Tensor, "b n d"]:
+        """What the queries of some tokens find, before the last projection."""
+        tokens = self._tokens(q.transpose(1, 2), keys, values, along)  # b n t d
+        own = tokens.gather(2, frame[:, None, None].expand(len(tokens), -1, 1, tokens.shape[-1]))
+        query = rearrange(self.proj_q(own), "b n f (m c) -> (b n) m f c", m=self.num_heads)
+        key, value = rearrange(self.proj_kv(tokens), "b n f (kv m c) -> kv (b n) m f c", kv=2, m=self.num_heads)
+        if not self.intended:
+            value = rearrange(tokens, "b n f (m c) -> (b n) m f c", m=self.num_heads)
+        return rearrange(attend(query, key, value, kernel=self.kernel), "(b n) m 1 c -> b n (m c)", b=len(q))
+
+    def _tokens(self, q, keys, values, along) -> Float[Tensor, "b n t d"]:
+        """The token that each query finds in each frame."""
+        b, t = keys.shape[:2]
+        if along is None:
+            queries = q[:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
+            found = attend(queries, keys.flatten(0, 1), values.flatten(0, 1), kernel=self.kernel)
+            return rearrange(found, "(b f) m n c -> b n f (m c)", b=b)
+        queries = along[:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
+        at_landmarks = attend(queries, keys.flatten(0, 1), values.flatten(0, 1), kernel=self.kernel)
+        shares = (q @ along.mT * q.shape[-1] ** -0.5).softmax(-1)
+        found = shares @ rearrange(at_landmarks, "(b f) m r c -> b m r (f c)", b=b)
+        return rearrange(found, "b m n (f c) -> b n f (m c)", f=t)
+
+    def _prefix(self, prefix: Float[Tensor, "b p d"], k: Tensor, v: Tensor) -> Float[Tensor, "b p d"]:
+        own = self.qkv(prefix).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        q, k, v = own[0], torch.cat([own[1], k], 1), torch.cat([own[2], v], 1)
+        return self.proj(
+            attend(*(part.transpose(1, 2) for part in (q, k, v)), kernel=self.kernel).transpose(1, 2).flatten(2)
+        )
+
+    def macs(self, prefix: int = 0) -> int:
+        """Of q, k, v; of the tokens found; of proj_q, proj_kv and the softmax over frames; of proj."""
+        n, d, t = self.grid.tokens, self.dim, self.grid.t
+        found = 2 * n * n * d
+        if self.landmarks is not None:
+            r = min(self.landmarks, n)
+            found = 3 * n * r * d + n * r * t * d + n * (r - 1) * d
+        return 5 * n * d * d + found + 2 * n * t * d * d + 2 * n * t * d + prefix * (4 * d * d + 2 * (n + prefix) * d)
+
+    def reach(self, prefix: int = 0) -> Bool[Tensor, "n n"]:
+        """Everything; but patches see no class token."""
+        seen = torch.ones(prefix + self.grid.tokens, prefix + self.grid.tokens, dtype=torch.bool)
+        seen[prefix:, :prefix] = False
+        return seen
+
+
+def landmarks(q: Float[Tensor, "b m n c"], count: int) -> Int[Tensor, "b m r"]:
+    """The longest query, then always the one whose largest absolute cosine with those chosen is the least."""
+    unit = normalize(q, dim=-1)
+    chosen = [q.square().sum(-1).argmax(-1)]
+    worst = torch.zeros_like(q[..., 0])
+    for _ in range(count - 1):
+        latest = unit.gather(2, chosen[-1][..., None, None].expand(-1, -1, 1, q.shape[-1]))
+        worst = torch.maximum(worst, (unit @ latest.mT)[..., 0].abs())
+        worst = worst.scatter(-1, chosen[-1][..., None], torch.inf)  # not twice, rounded or not
+        chosen.append(worst.argmin(-1))
+    return torch.stack(chosen, -1)
