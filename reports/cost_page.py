@@ -6,7 +6,7 @@ short with its plots. Everything comes from the records below the folder; the sa
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,23 +18,8 @@ from reports.table import AblationTable, Row
 from reports.text import MISSING, Notes, counted, sentence, significant, table_lines, unit
 
 PAGE = "cost.md"
-SCHEMES = ("scaling", "attention_schemes")  # the ablations whose rows are schemes on clips of several sizes
-COSTS = {"latency": "latency", "peak_memory": "peak memory", "energy": "energy"}
-TRAINING = {"training_latency": "training latency", "training_memory": "training memory"}
-OTHERS = ("throughput", "time_total", "predicted_training_memory", "largest_batch", "training_largest_batch")
+WIDEST = 7  # columns of a table on the page; more stand in a table below it
 EXPECTED = (RecordError, PaperTableError)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the short tables: its heading, the measurements that it needs, the text of a row's cell.
-
-    A cell may add footnotes.
-    """
-
-    heading: str
-    needs: tuple[str, ...]
-    cell: Callable[[Row, Notes], str]
 
 
 def build(folder: str | Path) -> Path:
@@ -74,13 +59,12 @@ def has_content(tables: Sequence[AblationTable]) -> bool:
 
 
 def is_timed(one: AblationTable) -> bool:
-    return any(one.has(name) for name in (*COSTS, *TRAINING, *OTHERS))
+    return any(_timed(row) for row in one.measured)
 
 
 def _floors(tables: list[AblationTable]) -> str:
     """One line: from which difference on this machine tells two rows apart."""
-    asked = [name for name in (*COSTS, *TRAINING) if any(one.has(name) for one in tables)]
-    said = markdown.floors_in_words({name: _floor(tables, name) for name in asked})
+    said = markdown.floors_in_words({title: _floor(tables, name) for name, title in _costs(tables).items()})
     if len(tables) > 1 and "A/A" in said:
         said += " Of several tables the largest, which decides the ranking; the ratios of a table are held to its own."
     return said
@@ -91,9 +75,25 @@ def _floor(tables: list[AblationTable], name: str) -> float | None:
     return max((floor for one in tables if (floor := one.floor(name)) is not None), default=None)
 
 
+def _costs(tables: list[AblationTable]) -> dict[str, str]:
+    """What was measured of time and memory, less of which is better: name and title."""
+    costs = {name: one.quantities()[name] for one in tables for name in markdown.costs(one) if one.has(name)}
+    timed_first = sorted(costs.values(), key=lambda quantity: quantity.kind != "timed")
+    return {quantity.name: quantity.title for quantity in timed_first if markdown.has_ratio(quantity)}
+
+
+def _clips_of_a_scheme(one: AblationTable) -> int:
+    """On how many clips a table has the same scheme: where on several, its rows are schemes and clips."""
+    clips: dict[str, set[tuple]] = {}
+    for row in one.measured:
+        clips.setdefault(exponents.scheme_of(row), set()).add(tuple((row.record.case.get("clip") or {}).items()))
+    return max(map(len, clips.values()), default=0)
+
+
 def cheapest(tables: list[AblationTable]) -> list[str]:
     """For each clip size on which several schemes were measured alike, which is cheapest: a text and a table."""
-    of_schemes = sorted((one for one in tables if _whose(one) in SCHEMES), key=lambda one: SCHEMES.index(_whose(one)))
+    of_schemes = sorted((one for one in tables if _clips_of_a_scheme(one) > 1), key=_clips_of_a_scheme, reverse=True)
+    costs = _costs(of_schemes)
     points: dict[tuple, dict[str, Row]] = {}
     for one in of_schemes:
         for row in one.measured:
@@ -103,29 +103,24 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
     points = {key: rows for key, rows in points.items() if len(rows) > 1}
     if not points:
         return []
-    floors = {name: _floor(of_schemes, name) for name in COSTS}
+    floors = {name: _floor(of_schemes, name) for name in costs}
     parts = ["## Which scheme is cheapest"]
     for settings in dict.fromkeys(key[:-2] for key in points):
         keys = sorted((key for key in points if key[:-2] == settings), key=lambda key: (key[-1] ** 2 * key[-2], key))
-        ranked = {name: {key: ranking(points[key], name, floors[name], schemes) for key in keys} for name in COSTS}
+        ranked = {name: {key: ranking(points[key], name, floors[name], schemes) for key in keys} for name in costs}
         ranked = {name: by_key for name, by_key in ranked.items() if any(by_key.values())}
         parts.append(f"{settings[0]}: {', '.join(settings[1:])}.{_what_ran({key: points[key] for key in keys})}")
-        parts.append(" ".join(_in_words(COSTS[name], by_key) for name, by_key in ranked.items()))
-        parts.append(_ranking_table(keys, ranked))
+        parts.append(" ".join(_in_words(costs[name], by_key) for name, by_key in ranked.items()))
+        parts.append(_ranking_table(keys, ranked, costs))
     parts.append(
         "Schemes named together cannot be told apart: their ratio is closer to 1 than the noise floor, or its 95 % "
         "interval holds 1; the first has the least median. In brackets in the table: 95 % intervals of the winner's "
         "median and of the ratio to it; without brackets: single samples, or no difference between samples; rough: the "
         f"interval is wider than {statistics.WIDE:.0%} of the figure. All stand in one skeleton: embeddings, MLP "
         "and position encoding are part of each figure, and the weights of peak memory, so that a scheme with more "
-        "parameters, such as divided with two attentions in every block, needs more of it at every size."
+        "parameters needs more of it at every size."
     )
     return parts
-
-
-def _whose(one: AblationTable) -> str:
-    """The ablation of a table, whatever its setting."""
-    return one.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -214,8 +209,8 @@ def _in_words(words: str, by_key: dict[tuple, Ranking | None]) -> str:
     return f"Least {words}: {'; '.join(said)}."
 
 
-def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | None]]) -> str:
-    lines = ["| clip | " + " | ".join(f"least {COSTS[name]} | most" for name in ranked) + " |"]
+def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | None]], costs: dict[str, str]) -> str:
+    lines = ["| clip | " + " | ".join(f"least {costs[name]} | most" for name in ranked) + " |"]
     lines.append("| --- |" + " --- |" * (2 * len(ranked)))
     for key in keys:
         cells = []
@@ -238,7 +233,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _timed(row: Row) -> bool:
-    return any(row.value(name) is not None for name in COSTS) or row.value("time_total") is not None
+    return any(measured.ran and measured.samples for measured in row.record.measurements.values())
 
 
 def _circumstances(row: Row) -> tuple:
@@ -261,16 +256,17 @@ def _section(one: AblationTable, folder: Path) -> str:
         if (folder / one.name / f"{name}.png").is_file():
             parts.append(f"![{name.replace('_', ' ')}, {one.name}]({one.name}/{name}.png)")
             parts += [exponents.section(one, notes)] if name == "scaling" else []
-    columns: list[tuple[str, Callable[[Row], str]]] = [("row", lambda row: row.name)]
-    for column in (*COLUMNS, *map(_derived, roofline.columns(one)), *SHARES):
-        if any(_has(row, column) for row in one.rows):
-            columns.append((column.heading, lambda row, column=column: _cell(row, column, notes)))
-            if len(column.needs) == 1 and markdown.has_ratio(one.quantities()[column.needs[0]]):
-                columns += markdown.ratio_columns(one, column.needs[0], notes)
+    names = [*markdown.costs(one), *(name for name, q in one.quantities().items() if shares.apart(name, q))]
+    columns = [("multiply-adds ↓, GMAC", lambda row: markdown.plain(row, "macs", 10**9, notes, decimals=2))]
+    columns = columns if one.has("macs") else []
+    columns += markdown.measured_columns(one, [name for name in names if one.has(name)], notes)
+    columns += [*roofline.cells(one, notes), *shares.columns(one)]
     columns += markdown.differing_columns(one)
     ours = [row for row in one.rows if not row.published_only]
     waiting = [row for row in ours if row.missing == table.NOT_YET]
-    parts.append(table_lines([row for row in ours if row.missing != table.NOT_YET], columns))
+    shown = [row for row in ours if row.missing != table.NOT_YET]
+    for start in range(0, len(columns), WIDEST - 1):
+        parts.append(table_lines(shown, [("row", lambda row: row.name), *columns[start : start + WIDEST - 1]]))
     parts.append(shares.said(one))
     if waiting:
         parts.append(f"{counted(len(waiting), 'row')} not measured yet: the whole report says how.")
@@ -278,67 +274,9 @@ def _section(one: AblationTable, folder: Path) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _derived(of: roofline.Column) -> Column:
-    def cell(row: Row, _: Notes) -> str:
-        value = of.value(row)
-        return MISSING if value is None else significant(value / of.scale)
-
-    return Column(of.heading, of.needs, cell)
-
-
-def _has(row: Row, column: Column) -> bool:
-    return all(row.value(name) is not None for name in column.needs)
-
-
-def _cell(row: Row, column: Column, notes: Notes) -> str:
-    lacking = next((name for name in column.needs if row.value(name) is None), None)
-    return column.cell(row, notes) if lacking is None else markdown.missing_cell(row, lacking, notes)
-
-
-def _spread(name: str) -> Callable[[Row, Notes], str]:
-    return lambda row, notes: markdown.spread(row, name, notes, count=False)
-
-
-def _part(kind: str, group: str) -> Callable[[Row, Notes], str]:
-    return lambda row, _: f"{100 * shares.shares_of(row, kind)[group]:.0f}"
-
-
 def _quantity(row: Row, name: str) -> str:
     name_of_unit, scale = unit(row.measurement(name))
     return _with_interval(row.interval(name), scale, f" {name_of_unit}")
-
-
-COLUMNS = (
-    Column("GMACs ↓, one view", ("macs",), lambda row, _: f"{row.value('macs') / 1e9:.2f}"),
-    Column("latency ↓, ms", ("latency",), _spread("latency")),
-    Column("throughput ↑, clips/s", ("throughput",), _spread("throughput")),
-    Column("training step ↓, ms", ("training_latency",), _spread("training_latency")),
-    Column("peak memory ↓, MiB", ("peak_memory",), _spread("peak_memory")),
-    Column("training memory ↓, MiB", ("training_memory",), _spread("training_memory")),
-    Column("of training memory, MiB: parameters", ("training_parameters",), _spread("training_parameters")),
-    Column("gradients", ("training_gradients",), _spread("training_gradients")),
-    Column("optimizer state", ("training_optimizer_state",), _spread("training_optimizer_state")),
-    Column("activations and the rest", ("training_activations",), _spread("training_activations")),
-    Column(
-        "training memory ↓, MiB, predicted", ("predicted_training_memory",), _spread("predicted_training_memory")
-    ),
-    Column("largest batch ↑, clips", ("largest_batch",), _spread("largest_batch")),
-    Column("throughput at it ↑, clips/s", ("largest_batch_throughput",), _spread("largest_batch_throughput")),
-    Column("largest batch in training ↑, clips", ("training_largest_batch",), _spread("training_largest_batch")),
-    Column(
-        "training throughput at it ↑, clips/s", ("training_largest_batch_throughput",),
-        _spread("training_largest_batch_throughput"),
-    ),
-    Column("energy ↓, J per clip", ("energy",), _spread("energy")),
-)  # fmt: skip
-SHARES = (
-    Column("ceiling: matrix product, GMAC/s", ("matmul_ceiling",), _spread("matmul_ceiling")),
-    Column("ceiling: copy, GB/s", ("copy_ceiling",), _spread("copy_ceiling")),
-    Column("MLP, % of multiply-adds", ("macs_mlp",), _part("macs", "mlp")),
-    Column("MLP, % of time", ("time_mlp",), _part("time", "mlp")),
-    Column("attention products, % of multiply-adds", ("macs_attention",), _part("macs", "attention")),
-    Column("attention products, % of time", ("time_attention",), _part("time", "attention")),
-)  # fmt: skip
 
 
 def _named(folder: Path) -> str:

@@ -6,12 +6,12 @@ from reports.text import unit
 
 def names(table: AblationTable, *kinds: str) -> list[str]:
     """Kind by kind, in the order of the records."""
-    found = [m for row in table.measured for m in row.record.measurements.values() if m.samples]
-    return list(dict.fromkeys(m.name for kind in kinds for m in found if m.kind == kind))
+    known = {name: quantity.kind for name, quantity in table.quantities().items() if table.has(name)}
+    return [name for kind in kinds for name in known if known[name] == kind]
 
 
 def titled(table: AblationTable, name: str) -> tuple[str, float]:
     """What a quantity is called, with its unit, and what its values are divided by to be in it."""
-    measured = next(row.measurement(name) for row in table.rows if row.value(name) is not None)
-    words, scale = unit(measured)
-    return f"{measured.title}, {words.partition(',')[0]}", scale
+    quantity = table.quantities()[name]
+    words, scale = unit(quantity)
+    return f"{quantity.title}, {words.partition(',')[0]}", scale

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from records.record import Measurement
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Notes, significant, table_lines
+from reports.text import MISSING, Columns, Notes, significant, table_lines
 
 MACS, BYTES, LATENCY, PRODUCT, COPY = "macs", "bytes_moved", "latency", "matmul_ceiling", "copy_ceiling"
 
@@ -114,12 +114,16 @@ def columns(table: AblationTable) -> list[Column]:
 
 def section(table: AblationTable, notes: Notes) -> str:
     """The rates of each row beside the limits of its machine."""
-    shown = columns(table)
+    shown = cells(table, notes)
     if not shown:
         return ""
-    cells = [(column.heading, lambda row, column=column: _cell(row, column, notes)) for column in shown]
-    lines = table_lines(table.rows, [("row", lambda row: row.name), *cells])
+    lines = table_lines(table.rows, [("row", lambda row: row.name), *shown])
     return "\n\n".join(["## How near the machine's limits", lines, SAID])
+
+
+def cells(table: AblationTable, notes: Notes) -> Columns:
+    """The headings of these numbers, and what makes a cell of a row."""
+    return [(column.heading, lambda row, column=column: _cell(row, column, notes)) for column in columns(table)]
 
 
 def csv_row(table: AblationTable, row: Row) -> dict[str, float | None]:

@@ -1,7 +1,9 @@
 """What the operators of a row belong to: the groups in words, and how far their measured time can be trusted."""
 
+from records.record import Quantity
 from reports import statistics
 from reports.table import AblationTable, Row
+from reports.text import MISSING, Columns
 
 GROUPS = {  # group: what a picture calls it
     "attention": "attention products", "projections": "projections", "mlp": "MLP",
@@ -37,3 +39,23 @@ def shares_of(row: Row, kind: str) -> dict[str, float] | None:
     values = {group: row.value(f"{kind}_{group}") or 0 for group in GROUPS}
     total = sum(values.values())
     return {group: value / total for group, value in values.items()} if total else None
+
+
+def columns(table: AblationTable) -> Columns:
+    """What part of the multiply-adds and of the time of each row the two largest groups have, in percent."""
+    kinds = {"macs": "multiply-adds", "time": "time"}
+    wanted = [(kind, group) for group in ("mlp", "attention") for kind in kinds if table.has(f"{kind}_{group}")]
+    return [
+        (f"{GROUPS[group]}, % of {kinds[kind]}", lambda row, kind=kind, group=group: _percent(row, kind, group))
+        for kind, group in wanted
+    ]
+
+
+def _percent(row: Row, kind: str, group: str) -> str:
+    parts = shares_of(row, kind)
+    return f"{100 * parts[group]:.0f}" if parts else MISSING
+
+
+def apart(name: str, quantity: Quantity) -> bool:
+    """Whether a part of a whole has a column of its own: the groups of operators are shown as shares alone."""
+    return quantity.kind == "shared" and not name.startswith("time_")

@@ -389,7 +389,7 @@ def test_the_page_says_which_scheme_is_cheapest_where(machine, capsys):
     tie, level = (f"not distinguishable below {floor}% (assumed)" for floor in (10, 1))
     assert f"Least latency: at 8x112x112 full; at 16x112x112 full and local_window, {tie}; at 8x224x224" in page
     assert f"Least peak memory at every size: full and local_window, {level}." in page
-    assert "| 32x112x112 | local_window: 1200 ms (1188–1212) | full: 2.00 (1.96–2.04) times as much |" in page
+    assert "| 32x112x112 | local_window: 1200 ms | full: 2.00 (1.82–2.20) times as much |" in page
     assert "![scaling, scaling](scaling/scaling.png)" in page
     assert "Out of memory: one piece of 19.0 GiB." in page
     assert str(machine.parents[1]) not in page
@@ -404,8 +404,9 @@ def test_the_page_says_under_which_circumstances_its_values_hold(machine):
     section = page.partition("## How does it grow?")[2]
     assert "Measured on: Example CPU, float32, kernel sdpa, eager, batch 2, threads 2, commit 0123456789." in section
     assert "The rows differ in clip: see those columns." in section
-    (line,) = [line for line in section.splitlines() if line.startswith("| full · clip.frames=32, clip.size=112 |")]
-    assert line.endswith("| 32 frames at stride 2, 112x112 pixels (sample) |")
+    assert cells(section, "full · clip.frames=32, clip.size=112")["clip"] == (
+        "32 frames at stride 2, 112x112 pixels (sample)"
+    )
 
 
 def test_the_page_says_which_schemes_it_did_not_measure_and_what_ran_at_which_clip(machine):
@@ -448,6 +449,18 @@ def test_one_thread_is_one(machine):
     assert "1 thread" in cost_page._circumstances(replace(row, record=one))
 
 
+def cells(page: str, row: str) -> dict[str, str]:
+    """The cells of a row by their headings, over all tables of a page that have it."""
+    shown, head = {}, []
+    for line in page.splitlines():
+        parts = line.strip("| ").split(" | ")
+        head = parts if parts[0] == "row" else head
+        if parts[0] == row:
+            assert len(parts) <= 7
+            shown |= dict(zip(head, parts, strict=True))
+    return shown
+
+
 def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
     folder, records = tmp_path / "operators", []
     for scheme, times in (("full", 1), ("local_window", 2)):
@@ -469,29 +482,27 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
     rows = [{"row": one.row, "case_id": one.case_id, "baseline": records[0].row} for one in records]
     record.write_manifest({"name": "operators", "question": "Where to?", "table": None, "rows": rows}, folder)
     page = cost_page.build(tmp_path).read_text(encoding="utf-8")
-    assert "Noise floor (A/A): latency 8.0%: by how much the same row differs from itself" in page
-    assert "Noise floor of peak memory, training memory: no row has two rounds, so 1% is assumed." in page
+    assert "Noise floor (A/A): latency 7.1%: from which difference on two rows are told apart" in page
+    assert "no row has two rounds, so 10% is assumed of what is timed and 1% of memory." in page
     table_of = page.partition("## Where to?")[2]
-    head = next(line for line in table_of.splitlines() if line.startswith("| row |"))
-    cells = next(line for line in table_of.splitlines() if line.startswith("| local_window"))
-    shown = dict(zip(head.split(" | "), cells.split(" | "), strict=True))
+    shown = cells(table_of, records[1].row)
     assert shown["training memory ↓, MiB"] == "400"
-    parts = ("of training memory, MiB: parameters", "gradients", "optimizer state", "activations and the rest")
+    parts = [f"{part} in training ↓, MiB" for part in ("parameters", "gradients", "optimizer state", "activations")]
     assert [shown[part] for part in parts] == ["80.0", "70.0", "160", "90.0"]
-    assert shown["training memory ↓, MiB, predicted"] == "333"
+    assert shown["training memory, predicted ↓, MiB, predicted"] == "333"
     assert shown["largest batch ↑, clips"].startswith("48 [")
-    assert (shown["throughput ↑, clips/s"], shown["throughput at it ↑, clips/s"]) == ("4.75", "7.25")
+    assert (shown["throughput ↑, clips/s"], shown["throughput at the largest batch ↑, clips/s"]) == ("4.75", "7.25")
     (ratio,) = [cell for heading, cell in shown.items() if heading.startswith("latency ↓ / full")]
     assert ratio.startswith("2.00 (")
     assert "Larger batches may fit: the search ended with this: time budget of 9 s." in table_of
 
 
-WIDE = {  # measurement: its heading on the page
-    "peak_memory": "peak memory ↓, MiB",
-    "training_memory": "training memory ↓, MiB",
-    "energy": "energy ↓, J per clip",
-    "matmul_ceiling": "ceiling: matrix product, GMAC/s",
-    "copy_ceiling": "ceiling: copy, GB/s",
+WIDE = {  # measurement: its unit, its heading on the page
+    "peak_memory": ("bytes", "peak memory ↓, MiB"),
+    "training_memory": ("bytes", "training memory ↓, MiB"),
+    "energy": ("J", "energy per clip ↓, J"),
+    "matmul_ceiling": ("MAC/s", "matmul ceiling ↓, GMAC/s"),
+    "copy_ceiling": ("bytes/s", "copy ceiling ↓, GB/s"),
 }
 
 
@@ -500,12 +511,11 @@ WIDE = {  # measurement: its heading on the page
 def test_the_page_shows_intervals_of_every_kind_and_marks_wide_ones(name, step, tmp_path):
     details = {"machine": "Example CPU", "kernel": "sdpa", "threads": 2, "rounds": [1, 2, 3], "rounds_wanted": 3}
     rounds = tuple(1e9 * (1 + step * n) for n in range(3))
-    one = one_record("full", 8, 112, **{name: flat(name, "a unit", "lower", rounds, details=details)})
+    one = one_record("full", 8, 112, **{name: flat(name, WIDE[name][0], "lower", rounds, details=details)})
     record.write_record(one, tmp_path / "operators")
     rows = [{"row": one.row, "case_id": one.case_id}]
     record.write_manifest({"name": "operators", "question": "?", "table": None, "rows": rows}, tmp_path / "operators")
-    head, _, cells = cost_page.build(tmp_path).read_text(encoding="utf-8").partition("| row |")[2].splitlines()[:3]
-    cell = dict(zip(head.strip("| ").split(" | "), cells.strip("| ").split(" | ")[1:], strict=True))[WIDE[name]]
+    cell = cells(cost_page.build(tmp_path).read_text(encoding="utf-8"), one.row)[WIDE[name][1]]
     assert " (" in cell
     assert cell.endswith("]") == (step == 0.2)
 
@@ -513,11 +523,11 @@ def test_the_page_shows_intervals_of_every_kind_and_marks_wide_ones(name, step, 
 def test_the_page_calls_wide_intervals_of_the_cheapest_rough(machine):
     assert ", rough)" not in cost_page.build(machine.parent).read_text(encoding="utf-8")
     row = table.load(machine).rows[0]
-    latency = replace(row.measurement("latency"), visits=(Visit((90.0, 100.0, 110.0, 150.0)),))
+    latency = replace(row.measurement("latency"), visits=tuple(Visit((x,), n) for n, x in enumerate((90, 100, 150), 1)))
     measured = row.record.measurements | {"latency": latency}
     record.write_record(replace(row.record, measurements=measured), machine)
     page = cost_page.build(machine.parent).read_text(encoding="utf-8")
-    assert page.count(", rough)") == 2  # that of the median, that of the ratio to it
+    assert ", rough)" in page
 
 
 def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_path):

@@ -15,20 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from reports import quantities
-from reports.drawing import (
-    BAND,
-    FAINT,
-    INK,
-    MEASURED,
-    PRINTED,
-    VARIANT,
-    about,
-    log10,
-    sheet,
-    short,
-)  # fmt: skip
+from reports.drawing import BAND, FAINT, INK, MEASURED, PRINTED, VARIANT, about, log10, sheet, short
+from reports.markdown import PUBLISHED_COUNTS
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row
+from reports.text import counted
 
 ACROSS = 3  # panels beside each other
 ALIKE = 0.01  # counts that differ by less over all rows show nothing
@@ -94,16 +85,13 @@ def _counted(table: AblationTable) -> list[Panel]:
     panels = []
     if table.publishes("flops") and any(row.authors_flops is not None for row in table.rows):
         views = {row.views for row in table.measured}
-        over = "all views" if len(views) > 1 else f"{next(iter(views))} views"
+        over = "all views" if len(views) > 1 else counted(views.pop() or 1, "view")
         panels.append(Panel(f"GFLOPs, {over}", {row.name: mark for row in table.rows if (mark := _flops(row))}))
     if table.publishes("params"):
-        marks = {row.name: mark for row in table.rows if (mark := _params(row))}
-        panels.append(Panel("parameters, M", marks))
-    done = {"macs"} if table.publishes("flops") else set()
-    done |= {"params"} if table.publishes("params") else set()
-    for name in quantities.names(table, "counted"):
-        if name in table.metrics and name not in done:
-            panels.append(_medians(table, name))
+        panels.append(Panel("parameters, M", {row.name: mark for row in table.rows if (mark := _params(row))}))
+    done = {name for column, name in PUBLISHED_COUNTS.items() if table.publishes(column)}
+    own = [name for name in quantities.names(table, "counted") if name in table.metrics and name not in done]
+    panels += [_medians(table, name) for name in own]
     spread = [panel for panel in panels if _range(panel) > ALIKE]
     return spread or panels[:1]
 
@@ -119,22 +107,19 @@ def _flops(row: Row) -> Mark | None:
     if row.comparable is not True:  # the paper's rounding is for the paper's sizes
         exact = row.macs_by_authors_rule * row.views / 1e9
         return Mark(exact, short(exact))
-    return Mark(
-        float(row.authors_flops), _beside(row.authors_flops, row.printed("flops")), printed=row.printed("flops")
-    )
+    return _as_printed(row.authors_flops, row.printed("flops"))
 
 
 def _params(row: Row) -> Mark | None:
     if row.authors_params_exact is None:
         return None
-    printed = row.printed("params") if row.comparable is True else None
-    return Mark(float(row.authors_params), _beside(row.authors_params, printed), printed=printed)
+    return _as_printed(row.authors_params, row.printed("params") if row.comparable is True else None)
 
 
-def _beside(measured: Decimal, printed: float | None) -> str:
-    """The measured figure as the paper would print it, and the printed one where the two differ."""
+def _as_printed(measured: Decimal, printed: float | None) -> Mark:
+    """What was counted as the paper would print it; what it printed in words only where the two differ."""
     differs = printed is not None and Decimal(str(printed)) != measured
-    return f"{measured:f}" + (f" (published {printed})" if differs else "")
+    return Mark(float(measured), f"{measured:f}" + f" (published {printed})" * differs, printed=printed)
 
 
 def _measured(table: AblationTable) -> list[Panel]:
@@ -221,11 +206,9 @@ def _percent(axes: Axes, panel: Panel) -> None:
     if high - low > 0.6:  # fourfold
         values = {digit * 10.0**n: f"{digit * 10.0**n:g}×" for n in range(-4, 5) for digit in (1, 2, 5)}
     else:
-        step = next(step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if 10**high - 10**low <= step / 20)
+        step = next((n for n in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if 10**high - 10**low <= n / 20), 100)
         values = {1 + n * step / 100: f"{n * step:+g} %".replace("-", "−") for n in range(-9, 20) if n * step > -100}
-    shown: list[tuple[float, str]] = [
-        (0.0, "1×" if high - low > 0.6 else "0")
-    ]  # then outwards, as far apart as letters need
+    shown = [(0.0, "1×" if high - low > 0.6 else "0")]  # then outwards, as far apart as letters need
     for value, words in sorted(values.items(), key=lambda item: abs(log10(item[0]))):
         at = log10(value)
         if low <= at <= high and all(abs(at - other) > 0.24 * (high - low) for other, _ in shown):
