@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from harness.datasets import SPLITS, DataError, DataSet
+from harness.datasets import DataError, DataSet, Split
 from harness.datasets import load as load_data
 from harness.evaluation.predictions import DECODERS, FILE, RUN, Predictions, PredictionsError
 from harness.evaluation.protocol import TestOptions, parsed_views
@@ -26,8 +26,8 @@ from harness.evaluation.scores import Scores, by_views, scores
 from harness.progress import line
 from harness.spec import options
 from harness.spec.options import option
-from harness.spec.reader import UsageError
-from harness.spec.sampling import ORDERS
+from harness.spec.reader import FromZero, UsageError, Whole
+from harness.spec.sampling import Order
 from records.record import write_bytes, write_text
 from reports import confusion
 
@@ -42,13 +42,13 @@ SHOWN = 5  # failures, and classes, that are named on the screen
 class Options(TestOptions):
     data: str | None = option(None, "name of a data set or a folder of clips; for our checkpoints what they trained on")
     root: str | None = option(None, "folder of the data set")
-    split: str = option("val", "which part", choices=SPLITS)
+    split: Split = option("val", "which part")
     data_changes: dict[str, Any] = option({}, "an option of the data set, as python -m harness.datasets lists them")
     views: str | None = option(None, "clips x crops, as in views=4x1; for trained models as in their recipe, else 4x1")
-    order: str | None = option(None, "order of frames: a control, or as trained", choices=ORDERS)
-    workers: int = option(0, "processes that decode", least=0)
+    order: Order | None = option(None, "order of frames: a control, or as trained")
+    workers: Whole = option(0, "processes that decode")
     out: str | None = option(None, f"folder for predictions and scores; a new one in {OUT} if left out")
-    save_every_seconds: float = option(60.0, "how often unfinished predictions are written", least=0)
+    save_every_seconds: FromZero = option(60.0, "how often unfinished predictions are written")
 
 
 COMMAND = options.Command(

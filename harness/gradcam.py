@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attention_zoo.registry import nearest
 from harness.clips.decoding import VideoError
@@ -17,13 +17,12 @@ from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.predict import checked_clip, named
 from harness.spec import options
 from harness.spec.options import option
-from harness.spec.reader import UsageError
+from harness.spec.reader import Count, UsageError
 
 if TYPE_CHECKING:
     from harness.evaluation.trained import Trained
 
 OUT = Path("outputs/gradcam")
-MOVIES = ("gif", "mp4")
 COLUMNS = 8  # frames of the strip
 RATE = 8  # frames per second of the film: slow enough to follow
 
@@ -34,9 +33,9 @@ class Options(TestOptions):
     target: str | None = option(None, "name or number of the class that is looked for; the most probable if left out")
     block: str | None = option(None, "whose output is looked at, as in block=stages.3.blocks.3; the last if left out")
     views: str = option("1x1", "clips x crops; each has its own pictures, the class is theirs together")
-    frames_shown: int = option(COLUMNS, "frames in the PNG", least=1)
-    movie: str = option("gif", "format of the film", choices=MOVIES)
-    rate: int = option(RATE, "frames per second of the film", least=1)
+    frames_shown: Count = option(COLUMNS, "frames in the PNG")
+    movie: Literal["gif", "mp4"] = option("gif", "format of the film")
+    rate: Count = option(RATE, "frames per second of the film")
     out: str | None = option(None, f"name of the PNG; in {OUT}, with the name of the clip, if left out")
 
 

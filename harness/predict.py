@@ -16,13 +16,13 @@ from harness.clips.decoding import VideoError, check_file
 from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.spec import options
 from harness.spec.options import option
-from harness.spec.reader import UsageError
+from harness.spec.reader import Count, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TestOptions):
     clip: str = option(meaning="a video file")
-    top: int = option(5, "how many classes are printed", least=1)
+    top: Count = option(5, "how many classes are printed")
     views: str | None = option(None, "clips x crops, as in views=4x1; for trained models as in their recipe, else 4x1")
 
 

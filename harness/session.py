@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from attention_zoo.registry import nearest
 from harness import scratch
 from harness.accuracy.setup import Setup, check
 from harness.cost import metrics
@@ -26,7 +25,7 @@ from harness.spec.case import Ablation, Entry, Settings
 from harness.spec.reader import UsageError
 from harness.video import VideoError, check_file, file_digest
 from records import provenance
-from records.record import MANIFEST, slug
+from records.record import MANIFEST, slug, write_bytes
 from records.visits import QUICK_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ def run(
     training: Training | None = None,
     force: bool = False,
     rounds: int | None = None,
-    rows: list[str] | None = None,
     time_limit: float = 900,
     deadline: Deadline | None = None,
     console: Console | None = None,
@@ -70,9 +68,7 @@ def run(
     timed = any(metrics.get(name).timed for of_one in wanted.values() for name in of_one)
     setups = {ablation.name: _setup(ablation, settings, training, names is None) for ablation in ablations}
     _check_writable(out)
-    threads = 1 if settings.quick else provenance.default_threads()
-    settings = replace(settings, digest=_digest(settings.path), threads=settings.threads or threads)
-    usual = Settings(quick=settings.quick, threads=threads)
+    settings, usual = settled(settings)
     import harness.sweep as sweep  # torch from here on: what is wrong so far is refused at once
 
     if timed or any(setups.values()):
@@ -85,9 +81,9 @@ def run(
     runs = []
     for ablation in ablations:
         entries = case.resolve(ablation, settings)
-        chosen = _chosen(ablation, entries, rows)
-        words = setting(ablation, entries, settings, usual) if apart else []
-        home = out / "quick" / ablation.name if settings.quick else out / ablation.name
+        chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
+        words = [*setting(ablation, entries, settings, usual), *ablation.added] if apart else []
+        home = folder_of(out, ablation.name, settings.quick)
         runs.append(
             sweep.Run(
                 ablation, entries, chosen, wanted[ablation.name], home / folder_name(words, settings), how,
@@ -99,6 +95,8 @@ def run(
         if setup is not None:
             anew = force and training.budget is not None
             run.trainings = sweep.Trainings.of(run.ablation, run.chosen, setup, out, queue, anew)
+        if run.ablation.table_file is not None:  # beside the records, where reports find it
+            write_bytes(run.ablation.table_file.read_bytes(), run.folder / run.ablation.table_file.name)
     failures, interrupted = [], False
     scratch.clear_abandoned()
     with scratch.folder() as folder, _terminate_like_interrupt():
@@ -127,6 +125,17 @@ def run(
         again = shlex.join(word for word in arguments if not word.startswith("force="))
         console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
     return 130 if interrupted else int(bool(failures))
+
+
+def settled(settings: Settings) -> tuple[Settings, Settings]:
+    """The settings with what they leave open, and those of a command that sets nothing. Raises: UsageError."""
+    threads = 1 if settings.quick else provenance.default_threads()
+    settings = replace(settings, digest=_digest(settings.path), threads=settings.threads or threads)
+    return settings, Settings(quick=settings.quick, threads=threads)
+
+
+def folder_of(out: Path, ablation: str, quick: bool) -> Path:
+    return out / "quick" / ablation if quick else out / ablation
 
 
 def setting(ablation: Ablation, entries: list[Entry], settings: Settings, usual: Settings) -> list[str]:
@@ -187,17 +196,6 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
     return setup
 
 
-def _chosen(ablation: Ablation, entries: list[Entry], rows: list[str] | None) -> list[Entry]:
-    """The cases of the named rows; of all, where none are named. Raises: UsageError with the nearest name."""
-    if rows is None:
-        return entries
-    known = [row.row for row in ablation.rows]
-    for name in rows:
-        if name not in known:
-            raise UsageError(f"ablation {ablation.name}: no row is called {name!r}; {nearest(name, known)}")
-    return [entry for entry in entries if entry.row.row in rows]
-
-
 def _remake(ablation: str, arguments: list[str]) -> list[str]:
     """The words that make one ablation's records again, without folders of this machine."""
     words = [f"ablation={ablation}"]
@@ -207,7 +205,7 @@ def _remake(ablation: str, arguments: list[str]) -> list[str]:
             words.append(f"clip={Path(value).name}")
         elif key == "root" or (key == "data" and len(Path(value).parts) > 1):
             words.append(f"{key}={Path(value).name}")
-        elif key not in ("ablation", "force", "out", "time_limit", "jobs") and not key.startswith("hydra"):
+        elif key not in ("ablation", "force", "out", "time_limit", "jobs") and key.partition(".")[0] != "cluster":
             words.append(word)
     return words
 
@@ -262,12 +260,8 @@ def _terminate_like_interrupt():
 
 
 def _metrics(ablation: Ablation, chosen: list[str] | None) -> list[str]:
-    """The metrics of a run in the registry's order, each checked."""
+    """The metrics of a run in the registry's order."""
     names = ablation.metrics if chosen is None else chosen
-    for name in names:
-        if name not in metrics.names():
-            hint = nearest(str(name), metrics.names())
-            raise UsageError(f"ablation {ablation.name}: unknown metric {name!r}; {hint}")
     return [name for name in metrics.names() if name in names]
 
 

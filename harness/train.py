@@ -14,7 +14,7 @@ from harness import datasets
 from harness.spec import options, recipe
 from harness.spec.options import option
 from harness.spec.reader import UsageError
-from harness.training.job import STRATEGIES, Job, Result, Settings, Stopped, model_config
+from harness.training.job import Job, Result, Settings, Stopped, Strategy, model_config
 from harness.training.stopping import stopping
 from records import provenance
 
@@ -23,10 +23,8 @@ from records import provenance
 class Options(Settings):
     out: str = option(meaning="folder of the run; if it holds this run already, the run goes on")
     recipe: str = option("quick", "how to train and test: a name in harness/conf/recipe")
-    recipe_source: str = option(
-        "paper", "whose values, where paper and released code differ", choices=("paper", "code")
-    )
-    strategy: str = option("auto", "auto: ddp under torchrun, else single", choices=("auto", *STRATEGIES))
+    recipe_source: recipe.Source = option("paper", "whose values, where paper and released code differ")
+    strategy: Strategy = option("auto", "auto: ddp under torchrun, else single")
     model_changes: dict = option({}, "a value of the model's config, such as model.depths=[1,1,2,1]")
     recipe_changes: dict = option({}, "a value of the recipe, such as recipe.optimisation.epochs=8")
     data_changes: dict = option({}, "an option of the data set, as python -m harness.datasets lists them")

@@ -34,7 +34,6 @@ PACKAGES = (
     "fvcore",
     "decord",
     "av",
-    "hydra-core",
     "safetensors",
 )
 GENERATION = {"family": "cpu family", "model": "model", "stepping": "stepping"}

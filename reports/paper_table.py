@@ -75,9 +75,18 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def load(name: str, folder: Path | None = None) -> PaperTable:
+    """A published table by name, one of ours or a file in `folder`, where an ablation that is not one of ours has it.
+
+    Raises: PaperTableError with the nearest name, or what is wrong with the file.
+    """
+    if folder is not None and (folder / f"{name}.yaml").is_file():
+        return read(folder / f"{name}.yaml")
+    return _ours(name)
+
+
 @cache
-def load(name: str) -> PaperTable:
-    """A published table by name. Raises: PaperTableError with the nearest name, or what is wrong with the file."""
+def _ours(name: str) -> PaperTable:
     if name not in names():
         raise PaperTableError(f"unknown paper table {name!r}; {nearest(name, names())}")
     return read(FOLDER / f"{name}.yaml")

@@ -296,7 +296,7 @@ def load(folder: str | Path) -> AblationTable:
     folder = Path(folder)
     manifest = read_manifest(folder)
     setting = manifest.get("setting")
-    paper = paper_table.load(manifest["table"]) if manifest.get("table") else None
+    paper = paper_table.load(manifest["table"], folder) if manifest.get("table") else None
     warnings: list[str] = []
     rows = [_row(entry, folder, paper, warnings) for entry in manifest["rows"]]
     if paper and manifest.get("published_rows") == "all":

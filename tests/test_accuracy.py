@@ -144,7 +144,7 @@ def test_seeds_and_data_make_trainings_of_their_own(tmp_path):
     "words, message",
     [
         (["accuracy=quik"], "did you mean 'quick'"),
-        (["accuracy=quick", "seeds=[0,0]"], "given twice"),
+        (["accuracy=quick", "seeds=[0,0]"], "one is given twice"),
         (["accuracy=quick", "seeds=[-1]"], "whole numbers"),
         (["accuracy=quick", "recipe=quikc"], "quick"),
         (["accuracy=quick", "recipe.optimisation.epoch=3"], "epochs"),
@@ -152,8 +152,8 @@ def test_seeds_and_data_make_trainings_of_their_own(tmp_path):
         (["accuracy=full"], "root=FOLDER"),
         (["metrics=[]"], "accuracy is off"),
         (["metrics=[params]", "data=motion"], "which is off here"),
-        (["accuracy=quick", "hydra/launcher=slurm"], "submitit_slurm"),
-        (["accuracy=quick", "hydra.launcher.timeout_min=3"], "needs hydra/launcher"),
+        (["accuracy=quick", "cluster=slurn"], "did you mean 'slurm'"),
+        (["accuracy=quick", "cluster.timeout_min=3"], "needs cluster=slurm"),
     ],
 )
 def test_a_slip_is_told_before_any_work(words, message, tmp_path, capsys):
@@ -259,8 +259,8 @@ def test_a_teacher_must_stand_above(tmp_path):
 
 
 def test_trainings_go_through_a_queue(tmp_path, clips):
-    pytest.importorskip("submitit", reason="hydra/launcher needs submitit, which is not installed")
-    assert ran(tmp_path, clips, "seeds=[0]", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5") == 0
+    pytest.importorskip("submitit", reason="cluster needs submitit, which is not installed")
+    assert ran(tmp_path, clips, "seeds=[0]", "cluster=local", "cluster.timeout_min=5") == 0
     name = "top1_quick_" + plan.data_slug(str(clips))
     assert all(record.get(name).samples for record in records(tmp_path).values())
     assert not list(tmp_path.glob("training/*/submitted.json"))

@@ -254,19 +254,22 @@ def test_an_axis_of_clips_varies_several_entries_at_once():
     ]
 
 
-@pytest.mark.parametrize("bad", [[8], [{}], [{"frame": 8}]])
+@pytest.mark.parametrize("bad", [[8], [{}], [{"frame": 8}], [{"frames": 0}], []])
 def test_a_wrong_clip_on_an_axis_is_named(bad):
-    with pytest.raises(UsageError, match="vary.clip has"):
-        case.from_dict({"question": "?", "rows": [{"row": "a", "model": "m"}], "vary": {"clip": bad}}, "trial")
+    with pytest.raises(UsageError, match="vary.clip"):
+        case.from_dict(
+            {"name": "trial", "question": "?", "rows": [{"row": "a", "model": "m"}], "vary": {"clip": bad}},
+            "trial.yaml",
+        )
 
 
 def test_a_baseline_may_be_the_value_of_an_axis():
     entries = case.resolve(case.load("kernels"), Settings())
     assert {entry.baseline.partition(" · ")[2] for entry in entries} == {"kernel=reference"}
     assert all(entry.baseline.split(" · ")[0] == entry.case.row.split(" · ")[0] for entry in entries)
-    raw = {"question": "?", "rows": [{"row": "a", "model": "m"}], "vary": {"kernel": ["sdpa"]}}
+    raw = {"name": "trial", "question": "?", "rows": [{"row": "a", "model": "m"}], "vary": {"kernel": ["sdpa"]}}
     with pytest.raises(UsageError, match="did you mean 'kernel=sdpa'"):
-        case.from_dict(raw | {"baseline": "kernel=spda"}, "trial")
+        case.from_dict(raw | {"baseline": "kernel=spda"}, "trial.yaml")
 
 
 def test_all_takes_the_tables_of_costs_only():

@@ -11,6 +11,7 @@ from harness.cost import errors, measure, metrics
 from harness.cost.workload import Workload
 from harness.spec import case
 from harness.spec.case import Settings
+from harness.spec.names import DTYPES
 
 ERRORS = ("forward_error", "backward_error", "attention_error")
 KINDS = [f"pyramid_tiny_{name}" for name in attention_zoo.schemes.names()]
@@ -40,7 +41,7 @@ def spoiled(monkeypatch):
     return spoil
 
 
-@pytest.mark.parametrize("dtype", case.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("model", ["pyramid_tiny_divided", "pyramid_tiny_shifted_window", "dualformer_tiny"])
 def test_the_kernels_are_right_here(model, name, dtype):

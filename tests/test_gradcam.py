@@ -121,7 +121,7 @@ def test_half_frame_and_half_heat():
 
 
 @pytest.mark.parametrize("height, width", [(32, 48), (33, 47)])
-@pytest.mark.parametrize("movie", gradcam.MOVIES)
+@pytest.mark.parametrize("movie", ("gif", "mp4"))
 def test_films_show_the_pictures_in_order(tmp_path, movie, height, width):
     shades = np.arange(0, 250, 50)
     pictures = np.tile(shades.astype(np.uint8)[:, None, None, None], (1, height, width, 3))
@@ -144,7 +144,7 @@ def test_films_show_the_pictures_in_order(tmp_path, movie, height, width):
         assert abs(frame.astype(float).mean() - shade) < 6
 
 
-@pytest.mark.parametrize("movie", gradcam.MOVIES)
+@pytest.mark.parametrize("movie", ("gif", "mp4"))
 def test_the_command_line_writes_pictures(tmp_path, capsys, movie):
     backbones.save_checkpoint(colour_model(), tmp_path / "model.safetensors")
     (tmp_path / "classes.txt").write_text("\n".join(COLOURS))

@@ -1,5 +1,6 @@
 """From a question to records: rows become cases, runs resume, merge, survive being killed, and report what they did."""
 
+import dataclasses
 import io
 import json
 import os
@@ -17,13 +18,14 @@ import pytest
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from harness import run, session, store, suite, sweep
+import attention_zoo
+from harness import run, session, store, sweep
 from harness.cost import metrics
-from harness.spec import case
+from harness.spec import case, names
 from harness.spec.case import Settings
+from harness.spec.options import parse, written
 from harness.spec.reader import UsageError
 from records import provenance
 from records.record import read_manifest, read_record, read_records
@@ -43,7 +45,7 @@ def ablation(rows=("one", "two", "three"), **fields):
 
 
 def raw(**fields):
-    return {"question": "?", "model": "dualformer_tiny", "rows": [{"row": "a"}]} | fields
+    return {"name": "mine", "question": "?", "model": "dualformer_tiny", "rows": [{"row": "a"}]} | fields
 
 
 class Meter:
@@ -85,10 +87,8 @@ def go(out, names=("params", "latency"), rows=("one", "two", "three"), settings=
 
 
 @pytest.mark.parametrize("name", case.names())
-def test_a_shipped_ablation_is_the_same_through_hydra_and_resolves(name):
+def test_a_shipped_ablation_resolves(name):
     direct = case.load(name)
-    composed = OmegaConf.to_container(run.compose_config(name, []).ablation, resolve=True)
-    assert case.from_dict(composed, name) == direct
     assert direct.question.endswith("?")
     for quick in (False, True):
         entries = case.resolve(direct, Settings(quick=quick, threads=1))
@@ -176,23 +176,46 @@ def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
     "bad,message",
     [
         (raw(rows=[]), "at least one row"),
-        (raw(rows=[{"model": "x"}]), "row 1: needs a name"),
+        (raw(rows=[{"model": "x"}]), "mine.yaml, row 1: row is missing"),
         (raw(rows=[{"row": "a"}, {"row": "a"}]), "two rows are called 'a'"),
         (raw(rows=[{"row": "a", "modle": "x"}]), "row 'a': unknown entry 'modle'; did you mean 'model'"),
-        (raw(rows=[{"row": "a", "fit": "yes"}]), "row 'a': fit is 'yes'; expected bool"),
-        (raw(rows=[{"row": "a", "clip": {"frame": 3}}]), "unknown entry clip.frame; did you mean 'frames'"),
-        (raw(question=None), "states no question"),
+        (raw(rows=[{"row": "a", "fit": "yes"}]), "row 'a': fit is 'yes', not true or false"),
+        (raw(rows=[{"row": "a", "clip": {"frame": 3}}]), "row 'a': unknown entry clip.frame; did you mean 'frames'"),
+        (raw(rows=[{"row": "a", "clip": {"frames": 0}}]), "row 'a': clip.frames is 0, not a whole number from 1"),
+        (raw(rows=[{"row": "a", "clip": {"frames": "8"}}]), "row 'a': clip.frames is '8', not a whole number from 1"),
+        (raw(rows=[{"row": "a", "published": "LL"}]), "row 'a': published is said, but the ablation names no table"),
+        (raw(rows=[{"row": "a", "training": {"ordr": "single"}}]), "unknown entry training.ordr; did you mean 'order'"),
+        (
+            raw(rows=[{"row": "a", "training": {"order": "singl"}}]),
+            "training.order=singl: unknown; did you mean 'single'",
+        ),
+        (raw(rows=[{"row": "a", "training": {"recipe.testing.clip": 3}}]), "did you mean 'clips'"),
+        (raw(rows=[{"row": "a", "recipe": "quikc"}]), "recipe: unknown recipe 'quikc'; did you mean 'quick'"),
+        (raw(question=None), "question is None, not a text"),
         (raw(qestion="?"), "unknown entry 'qestion'; did you mean 'question'"),
         (raw(model=None), "names no model"),
-        (raw(published_rows="some"), "allowed: listed, all"),
-        (raw(vary={"clip.frames": 8}), "expected a list of values"),
+        (raw(published_rows="some"), "allowed: all, listed"),
+        (raw(vary={"clip.frames": 8}), "vary.clip.frames is 8, not a list"),
+        (raw(vary={"dtype": ["float23"]}), "did you mean 'float32'"),
+        (raw(vary={"kernel": ["spda"]}), "did you mean 'sdpa'"),
+        (raw(vary={"device": ["tpu"]}), "unknown device 'tpu'"),
+        (raw(vary={"batch_size": [0]}), "vary.batch_size is not a whole number from 1"),
         (raw(name="other"), "must be the file's name"),
-        ("rows", "found str"),
+        (raw(accuracy="quik"), "accuracy: unknown budget 'quik'; did you mean 'quick'"),
+        (raw(metrics=["latencey"]), "metrics: unknown metric 'latencey'; did you mean 'latency'"),
+        (raw(figures=["costt"]), "figures: unknown figure 'costt'; did you mean 'cost'"),
+        (raw(table="dualformer_tabel3"), "unknown table 'dualformer_tabel3'; did you mean 'dualformer_table3'"),
+        (
+            raw(table="dualformer_table3", rows=[{"row": "a", "published": "(LGG)"}]),
+            "mine.yaml, row 'a': published is '(LGG)', no row of dualformer_table3; allowed: (GG",
+        ),
+        ({"question": "?", "model": "m", "rows": [{"row": "a"}]}, "mine.yaml: name is missing"),
+        ("rows", "mine.yaml is not entries"),
     ],
 )
 def test_a_wrong_ablation_file_is_named_with_its_row(bad, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        case.from_dict(bad, "mine")
+        case.from_dict(bad, "mine.yaml")
 
 
 @pytest.mark.parametrize(
@@ -201,19 +224,11 @@ def test_a_wrong_ablation_file_is_named_with_its_row(bad, message):
         (case.Row("r", model="dualformer_tinny"), "did you mean 'dualformer_tiny'"),
         (case.Row("r", model="dualformer_tiny", changes={"positon": "peg"}), "did you mean 'position'"),
         (case.Row("r", model="dualformer_tiny", changes={"position": "pegs"}), "did you mean 'peg'"),
-        (case.Row("r", model="dualformer_tiny", clip={"frames": 0}), "clip.frames is 0"),
-        (case.Row("r", model="dualformer_tiny", clip={"frames": "8"}), "clip.frames is '8'"),
     ],
 )
 def test_a_row_that_cannot_be_is_named(row, message):
     with pytest.raises(UsageError, match=r"ablation trial, row 'r': .*" + re.escape(message)):
         case.resolve(case.Ablation("trial", "?", [row]), Settings())
-
-
-@pytest.mark.parametrize("axis,value", [("dtype", "float23"), ("kernel", "spda"), ("device", "tpu")])
-def test_an_axis_of_unknown_names_is_refused(axis, value):
-    with pytest.raises(UsageError, match=f"unknown {axis} '{value}'"):
-        case.resolve(ablation(vary={axis: [value]}), Settings())
 
 
 # records
@@ -509,32 +524,125 @@ def test_without_an_ablation_the_questions_are_listed(capsys):
 def test_the_help_names_every_option_metric_and_ablation(capsys):
     assert run.main(["--help"]) == 0
     said = capsys.readouterr().out
-    for word in [*run.OPTIONS, *run.CLIP, *metrics.names(), *case.names(), *case.DTYPES, "exit status", "model.FIELD"]:
-        assert word in said
-    assert len(re.findall(r"^  python -m harness\.run ", said, re.M)) == len(run.EXAMPLES)
+    options = [name for f in dataclasses.fields(run.Options) for name in written(f)]
+    for word in [*options[1:], *metrics.names(), *case.names(), *names.DTYPES, "exit status", "model.FIELD=VALUE"]:
+        assert word.removesuffix("_changes") in said
+    assert len(re.findall(r"^  python -m harness\.run ", said, re.M)) == len(run.PROGRAM.examples)
     assert max(map(len, said.splitlines())) <= 140
 
 
-def test_every_example_of_the_help_is_accepted(tmp_path):
-    for arguments, _ in run.EXAMPLES:
-        _, given = run.check_arguments(shlex.split(arguments))
-        assert given.get("ablation") in [*case.names(), "all"] or given["suite"] in suite.names()
+def parsed(*words):
+    return parse(run.PROGRAM, list(words))
 
 
-def test_the_resolved_configuration_can_be_seen(capsys):
-    assert run.main(["ablation=window_size", "model.attention.L.window=[4,7,7]", "clip=film.mp4", "--cfg", "job"]) == 0
-    shown = OmegaConf.create(capsys.readouterr().out)
-    assert shown.clip.path == "film.mp4"
-    assert shown.ablation.name == "window_size"
-    assert list(shown.model["attention.L.window"]) == [4, 7, 7]
+def test_every_example_of_the_help_is_accepted():
+    for arguments, _ in run.PROGRAM.examples:
+        given = parsed(*shlex.split(arguments))
+        assert given.suite or given.ablation
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30))
 def test_any_file_name_reaches_the_clip_unharmed(name):
-    overrides, given_values = run.check_arguments([f"clip={name}"])
-    assert given_values["clip.path"] == name
-    if "${" not in name:  # Hydra reads that as a reference; the value that is used is the one above
-        assert run.compose_config(None, overrides).clip.path == name
+    if name.lower() not in ("none", "null") and name[0] not in "\"'":
+        assert parsed(f"clip={name}").path == name
+
+
+@pytest.mark.parametrize(
+    "words, rows",
+    [
+        (["rows=[1,3]"], ["LG1, coarse (4,4,4) only", "LG2, fine (8,7,7) only"]),
+        (["rows=2"], ["LG1 in every stage"]),
+        (["rows=LG, both scales (default)"], ["LG, both scales (default)"]),
+        (
+            ['rows=["LG, both scales (default)",LG1 in every stage]'],
+            ["LG, both scales (default)", "LG1 in every stage"],
+        ),
+    ],
+)
+def test_rows_are_named_or_numbered(words, rows):
+    ((ablation,), _) = run.chosen(parsed("ablation=pyramid_scales", *words))
+    assert ablation.chosen == rows
+
+
+def test_several_ablations_share_a_call_and_those_without_the_rows_are_left_out():
+    ablations, _ = run.chosen(parsed("ablation=[dtypes,kernels,pyramid_scales]", "rows=[local + global,divided]"))
+    assert [(one.name, one.chosen) for one in ablations] == [
+        ("dtypes", ["local + global", "divided"]),
+        ("kernels", ["local + global", "divided"]),
+    ]
+
+
+def test_lists_on_the_command_line_are_axes_of_the_rows():
+    words = ["dtype=[float32,bfloat16]", "batch_size=[1,8]", "clip.frames=[4,8]", "vary.position=[peg,none]"]
+    ((ablation,), settings) = run.chosen(parsed("ablation=pyramid_scales", "rows=1", "seed=3", *words))
+    entries = case.resolve(ablation, settings)
+    assert len(entries) == len(ablation.rows) * 16
+    cases = [entry.case for entry in entries if entry.row.row in ablation.chosen]
+    points = {(c.dtype, c.batch_size, c.clip.frames, c.config["position"]) for c in cases}
+    assert len(points) == len({case.case_id(c) for c in cases}) == 16
+    assert {c.seed for c in cases} == {3}
+    assert ablation.baseline == "LG, both scales (default)"
+    assert ablation.added[0] == "batch_size=[1,8]" or "dtype=[float32,bfloat16]" in ablation.added
+
+
+def test_a_value_of_an_axis_that_the_command_replaces_is_no_baseline():
+    ((ablation,), _) = run.chosen(parsed("ablation=kernels", "kernel=[sdpa,flex]"))
+    assert ablation.vary == {"kernel": ["sdpa", "flex"]}
+    assert ablation.baseline is None
+
+
+def test_every_registered_scheme_is_in_the_tables_of_schemes():
+    for name in ("attention_schemes", "scaling", "operators", "training", "kernels", "dtypes", "compile",
+                 "scheme_accuracy", "equivalence"):  # fmt: skip
+        rows = {row.row: row.model for row in case.load(name).rows}
+        for scheme in attention_zoo.schemes.names():
+            assert rows[scheme] == f"pyramid_tiny_{scheme}", name
+        assert list(rows)[-1] == "local + global"
+
+
+def test_a_scheme_of_another_package_is_in_them_too(monkeypatch):
+    monkeypatch.setitem(attention_zoo.schemes._entries, "theirs", attention_zoo.schemes.get("full"))
+    assert [row.model for row in case.load("kernels").rows if row.row == "theirs"] == ["pyramid_tiny_theirs"]
+    assert all(row.clip == {"frames": 16} for row in case.load("kernels").rows)
+
+
+MINE = {
+    "name": "mine", "question": "Mine?", "model": "dualformer_tiny", "table": "printed", "metrics": ["params", "macs"],
+    "rows": [{"row": "a", "published": "LL", "changes": TINY, "clip": {"frames": 4, "size": 32}}],
+}  # fmt: skip
+PRINTED = {
+    "paper": "P", "table": "Table 1", "title": "T", "source": "S",
+    "units": {"params": "M"}, "params_count": "without_classifier",
+    "rows": [{"row": "LL", "params": 61.5}],
+}  # fmt: skip
+
+
+def test_an_ablation_of_ones_own_stands_beside_its_table(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(json.dumps(MINE))
+    out = f"out={tmp_path / 'out'}"
+    assert run.main([f"ablation={tmp_path / 'mine.yaml'}", out]) == 2
+    assert "mine.yaml: unknown table 'printed'" in capsys.readouterr().err
+    (tmp_path / "printed.yaml").write_text(json.dumps(PRINTED))
+    assert run.main([f"ablation={tmp_path / 'mine.yaml'}", out]) == 0, capsys.readouterr().err
+    report = (tmp_path / "out" / "mine" / "report.md").read_text()
+    assert "61.5" in report
+    assert str(tmp_path) not in report
+    (tmp_path / "kinetics.yaml").write_text(json.dumps(MINE | {"name": "kinetics"}))
+    assert run.main([f"ablation={tmp_path / 'kinetics.yaml'}", out]) == 2
+    assert "give yours another name" in capsys.readouterr().err
+
+
+def test_a_plan_measures_nothing_and_knows_what_is_there(tmp_path, capsys):
+    words = ["ablation=position_encoding", "quick=true", "metrics=[params,macs]", "rows=[1]", f"out={tmp_path / 'out'}"]
+    assert run.main([*words, "plan=true"]) == 0
+    said = capsys.readouterr().out
+    assert "  1  none: " in said
+    assert "guessed at 20 GMAC/s on cpu" in said
+    assert not (tmp_path / "out").exists()
+    assert run.main(words) == 0
+    capsys.readouterr()
+    assert run.main([*words, "plan=true"]) == 0
+    assert "all there" in capsys.readouterr().out
 
 
 def test_a_clip_of_ones_own_is_measured_and_recorded_by_name(tmp_path):

@@ -18,8 +18,8 @@ from small_cases import LITTLE, clip_file, tiny
 from backbones.pyramid import Pyramid
 from harness.cost import count, measure, metrics, process
 from harness.cost.build import build, example, unavailable
-from harness.spec import case
 from harness.spec.effort import Effort
+from harness.spec.names import DTYPES
 from records import provenance
 
 
@@ -45,7 +45,7 @@ def test_weights_come_from_the_seed_and_are_never_zero():
     assert differ > 10
 
 
-@pytest.mark.parametrize("dtype", case.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dtype_of_the_case_is_the_model_s(dtype):
     assert {p.dtype for p in build(tiny(dtype=dtype)).parameters()} == {getattr(torch, dtype)}
 

@@ -304,9 +304,9 @@ def test_every_row_has_the_baseline_of_its_point(tmp_path):
 
 
 def test_a_baseline_that_is_no_row_is_named():
-    raw = {"question": "?", "model": "dualformer_tiny", "rows": [{"row": "full"}], "baseline": "ful"}
+    raw = {"name": "mine", "question": "?", "model": "m", "rows": [{"row": "full"}], "baseline": "ful"}
     with pytest.raises(UsageError, match="baseline is no row of it: 'ful'; did you mean 'full'"):
-        case.from_dict(raw, "mine")
+        case.from_dict(raw, "mine.yaml")
 
 
 def test_ratios_to_the_baseline_reach_report_and_csv(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from harness.cost import metrics
 from harness.deadline import Deadline
 from harness.session import Training
 from harness.spec import case
+from harness.spec import suite as suites
 from harness.spec.case import Settings
 from harness.spec.options import until_closed
 from harness.spec.reader import UsageError
@@ -21,14 +22,14 @@ from records import provenance
 from records.record import read_manifest, read_records
 
 ROOT = Path(__file__).parents[1]
-STEPS = [(name, step) for name in suite.names() for step in suite.load(name).steps]
+STEPS = [(name, step) for name in suites.names() for step in suites.load(name).steps]
 IDS = [f"{name}-{step.step}" for name, step in STEPS]
 
 
 def small(**fields):
     """A step that is measured in a moment."""
     fields = {"step": "one", "seconds": 60, "ablation": "window_size", "metrics": ["params", "macs"]} | fields
-    return suite.from_dict({"question": "?", "device": "cpu", "steps": [fields]}, "trial")
+    return suites.from_dict({"question": "?", "device": "cpu", "steps": [fields]}, "trial.yaml")
 
 
 def go(one, out, console=None, training=None, **settings):
@@ -39,7 +40,7 @@ def go(one, out, console=None, training=None, **settings):
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
 @pytest.mark.parametrize("name, step", STEPS, ids=IDS)
 def test_every_step_composes(name, step, quick):
-    settings = Settings(device=suite.load(name).device, quick=quick)
+    settings = Settings(device=suites.load(name).device, quick=quick)
     entries, ablation = step.entries(settings), step.composed(quick)
     assert entries
     assert len({case.case_id(entry.case) for entry in entries}) == len(entries)
@@ -49,12 +50,12 @@ def test_every_step_composes(name, step, quick):
     assert all(entry.case.device == settings.device for entry in entries)
     if quick:
         assert {entry.row.row for entry in entries} == {ablation.rows[0].row}
-        assert max(entry.case.batch_size for entry in entries) <= suite.QUICK_BATCH
+        assert max(entry.case.batch_size for entry in entries) <= suites.QUICK_BATCH
 
 
-@pytest.mark.parametrize("name", suite.names())
+@pytest.mark.parametrize("name", suites.names())
 def test_the_time_of_a_suite_holds_its_first_steps(name):
-    chosen = suite.load(name)
+    chosen = suites.load(name)
     assert chosen.minutes * 60 + 40 < 8 * 60
     assert sum(step.seconds for step in chosen.steps[:4]) < chosen.minutes * 60
     assert all(step.needs < chosen.minutes * 60 for step in chosen.steps)
@@ -62,8 +63,8 @@ def test_the_time_of_a_suite_holds_its_first_steps(name):
 
 def test_steps_of_one_folder_share_their_cases():
     """Accuracy is added to the records of the costs: the settings must name the same cases."""
-    for name in suite.names():
-        chosen, by_folder = suite.load(name), {}
+    for name in suites.names():
+        chosen, by_folder = suites.load(name), {}
         for step in chosen.steps:
             if step.ablation:
                 by_folder.setdefault(step.folder or step.step, []).append(step)
@@ -109,11 +110,13 @@ def test_nothing_is_trained_in_quick_mode_unless_asked_for(tmp_path, capsys):
     "raw, message",
     [
         ({"ablation": "window_sise"}, "unknown ablation 'window_sise'; did you mean 'window_size'"),
-        ({"metrics": ["latencey"]}, "unknown metrics 'latencey'; did you mean 'latency'"),
-        ({"settings": {"dtyp": "float32"}}, "unknown settings 'dtyp'; did you mean 'dtype'"),
-        ({"accuracy": "quik"}, "unknown accuracy 'quik'; did you mean 'quick'"),
+        ({"metrics": ["latencey"]}, "metrics: unknown metric 'latencey'; did you mean 'latency'"),
+        ({"settings": {"dtyp": "float32"}}, "settings: unknown entry 'dtyp'; did you mean 'dtype'"),
+        ({"accuracy": "quik"}, "accuracy: unknown budget 'quik'; did you mean 'quick'"),
         ({"second": 4}, "unknown entry 'second'; did you mean 'seconds'"),
-        ({"seconds": "ten"}, "seconds is 'ten'; expected float"),
+        ({"settings": {"dtype": "float23"}}, "settings.dtype is 'float23'; did you mean 'float32'"),
+        ({"vary": {"kernel": ["spda"]}}, "did you mean 'sdpa'"),
+        ({"seconds": "ten"}, "trial.yaml, step 'one': seconds is 'ten', not a number above 0"),
         ({"check": "kernels"}, "unknown entry 'check'"),
     ],
 )
@@ -151,9 +154,9 @@ def test_a_machine_without_the_device_is_told_of_the_smallest_form(capsys, monke
 
 
 def test_the_steps_can_be_seen(capsys):
-    assert run.main(["suite=gpu", "--cfg", "job"]) == 0
+    assert run.main(["suite=gpu", "plan=true"]) == 0
     said = capsys.readouterr().out
-    assert all(f"step: {step.step}" in said for step in suite.load("gpu").steps)
+    assert all(f"  {step.step}: " in said for step in suites.load("gpu").steps)
 
 
 def test_records_of_a_device_have_a_folder_of_their_own(monkeypatch):
@@ -166,7 +169,7 @@ def test_records_of_a_device_have_a_folder_of_their_own(monkeypatch):
 
 def test_a_step_of_the_gpu_suite_runs_on_a_cpu_with_a_tiny_model(tmp_path):
     """One of those that take least; all of them: the slow test below."""
-    gpu, settings = suite.load("gpu"), Settings(device="cpu", quick=True, threads=1, model=TINY, frames=2, size=32)
+    gpu, settings = suites.load("gpu"), Settings(device="cpu", quick=True, threads=1, model=TINY, frames=2, size=32)
     steps = gpu.chosen(["dtypes"])
     assert suite.run(gpu, steps, settings, Training(), tmp_path) == 0
     assert (tmp_path / "quick" / "cost.md").is_file()
@@ -187,7 +190,7 @@ def test_the_gpu_suite_runs_on_a_cpu_in_its_smallest_form(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     folder = tmp_path / "quick"
     assert (folder / "cost.md").is_file()
-    for step in suite.load("gpu").steps:
+    for step in suites.load("gpu").steps:
         if step.ablation and not step.accuracy and f"left out: {step.step}" not in done.stdout:
             assert read_records(folder / step.step), step.step
 

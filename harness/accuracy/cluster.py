@@ -1,4 +1,4 @@
-"""Trainings handed to a queue through submitit, one job of the queue for each: `hydra/launcher=submitit_slurm`.
+"""Trainings handed to a queue through submitit, one job of the queue for each: `cluster=slurm`.
 
 The number of a submitted job is kept in its run folder, so that a second call of the same command waits for what is
 queued instead of queueing it again. Ctrl-C leaves the queue as it is.
@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from attention_zoo.registry import nearest
 from harness.accuracy import pool
 from harness.accuracy.pool import Done
 from harness.spec.reader import UsageError
 from records.record import write_json
 
-LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "local"}
 SUBMITTED = "submitted.json"
 POLL_SECONDS = 2.0
 DEFAULTS = {"timeout_min": 24 * 60, "cpus_per_task": 8, "nodes": 1, "tasks_per_node": 1}
@@ -29,27 +27,25 @@ def launcher(name: str, parameters: dict[str, Any], out: Path, device: str) -> C
 
     `parameters` go to submitit's `update_parameters` as they are: timeout_min, slurm_partition, gpus_per_node, ...
 
-    Raises: UsageError, for an unknown name or parameter, or where submitit is not installed or Slurm is not there.
+    Raises: UsageError, for an unknown parameter, or where submitit is not installed or Slurm is not there.
     """
-    if name not in LAUNCHERS:
-        raise UsageError(f"unknown hydra/launcher {name!r}; {nearest(name, LAUNCHERS)}")
     try:
         import submitit
     except ImportError as error:
-        raise UsageError("hydra/launcher needs submitit: pip install 'attention-zoo[cluster]'") from error
+        raise UsageError("cluster needs submitit: pip install 'attention-zoo[cluster]'") from error
     folder = out / "training" / "queue"
     chosen = DEFAULTS | ({"gpus_per_node": 1} if device.startswith("cuda") else {}) | parameters
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=LAUNCHERS[name])
+        executor = submitit.AutoExecutor(folder=folder, cluster=name)
         executor.update_parameters(**chosen)
     except (RuntimeError, NameError, TypeError, AssertionError, ValueError) as error:
-        raise UsageError(f"hydra/launcher={name}: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"cluster={name}: {' '.join(str(error).split())[:300]}") from error
 
     def run(tasks: list[Any], tick: Callable[[list[Any]], None]) -> Iterator[Done]:
         waiting, queued = list(tasks), []
         while waiting or queued:
             while (following := pool.following(waiting)) is not None:
-                queued.append((following[0], _submitted(executor, following[1], folder, LAUNCHERS[name])))
+                queued.append((following[0], _submitted(executor, following[1], folder, name)))
             if not queued:
                 yield from (Done(task, pool.NO_TEACHER) for task in waiting)
                 return

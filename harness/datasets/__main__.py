@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
 from harness import datasets
 from harness.datasets import check as checking
 from harness.datasets.sheet import contact_sheet
 from harness.progress import line
 from harness.spec.options import Command, option, run, until_closed
-from harness.spec.reader import UsageError
+from harness.spec.reader import Count, Flag, Meaning, UsageError, Whole
 from records.record import write_json
 
 PROGRAM = "python -m harness.datasets"
@@ -33,14 +34,14 @@ class Check:
     """Options of `check`."""
 
     root: str | None = option(None, "the folder that holds the data set")
-    split: str = option("all", "which split to walk", choices=("all", *datasets.SPLITS))
-    workers: int = option(2, "processes that open files; 0: this one alone", least=0)
-    whole: bool = option(False, "decode every frame instead of the first, middle and last")
-    show: int = option(10, "how many problems of a split to print", least=0)
+    split: Literal["all"] | datasets.Split = option("all", "which split to walk")
+    workers: Whole = option(2, "processes that open files; 0: this one alone")
+    whole: Flag = option(False, "decode every frame instead of the first, middle and last")
+    show: Whole = option(10, "how many problems of a split to print")
     out: str | None = option(None, "write everything that was found to this JSON file")
-    frames: int = option(32, "frames of a clip, for the estimate", least=1)
-    stride: int = option(2, "stride of a clip, for the estimate", least=1)
-    clips: int = option(12, "clips to decode for the estimate of an epoch; 0: no estimate", least=0)
+    frames: Count = option(32, "frames of a clip, for the estimate")
+    stride: Count = option(2, "stride of a clip, for the estimate")
+    clips: Whole = option(12, "clips to decode for the estimate of an epoch; 0: no estimate")
 
 
 CHECK = Command(
@@ -63,11 +64,11 @@ class Show:
     """Options of `show`."""
 
     root: str | None = option(None, "the folder that holds the data set")
-    split: str = option("train", "which split to show", choices=datasets.SPLITS)
+    split: datasets.Split = option("train", "which split to show")
     out: str = option("sheet.png", "the PNG file to write")
-    frames: int = option(8, "frames of each clip, evenly spaced from its first to its last", least=1)
-    height: int = option(96, "height of a frame in pixels", least=8)
-    classes: int = option(24, "the most classes to show", least=1)
+    frames: Count = option(8, "frames of each clip, evenly spaced from its first to its last")
+    height: Annotated[Whole, Field(ge=8), Meaning("a whole number from 8")] = option(96, "height of a frame in pixels")
+    classes: Count = option(24, "the most classes to show")
 
 
 SHOW = Command(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
-from harness.spec.case import DTYPES
 from harness.spec.clip import Augmentation
+from harness.spec.names import Dtype
 from harness.spec.options import option
-from harness.spec.reader import UsageError
-from harness.spec.recipe import SOURCES, Recipe, Testing
+from harness.spec.reader import Count, Number, UsageError
+from harness.spec.recipe import Recipe, Source, Testing
 from harness.spec.sampling import Kind, Sampling
 
 WITHOUT = "a model without trained weights answers at random"
@@ -30,20 +30,20 @@ class TestOptions:
     model: str | None = option(None, "name of the model; may be left out for checkpoints written here")
     model_changes: dict[str, Any] = option({}, "a field of the model of a published checkpoint, as model.position=none")
     recipe: str | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")
-    recipe_source: str = option("paper", "whose values, where paper and released code differ", choices=SOURCES)
-    frames: int | None = option(None, "frames of a clip", least=1)
-    stride: int | None = option(None, "every how many frames", least=1)
-    sampling: str | None = option(None, "how frames are chosen", choices=get_args(Kind))
-    size: int | None = option(None, "side of a crop in pixels", least=1)
-    resize: int | None = option(None, "short side of the frames that crops are cut from", least=1)
-    mean: list[float] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
-    std: list[float] | None = option(None, "the same for the deviation")
+    recipe_source: Source = option("paper", "whose values, where paper and released code differ")
+    frames: Count | None = option(None, "frames of a clip")
+    stride: Count | None = option(None, "every how many frames")
+    sampling: Kind | None = option(None, "how frames are chosen")
+    size: Count | None = option(None, "side of a crop in pixels")
+    resize: Count | None = option(None, "short side of the frames that crops are cut from")
+    mean: list[Number] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
+    std: list[Number] | None = option(None, "the same for the deviation")
     classes: str | None = option(None, "file with the names of the classes, one a line in the order of the labels")
     device: str = option("cpu", "where to run: cpu, cuda, cuda:N")
-    dtype: str = option("float32", "number format of autocast", choices=DTYPES)
+    dtype: Dtype = option("float32", "number format of autocast")
     kernel: str = option("auto", "what computes the attention")
-    threads: int | None = option(None, "threads of the CPU", least=1)
-    batch_size: int = option(4, "views in one forward pass", least=1)
+    threads: Count | None = option(None, "threads of the CPU")
+    batch_size: Count = option(4, "views in one forward pass")
 
 
 @dataclass(frozen=True)

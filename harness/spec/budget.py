@@ -40,7 +40,7 @@ class Training:
         seeds: one training of each row for each of them; None: as the budget.
         recipe: name of a recipe; None: as the budget or the row.
         jobs: trainings side by side; None: one per device, or per core of a CPU.
-        launcher: hands the trainings to a queue, see `harness.accuracy.cluster`.
+        cluster: hands the trainings to a queue, see `harness.accuracy.cluster`.
     """
 
     budget: str | None = None
@@ -52,8 +52,8 @@ class Training:
     recipe_source: str = "paper"
     recipe_changes: dict[str, Any] = field(default_factory=dict)
     jobs: int | None = None
-    launcher: str | None = None
-    launcher_parameters: dict[str, Any] = field(default_factory=dict)
+    cluster: str | None = None
+    cluster_options: dict[str, Any] = field(default_factory=dict)
 
 
 @checked.dataclass(frozen=True, config=STRICT)
@@ -96,7 +96,7 @@ def load(name: str) -> Budget:
     if name not in names():
         raise UsageError(f"unknown budget accuracy={name}; {nearest(name, [OFF, *names()])}")
     path = FOLDER / f"{name}.yaml"
-    return typed(Budget, {"name": name, **reader.read(path)}, path.name)
+    return typed(Budget, reader.with_entry(reader.read(path), "name", name), path.name)
 
 
 def shrunk(config: Config, budget: Budget, recipe: Recipe) -> Config:

@@ -8,26 +8,36 @@ once.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import yaml
+from pydantic import AfterValidator, BeforeValidator
 
-from attention_zoo.registry import nearest
-from harness.spec.reader import UsageError
+from attention_zoo.registry import declared, nearest
+from harness.spec import names as said
+from harness.spec import reader
+from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, typed
 from records import record
 
 if TYPE_CHECKING:
     from backbones.config import Config
 
 FOLDER = Path(__file__).parents[1] / "conf" / "ablation"
-DTYPES = ("float32", "bfloat16", "float16")
-ALLOCATORS = ("default", "keep")
-PUBLISHED_ROWS = ("listed", "all")
-CASE_AXES = ("batch_size", "device", "dtype", "kernel", "compile", "seed", "num_classes", "model", "allocator")
-CLIP_AXES = ("frames", "stride", "size")
+SUFFIXES = (".yaml", ".yml")
+EVERY_SCHEME = "every_scheme"
+ALL = "all"
+ClipAxis = Literal["frames", "stride", "size"]
+CLIP_AXES = get_args(ClipAxis)
+ClipChange = dict[ClipAxis, Count]
+AXES: dict[str, Any] = {
+    "batch_size": Count, "device": said.Device, "dtype": said.Dtype, "kernel": said.Kernel, "compile": Flag,
+    "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
+    "allocator": Literal["default", "keep"], **{f"clip.{n}": Count for n in CLIP_AXES},
+}  # fmt: skip
+"""The axes of a case with the kind of their values; any other axis is a dotted path into the row's model."""
+CASE_AXES = tuple(axis for axis in AXES if not axis.startswith("clip"))
 QUICK_FRAMES, QUICK_SIZE = 8, 64
 
 
@@ -83,25 +93,50 @@ def case_id(case: Case) -> str:
     return record.case_id(case.row, case.to_dict())
 
 
+def axes(vary: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Axes with their values, each of its kind. Raises: UsageError."""
+    for axis, values in vary.items():
+        if not values or values == [{}]:
+            raise UsageError(f"vary.{axis} has no values")
+        if axis in AXES:
+            typed(list[AXES[axis]], values, f"vary.{axis}")
+    return vary
+
+
+def _rows(rows: Any) -> Any:
+    """`rows: every_scheme` is short for these two; a list may hold the first among others."""
+    if rows == EVERY_SCHEME:
+        return [{"row": EVERY_SCHEME}, {"row": "local + global", "model": "dualformer_tiny"}]
+    return rows
+
+
+Vary = Annotated[dict[str, list[Any]], AfterValidator(axes)]
+
+
 @dataclass
 class Row:
     """One row of an ablation's file. `published` names the row of the paper's table that it stands for.
+
+    A row called `every_scheme` stands for one of each registered attention scheme that has no row of its own: the model
+    `pyramid_tiny_<scheme>`, changed as that row says.
 
     `baseline` is the row that this one is set against where the ablation names none for all. `recipe` is how its model
     was trained for the published accuracy, and `training` what else differs when it is trained: fields of
     `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`.
     """
 
+    __pydantic_config__ = STRICT
+
     row: str
     published: str | None = None
     model: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
-    clip: dict[str, Any] = field(default_factory=dict)
-    num_classes: int | None = None
+    clip: ClipChange = field(default_factory=dict)
+    num_classes: Count | None = None
     explanation: str | None = None
-    fit: bool = False
+    fit: Flag = False
     note: str | None = None
-    recipe: str | None = None
+    recipe: said.Recipe | None = None
     training: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = None
 
@@ -117,20 +152,38 @@ class Ablation:
     `recipe` that of the published accuracies.
     """
 
+    __pydantic_config__ = STRICT
+
     name: str
     question: str
-    rows: list[Row]
+    rows: Annotated[list[Row], BeforeValidator(_rows), Meaning("a list of rows, or every_scheme")]
     model: str | None = None
     table: str | None = None
-    published_rows: str = "listed"
-    vary: dict[str, list[Any]] = field(default_factory=dict)
-    metrics: list[str] = field(default_factory=lambda: ["params", "macs", "latency", "throughput", "peak_memory"])
-    figures: list[str] = field(default_factory=list)
+    published_rows: Literal["listed", "all"] = "listed"
+    vary: Vary = field(default_factory=dict)
+    metrics: list[said.Metric] = field(
+        default_factory=lambda: ["params", "macs", "latency", "throughput", "peak_memory"]
+    )
+    figures: list[said.Figure] = field(default_factory=list)
     size_note: str | None = None
-    in_all: bool = True
+    in_all: Flag = True
     baseline: str | None = None
-    accuracy: str | None = None
-    recipe: str | None = None
+    accuracy: said.Budget | None = None
+    recipe: said.Recipe | None = None
+    # What a command adds; no entries of a file.
+    chosen: list[str] | None = field(default=None, init=False)  # the rows to measure; None: all
+    added: list[str] = field(default_factory=list, init=False)  # axes of the command, as its words
+    table_file: Path | None = field(default=None, init=False, compare=False)  # of a table that is not one of ours
+
+    def varied(self, axes: dict[str, list[Any]]) -> Ablation:
+        """With more axes, or other values of its own. A baseline that is no value any more is none."""
+        vary = self.vary | axes
+        points = {_point(axis, value) for axis, values in vary.items() for value in values}
+        gone = self.baseline is not None and self.baseline not in {row.row for row in self.rows} | points
+        changed = replace(self, vary=vary, baseline=None if gone else self.baseline)
+        changed.chosen, changed.table_file = self.chosen, self.table_file
+        changed.added = [f"{axis}=[{','.join(map(_text, values))}]" for axis, values in axes.items()]
+        return changed
 
 
 @dataclass
@@ -181,89 +234,137 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def questions() -> dict[str, str]:
+    """What each shipped ablation asks."""
+    return {name: reader.read(FOLDER / f"{name}.yaml")["question"] for name in names()}
+
+
 def names_in_all() -> list[str]:
     """The ablations that `ablation=all` runs: those whose rows are models or settings, not ways to measure one."""
-    return [name for name in names() if load(name).in_all]
+    return [name for name in names() if reader.read(FOLDER / f"{name}.yaml").get("in_all", True)]
+
+
+def _name(name: str) -> str:
+    if not name.endswith(SUFFIXES) and name not in [*names(), ALL]:
+        raise UsageError(f"unknown ablation {name!r}; {nearest(name, [*names(), ALL])}, or the path of a .yaml")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name), Meaning("a name from the list below, all, or the path of a .yaml")]
 
 
 def load(name: str) -> Ablation:
-    """A shipped ablation by name. Raises: UsageError with the nearest name."""
-    if name not in names():
-        raise UsageError(f"unknown ablation {name!r}; {nearest(name, [*names(), 'all'])}")
-    try:
-        raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(f"ablation {name}: the file is not YAML: {error}") from error
-    return from_dict(raw, name)
+    """A shipped ablation by name, or one of yours by the path of its file. Raises: UsageError with the nearest name."""
+    if not _name(name).endswith(SUFFIXES):
+        return from_dict(reader.read(FOLDER / f"{name}.yaml"), f"{name}.yaml", FOLDER)
+    path = Path(name).expanduser()
+    if path.stem in names() and path.resolve().parent != FOLDER.resolve():
+        raise UsageError(f"{path}: an ablation of this package is called {path.stem!r}; give yours another name")
+    return from_dict(reader.read(path), path.name, path.parent)
 
 
-def from_dict(raw: Any, name: str) -> Ablation:
-    """An ablation from the content of its file, every entry checked. Raises: UsageError naming ablation and row."""
-    if not isinstance(raw, dict):
-        raise UsageError(f"ablation {name}: expected entries such as question and rows, found {type(raw).__name__}")
-    where = f"ablation {name}"
-    raw = _checked(raw, Ablation, where)
-    if raw.get("name", name) != name:
-        raise UsageError(f"{where}: its entry name is {raw['name']!r}; it must be the file's name")
-    rows = raw.get("rows")
-    if not isinstance(rows, list) or not rows:
-        raise UsageError(f"{where}: rows is {rows!r}; expected a list of at least one row")
-    if not raw.get("question"):
-        raise UsageError(f"{where}: states no question")
-    parsed = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not isinstance(row.get("row"), str):
-            raise UsageError(f"{where}, row {number}: needs a name, `row: ...`")
-        parsed.append(Row(**_checked(row, Row, f"{where}, row {row['row']!r}")))
-    seen: set[str] = set()
-    for row in parsed:
-        if row.row in seen:
-            raise UsageError(f"{where}: two rows are called {row.row!r}; give each its own name")
-        seen.add(row.row)
-        if row.model is None and raw.get("model") is None:
-            raise UsageError(f"{where}, row {row.row!r}: names no model, and the ablation names none for all rows")
-        unknown = sorted(set(row.clip) - set(CLIP_AXES))
-        if unknown:
-            hint = nearest(unknown[0], CLIP_AXES)
-            raise UsageError(f"{where}, row {row.row!r}: unknown entry clip.{unknown[0]}; {hint}")
-    for row in parsed:
-        if row.baseline is not None and row.baseline not in seen:
-            hint = nearest(row.baseline, seen)
-            raise UsageError(f"{where}, row {row.row!r}: its baseline is no row here: {row.baseline!r}; {hint}")
-    points = {_point(axis, value) for axis, values in (raw.get("vary") or {}).items() for value in _listed(values)}
-    if raw.get("baseline") is not None and raw["baseline"] not in seen | points:
-        raise UsageError(
-            f"{where}: its baseline is no row of it: {raw['baseline']!r}; {nearest(raw['baseline'], seen | points)}"
+def from_dict(raw: Any, file: str, folder: Path | None = None) -> Ablation:
+    """An ablation from the content of its file, every entry checked. Raises: UsageError naming file, row and entry.
+
+    A published table is one of ours, or `<table>.yaml` in `folder`, where the file lies.
+    """
+    ablation: Ablation = typed(Ablation, raw, file)
+    if ablation.name != Path(file).stem:
+        raise UsageError(f"{file}: its entry name is {ablation.name!r}; it must be the file's name")
+    if not ablation.rows:
+        raise UsageError(f"{file}: rows is []; expected a list of at least one row")
+    ablation.rows = _expanded(ablation.rows)
+    rows = [row.row for row in ablation.rows]
+    for row in ablation.rows:
+        where = f"{file}, row {row.row!r}"
+        if rows.count(row.row) > 1:
+            raise UsageError(f"{file}: two rows are called {row.row!r}; give each its own name")
+        if row.model is None and ablation.model is None:
+            raise UsageError(f"{where}: names no model, and the ablation names none for all rows")
+        if row.baseline is not None and row.baseline not in rows:
+            hint = nearest(row.baseline, rows)
+            raise UsageError(f"{where}: its baseline is no row here: {row.baseline!r}; {hint}")
+        if row.training:
+            _check_training(row, ablation, where)
+    points = {_point(axis, value) for axis, values in ablation.vary.items() for value in values}
+    if ablation.baseline is not None and ablation.baseline not in {*rows, *points}:
+        hint = nearest(ablation.baseline, {*rows, *points})
+        raise UsageError(f"{file}: its baseline is no row of it: {ablation.baseline!r}; {hint}")
+    _check_published(ablation, file, folder)
+    return ablation
+
+
+def _expanded(rows: list[Row]) -> list[Row]:
+    """Rows with those of every scheme in their place."""
+    listed = {row.row for row in rows}
+    return [
+        one
+        for row in rows
+        for one in (
+            [
+                replace(row, row=scheme, model=f"pyramid_tiny_{scheme}")
+                for scheme in declared("schemes")
+                if scheme not in listed
+            ]
+            if row.row == EVERY_SCHEME
+            else [row]
         )
-    if raw.get("published_rows", "listed") not in PUBLISHED_ROWS:
-        raise UsageError(f"{where}: published_rows is {raw['published_rows']!r}; allowed: {', '.join(PUBLISHED_ROWS)}")
-    for axis, values in (raw.get("vary") or {}).items():
-        if not isinstance(values, list) or not values:
-            raise UsageError(f"{where}: vary.{axis} is {values!r}; expected a list of values")
-        for value in values if axis == "clip" else []:
-            unknown = sorted(set(value) - set(CLIP_AXES)) if isinstance(value, dict) else [value]
-            if unknown or not value:
-                raise UsageError(f"{where}: vary.clip has {value!r}; expected entries of {', '.join(CLIP_AXES)}")
-    return Ablation(**{**raw, "name": name, "rows": parsed})
+    ]
 
 
-_TYPES = {
-    "name": str, "question": str, "rows": list, "model": str, "table": str, "published_rows": str, "vary": dict,
-    "metrics": list, "figures": list, "size_note": str, "row": str, "published": str, "changes": dict, "clip": dict,
-    "num_classes": int, "explanation": str, "fit": bool, "note": str, "in_all": bool, "baseline": str,
-    "accuracy": str, "recipe": str, "training": dict,
-}  # fmt: skip
+def _check_training(row: Row, ablation: Ablation, where: str) -> None:
+    """What a row says of its training: fields of a run, its teacher, and dotted ones of its recipe."""
+    recipes, kinds = said.room("harness.spec.recipe"), reader.kinds_of(said.room("harness.training.job").Settings)
+    for key, value in row.training.items():
+        if key.startswith("recipe."):
+            recipe = recipes.load(row.recipe or ablation.recipe or "quick")
+            try:
+                recipe.changed({key.removeprefix("recipe."): value})
+            except UsageError as error:
+                raise UsageError(f"{where}: training.{key}: {error}") from None
+        elif key != "teacher":
+            if key not in kinds:
+                raise UsageError(f"{where}: unknown entry training.{key}; {nearest(key, [*kinds, 'teacher'])}")
+            typed(kinds[key], value, f"{where}: training.{key}={value}")
 
 
-def _checked(raw: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
-    """`raw` without empty entries; unknown entries and wrong types are errors."""
-    known = [f.name for f in fields(kind)]
-    for key, value in raw.items():
-        if key not in known:
-            raise UsageError(f"{where}: unknown entry {key!r}; {nearest(str(key), known)}")
-        if value is not None and not isinstance(value, _TYPES[key]):
-            raise UsageError(f"{where}: {key} is {value!r}; expected {_TYPES[key].__name__}")
-    return {key: value for key, value in raw.items() if value is not None}
+def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None:
+    """That the published table is there, with the rows that are named."""
+    tables, table = said.room("reports.paper_table"), ablation.table
+    if table is None:
+        named = [row.row for row in ablation.rows if row.published is not None]
+        if named:
+            raise UsageError(f"{file}, row {named[0]!r}: published is said, but the ablation names no table")
+        return
+    beside = folder / f"{table}.yaml" if folder not in (None, FOLDER) else None
+    if table not in tables.names() and not (beside and beside.is_file()):
+        place = "" if beside is None else f", or a file {beside}"
+        raise UsageError(f"{file}: unknown table {table!r}; {nearest(table, tables.names())}{place}")
+    if beside and beside.is_file():
+        ablation.table_file = beside
+    try:
+        printed = [row.name for row in tables.read(ablation.table_file or tables.FOLDER / f"{table}.yaml").rows]
+    except tables.PaperTableError as error:
+        raise UsageError(f"{file}: {error}") from error
+    for row in ablation.rows:
+        if row.published is not None and row.published not in printed:
+            hint = nearest(row.published, printed)
+            raise UsageError(f"{file}, row {row.row!r}: published is {row.published!r}, no row of {table}; {hint}")
+
+
+def choose(ablations: list[Ablation], wanted: list[str | int]) -> None:
+    """Note the rows that a command names, by name or by number, where the first is 1. One that none has is an error."""
+    unknown = set(wanted)
+    for ablation in ablations:
+        rows = [row.row for row in ablation.rows]
+        by_word = {**dict(enumerate(rows, start=1)), **{row: row for row in rows}}
+        ablation.chosen = [by_word[word] for word in wanted if word in by_word]
+        unknown -= set(by_word)
+    for word in [word for word in wanted if word in unknown]:
+        rows = [row.row for ablation in ablations for row in ablation.rows]
+        several = "ablation" if len(ablations) > 1 else f"ablation {ablations[0].name}"
+        hint = f"rows 1 to {len(rows)}" if isinstance(word, int) else nearest(word, rows)
+        raise UsageError(f"{several}: no row is called {word!r}; {hint}")
 
 
 def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
@@ -276,9 +377,7 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     """
     axes = {}
     for axis, values in ablation.vary.items():
-        fixed = (
-            getattr(settings, axis.removeprefix("clip."), None) if axis in _case_axes() and axis != "model" else None
-        )
+        fixed = getattr(settings, axis.removeprefix("clip."), None) if axis in AXES and axis != "model" else None
         axes[axis] = [fixed] if fixed is not None else _left_open(values, settings) if axis == "clip" else values
         if settings.quick and len(axes[axis]) > 2:
             axes[axis] = [axes[axis][0], axes[axis][-1]]
@@ -310,15 +409,11 @@ def _quick(axis: str, value: Any) -> Any:
     return value
 
 
-def _case_axes() -> tuple[str, ...]:
-    return (*CASE_AXES, "clip", *(f"clip.{name}" for name in CLIP_AXES))
-
-
 def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> Entry:
     name = row.row + _points(chosen)
     where = f"ablation {ablation.name}, row {name!r}"
     model = chosen.get("model") or row.model or ablation.model
-    changes = row.changes | {axis: value for axis, value in chosen.items() if axis not in _case_axes()} | settings.model
+    changes = row.changes | {axis: value for axis, value in chosen.items() if axis not in AXES} | settings.model
     try:
         clip = _clip(row, chosen, settings, _named_config(model).clip)
         config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})
@@ -331,7 +426,6 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
         )
         if value is not None and axis != "model":
             case = replace(case, **{axis: value})
-    _check(case, where)
     threads = None if case.device.startswith("cuda") else settings.threads
     return Entry(
         replace(case, threads=threads),
@@ -351,18 +445,6 @@ def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Se
     return row.row + _points({**chosen, axis: _quick(axis, fixed) if settings.quick else fixed})
 
 
-def _check(case: Case, where: str) -> None:
-    """Names that an axis may hold, which no configuration checks."""
-    from attention_zoo import kernels
-
-    allowed = {"dtype": DTYPES, "kernel": (kernels.AUTO, *kernels.names()), "device": ("cpu", "cuda")}
-    allowed |= {"allocator": ALLOCATORS}
-    for axis, names in allowed.items():
-        value = getattr(case, axis)
-        if str(value).partition(":")[0] not in names:
-            raise UsageError(f"{where}: unknown {axis} {value!r}; {nearest(str(value), names)}")
-
-
 def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip:
     """The clip of a case: the model's own, then the row's, the axis', the run's. Images stay single frames."""
     clip = Clip(frames=nominal.t, size=nominal.h)
@@ -375,9 +457,6 @@ def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip
     if nominal.t == 1:
         given.pop("frames", None)
     clip = replace(clip, path=settings.path, digest=settings.digest, **given)
-    for n in CLIP_AXES:
-        if isinstance(getattr(clip, n), bool) or not isinstance(getattr(clip, n), int) or getattr(clip, n) < 1:
-            raise ValueError(f"clip.{n} is {getattr(clip, n)!r}; allowed: a whole number from 1")
     return clip
 
 
@@ -405,10 +484,6 @@ def _named_config(model: str) -> Config:
     import backbones
 
     return backbones.config(model)
-
-
-def _listed(values: Any) -> list[Any]:
-    return values if isinstance(values, list) else []
 
 
 def _points(chosen: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from types import ModuleType
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator
@@ -21,8 +22,13 @@ OFF = "off"
 AUTO = "auto"
 
 
+def room(module: str) -> ModuleType:
+    """A module above this room, imported when something that only it knows is to be checked."""
+    return importlib.import_module(module)
+
+
 def _of(module: str, *more: str) -> Callable[[], list[str]]:
-    return lambda: [*more, *importlib.import_module(module).names()]
+    return lambda: [*more, *room(module).names()]
 
 
 def _device(name: str) -> str:
@@ -38,11 +44,16 @@ def _different(values: tuple) -> tuple:
     return values
 
 
+def metrics() -> list[str]:
+    return room("harness.cost.metrics").names()
+
+
+Cluster = Literal["slurm", "local"]
 Device = Annotated[str, AfterValidator(_device), Meaning("cpu, cuda, cuda:N")]
 Kernel = one_of("kernel", lambda: [AUTO, *declared("kernels")])
-Metric = one_of("metric", _of("harness.cost.metrics"))
-Figure = one_of("figure", _of("reports.figure"))
-Recipe = one_of("recipe", _of("harness.spec.recipe"))
+Metric = one_of("metric", metrics)
+Figure = one_of("figure", _of("records.figures"))
+Recipe = one_of("recipe", _of("harness.spec.recipe"), "a name in harness/conf/recipe")
 Budget = one_of("budget", _of("harness.spec.budget", OFF))
 Suite = one_of("suite", _of("harness.spec.suite"))
 Seeds = Annotated[tuple[Whole, ...], AfterValidator(_different), Meaning("a list of whole numbers from 0, as [0,1,2]")]

@@ -1,8 +1,7 @@
-"""`key=value` arguments of the smaller command lines, typed and explained by one dataclass each.
+"""`key=value` arguments of every command line, typed and explained by one dataclass each.
 
 A field of the dataclass is an option; its type says what may be given, `option` adds what it means. Every slip is one
-`UsageError` that names the argument, what is allowed and the nearest name. (`harness.run` composes its options with
-Hydra; these need no files.)
+`UsageError` that names the argument, what is allowed and the nearest name.
 """
 
 from __future__ import annotations
@@ -10,23 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import textwrap
+import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, get_args, get_type_hints
-
-import yaml
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from attention_zoo.registry import nearest
-from harness.spec.reader import UsageError
+from harness.spec import reader
+from harness.spec.reader import UsageError, described, kinds_of, typed
 
 CHANGES = "_changes"
+NONE = ("none", "null")
 
 
-def option(
-    default: Any = MISSING, meaning: str = "", *, choices: tuple[str, ...] | None = None, least: float | None = None
-) -> Any:
-    """A field of an options dataclass. Without a default it must be given; `least` is the smallest number allowed."""
-    metadata = {"meaning": meaning, "choices": choices, "least": least}
+def option(default: Any = MISSING, meaning: str = "", *, written: tuple[str, ...] = ()) -> Any:
+    """A field of an options dataclass. Without a default it must be given; `written` is its name where it has dots."""
+    metadata = {"meaning": meaning, "written": written}
     if default is MISSING:
         return field(metadata=metadata)
     if isinstance(default, list | dict):
@@ -36,12 +35,25 @@ def option(
 
 @dataclass(frozen=True)
 class Command:
-    """One command line: its name as typed, what it does, its options and a few lines to copy."""
+    """One command line.
+
+    Args:
+        name: as typed.
+        purpose: what it does.
+        options: a dataclass.
+        examples: arguments to copy, and what they do.
+        without: what is printed where nothing is given; None: a command without arguments is a slip.
+        more: paragraphs at the end of the help.
+        word: the argument that a word without `=` was meant to be, or None.
+    """
 
     name: str
     purpose: str
     options: type
     examples: tuple[tuple[str, str], ...] = ()
+    without: Callable[[], str] | None = None
+    more: Callable[[], list[str]] = list
+    word: Callable[[str], str | None] = lambda word: None
 
 
 def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) -> int:
@@ -49,7 +61,7 @@ def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) ->
 
     A `UsageError` of `work` reads like one of the parser. Modules that are slow to import belong inside `work`.
     """
-    return until_closed(lambda: _run(command, work, argv))
+    return until_closed(lambda: _run(command, work, sys.argv[1:] if argv is None else argv))
 
 
 def until_closed(work: Callable[[], int]) -> int:
@@ -64,12 +76,14 @@ def until_closed(work: Callable[[], int]) -> int:
         return 141
 
 
-def _run(command: Command, work: Callable[[Any], int], argv: list[str] | None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    if any(argument in ("-h", "--help") for argument in argv):
-        print(help_text(command))
-        return 0
+def _run(command: Command, work: Callable[[Any], int], argv: list[str]) -> int:
     try:
+        if any(argument in ("-h", "--help") for argument in argv):
+            print(help_text(command))
+            return 0
+        if not argv and command.without is not None:
+            print(command.without())
+            return 0
         return work(parse(command, argv))
     except UsageError as error:
         print(f"error: {error}\n`{command.name} --help` explains the options.", file=sys.stderr)
@@ -87,28 +101,75 @@ def parse(command: Command, argv: list[str]) -> Any:
 
     Raises: UsageError.
     """
-    known, kinds = {f.name: f for f in fields(command.options)}, get_type_hints(command.options)
-    nested = {_prefix(name): name for name in known if _is_dict(kinds[name])}
+    kinds = kinds_of(command.options)
+    known = {name: f for f in fields(command.options) if not _is_dict(kinds[f.name]) for name in written(f)}
+    open_to = {_prefix(f.name): f.name for f in fields(command.options) if _is_dict(kinds[f.name])}
     chosen: dict[str, Any] = {}
     for argument in argv:
-        key, equals, raw = argument.partition("=")
-        head, dot, rest = key.partition(".")
-        if not equals or (key not in known and not (dot and rest and head in nested)):
-            hint = nearest(key.lstrip("-").replace("-", "_"), [*known, *(f"{name}.FIELD" for name in nested)])
-            raise UsageError(f"unknown option {argument!r}; options are written key=value; {hint}")
-        if dot and head in nested:
-            inner = chosen.setdefault(nested[head], {})
-            if rest in inner:
-                raise UsageError(f"{key} is given twice; give it once")
-            inner[rest] = _yaml(argument, raw)
-            continue
-        if key in chosen:
+        key, raw = _split(argument, command, known, open_to)
+        head, _, rest = key.partition(".")
+        inner = chosen if key in known else chosen.setdefault(open_to[head], {})
+        name = known[key].name if key in known else rest
+        if name in inner:
             raise UsageError(f"{key} is given twice; give it once")
-        chosen[key] = _value(argument, raw, known[key], kinds[key])
-    for name, f in known.items():
-        if name not in chosen and f.default is MISSING and f.default_factory is MISSING:
-            raise UsageError(f"{name} is missing; give {name}=...: {f.metadata.get('meaning', '')}")
+        inner[name] = _said(key, raw, kinds[name]) if key in known else reader.value(raw, argument)
+    for f in fields(command.options):
+        if f.name not in chosen and f.default is MISSING and f.default_factory is MISSING:
+            raise UsageError(f"{f.name} is missing; give {f.name}=...: {f.metadata['meaning']}")
     return command.options(**chosen)
+
+
+def written(option: Any) -> tuple[str, ...]:
+    """How an option may be written; the help shows the first."""
+    return option.metadata.get("written") or (option.name,)
+
+
+def _split(argument: str, command: Command, known: dict[str, Any], open_to: dict[str, str]) -> tuple[str, str]:
+    """Key and value of an argument whose key is known."""
+    key, equals, raw = argument.partition("=")
+    head, dot, rest = key.partition(".")
+    if equals and (key in known or (dot and rest and head in open_to)):
+        return key, raw
+    bare = key.lstrip("-+~").replace("-", "_")
+    names = [*known, *(f"{group}.FIELD" for group in open_to)]
+    if argument.startswith("-"):
+        value = raw or ("true" if bare in known and known[bare].default is False else "VALUE")
+        way_out = f"write {bare}={value}" if bare in known else "the only flag is --help"
+        raise UsageError(f"unknown flag {argument!r}; options are written key=value: {way_out}; {nearest(bare, names)}")
+    if argument.startswith(("+", "~")):
+        raise UsageError(f"{argument!r}: options are neither added nor removed; write {bare}={raw}")
+    if not equals:
+        meant = command.word(argument)
+        hint = f"did you mean {meant}?" if meant else nearest(bare, names)
+        raise UsageError(f"unknown option {argument!r}; options are written key=value; {hint}")
+    if key in open_to:
+        raise UsageError(f"{argument!r}: name the field, as in {key}.FIELD=VALUE")
+    raise UsageError(f"unknown option {key!r}; options are written key=value; {nearest(bare, names)}")
+
+
+def _said(key: str, raw: str, kind: Any) -> Any:
+    """The value of an option. Text is taken as it stands, so that names and paths need no quotes of their own."""
+    argument = f"{key}={raw}"
+    members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    listed = next((member for member in members if _is_list(member)), None)
+    single = [member for member in members if member is not listed and member is not type(None)]
+    if not raw:
+        raise UsageError(f"{key} is empty; give a value, {described(kind)}, or leave it out")
+    if raw.lower() in NONE and type(None) in members:
+        return None
+    text = all(_is_text(member) for member in single or get_args(listed)[:1])
+    bare = text and raw[0] not in "\"'" and not (listed and raw[0] == "[")
+    value = raw if bare else reader.value(raw, argument)
+    if listed and (isinstance(value, list) or not single):
+        kind, value = listed, value if isinstance(value, list) else [value]
+    elif len(single) == 1:
+        kind = single[0]
+    try:
+        return typed(kind, value, argument)
+    except UsageError:
+        if listed and "," in raw and raw[0] != "[":
+            raise UsageError(f"{argument!r} holds several values; write a list in brackets: {key}=[a,b]") from None
+        raise
 
 
 def _prefix(name: str) -> str:
@@ -117,71 +178,52 @@ def _prefix(name: str) -> str:
 
 
 def _is_dict(kind: Any) -> bool:
-    return kind is dict or getattr(kind, "__origin__", None) is dict
+    return kind is dict or get_origin(kind) is dict
 
 
-def _yaml(argument: str, raw: str) -> Any:
-    try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{argument!r} cannot be read: {str(error).splitlines()[0]}") from error
+def _is_list(kind: Any) -> bool:
+    return (get_args(kind)[0] if get_origin(kind) is Annotated else kind) is list or _origin(kind) in (list, tuple)
 
 
-def _value(argument: str, raw: str, option: Any, kind: Any) -> Any:
-    kinds = get_args(kind) or (kind,)
-    if raw.lower() in ("none", "null") and type(None) in kinds:
-        return None
-    listed = any(one is list or getattr(one, "__origin__", None) is list for one in (kind, *kinds))
-    if str in kinds and not listed:
-        value = raw
-    else:
-        value = _yaml(argument, raw)
-        value = float(value) if float in kinds and isinstance(value, int) and not isinstance(value, bool) else value
-        if float in kinds and isinstance(value, str):  # YAML reads 1e-3 as text
-            value = _number(argument, value)
-    if _is_dict(kind):
-        raise UsageError(f"{argument!r}: name the field, as in {_prefix(option.name)}.FIELD=VALUE")
-    if listed:
-        value = value if isinstance(value, list) else [value]
-    else:
-        plain = tuple(one for one in kinds if isinstance(one, type))
-        if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
-            names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
-            raise UsageError(f"{argument} is not {' or '.join(names[one] for one in plain)}")
-    choices, least = option.metadata.get("choices"), option.metadata.get("least")
-    for one in value if isinstance(value, list) else [value]:
-        if choices and one not in choices:
-            raise UsageError(f"unknown {option.name} {one!r}; {nearest(str(one), choices)}")
-        if least is not None and (one != one or one < least):
-            raise UsageError(f"{argument} is below {least:g}, the least that is allowed")
-    return value
+def _origin(kind: Any) -> Any:
+    return get_origin(get_args(kind)[0]) if get_origin(kind) is Annotated else get_origin(kind)
 
 
-def _number(argument: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{argument} is not a number") from None
+def _is_text(kind: Any) -> bool:
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return plain is str or (get_origin(plain) is Literal and all(isinstance(word, str) for word in get_args(plain)))
 
 
 def help_text(command: Command) -> str:
-    lines = [f"usage: {command.name} [option=value ...]", "", command.purpose.strip(), "", "options"]
-    kinds = get_type_hints(command.options)
+    lines = [f"usage: {command.name} [option=value ...]", "", command.purpose.strip()]
+    if command.examples:
+        lines += ["", "examples", *examples(command)]
+    lines += ["", "options (default)"]
     for f in fields(command.options):
+        kind, (name, *others) = kinds_of(command.options)[f.name], written(f)
+        if _is_dict(kind):
+            lines += _row(f"{_prefix(f.name)}.FIELD=VALUE", f.metadata.get("meaning", ""))
+            continue
         needed = f.default is MISSING and f.default_factory is MISSING
         default = f.default_factory() if f.default_factory is not MISSING else f.default
-        shown = (
-            f"{_prefix(f.name)}.FIELD=VALUE"
-            if _is_dict(kinds[f.name])
-            else f"{f.name}={'...' if needed else _text(default)}"
-        )
-        allowed = f" ({', '.join(f.metadata['choices'])})" if f.metadata.get("choices") else ""
-        lines.append(f"  {shown:<28} {f.metadata.get('meaning', '')}{allowed}{'; must be given' if needed else ''}")
-    if command.examples:
-        lines += ["", "examples"]
-        for arguments, meaning in command.examples:
-            lines += [f"  {command.name} {arguments}", f"      {meaning}"]
-    return "\n".join(lines)
+        allowed = "" if kind in (str, str | None) else f"; {described(kind)}"
+        also = f"; also {', '.join(others)}" if others else ""
+        shown = "must be given" if needed else _text(default)
+        lines += _row(f"{name} ({shown})", f"{f.metadata.get('meaning', '')}{allowed}{also}")
+    return "\n".join([*lines, *command.more()])
+
+
+def _row(left: str, right: str) -> list[str]:
+    return textwrap.wrap(f"  {left:<26} {right}", 120, subsequent_indent=" " * 29, drop_whitespace=True)
+
+
+def examples(command: Command, chosen: slice = slice(None)) -> list[str]:
+    """Examples as they are typed, each with what it does."""
+    return [
+        line
+        for arguments, meaning in command.examples[chosen]
+        for line in (f"  {command.name} {arguments}", f"      {meaning}")
+    ]
 
 
 def _text(value: Any) -> str:

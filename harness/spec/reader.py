@@ -31,7 +31,7 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True)
 class Meaning:
-    text: str
+    text: str | Callable[[], str]
 
 
 Flag = Annotated[bool, Strict(), Meaning("true or false")]
@@ -45,18 +45,15 @@ Part = Annotated[Number, Field(ge=0, lt=1), Meaning("a number from 0 and below 1
 STRICT = ConfigDict(extra="forbid")  # of pydantic's dataclasses: an entry that is not known is an error
 
 
-def one_of(what: str, names: Callable[[], Collection[str]], other_words: Mapping[str, str] | None = None) -> Any:
-    """The kind of a name among `names()`, looked up when a value is checked: what is registered later counts too.
-
-    `other_words` are what people say instead, for the hint alone.
-    """
+def one_of(what: str, names: Callable[[], Collection[str]], meaning: str | None = None) -> Any:
+    """The kind of a name among `names()`, looked up when a value is checked: what is registered later counts too."""
 
     def check(name: str) -> str:
         if name not in names():
-            raise ValueError(f"unknown {what} {name!r}; {nearest((other_words or {}).get(name, name), names())}")
+            raise ValueError(f"unknown {what} {name!r}; {nearest(name, names())}")
         return name
 
-    return Annotated[str, AfterValidator(check)]
+    return Annotated[str, AfterValidator(check), Meaning(meaning or (lambda: ", ".join(names())))]
 
 
 def typed(kind: Any, said: Any, where: str) -> Any:
@@ -67,7 +64,14 @@ def typed(kind: Any, said: Any, where: str) -> Any:
     try:
         return _adapter(kind).validate_python(said)
     except ValidationError as error:
-        raise UsageError(_told(kind, said, error.errors(include_url=False)[0], where)) from None
+        wrong = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "unexpected_keyword_argument")
+        raise UsageError(_told(kind, said, wrong[0], where)) from None
+
+
+@cache
+def kinds_of(dataclass: type) -> dict[str, Any]:
+    """The kinds of a dataclass's fields, with what is noted about them."""
+    return get_type_hints(dataclass, include_extras=True)
 
 
 @cache
@@ -77,16 +81,18 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 def _told(kind: Any, said: Any, error: Any, where: str) -> str:
     """The first thing that is wrong, with its place: file and line, row, entry, value."""
-    path, line = [], None
+    path, line, keys = [], None, None
     for step in error["loc"]:
+        if step == "[key]":  # of a mapping whose keys are known
+            return f"{where}: unknown entry {'.'.join(path)}; {nearest(path[-1], get_args(keys))}"
         plain, arguments = _plain(kind), get_args(_plain(kind))
         if isinstance(said, Section):
             line = said.lines.get(step, line)
-        if is_dataclass(plain) and step in (hints := get_type_hints(plain, include_extras=True)):
+        if is_dataclass(plain) and step in (hints := kinds_of(plain)):
             kind, said = hints[step], said.get(step) if isinstance(said, Mapping) else getattr(said, step, None)
             path.append(step)
         elif get_origin(plain) is dict and step in said:
-            kind, said = arguments[1], said[step]
+            keys, kind, said = arguments[0], arguments[1], said[step]
             path.append(str(step))
         elif get_origin(plain) in (list, tuple) and isinstance(step, int) and step < len(said):
             kind, said = arguments[0 if arguments[-1] is Ellipsis or len(arguments) == 1 else step], said[step]
@@ -106,7 +112,8 @@ def _told(kind: Any, said: Any, error: Any, where: str) -> str:
     if error["type"] == "missing" and path and path[-1] == error["loc"][-1]:
         return f"{place} is missing"
     if get_origin(_plain(kind)) is Literal:
-        return f"{place} is {said!r}; {nearest(str(said), map(str, get_args(_plain(kind))))}"
+        hint = nearest(str(said), map(str, get_args(_plain(kind))))
+        return f"{place} is {said!r}; {hint}" if path else f"{place}: unknown; {hint}"
     return f"{place}{f' is {said!r},' if path else ' is'} not {described(kind)}"
 
 
@@ -124,8 +131,8 @@ def described(kind: Any) -> str:
     """What may stand in place of a value, in words."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        meanings = [note.text for note in arguments[1:] if isinstance(note, Meaning)]
-        return meanings[-1] if meanings else described(arguments[0])
+        text = [note.text for note in arguments[1:] if isinstance(note, Meaning)] or [described(arguments[0])]
+        return text[-1]() if callable(text[-1]) else text[-1]
     if origin is Literal:
         return ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
@@ -146,6 +153,15 @@ class Section(dict):
     """A mapping of a file that knows the line of each of its entries."""
 
     lines: dict[Any, int] = {}
+
+
+def with_entry(section: Any, key: str, value: Any) -> Any:
+    """A mapping with an entry that its file leaves out, such as its name; its lines are known still."""
+    if not isinstance(section, Mapping):
+        return section
+    whole = Section({key: value, **section})
+    whole.lines = getattr(section, "lines", {})
+    return whole
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

@@ -10,14 +10,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness.spec.case import DTYPES
+from harness.datasets import Split
+from harness.spec.names import Dtype
 from harness.spec.options import option
+from harness.spec.reader import Count, Flag, FromZero, Positive, Whole
 from harness.spec.recipe import Recipe
-from harness.spec.sampling import ORDERS
+from harness.spec.sampling import Order
 
-STRATEGIES = ("single", "ddp", "fsdp")
+Strategy = Literal["auto", "single", "ddp", "fsdp"]
 # What may change between two starts of one run: its weights do not depend on these, beyond the rounding of sums.
 # (Data and initial weights are told apart by their content, see `harness.training.folder`.)
 FREE = (
@@ -54,26 +56,26 @@ class Settings:
     )
     data: str = option(meaning="name of a data set (python -m harness.datasets lists them), or a folder of videos")
     root: str | None = option(None, "where the files of a named data set are")
-    seed: int = option(0, "of weights, order of clips, augmentation and dropout", least=0)
+    seed: Whole = option(0, "of weights, order of clips, augmentation and dropout")
     device: str = option("cpu", "cpu, cuda or cuda:1; under torchrun, cuda is one device for each process")
-    dtype: str = option("float32", "other than float32: number format of autocast", choices=DTYPES)
+    dtype: Dtype = option("float32", "other than float32: number format of autocast")
     kernel: str = option("auto", "what computes attention: auto or a name of attention_zoo.kernels")
-    compile: bool = option(False, "compile the model by torch.compile")
-    threads: int | None = option(None, "threads of PyTorch on the CPU; none: one per physical core", least=1)
-    workers: int = option(0, "processes that load clips; 0: clips are loaded between steps", least=0)
-    micro_batch: int | None = option(None, "clips of one forward pass; the rest of a batch is accumulated", least=1)
-    preload: bool = option(False, "decode every clip once, into memory; for small data sets")
-    order: str = option("ordered", "a control: train and test on shuffled or single frames", choices=ORDERS)
-    controls: bool = option(False, "test the final weights on shuffled and on single frames, too")
+    compile: Flag = option(False, "compile the model by torch.compile")
+    threads: Count | None = option(None, "threads of PyTorch on the CPU; none: one per physical core")
+    workers: Whole = option(0, "processes that load clips; 0: clips are loaded between steps")
+    micro_batch: Count | None = option(None, "clips of one forward pass; the rest of a batch is accumulated")
+    preload: Flag = option(False, "decode every clip once, into memory; for small data sets")
+    order: Order = option("ordered", "a control: train and test on shuffled or single frames")
+    controls: Flag = option(False, "test the final weights on shuffled and on single frames, too")
     checkpoint: str | None = option(None, "initial weights")
-    inflate: bool = option(False, "the initial weights are of an image model")
-    activation_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory")
-    evaluate_every: float | None = option(None, "epochs between evaluations; none: at the end only")
-    max_steps: int | None = option(None, "end after so many steps of the recipe's schedule", least=1)
-    save_every_seconds: float = option(300.0, "longest time between checkpoints", least=0)
-    log_every: int | None = option(None, "steps per line of log.jsonl; none: about 20 lines per epoch", least=1)
-    tensorboard: bool = option(False, "also write logs for TensorBoard, in the folder of the run")
-    test_split: str = option("val", "what is tested on", choices=("val", "test", "train"))
+    inflate: Flag = option(False, "the initial weights are of an image model")
+    activation_checkpointing: Flag = option(False, "recompute activations in the backward pass: less memory")
+    evaluate_every: Positive | None = option(None, "epochs between evaluations; none: at the end only")
+    max_steps: Count | None = option(None, "end after so many steps of the recipe's schedule")
+    save_every_seconds: FromZero = option(300.0, "longest time between checkpoints")
+    log_every: Count | None = option(None, "steps per line of log.jsonl; none: about 20 lines per epoch")
+    tensorboard: Flag = option(False, "also write logs for TensorBoard, in the folder of the run")
+    test_split: Split = option("val", "what is tested on")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,0 @@
-"""Configuration files of the command line; a package, so that Hydra finds them in an installed copy too."""

@@ -1,0 +1,185 @@
+"""A dry run, `plan=true`: what a command would measure, for how long and with what; nothing is measured or written.
+
+Times are those of earlier visits where records hold them; else they are guessed from multiply-adds, with the rate
+stated. A guess says which of two plans is longer, not when to come back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from harness import session
+from harness.cost import metrics
+from harness.spec import budget
+from harness.spec.budget import Training
+from harness.spec.case import Ablation, Case, Entry, Settings, case_id, resolve
+from harness.spec.effort import effort_for
+from records import visits
+from records.record import Record, RecordError, read_record
+from records.visits import QUICK_ROUNDS, ROUNDS
+
+if TYPE_CHECKING:
+    from harness.spec.suite import Step, Suite
+
+RATES = {"cpu": 2e10, "cuda": 5e12}  # multiply-adds a second: guesses, of a few cores and of a recent GPU
+START = 4.0  # seconds until a process has loaded torch and a model
+COUNTING = 1.0  # seconds for the counts of one case
+STEP = 3  # a training step computes about three forward passes
+RECORD_BYTES = 20_000
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one case: seconds known from records and guessed ones, visits to come, and bytes of memory."""
+
+    known: float
+    guessed: float
+    visits: int
+    macs: int
+    memory: int
+    measured_memory: bool
+
+
+def show(
+    ablations: list[Ablation],
+    settings: Settings,
+    names: list[str] | None,
+    training: Training,
+    out: Path,
+    *,
+    rounds: int | None = None,
+    console: Console,
+) -> int:
+    """Print the plan of a command. Raises: UsageError for what could not be measured."""
+    settings, usual = session.settled(settings)
+    wanted = rounds or (QUICK_ROUNDS if settings.quick else ROUNDS)
+    known = guessed = size = 0.0
+    for ablation in ablations:
+        entries = resolve(ablation, settings)
+        chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
+        asked = ablation.metrics if names is None else names
+        words = [*session.setting(ablation, entries, settings, usual), *ablation.added]
+        folder = session.folder_of(out, ablation.name, settings.quick) / session.folder_name(words, settings)
+        console.print(f"{ablation.name}: {ablation.question}", markup=False, soft_wrap=True)
+        console.print(f"  {len(chosen)} cases; {', '.join(asked) or 'no metrics'}", markup=False, soft_wrap=True)
+        numbers = {row.row: number for number, row in enumerate(ablation.rows, start=1)}
+        for entry in chosen:
+            record = _record(folder, entry)
+            estimate = estimated(entry.case, record, asked, wanted, settings.quick)
+            console.print(_line(numbers[entry.row.row], entry, estimate), markup=False, soft_wrap=True)
+            known, guessed, size = known + estimate.known, guessed + estimate.guessed, size + RECORD_BYTES
+        name = training.budget or (ablation.accuracy if names is None and not settings.quick else None) or budget.OFF
+        if name != budget.OFF:
+            seeds = training.seeds or budget.load(name).seeds
+            seconds = [s for entry in chosen for s in _trained(_record(folder, entry), name)]
+            spent = (
+                f"about {_minutes(median(seconds) * len(chosen) * len(seeds))}"
+                if seconds
+                else "no record says how long"
+            )
+            console.print(f"  accuracy={name}: {len(chosen) * len(seeds)} trainings, {spent}", markup=False)
+    device = "cuda" if (settings.device or "cpu").startswith("cuda") else "cpu"
+    console.print(
+        f"about {_minutes(known + guessed)}: {_minutes(known)} by earlier visits, {_minutes(guessed)} guessed at "
+        f"{RATES[device] / 1e9:g} GMAC/s on {device}; {size / 1e6:.1f} MB of records in {out}; nothing was measured",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Training, console: Console) -> int:
+    """Print the steps of a suite, each with the most time that it gets."""
+    console.print(f"suite {suite.name}: {suite.question}", markup=False)
+    device = settings.device or suite.device
+    for step in steps:
+        trained = training.budget or step.accuracy if step.accuracy else None
+        what = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
+        what += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
+        console.print(f"  {step.step}: {what}; at most {step.seconds:g} s", markup=False, soft_wrap=True)
+    console.print(f"at most {suite.minutes:g} minutes on {device}; nothing was measured", markup=False)
+    return 0
+
+
+def estimated(case: Case, record: Record | None, names: list[str], wanted: int, quick: bool) -> Estimate:
+    """What is left to do of a case, and how long it takes."""
+    from harness.cost.count import count  # torch: the counts of models
+
+    counts = count(case)
+    there = (lambda name: record.get(name)) if record else (lambda name: None)
+    chosen = [metrics.get(name) for name in metrics.names() if name in names]
+    known = guessed = 0.0
+    if any(there(name) is None for metric in chosen if not metric.timed for name in metric.measures):
+        guessed += COUNTING
+    total = 0
+    for group in metrics.by_process(metric for metric in chosen if metric.timed):
+        left = {
+            number
+            for metric in group
+            for name in metric.measures
+            for number in visits.left(there(name), 1 if metric.once else wanted)
+        }
+        total += len(left)
+        earlier = [seconds for metric in group for name in metric.measures for seconds in _visits(there(name))]
+        if earlier:
+            known += len(left) * max(earlier)
+        else:
+            guessed += len(left) * _guess(case, counts.macs, group[0].process, wanted, quick)
+    peak = there("peak_memory")
+    memory = int(peak.value) if peak is not None and peak.samples else counts.params * BYTES[case.dtype]
+    return Estimate(known, guessed, total, counts.macs, memory, peak is not None and bool(peak.samples))
+
+
+def _guess(case: Case, macs: int, process: str, wanted: int, quick: bool) -> float:
+    """Seconds of one visit: start, warm-up, samples."""
+    passes = STEP if process.startswith("training") else 1
+    once = passes * macs * case.batch_size / RATES["cuda" if case.device.startswith("cuda") else "cpu"]
+    effort = effort_for(case.device, quick).split(wanted)
+    sampling = min(max(effort.seconds, effort.samples * once), max(effort.budget, effort.fewest * once))
+    return START + max(effort.warm_up_seconds, once) + sampling
+
+
+def _visits(measurement) -> list[float]:
+    """How long the visits of a measurement took, as far as they say."""
+    seconds = []
+    for visit in measurement.visits if measurement else ():
+        begun, ended = (visit.details.get(key) or measurement.details.get(key) for key in ("started", "measured"))
+        if begun and ended:
+            seconds.append((datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds() + START)
+    return seconds
+
+
+def _trained(record: Record | None, name: str) -> list[float]:
+    of_it = record.get(f"top1_{name}") if record else None
+    return (
+        [second for visit in of_it.visits if of_it for second in [visit.details.get("seconds")] if second]
+        if of_it
+        else []
+    )
+
+
+def _record(folder: Path, entry: Entry) -> Record | None:
+    path = folder / f"{case_id(entry.case)}.json"
+    try:
+        return read_record(path) if path.exists() else None
+    except RecordError:
+        return None  # the run itself says so, and measures the case again
+
+
+def _line(number: int, entry: Entry, estimate: Estimate) -> str:
+    memory = f"{estimate.memory / 2**20:.0f} MiB" + ("" if estimate.measured_memory else " of weights")
+    todo = f"{estimate.visits} visits, {_minutes(estimate.known + estimate.guessed)}"
+    if estimate.known + estimate.guessed == 0:
+        todo = "all there"
+    return f"  {number:>3}  {entry.case.row}: {estimate.macs / 1e9:.3g} GMAC, {memory}; {todo}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
