@@ -23,6 +23,7 @@ from test_roofline import row as near_the_roof
 from test_roofline import table as table_of
 
 from harness.spec import case
+from harness.spec.names import DTYPES
 from reports import build, drawing, figures, table
 from reports import views as tests_of_views
 from reports.figures import accuracy_cost, accuracy_vs_flops, cost, operator_share, roofline, scaling
@@ -299,10 +300,10 @@ def test_the_roofline_names_the_machine_the_ceilings_and_every_row():
 
 
 def test_the_roofline_has_a_roof_for_each_dtype():
-    rows = [near_the_roof(dtype, dtype=dtype, matmul_ceiling=8e10 + n * 1e9) for n, dtype in enumerate(case.DTYPES[:2])]
+    rows = [near_the_roof(dtype, dtype=dtype, matmul_ceiling=8e10 + n * 1e9) for n, dtype in enumerate(DTYPES[:2])]
     figure, _ = roofline.draw(table_of(*rows))
     assert_legible(figure)
-    assert [words.partition(":")[0] for words in legend_of(figure.axes[0])[:2]] == list(case.DTYPES[:2])
+    assert [words.partition(":")[0] for words in legend_of(figure.axes[0])[:2]] == list(DTYPES[:2])
 
 
 # drawing
