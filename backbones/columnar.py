@@ -224,8 +224,8 @@ class Columnar(Backbone):
         return self.embed.macs() + sum(block.macs() for block in self.column) + last
 
 
-def build(config: ColumnarConfig, num_classes: int, kernel: str) -> Columnar:
-    """A column in which each block attends as the config says."""
+def build(config: ColumnarConfig, num_classes: int, kernel: str, backbone: type[Columnar] | None = None) -> Columnar:
+    """A column in which each block attends as the config says; of another class than `Columnar` where one is named."""
 
     def build_attention(block: int, grid: Grid) -> list[nn.Module]:
         entries = (config.entry(name) for name in config.blocks[block % len(config.blocks)])
@@ -234,7 +234,7 @@ def build(config: ColumnarConfig, num_classes: int, kernel: str) -> Columnar:
             for scheme, options in entries
         ]
 
-    return Columnar(
+    return (backbone or Columnar)(
         config.clip,
         num_classes,
         build_attention,
