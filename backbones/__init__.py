@@ -9,7 +9,19 @@ backbones.load_checkpoint(model, "dualformer_tiny_k400.pth")
 
 from backbones.checkpoint import CheckpointError, LoadReport, from_checkpoint, load_checkpoint, save_checkpoint
 from backbones.config import Config
-from backbones.family import Backbone, Family, Origin, config, create, families, kinds, names, origin, read_config
+from backbones.family import (
+    Backbone,
+    Family,
+    Origin,
+    config,
+    create,
+    families,
+    kinds,
+    learning,
+    names,
+    origin,
+    read_config,
+)
 from backbones.inflation import InflationReport, inflate
 from backbones.pyramid import Pyramid, PyramidConfig
 
@@ -29,6 +41,7 @@ __all__ = [
     "from_checkpoint",
     "inflate",
     "kinds",
+    "learning",
     "load_checkpoint",
     "names",
     "origin",

@@ -42,6 +42,7 @@ registers it. `tests/test_backbones.py` holds every registered family to its con
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,8 @@ class Backbone(nn.Module):
     norm: nn.Module  # the final one
     classifier: nn.Module | None  # its parameters are named `classifier.*`; None where num_classes is 0
     activation_checkpointing: bool  # may be switched at any time; it acts in training only
+    # Parts that may be trained while the rest is frozen (by `learning`), each a pattern of parameter names.
+    tunable: Mapping[str, str] = {"classifier": r"^classifier\."}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Class scores "b k" of clips (b, channels, frames, height, width); without a classifier, pooled features.
@@ -150,6 +153,19 @@ def origin(name: str) -> Origin:
     known = families.get(config(name).family).origins
     begun = sorted((start for start in known if name.startswith(start)), key=len)
     return known[begun[-1]] if begun else Origin()
+
+
+def learning(model: Backbone, part: str) -> Backbone:
+    """Freezes all parameters but those of one part, "all" for none, and returns the model.
+
+    Raises: UnknownName (a KeyError), with the nearest part that this model has.
+    """
+    if part != "all" and part not in model.tunable:
+        raise UnknownName(f"unknown part {part!r} to train; {nearest(part, ['all', *model.tunable])}")
+    pattern = re.compile("" if part == "all" else model.tunable[part])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(bool(pattern.search(name)))
+    return model
 
 
 def read_config(values: Mapping[str, Any]) -> Config:

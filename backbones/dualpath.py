@@ -1,0 +1,516 @@
+"""The dual-path family: one frozen image transformer sees eight frames and, as a mosaic, sixteen; only adapters learn.
+
+The spatial path takes frames one by one, with adapters beside attention and MLP; the temporal path takes pictures that
+are put together of sixteen small frames, with adapters before and behind. Both use the same weights and meet at the
+end.
+
+Source: DualPath, arXiv:2303.09857, and park-jungin/DualPath at commit cc909245, which does not run as published; where
+paper and code differ, `bottleneck` and `before_attention` say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, no_type_check
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, interpolate
+
+import attention_zoo
+from attention_zoo import Grid, Tokens
+from backbones.config import Config, attention_entries, choice, narrower, number, positive_integers
+from backbones.family import Backbone, Family, Origin, families
+from backbones.layouts import NATIVE_NAME, Layout
+from backbones.mlp import Mlp
+from backbones.parts import DropPath, PatchEmbedding, channels_last, check_classes, linear_rates, recomputed
+from backbones.residual import Attend, Block, Branch, PerToken, Residual
+
+Activation = Literal["quick_gelu", "gelu"]
+SPATIAL = 8  # frames of the spatial path
+SIDE = 4  # frames along each side of a mosaic
+
+
+@no_type_check  # it checks its values itself and takes lists where it keeps tuples
+@dataclass(frozen=True)
+class DualPathConfig(Config):
+    """An image transformer with adapters for clips.
+
+    Args:
+        clip: frames (16, 32 or 48: one mosaic for each 16), height and width.
+        shrink: by how much a frame in a mosaic is smaller: 4 makes mosaics of a frame's size, 2 and 1 larger ones.
+        bottleneck: width of the adapters: 128 in the paper, 192 in the released file.
+        before_attention: a further adapter before attention of the temporal path: in the released code always, in the
+            paper on SSv2 alone.
+        projection: width of the features of each path, 0 for those of the transformer (CLIP projects, others do not).
+        first_norm, patch_bias, activation, eps: what distinguishes CLIP's transformer from that of other image models.
+        attention: {"A": {"scheme": "full"}} or another scheme that takes class tokens.
+        adapter_dropout: inside of adapters.
+        width, num_heads, depth, patch, mlp_ratio, in_channels, drop_path, dropout, activation_checkpointing: as in
+            `ColumnarConfig`; the frozen transformer wants no stochastic depth.
+
+    Raises:
+        ValueError: a value is impossible.
+    """
+
+    family = "dualpath"
+
+    width: int = 768
+    num_heads: int = 12
+    depth: int = 12
+    clip: Grid = Grid(16, 224, 224)
+    in_channels: int = 3
+    patch: Grid = Grid(1, 16, 16)
+    mlp_ratio: float = 4.0
+    shrink: int = 4
+    bottleneck: int = 128
+    before_attention: bool = True
+    projection: int = 512
+    first_norm: bool = True
+    patch_bias: bool = False
+    activation: Activation = "quick_gelu"
+    eps: float = 1e-5
+    attention: dict[str, dict[str, Any]] | None = None
+    adapter_dropout: float = 0.1
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    activation_checkpointing: bool = False
+
+    def __post_init__(self):
+        for name in ("clip", "patch"):
+            self._set(name, Grid.of(getattr(self, name), name))
+        for name in ("width", "num_heads", "depth", "in_channels", "bottleneck"):
+            self._set(name, *positive_integers(name, (getattr(self, name),)))
+        self._set("mlp_ratio", number("mlp_ratio", self.mlp_ratio, zero=False))
+        self._set("eps", number("eps", self.eps, zero=False))
+        for name in ("adapter_dropout", "drop_path", "dropout"):
+            self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
+        choice("activation", self.activation, get_args(Activation))
+        for name in ("before_attention", "first_norm", "patch_bias", "activation_checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} {getattr(self, name)!r} is not true or false")
+        if self.shrink not in (1, 2, SIDE):
+            raise ValueError(f"shrink {self.shrink!r} is not 1, 2 or 4, by which a frame in a mosaic is smaller")
+        if not isinstance(self.projection, int) or self.projection < 0:
+            raise ValueError(f"projection {self.projection!r} is not a width; 0 keeps that of the transformer")
+        if self.clip.t % SIDE**2:
+            raise ValueError(f"a clip of {self.clip.t} frames fills no mosaics of 16; allowed: 16, 32, 48, ...")
+        if self.patch.t != 1:
+            raise ValueError(
+                f"patch {tuple(self.patch)} joins frames, which an image transformer cannot; write (1, h, w)"
+            )
+        self._set("attention", attention_entries(self.attention or {"A": {"scheme": "full"}}))
+        if list(self.attention) != ["A"]:
+            raise ValueError(f"attention {self.attention} is not one entry A, the scheme of all blocks")
+        attention_zoo.check_heads(self.width, self.num_heads)
+
+    @property
+    def mosaics(self) -> int:
+        return self.clip.t // SIDE**2
+
+    @property
+    def frame_grid(self) -> Grid:
+        """Patches of a frame."""
+        return Grid(1, *self.clip[1:]).ceil_div(self.patch)
+
+    @property
+    def mosaic_grid(self) -> Grid:
+        """Patches of a mosaic."""
+        return Grid(1, *(n * SIDE // self.shrink for n in self.clip[1:])).ceil_div(self.patch)
+
+    def used(self) -> tuple[str, ...]:
+        return ("A",)
+
+    def shrunk(self, width: float, depth: int | None, clip: Sequence[int]) -> DualPathConfig:
+        """Clips keep enough frames for a mosaic; adapters narrow with the transformer."""
+        frames = SIDE**2 * max(1, clip[0] // SIDE**2)
+        changes: dict[str, Any] = {"clip": [frames, *clip[1:]]}
+        if depth is not None:
+            changes["depth"] = min(self.depth, depth)
+        if width != 1:
+            changes["width"], changes["num_heads"] = narrower(self.width, self.num_heads, width)
+            changes |= {"bottleneck": max(1, round(self.bottleneck * width))}
+            changes |= {"projection": round(self.projection * width)}
+        return self.changed(changes)
+
+    def sizes(self) -> dict[str, Any]:
+        tokens = [list(self.frame_grid._replace(t=SPATIAL)), list(self.mosaic_grid._replace(t=self.mosaics))]
+        return {"blocks": [self.depth, self.depth], "widths": [self.width] * 2, "tokens": tokens}
+
+
+class Adapter(nn.Module):
+    """Down to a bottleneck, GELU, up again; no skip and no norm. The way up starts at zero, so that nothing changes."""
+
+    def __init__(self, dim: int, bottleneck: int, dropout: float):
+        super().__init__()
+        self.down_proj, self.up_proj = nn.Linear(dim, bottleneck), nn.Linear(bottleneck, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.down_proj.weight)  # by the paper; the released code draws uniformly
+        nn.init.zeros_(self.up_proj.weight)
+        for linear in (self.down_proj, self.up_proj):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Float[Tensor, "b *n d"]) -> Float[Tensor, "b *n d"]:
+        return self.up_proj(self.dropout(gelu(self.down_proj(x))))
+
+    def macs(self, tokens: int) -> int:
+        return tokens * (self.down_proj.weight.numel() + self.up_proj.weight.numel())
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A frozen branch and an adapter on the same input, added up (spatial path)."""
+
+    branch: Branch
+    adapter: Adapter
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        y = self.branch(tokens)
+        return y.with_x(y.x + self.adapter(tokens.x))
+
+    def macs(self, grid: Grid, prefix: int) -> int:
+        return self.branch.macs(grid, prefix) + self.adapter.macs(grid.tokens + prefix)
+
+    def out_grid(self, grid: Grid) -> Grid:
+        return grid
+
+    def parts(self, kind: str) -> dict[str, Sequence[nn.Module]]:
+        return self.branch.parts(kind) | {"adapter": [self.adapter]}
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Adapters before and behind a frozen branch (temporal path)."""
+
+    before: Adapter | None
+    branch: Branch
+    behind: Adapter
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        y = self.branch(tokens if self.before is None else tokens.with_x(self.before(tokens.x)))
+        return y.with_x(self.behind(y.x))
+
+    def macs(self, grid: Grid, prefix: int) -> int:
+        adapters = [adapter for adapter in (self.before, self.behind) if adapter is not None]
+        return self.branch.macs(grid, prefix) + sum(adapter.macs(grid.tokens + prefix) for adapter in adapters)
+
+    def out_grid(self, grid: Grid) -> Grid:
+        return grid
+
+    def parts(self, kind: str) -> dict[str, Sequence[nn.Module]]:
+        adapters = [adapter for adapter in (self.before, self.behind) if adapter is not None]
+        return self.branch.parts(kind) | {"adapter": adapters}
+
+
+class DualPathBlock(Block):
+    """A block of the image transformer, on both paths.
+
+    Its tokens are those of all mosaics, each with a class token, then the class tokens of the frames, then the frames'
+    map: what is not the map stands before it, as class tokens do.
+    """
+
+    def __init__(self, config: DualPathConfig, kernel: str, drop_path: float = 0.0):
+        self.frames, self.mosaics = config.frame_grid._replace(t=SPATIAL), config.mosaic_grid._replace(t=config.mosaics)
+        super().__init__(self.frames, self.mosaics.t + self.mosaics.tokens + SPATIAL)
+        dim = config.width
+        scheme, options = config.entry("A")
+        self.norm1, self.norm2 = nn.LayerNorm(dim, config.eps), nn.LayerNorm(dim, config.eps)
+        self.attention = attention_zoo.build(scheme, dim, config.num_heads, config.frame_grid, kernel=kernel, **options)
+        with torch.device("meta"):  # the same weights work on mosaics, whose size the cost alone depends on
+            on_mosaic = attention_zoo.build(scheme, dim, config.num_heads, config.mosaic_grid, **options)
+            self.mosaic_attention_macs = on_mosaic.macs(1)
+        self.mlp, self.drop_path = Mlp(dim, config.mlp_ratio), DropPath(drop_path)
+        if config.activation == "quick_gelu":
+            self.mlp.act = QuickGelu()
+        names = ("beside_attention", "beside_mlp", "behind_attention", "behind_mlp")
+        names += ("before_attention",) if config.before_attention else ()
+        self.adapters = nn.ModuleDict({n: Adapter(dim, config.bottleneck, config.adapter_dropout) for n in names})
+
+    def spatial(self) -> list[Residual]:
+        a = self.adapters
+        return [
+            Residual(
+                "attention", self.norm1, Beside(Attend(self.attention), a["beside_attention"]), drop_path=self.drop_path
+            ),
+            Residual("mlp", self.norm2, Beside(PerToken(self.mlp), a["beside_mlp"]), drop_path=self.drop_path),
+        ]
+
+    def temporal(self) -> list[Residual]:
+        a, before = self.adapters, self.adapters["before_attention"] if "before_attention" in self.adapters else None
+        attention = InTurn(before, Attend(self.attention), a["behind_attention"])
+        mlp = InTurn(None, PerToken(self.mlp), a["behind_mlp"])
+        return [
+            Residual("attention", self.norm1, attention, drop_path=self.drop_path),
+            Residual("mlp", self.norm2, mlp, drop_path=self.drop_path),
+        ]
+
+    def residuals(self) -> list[Residual]:
+        return [*self.temporal(), *self.spatial()]
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        mosaics, frames = self.apart(tokens)
+        for residual in self.temporal():
+            mosaics = residual(mosaics)
+        for residual in self.spatial():
+            frames = residual(frames)
+        return self.together(mosaics, frames)
+
+    def apart(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
+        """Mosaics and frames as pictures of their own, each with its class token."""
+        count = self.mosaics.t + self.mosaics.tokens
+        mosaics, rest = tokens.x[:, :count], tokens.x[:, count:]
+        heads, maps = rest[:, :SPATIAL].unflatten(1, (SPATIAL, 1)), rest[:, SPATIAL:].unflatten(1, (SPATIAL, -1))
+        frames = torch.cat([heads, maps], 2).flatten(0, 1)
+        mosaics = mosaics.unflatten(1, (self.mosaics.t, -1)).flatten(0, 1)
+        return (
+            Tokens(mosaics, self.mosaics._replace(t=1), 1),
+            Tokens(frames, self.frames._replace(t=1), 1),
+        )
+
+    def together(self, mosaics: Tokens, frames: Tokens) -> Tokens:
+        before = mosaics.x.unflatten(0, (-1, self.mosaics.t)).flatten(1, 2)
+        x = frames.x.unflatten(0, (-1, SPATIAL))
+        x = torch.cat([before, x[:, :, 0], x[:, :, 1:].flatten(1, 2)], 1)
+        return Tokens(x, self.frames, before.shape[1] + SPATIAL)
+
+    def macs(self) -> int:
+        """Eight frames and the mosaics."""
+        frame, mosaic = self.frames._replace(t=1), self.mosaics._replace(t=1)
+        of_frame = sum(residual.macs(frame, 1) for residual in self.spatial())
+        of_mosaic = sum(residual.macs(mosaic, 1) for residual in self.temporal())
+        of_mosaic += self.mosaic_attention_macs - self.attention.macs(1)
+        return SPATIAL * of_frame + self.mosaics.t * of_mosaic
+
+
+class QuickGelu(nn.Module):
+    """x sigmoid(1.702 x), of CLIP."""
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class PathPositions(nn.Module):
+    """A class token and learned positions, of frames the image model's, of mosaics its own and the numbers of frames.
+
+    Every patch of a mosaic is told which frame it shows by sine and cosine of the frame's number, from 1; on the border
+    of two frames the number lies between theirs. A class token has the number 0.
+    """
+
+    kind = "position"
+
+    def __init__(self, config: DualPathConfig):
+        super().__init__()
+        dim = config.width
+        self.class_token = nn.Parameter(dim**-0.5 * torch.randn(dim))
+        self.of_frame = nn.Parameter(dim**-0.5 * torch.randn(1 + config.frame_grid.tokens, dim))
+        self.of_mosaic = nn.Parameter(dim**-0.5 * torch.randn(1 + config.mosaic_grid.tokens, dim))
+        self.register_buffer("numbers", frame_sinusoid(config.mosaics, config.mosaic_grid, dim), persistent=False)
+
+    def forward(
+        self, frames: Float[Tensor, "b s n d"], mosaics: Float[Tensor, "b g _n d"]
+    ) -> tuple[Float[Tensor, "b s n1 d"], Float[Tensor, "b g _n1 d"]]:
+        """Both paths with class tokens and positions."""
+        frames, mosaics = (torch.cat([self.class_token.expand(*x.shape[:2], 1, -1), x], 2) for x in (frames, mosaics))
+        return frames + self.of_frame, mosaics + (self.of_mosaic + self.numbers)
+
+
+def frame_sinusoid(mosaics: int, grid: Grid, dim: int) -> Float[Tensor, "g n1 d"]:
+    """Sine and cosine of the numbers of the frames that each patch of each mosaic shows, its class token first."""
+    cell = torch.arange(SIDE * SIDE, dtype=torch.float32).view(SIDE, SIDE) + 1
+    numbers = torch.stack([cell + SIDE * SIDE * i for i in range(mosaics)])
+    numbers = numbers.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2)  # 4x4 places for each frame
+    numbers = interpolate(numbers[:, None], size=grid[1:], mode="bilinear", antialias=True, align_corners=False)
+    numbers = torch.cat([torch.zeros(mosaics, 1), numbers.flatten(1)], 1)
+    rates = 10000 ** (torch.arange(0, dim, 2) / dim)
+    angles = numbers[..., None] / rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(2)[..., :dim]
+
+
+def frameset(
+    clip: Float[Tensor, "b i t h w"], shrink: int = SIDE
+) -> tuple[Float[Tensor, "b i s h w"], Float[Tensor, "b i g _h _w"]]:
+    """Frames of the spatial path, evenly from the first on, and mosaics of 4x4 consecutive frames, row by row."""
+    frames = clip[:, :, :: clip.shape[2] // SPATIAL]
+    mosaic = rearrange(clip, "b i (g r c) h w -> (b g) i (r h) (c w)", r=SIDE, c=SIDE)
+    if shrink > 1:
+        size = [n // shrink for n in mosaic.shape[2:]]
+        mosaic = interpolate(mosaic, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return frames, rearrange(mosaic, "(b g) i h w -> b i g h w", b=len(clip))
+
+
+class Scores(nn.Module):
+    """Two linear maps with GELU between them, from the features of both paths to classes."""
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.linear1, self.linear2 = nn.Linear(2 * dim, dim), nn.Linear(dim, num_classes)
+
+    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        return self.linear2(gelu(self.linear1(x)))
+
+    def macs(self) -> int:
+        return self.linear1.weight.numel() + self.linear2.weight.numel()
+
+
+class Projection(nn.Module):
+    """From the transformer's width to that of its features, without a bias; as CLIP keeps it, width first."""
+
+    kind = "classifier"
+
+    def __init__(self, dim: int, features: int):
+        super().__init__()
+        self.weight = nn.Parameter(dim**-0.5 * torch.randn(dim, features))
+
+    def forward(self, x: Float[Tensor, "b *n d"]) -> Float[Tensor, "b *n _d"]:
+        return x @ self.weight
+
+
+class DualPath(Backbone):
+    """Clip in, class scores out; see `DualPathConfig`."""
+
+    tunable = Backbone.tunable | {"adapters": r"\.adapters\.|^classifier\.|^position\."}
+
+    def __init__(self, config: DualPathConfig, num_classes: int, kernel: str):
+        super().__init__()
+        check_classes(num_classes)
+        self.clip, self.num_classes, self.in_channels = config.clip, num_classes, config.in_channels
+        self.shrink, self.activation_checkpointing = config.shrink, config.activation_checkpointing
+        dim = config.width
+        frames = config.clip._replace(t=1)
+        self.embed = PatchEmbedding(config.in_channels, dim, frames, config.patch, normed=False)
+        if not config.patch_bias:
+            self.embed.proj.bias = None
+        self.position = PathPositions(config)
+        self.first_norm = nn.LayerNorm(dim, config.eps) if config.first_norm else nn.Identity()
+        rates = linear_rates(config.drop_path, config.depth)
+        self.column = nn.ModuleList(DualPathBlock(config, kernel, rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, config.eps)
+        self.projection = Projection(dim, config.projection) if config.projection else None
+        features = config.projection or dim
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = Scores(features, num_classes) if num_classes else None
+        self._initialise()
+
+    def tokens(self, clip: Tensor) -> Tokens:
+        x = channels_last(clip, self.in_channels, self.clip)
+        if x.shape[1:4] != tuple(self.clip):
+            size = "x".join(map(str, self.clip))
+            raise ValueError(
+                f"a clip of {'x'.join(map(str, x.shape[1:4]))} fits no mosaics of this model; it takes {size}"
+            )
+        return self.on_pictures(*frameset(clip, self.shrink))
+
+    def on_pictures(self, frames: Float[Tensor, "b i s h w"], mosaics: Float[Tensor, "b i g _h _w"]) -> Tokens:
+        """The tokens of eight frames and of mosaics that are made already, see `frameset`."""
+        frames, mosaics = self.position(self._patches(frames), self._patches(mosaics))
+        block = self.column[0]
+        tokens = block.together(
+            Tokens(self.first_norm(mosaics).flatten(0, 1), block.mosaics._replace(t=1), 1),
+            Tokens(self.first_norm(frames).flatten(0, 1), block.frames._replace(t=1), 1),
+        )
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        for block in self.column:
+            tokens = recomputed(block, tokens) if recompute else block(tokens)
+        return tokens
+
+    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
+        """Class tokens of the mosaics, then of the frames; each path's are averaged after the projection."""
+        block = self.column[0]
+        count = block.mosaics.t + block.mosaics.tokens
+        of_mosaics = tokens.x[:, : count : count // block.mosaics.t]
+        of_frames = tokens.x[:, count : count + SPATIAL]
+        paths = (self.norm(path) for path in (of_mosaics, of_frames))
+        paths = (path if self.projection is None else self.projection(path) for path in paths)
+        pooled = torch.cat([path.mean(1) for path in paths], 1)
+        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
+
+    def blocks(self) -> dict[str, Block]:
+        return {f"column.{i}": block for i, block in enumerate(self.column)}
+
+    def macs(self, classifier: bool = True) -> int:
+        block = self.column[0]
+        pictures = block.mosaics.t + SPATIAL
+        patches = (block.mosaics.tokens + block.frames.tokens) * self.embed.proj.weight.numel()
+        features = 0 if self.projection is None else pictures * self.projection.weight.numel()
+        last = self.classifier.macs() if classifier and self.classifier is not None else 0
+        return patches + sum(block.macs() for block in self.column) + features + last
+
+    def _patches(self, pictures: Float[Tensor, "b i s h w"]) -> Float[Tensor, "b s n d"]:
+        maps = self.embed(rearrange(pictures, "b i s h w -> (b s) 1 h w i"))
+        return rearrange(maps, "(b s) 1 h w d -> b s (h w) d", b=len(pictures))
+
+    def _initialise(self) -> None:
+        """Adapters as they are made; the rest as a ViT, to be replaced by an image model's weights."""
+        adapters = {id(linear) for block in self.column for linear in block.adapters.modules()}
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and id(module) not in adapters:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def models() -> dict[str, Callable[[], DualPathConfig]]:
+    """CLIP's ViT-B/16 by the sizes of Table A4, with five adapters (SSv2) or four; an image ViT-B/16 of IN-21K."""
+    image = dict(projection=0, first_norm=False, patch_bias=True, activation="gelu", eps=1e-6)
+    changes: dict[str, dict[str, Any]] = {
+        "clip_base_16f": {},
+        "clip_base_16f_448": dict(shrink=2),
+        "clip_base_16f_896": dict(shrink=1),
+        "clip_base_32f": dict(clip=Grid(32, 224, 224)),
+        "clip_base_48f": dict(clip=Grid(48, 224, 224)),
+        "clip_base_16f_4_adapters": dict(before_attention=False),
+        "clip_base_16f_released": dict(bottleneck=192),
+        "in21k_base_16f": image,
+    }
+    return {f"dualpath_{name}": (lambda change=change: DualPathConfig(**change)) for name, change in changes.items()}
+
+
+# Names in checkpoints: those of the released code, which are CLIP's with adapters, and of an image ViT (timm).
+
+ADAPTERS = {
+    "t_adapter_attn_b": "before_attention",
+    "t_adapter_attn": "behind_attention",
+    "t_adapter_mlp": "behind_mlp",
+    "s_adapter_attn": "beside_attention",
+    "s_adapter_mlp": "beside_mlp",
+}
+BLOCK = r"^visual\.transformer\.resblocks\.(\d+)\."
+NATIVE = Layout(NATIVE_NAME, r"^column\.\d+\.adapters\.")
+CLIP = Layout(
+    "CLIP, DualPath",
+    BLOCK,
+    renames=(
+        (r"^visual\.conv1\.", "embed.proj."),
+        (r"^visual\.class_embedding$", "position.class_token"),
+        (r"^visual\.positional_embedding$", "position.of_frame"),
+        (r"^visual\.spatial_positional_embedding$", "position.of_mosaic"),
+        (r"^visual\.ln_pre\.", "first_norm."),
+        (r"^visual\.ln_post\.", "norm."),
+        (r"^visual\.proj$", "projection.weight"),
+        (r"^visual\.head\.", "classifier."),
+        *((rf"{BLOCK}{theirs}\.", rf"column.\1.adapters.{ours}.") for theirs, ours in ADAPTERS.items()),
+        (rf"{BLOCK}attn\.in_proj_(weight|bias)$", r"column.\1.attention.qkv.\2"),
+        (rf"{BLOCK}attn\.out_proj\.", r"column.\1.attention.proj."),
+        (rf"{BLOCK}ln_([12])\.", r"column.\1.norm\2."),
+        (rf"{BLOCK}mlp\.c_fc\.", r"column.\1.mlp.fc1."),
+        (rf"{BLOCK}mlp\.c_proj\.", r"column.\1.mlp.fc2."),
+    ),
+    ignored=((r"^(?!visual\.)", "the text encoder of CLIP is no part of the model"),),
+)
+
+families.register("dualpath")(
+    Family(
+        "dualpath",
+        DualPathConfig,
+        DualPath,
+        models,
+        (NATIVE, CLIP),
+        origins={"dualpath": Origin("arXiv:2303.09857", "park-jungin/DualPath", "no licence file", "none")},
+    )
+)
