@@ -13,6 +13,7 @@ from training_runs import job as job_of
 import backbones
 from harness import evaluate, gradcam, predict
 from harness.spec.recipe import TokenLabels
+from harness.spec.sampling import Sampling
 from harness.training import start
 from harness.training.job import Stopped
 from harness.training.loop import train
@@ -37,9 +38,15 @@ def family(request):
     return request.param
 
 
+def recipe_of(family, **changes):
+    """Clips as long as the model takes them."""
+    frames = tiny(family)[1].clip.t
+    return recipe().changed({"sampling": Sampling(frames=frames, stride=max(1, 2 * CLIP[0] // frames)), **changes})
+
+
 def job(family, data, folder, **values):
     name, config = tiny(family)
-    return job_of(data, folder).changed(model=name, config=config.to_dict(), **values)
+    return job_of(data, folder, recipe_of(family)).changed(model=name, config=config.to_dict(), **values)
 
 
 def weights(chosen):
@@ -102,7 +109,7 @@ def test_a_checkpoint_is_evaluated_predicted_and_looked_into(data, trained, tmp_
 def test_a_teacher_of_the_family_labels_the_tokens_of_a_student(family, data, trained, tmp_path):
     labels = TokenLabels(teacher=trained.model, checkpoint=checkpoint(trained))
     chosen = job(family, data, tmp_path / "run")
-    chosen = chosen.changed(recipe=recipe().changed({"token_labels": labels}))
+    chosen = chosen.changed(recipe=recipe_of(family, token_labels=labels))
     result, steps = None, iter(range(9))
     with pytest.raises(Stopped):
         train(chosen, stop=lambda: next(steps) == 1)

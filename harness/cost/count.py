@@ -54,10 +54,8 @@ def _count(case: Case) -> Count:
     model = build(case, device="meta", kernel="reference")
     classifier = model.classifier
     total = _operations(model, example(case, batch_size=1))
-    if isinstance(classifier, nn.Linear):
-        last = _operations(classifier, torch.empty(1, classifier.in_features, device="meta"))
-    else:
-        last = {}
+    linear = next((part for part in classifier.modules() if isinstance(part, nn.Linear)), None)
+    last = {} if linear is None else _operations(classifier, torch.empty(1, linear.in_features, device="meta"))
     everything, of_classifier = _macs(total), _macs(last)
     for name, counted, closed in (
         ("with classifier", everything, model.macs(classifier=True)),

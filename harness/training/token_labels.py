@@ -46,7 +46,7 @@ class TokenLabelled(nn.Module):
         if not student.num_classes:
             raise ValueError("the student has no classifier; make it with num_classes of 1 or more")
         self.student = student
-        dim, rate = student.classifier.in_features, settings.dropout
+        dim, rate = student.config.describe()["widths"][-1], settings.dropout
         self.position_head = nn.Sequential(
             nn.Linear(dim, 2 * dim),
             nn.Dropout(rate),
