@@ -493,7 +493,8 @@ def test_a_killed_run_leaves_whole_records_and_the_next_one_goes_on(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
 def test_ctrl_c_of_a_real_run_writes_the_report_and_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "harness.run", "ablation=pyramid_scales", "quick=true", f"out={tmp_path}"]
+    command = [sys.executable, "-m", "harness.run", "ablation=pyramid_scales", "quick=true", "rounds=50"]
+    command.append(f"out={tmp_path}")  # so many rounds that no machine is done before it hears
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  (ignored in a script's background jobs)
     running = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
@@ -505,7 +506,7 @@ def test_ctrl_c_of_a_real_run_writes_the_report_and_says_how_to_go_on(tmp_path):
     running.send_signal(signal.SIGINT)
     said, complained = running.communicate(timeout=300)
     assert running.returncode == 130, complained
-    assert "to go on from here: python -m harness.run ablation=pyramid_scales quick=true" in said
+    assert "to go on from here: python -m harness.run ablation=pyramid_scales quick=true rounds=50" in said
     assert (tmp_path / "quick" / "pyramid_scales" / "report.md").is_file()
 
 

@@ -206,7 +206,9 @@ class Trial:
 
     @property
     def folder(self):
-        return self.out / "quick" / "position_encoding"
+        """Of the records: small models have a folder below that of the ablation."""
+        whole = self.out / "quick" / "position_encoding"
+        return next(whole.glob("clip-*"), whole)
 
     @property
     def visit(self):

@@ -19,7 +19,7 @@ from harness.evaluation.predictions import Predictions
 from harness.training import state
 from harness.training.job import Stopped, TrainingError
 from harness.training.loop import train
-from harness.training.stopping import stopping
+from harness.training.stopping import Stop, stopping
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 SETTINGS = dict(chosen=recipe(epochs=4.0), evaluate_every=2)  # twelve steps
@@ -138,7 +138,14 @@ def test_dozens_of_kills_change_nothing(data, undisturbed, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_and_the_run_goes_on_from_there(data, undisturbed, tmp_path, number):
     chosen = job(data, tmp_path / "run", **SETTINGS)
-    child = start(chosen)
+    asked = Stop.__call__
+
+    def wait_for_the_signal(stop):  # after two steps: else a fast machine were done before it is asked to stop
+        while lines_in(chosen.folder) >= 2 and not asked(stop):
+            time.sleep(0.01)
+        return asked(stop)
+
+    child = start(chosen, before=lambda: setattr(Stop, "__call__", wait_for_the_signal))
     while lines_in(chosen.folder) < 2:
         time.sleep(0.01)
     os.kill(child, number)
