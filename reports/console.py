@@ -13,7 +13,7 @@ from records.record import Measurement, Record, RecordError, read_record
 from reports import accuracy, table
 from reports.paper_table import PaperTableError
 from reports.statistics import Spread, by_visit, median_interval
-from reports.text import MISSING, counted, shown, unit
+from reports.text import MISSING, counted, heading, shown, unit
 
 ORDER = ("counted", "timed", "sized")  # an accuracy comes last; what is shared out is for the report
 
@@ -30,8 +30,8 @@ def results(folder: Path, case_ids: Iterable[str]) -> Group:
     titles = {one.name: one for kind in ORDER for one in measured if one.kind == kind and is_shown(one)}
     trained = accuracy.sorted_names(measured)
     intervals = "mean" if trained else "median" if any(one.kind == "timed" for one in titles.values()) else ""
-    heading = (loaded.name if loaded else folder.name) + (f": {intervals} [95 % interval]" if intervals else "")
-    made = Table(title=Text(heading), title_justify="left")
+    title = (loaded.name if loaded else folder.name) + (f": {intervals} [95 % interval]" if intervals else "")
+    made = Table(title=Text(title), title_justify="left")
     made.add_column("row", overflow="fold")
     for one in titles.values():
         made.add_column(heading(one), justify="right")
