@@ -1,16 +1,53 @@
-"""`python -m attention_zoo`: the schemes, the kernels, and which of them run on this machine."""
+"""`python -m attention_zoo`: the schemes, the kernels, and which of them run on this machine.
+
+`python -m attention_zoo check NAME ...` runs the laws on schemes, also of other packages; exit status 1 if one is
+broken, 2 if the command is wrong.
+"""
 
 from __future__ import annotations
 
 import inspect
 import platform
+import sys
 
 import torch
 
-from attention_zoo import kernels, options_of, schemes
+import attention_zoo.laws as laws
+from attention_zoo import UnknownName, kernels, options_of, schemes
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    match sys.argv[1:] if arguments is None else arguments:
+        case []:
+            listing()
+            return 0
+        case ["check", _, *_] as command:
+            return checked(command[1:])
+        case command:
+            print(
+                f"error: {' '.join(command)!r} is no command; there are: python -m attention_zoo, "
+                "python -m attention_zoo check NAME",
+                file=sys.stderr,
+            )
+            return 2
+
+
+def checked(names: list[str]) -> int:
+    """Says of each scheme whether it obeys the laws."""
+    status = 0
+    for name in names:
+        try:
+            broken = laws.check(name)
+        except (UnknownName, ImportError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print(broken or f"{name} obeys all {len(laws.LAWS)} laws")
+        status = 1 if broken else status
+    return status
+
+
+def listing() -> None:
     print(f"attention schemes (torch {torch.__version__}, Python {platform.python_version()})")
     for name in schemes.names():
         print(f"  {name:<16} {_summary(schemes.get(name))}")
@@ -45,4 +82,4 @@ def _availability(name: str, device: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -50,6 +50,7 @@ class BlockTopkAttention(nn.Module):
 
     example = dict(query_block=16, key_block=8, keep=0.3)
     growth = {"frames": (2, 2), "size": (2, 2)}
+    loose_reach = "through the choice of blocks"
 
     def __init__(
         self,

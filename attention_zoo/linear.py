@@ -26,6 +26,7 @@ class LinearAttention(nn.Module):
 
     example = {}
     growth = {"frames": (1, 1), "size": (1, 1)}
+    loose_reach = "a ReLU shuts some off"
 
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, *, norm: bool = False, rotary: bool = False, kernel: str = AUTO

@@ -42,6 +42,7 @@ class MixtureOfBlocksAttention(nn.Module):
     """
 
     example = dict(chunk=(2, 3, 4), topk=2)
+    loose_reach = "through the choice of chunks"
     growth = {"frames": (1, 2), "size": (1, 2)}
 
     def __init__(

@@ -45,6 +45,7 @@ class PyramidSparseAttention(nn.Module):
     """
 
     example = dict(query_block=16, key_block=16, tile=4, ratios=(0.2, 0.4, 0.6, 0.9))
+    loose_reach = "through the rank of blocks"
     growth = {"frames": (2, 2), "size": (2, 2)}
 
     def __init__(

@@ -1,6 +1,7 @@
 """Grids, registries, and what the package says when it is given something wrong."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import attention_zoo
 from attention_zoo import Grid, Registry, UnknownName, schemes
+from attention_zoo.__main__ import main
 
 sizes = st.integers(1, 9)
 grids = st.builds(Grid, sizes, sizes, sizes)
@@ -206,6 +208,32 @@ def test_another_distribution_that_is_wrong_is_named(installed, source, entry_po
     with pytest.raises(ImportError, match="'their-schemes' cannot be used.*repair or uninstall") as caught:
         schemes.names()
     assert message in str(caught.value)
+
+
+BROKEN = {
+    "macs": (PLAIN.replace("return 0", "return 7"), "macs\\(\\) says 7, counted are 0"),
+    "reach": (PLAIN.replace("torch.eye(", "torch.ones(self.grid.tokens, "), "no gradient where reach\\(\\) is True"),
+    "batch": (PLAIN.replace("return x", "return x - x.mean(0)"), "does not depend on the other clips"),
+    "padding": (PLAIN.replace("return x", "return x[:, :, :6]"), "on 3x7x5 breaks the law"),
+}
+
+
+@pytest.mark.parametrize("law", BROKEN)
+def test_a_scheme_of_another_distribution_that_breaks_a_law_is_told_which(installed, law, capsys):
+    source, message = BROKEN[law]
+    installed(source, "identity = their_scheme:Identity")
+    assert main(["check", "identity"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("identity on ")
+    assert re.search(message, out), out
+
+
+def test_schemes_that_obey_the_laws_are_told_so(installed, capsys):
+    installed(PLAIN, "identity = their_scheme:Identity")
+    assert main(["check", "identity", "time_only"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{n} obeys all 11 laws" for n in ("identity", "time_only")]
+    assert main(["check", "identiti"]) == main(["chek", "identity"]) == 2
+    assert "did you mean 'identity'" in capsys.readouterr().err
 
 
 def test_the_listing_shows_everything():

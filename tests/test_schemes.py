@@ -1,11 +1,9 @@
 """Laws that every registered attention scheme obeys, and equivalences with slow versions of themselves (`oracles.py`).
 
-A law is a function `check_*`; it runs on every name in the registry and on a scheme that only this file knows, as a
-third party would write it. A scheme that draws options (`OPTIONS`) is tried with these, any other with its `example`.
+The laws are in `attention_zoo.laws`; they run on every name in the registry and on a scheme that only this file knows,
+as a third party would write it. A scheme that draws options (`OPTIONS`) is tried with these, any other with its
+`example`.
 """
-
-import json
-from dataclasses import dataclass
 
 import oracles
 import pytest
@@ -16,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.flop_counter import FlopCounterMode
 
 import attention_zoo
 import attention_zoo.windows
 from attention_zoo import Grid, schemes
+from attention_zoo.laws import LAWS, Case, example, noise
 from attention_zoo.windows import Tiling, _order, labels, slabs
 
 THIRD_PARTY = "frame_mean"
@@ -87,159 +85,27 @@ OPTIONS = {
 }
 
 
-@dataclass
-class Case:
-    name: str
-    grid: Grid
-    num_heads: int
-    dim: int
-    options: dict
-
-    def build(self, **changes):
-        """The scheme with random parameters and statistics, in float64, evaluation mode."""
-        module = attention_zoo.build(
-            self.name, self.dim, self.num_heads, self.grid, **(dict(kernel="reference") | self.options | changes)
-        )
-        return randomised(module)
-
-    def clips(self, count=1):
-        return noise(count, *self.grid, self.dim, seed=count)
-
-
 @st.composite
 def cases(draw, name):
     num_heads = draw(st.integers(1, 3))
     options = draw(OPTIONS[name]) if name in OPTIONS else schemes.get(name).example
-    return Case(name, draw(grids), num_heads, num_heads * draw(st.integers(3, 5)), options)
-
-
-def example(name, grid=Grid(4, 6, 8)):
-    return Case(name, grid, 2, 12, schemes.get(name).example)
-
-
-def noise(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def randomised(module):
-    """Zero-initialised parameters hide mistakes; so does a ReLU that is shut (hence the large BatchNorm bias)."""
-    module = module.double().eval()
-    with torch.no_grad():
-        for i, value in enumerate([*module.parameters(), *module.buffers()]):
-            if value.is_floating_point():
-                value.copy_(0.4 * noise(*value.shape, seed=i))
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm3d):
-                part.running_var.abs_().add_(0.5)
-                part.bias.add_(3)
-    return module
-
-
-LESS_THAN_REACH = {  # where a token may influence another without a gradient; what flows is in test_modern_schemes.py
-    "block_topk": "through the choice of blocks",
-    "mixture_of_blocks": "through the choice of chunks",
-    "pyramid_sparse": "through the rank of blocks",
-    "linear": "a ReLU shuts some off",
-}
+    grid = draw(grids)
+    prefix = draw(st.sampled_from([0, grid.t])) if getattr(schemes.get(name), "takes_prefix", False) else 0
+    return Case(name, grid, num_heads, num_heads * draw(st.integers(3, 5)), options, prefix)
 
 
 # Laws ---------------------------------------------------------------------------------------------------------------
 
 
-def check_shape_and_dtype_are_kept(case):
-    module = case.build(kernel="auto")
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        x = case.clips(2).to(dtype)
-        y = module.to(dtype)(x)
-        assert (y.shape, y.dtype) == (x.shape, dtype)
-        assert y.isfinite().all()
-
-
-def check_clips_of_a_batch_never_mix(case):
-    module, x = case.build(), case.clips(3)
-    assert_close(module(x), torch.cat([module(clip[None]) for clip in x]), rtol=1e-9, atol=1e-9)
-
-
-def check_evaluation_is_deterministic(case):
-    module, x = case.build(kernel="auto"), case.clips()
-    assert torch.equal(module(x), module(x))
-
-
-def check_every_parameter_gets_gradient(case):
-    # Not on the drawn grid: a softmax over a single key gives its query none.
-    for grid in (Grid(4, 6, 8), Grid(3, 7, 5)):
-        module = example(case.name, grid).build(kernel="auto")
-        y = module(noise(2, *grid, 12))
-        (y * noise(*y.shape, seed=1)).sum().backward()
-        silent = [name for name, p in module.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9]
-        assert set(silent) == set(module.inert)
-
-
-def check_macs_equal_the_flop_counter(case):
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        module = attention_zoo.build(
-            case.name, case.dim, case.num_heads, case.grid, kernel="reference", **case.options
-        ).eval()
-        module(torch.empty(2, *case.grid, case.dim))
-    assert type(module.macs()) is int
-    assert counter.get_total_flops() == 2 * 2 * module.macs()  # two per multiply-add, two clips
-
-
 def check_macs_equal_fvcore(case):
     with torch.no_grad():
-        analysis = FlopCountAnalysis(case.build().float(), case.clips().float())
+        analysis = FlopCountAnalysis(case.build().float(), tuple(x.float() for x in case.inputs()))
         counts = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
     norms = counts["layer_norm"] + counts["batch_norm"]  # fvcore's rule counts these; macs() does not
-    assert sum(counts.values()) - norms == case.build().macs()
+    assert sum(counts.values()) - norms == (case.build().macs(case.prefix) if case.prefix else case.build().macs())
 
 
-def check_reach_is_where_gradient_flows(case):
-    module, x = case.build(), case.clips().requires_grad_()
-    n = case.grid.tokens
-    per_token = module(x).reshape(n, case.dim) @ noise(case.dim, seed=2)
-    (gradient,) = torch.autograd.grad(per_token, x, torch.eye(n, dtype=x.dtype), is_grads_batched=True)
-    flows = (gradient.reshape(n, n, case.dim) != 0).any(-1)
-    if case.name in LESS_THAN_REACH:
-        assert not (flows & ~module.reach()).any()
-    else:
-        assert torch.equal(flows, module.reach())
-
-
-def check_every_token_reaches_itself(case):
-    reach = case.build().reach()
-    assert (reach.shape, reach.dtype) == ((case.grid.tokens, case.grid.tokens), torch.bool)
-    assert reach.diagonal().all()
-
-
-def check_kernels_give_the_same(case):
-    module, x = case.build(), case.clips(2)
-    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-4)):
-        y = attention_zoo.use_kernel(module.double(), "reference")(x)
-        fused = attention_zoo.use_kernel(module.to(dtype), "sdpa")(x.to(dtype))
-        assert_close(fused.double(), y, rtol=tolerance, atol=tolerance)
-
-
-def check_options_survive_json(case):
-    options = json.loads(json.dumps(case.options))
-    other = attention_zoo.build(case.name, case.dim, case.num_heads, list(case.grid), kernel="reference", **options)
-    module = case.build()
-    other.double().eval().load_state_dict(module.state_dict())
-    assert torch.equal(other(case.clips()), module(case.clips()))
-
-
-def check_training_works_after_inference(case):
-    for function in vars(attention_zoo.windows).values():  # what was cached here was made by the checks before
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
-    module, x = case.build(kernel="auto"), case.clips()
-    with torch.inference_mode():
-        before = module(x)
-    y = module(x)
-    y.sum().backward()
-    assert_close(y.detach(), before.clone(), rtol=1e-9, atol=1e-9)
-
-
-CHECKS = [check for name, check in list(globals().items()) if name.startswith("check_")]
+CHECKS = [*LAWS, check_macs_equal_fvcore]
 KNOWN_FAILURES: dict[tuple[str, str], str] = {}  # (scheme, check): reason
 
 
