@@ -481,9 +481,8 @@ def _again(table: AblationTable) -> str:
     words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics and not of_suite else []
     trained = accuracy.names(table)
     if trained and not of_suite and not any(word.startswith("accuracy=") for word in words):
-        words.append(
-            f"accuracy={accuracy.budget(table, trained[0])}"
-        )  # where metrics are named, it is off unless it is named
+        # where metrics are named, it is off unless it is named
+        words.append(f"accuracy={accuracy.budget(table, trained[0])}")
     words += ["quick=true"] if table.quick and "quick=true" not in words else []
     what = shlex.join(words)
     folder = f"outputs/{'quick/' if table.quick else ''}{table.name}"

@@ -18,7 +18,7 @@ NUMBER = re.compile(r"[*~<≤]*[-+−]?\d[\d.,]*(?: ?(?:%|×|[A-Za-zμ/²]{1,3})
 
 UNITS = {  # unit of a measurement: as shown, divided by, decimals of an exact number
     "count": ("M", 10**6), "MAC": ("GMAC", 10**9), "bytes": ("MiB", 2**20), "percent": ("%", 1),
-    "bytes, predicted": ("MiB, predicted", 2**20), "MAC/s": ("GMAC/s", 10**9), "bytes/s": ("GB/s", 10**9),
+    "bytes, predicted": ("MiB", 2**20), "MAC/s": ("GMAC/s", 10**9), "bytes/s": ("GB/s", 10**9),
 }  # fmt: skip
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
 

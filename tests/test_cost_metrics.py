@@ -492,7 +492,7 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
     assert shown["training memory ↓, MiB"] == "400"
     parts = [f"{part} in training ↓, MiB" for part in ("parameters", "gradients", "optimizer state", "activations")]
     assert [shown[part] for part in parts] == ["80.0", "70.0", "160", "90.0"]
-    assert shown["training memory, predicted ↓, MiB, predicted"] == "333"
+    assert shown["training memory, predicted ↓, MiB"] == "333"
     assert shown["largest batch ↑, clips"].startswith("48 [")
     assert (shown["throughput ↑, clips/s"], shown["throughput at the largest batch ↑, clips/s"]) == ("4.75", "7.25")
     (ratio,) = [cell for heading, cell in shown.items() if heading.startswith("latency ↓ / full")]

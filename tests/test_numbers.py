@@ -57,6 +57,25 @@ def test_a_new_metric_stands_in_markdown_csv_latex_terminal_and_comparison(tmp_p
     assert "made_up_joules" in found.floors
 
 
+def test_a_new_budget_has_a_column_and_a_section_of_its_own(tmp_path):
+    quantity = Quantity("top1_overnight", "scored", "top-1, overnight on my_clips", "percent", "higher")
+    details = {"budget": "overnight", "data": "my_clips", "built_in": False, "videos": 400, "frames": 8, "size": 64}
+    records = []
+    for row, level in (("base", 70.0), ("other", 80.0)):
+        one, tops = one_record(row), (level, level + 1, level + 2)
+        seeds = tuple(Visit((top,), details={"seed": seed}) for seed, top in enumerate(tops))
+        measured = replace(quantity.of([0], details), visits=seeds)
+        records.append(replace(one, measurements=one.measurements | {measured.name: measured}))
+    folder = write(tmp_path / "scales", records, [{"baseline": "base"}] * 2, table=None)
+    build.build(folder)
+    report = (folder / "report.md").read_text("utf-8")
+    assert "top-1 ↑, %, measured on my_clips, overnight, 8x64x64, 3 seeds: mean (95 % interval)" in report
+    assert "### On my_clips, overnight" in report
+    assert "| other | +10.0 (" in report
+    _, other = csv.DictReader(io.StringIO((folder / "table.csv").read_text("utf-8")))
+    assert other["top1_overnight"] == "81.0"
+
+
 def test_latex_has_rules_and_no_letter_that_stops_it(tmp_path):
     folder = write(tmp_path / "scales", [one_record()], [DEFAULT | {"note": "50 % & more_so"}])
     build.build(folder)

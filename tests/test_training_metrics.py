@@ -423,9 +423,9 @@ def test_a_report_has_a_column_for_each_and_says_what_ended_a_search(tmp_path):
     write_manifest({"name": "some", "question": "?", "rows": [{"row": "tiny", "case_id": "tiny"}]}, tmp_path)
     found = markdown.report(table.load(tmp_path), {})
     for heading in (
-        "training latency ↓, ms",
+        "training step ↓, ms",
         "training memory ↓, MiB |",
-        "predicted training memory ↓, MiB, predicted",
+        "training memory, predicted ↓, MiB |",
         "largest batch ↑, clips",
     ):
         assert heading in found
