@@ -71,9 +71,14 @@ class Annotator:
     """
 
     def __init__(self, teacher: Backbone):
-        """Raises: ValueError for a teacher without classifier."""
+        """Raises: ValueError for a teacher without a classifier of single tokens."""
         if not teacher.num_classes:
             raise ValueError("the teacher has no classifier, which is what labels the positions; take a trained one")
+        if not isinstance(teacher.classifier, nn.Linear):
+            raise ValueError(
+                f"the classifier of a {teacher.config.family} model reads more than one token, so it labels no "
+                "positions; take a teacher of another family"
+            )
         self._teacher = teacher.requires_grad_(False).eval()
 
     @property
