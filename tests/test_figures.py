@@ -5,7 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from test_roofline import table as table_of
 
 from harness.spec import case
 from harness.spec.names import DTYPES
+from records.record import Quantity
 from reports import build, drawing, figures, table
 from reports import views as tests_of_views
 from reports.figures import accuracy_cost, accuracy_vs_flops, cost, operator_share, roofline, scaling
@@ -352,3 +353,15 @@ def test_names_of_points_that_lie_together_keep_apart():
     labels = [(0.5, 0.5 + n / 50, f"a name of some length, {n}", "black", "normal") for n in range(4)]
     drawing.place_labels(axes, labels, [[(0.0, 0.5), (1.0, 0.5)]])
     assert_legible(figure)
+
+
+def test_a_quantity_that_no_figure_knows_is_drawn_by_its_kind(tmp_path):
+    made = []
+    for name, level in (("base", 100), ("x", 140)):
+        one = in_rounds(name, [level] * 3)
+        waiting = Quantity("waiting", "timed", "waiting for clips", "ms", "lower")
+        measured = replace(one.get("latency"), **{f.name: getattr(waiting, f.name) for f in fields(Quantity)})
+        made.append(replace(one, measurements=one.measurements | {"waiting": measured}))
+    figure, caption = cost.draw(table.load(against_base(tmp_path / "scales", *made)))
+    assert "waiting for clips, ms" in titles(figure)
+    assert "waiting for clips, ms" in caption
