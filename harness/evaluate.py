@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from harness.clips.reading import LoadingError
 from harness.datasets import DataError, DataSet, Split
 from harness.datasets import load as load_data
 from harness.evaluation.predictions import DECODERS, FILE, RUN, Predictions, PredictionsError
@@ -105,6 +106,9 @@ def evaluate(given: Options) -> int:
         found = scores(predictions)
     except (PredictionsError, OSError) as error:
         raise UsageError(str(error)) from error
+    except LoadingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(summary(found, predictions))
     try:
         write_scores(folder, found, predictions)

@@ -15,7 +15,8 @@ from rich.console import Console
 from harness import datasets
 from harness.datasets import DataError, Item, check
 from harness.datasets.__main__ import main
-from harness.datasets.frames import count_frames, read_frames
+from harness.datasets.files import Found
+from harness.datasets.frames import count_frames, picture_names, read_frames
 from harness.progress import line
 
 ROOT = Path(__file__).parents[1]
@@ -459,6 +460,97 @@ def test_folders_of_pictures_are_read_in_the_order_of_their_numbers(tmp_path):
         count_frames(tmp_path / "gone")
 
 
+# Names and lists as they are met in the wild
+
+
+def test_a_frame_is_told_by_the_number_that_differs(tmp_path):
+    for names in ("frame_{}_640x360.jpg", "{}@2x.jpg", "frame{}_of_12.jpg", "x_{}.png", "IMG{}.JPG"):
+        folder = tmp_path / names
+        folder.mkdir()
+        for number in range(1, 13):
+            (folder / names.format(number)).touch()
+        (folder / "poster.jpg").touch()  # no frame
+        (folder / ("._" + names.format(1))).touch()  # a copy to a Mac leaves these
+        assert picture_names(folder) == [names.format(number) for number in range(1, 13)]
+    (folder / "thumb_3.jpg").touch()
+    with pytest.raises(DataError, match=r"IMG1.JPG and thumb_3.jpg are named in two ways"):
+        picture_names(folder)
+
+
+def test_pictures_beside_videos_hide_nothing(tmp_path):
+    """Thumbnails as download programs leave them, and a stray picture above all classes."""
+    for name in ("clap/a001.mp4", "clap/a001.jpg", "wave/b002.mp4", "cover_001.jpg"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    write(tmp_path, {"train.csv": "label,youtube_id,time_start,time_end\n"})
+    found = Found(tmp_path)
+    assert found.file("a001") == "train/clap/a001.mp4"
+    assert found.file("b002") == "train/wave/b002.mp4"
+    assert [item.path for item in datasets.load("folder", "train", tmp_path).items] == [
+        "train/clap/a001.mp4", "train/wave/b002.mp4",
+    ]  # fmt: skip
+
+
+def test_hidden_files_are_not_listed(tmp_path):
+    for name in ("run/a.mp4", "run/._a.mp4", "run/.ipynb_checkpoints/a-checkpoint.mp4", "walk/b.mp4"):
+        (tmp_path / "val" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "val" / name).touch()
+    assert [item.path for item in datasets.load("folder", "val", tmp_path).items] == ["val/run/a.mp4", "val/walk/b.mp4"]
+    write(tmp_path, {"wave_test_split1.txt": "w.avi 1\n", "._wave_test_split1.txt": "x.avi 1\n",
+                     "my_train_list_videos.txt": "a.mp4 0\n", "._my_train_list_videos.txt": "a.mp4 0\n"})  # fmt: skip
+    assert datasets.load("hmdb51", "train", tmp_path).classes == ("wave",)
+    assert len(datasets.load("mmaction", "train", tmp_path)) == 1
+
+
+@pytest.mark.parametrize("head", ["video,category", "path,class", "file,label", "filename,label"])
+def test_a_header_in_other_words_is_understood(head, tmp_path):
+    numbers = datasets.load("csv", "train", write(tmp_path, {"train.csv": f"{head}\na.mp4,2\nb.mp4,10\n"}))
+    assert listed(numbers) == [("a.mp4", "2"), ("b.mp4", "10")]
+    names = datasets.load("csv", "train", write(tmp_path, {"train.csv": f"{head}\na.mp4,run\nb.mp4,walk\n"}))
+    assert names.classes == ("run", "walk")
+
+
+def test_a_line_that_no_reading_fits_is_refused_with_its_number(tmp_path):
+    for name, file, text, message in (
+        ("csv", "train.csv", "what,ever\na.mp4,0\nb.mp4,1\n", "line 1: .* all lines below it are; a header must name"),
+        ("mmaction", "train.txt", "a.mp4 0\nv.mp4 1 2\n", "line 2: .* with one label"),
+        ("slowfast", "train.csv", "v.mp4,1,2\n", "line 1: .* with one label"),
+        ("kinetics400", "val.csv", "a b.mp4 1 2\n", "line 1: .* with one label"),
+    ):
+        with pytest.raises(DataError, match=message):
+            datasets.load(name, file.partition(".")[0], write(tmp_path / name, {file: text}))
+
+
+def test_folders_of_pictures_may_have_dots_and_spaces_and_videos_any_name(tmp_path):
+    root = write(tmp_path, {"train.txt": "2021.05.03_clip 5 0\nmy clip 7 1\n", "val.txt": "# 1.mp4 0\na\x85b.mp4 1\n"})
+    assert datasets.load("mmaction", "train", root).items == (
+        Item("2021.05.03_clip", 0, frames=5), Item("my clip", 1, frames=7),
+    )  # fmt: skip
+    assert datasets.load("mmaction", "val", root).items == (Item("# 1.mp4", 0), Item("a\x85b.mp4", 1))
+
+
+@pytest.mark.parametrize("name", ["kinetics400", "slowfast", "csv"])
+def test_three_readers_of_one_format_agree(name, tmp_path):
+    root = write(tmp_path, {"val.csv": "val/air drumming/x y.mp4,2\nval/arm wrestling/z.mp4,7\n"})
+    items = datasets.load(name, "val", root).items
+    assert items == (Item("val/air drumming/x y.mp4", 2), Item("val/arm wrestling/z.mp4", 7))
+
+
+def test_a_name_in_another_encoding_is_walked_and_shown(tmp_path, capsys):
+    good = render(tmp_path / "clips" / "val" / "run" / "a.mp4")
+    odd = os.fsencode(good.parent) + b"/\xc4\xe3.mp4"
+    with open(odd, "wb") as file:
+        file.write(good.read_bytes())
+    with open(odd[:-4] + b"2.mp4", "wb"):
+        pass
+    dataset = datasets.load("folder", "val", tmp_path / "clips")
+    assert len(dataset.digest) == 64
+    out = tmp_path / "found.json"
+    assert main(["check", str(tmp_path / "clips"), "split=val", "workers=0", "clips=0", f"out={out}"]) == 1
+    assert "good        2 of 3" in capsys.readouterr().out
+    assert json.loads(out.read_text())["splits"]["val"]["files"][0]["path"] == r"val/run/\xc4\xe32.mp4"
+
+
 # The walk
 
 
@@ -640,7 +732,10 @@ def test_wrong_commands_have_status_2(tmp_path, capsys):
         (["check", "ucf101", f"root={tmp_path}"], "no classInd.txt"),
         (["check", "ucf101", f"root={tmp_path}", "fold=4"], "allowed: 1, 2, 3"),
         (["check", "ucf101", f"rot={tmp_path}"], "did you mean 'root'"),
-        (["check", "ucf101", f"root={tmp_path}", "split=validation"], "unknown split"),
+        (
+            ["check", "ucf101", f"root={tmp_path}", "split=validation"],
+            "split=validation is not all or train, val",
+        ),
         (["check", "ucf101", f"root={tmp_path}", f"out={tmp_path}"], "a folder; name a file in it"),
     ):
         assert main(arguments) == 2, arguments
@@ -653,7 +748,7 @@ def test_the_list_and_the_help(capsys):
     for name in datasets.names():
         assert f"\n{name}\n" in f"\n{printed}"
     assert main(["check", "--help"]) == 0
-    assert "whole=false" in capsys.readouterr().out
+    assert "whole (false)" in capsys.readouterr().out
 
 
 # Real data

@@ -327,13 +327,24 @@ def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path, error, seconds):
 
     again, said = Clips(), []
     same(run(again, batch_size=3, keep=keep, facts=facts, say=said.append), whole)
-    assert sorted(again.read) == before.pending.tolist()  # nothing is read twice
+    assert sorted(again.read) == sorted({*before.pending.tolist(), 3})  # nothing twice but what has failed
     assert said[0] == f"{7 - len(again.read)} of 7 videos are predicted already"
     same(Predictions.load(keep), whole)
 
     done = Clips()
     same(run(done, keep=keep, facts=facts), whole)
-    assert not done.read
+    assert done.read == [3]  # it may have been repaired
+
+
+def test_a_repaired_file_is_no_miss_any_more(tmp_path):
+    keep, repaired = tmp_path / "predictions.npz", Clips()
+    assert run(Clips(), keep=keep).failures
+    repaired.__class__ = type(
+        "Repaired", (Clips,), {"__getitem__": lambda self, i: {"views": self.clips[i], "index": i}}
+    )
+    found = run(repaired, keep=keep)
+    assert not found.failures
+    assert found.decoded.all()
 
 
 def test_predictions_of_something_else_are_not_taken_over(tmp_path):
@@ -453,7 +464,7 @@ def test_the_command_line_writes_everything(folder, tmp_path, capsys):
     assert "| green | 2 | 1 | 50.0 | 9.5 to 90.5 | — |" in (out / "per_class.md").read_text()
 
     assert evaluate.main(arguments(folder, out)) == 0
-    assert "6 of 6 videos are predicted already" in capsys.readouterr().out
+    assert "5 of 6 videos are predicted already" in capsys.readouterr().out  # the damaged one is tried again
 
 
 @pytest.mark.parametrize(

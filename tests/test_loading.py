@@ -18,7 +18,7 @@ from harness.clips.loading import (
     TestClips,
     TrainingClips,
     collated,
-    loader,
+    loaded,
     preload,
     training_batches,
 )
@@ -126,7 +126,7 @@ def test_views_are_ordered_by_clip_then_crop(training):
 
 def test_a_loader_of_test_clips_gives_every_video(training):
     clips = TestClips(training, SAMPLING, TESTING, 32)
-    found = [sample[0] for sample in loader(clips, [[i] for i in range(len(clips))], list)]
+    found = [sample[0] for sample in loaded(clips, [[i] for i in range(len(clips))], list)]
     assert [sample["index"] for sample in found] == list(range(12))
     assert [sample["label"] for sample in found] == [item.label for item in training.items]
 
@@ -264,3 +264,35 @@ def test_parts_of_a_variable_frame_rate_are_cut_by_time(tmp_path, start, end, fr
 def test_uniform_sampling_of_a_short_video(training):
     clip = clips_of(training, sampling=Sampling(frames=16, kind="uniform"))[0, 0]["clip"]
     assert clip.shape[1] == 16
+
+
+class Full(torch.utils.data.Dataset):
+    """Fails as PyTorch does where /dev/shm is full."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+def test_a_worker_without_shared_memory_is_one_line_with_the_way_out():
+    with pytest.raises(loading.LoadingError, match=r"No space left on device .*/dev/shm.*workers= ") as caught:
+        list(loading.loaded(Full(), [[0]], list, workers=1))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="unable to allocate"):  # not of a worker: a fault of its own
+        list(loading.loaded(Full(), [[0]], list))
+
+
+def test_views_are_in_shared_memory_before_they_are_queued(training):
+    """What fails in the queue's own thread reaches nobody, and the reader waits for ever."""
+    clips = loading.TestClips(training, Sampling(frames=4), Testing(clips=2, crops=1, resize=32), 32)
+    (sample,) = loading.loaded(clips, [[0]], shared_alone, workers=1)
+    assert sample["in_worker"]
+    assert sample["was_shared"]
+
+
+def shared_alone(samples):
+    sample = loading.shared(samples[0])
+    told = {"in_worker": torch.utils.data.get_worker_info() is not None, "was_shared": sample["views"].is_shared()}
+    return sample | told

@@ -20,12 +20,12 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from harness.clips.decoding import VideoError
-from harness.clips.reading import opened
+from harness.clips.reading import LoadingError, opened
 from harness.clips.transforms import augmented, test_view, with_short_side
-from harness.datasets import DataSet, Item
+from harness.datasets import DataSet, Item, readable
 from harness.processes import cores
 from harness.spec.clip import Augmentation
 from harness.spec.recipe import Testing
@@ -37,10 +37,6 @@ SHARE_OF_MEMORY = 0.8  # of what is available, that clips may take
 BLOCK_BYTES = 256 * 2**20
 AT_ONCE = 32  # videos that are decoded between two looks at the memory
 CONTEXT = "forkserver" if "forkserver" in torch.multiprocessing.get_all_start_methods() else "spawn"
-
-
-class LoadingError(RuntimeError):
-    """Clips cannot be loaded, and not because of one file; the message says what to do."""
 
 
 def numpy_random(*numbers: int) -> np.random.Generator:
@@ -202,7 +198,7 @@ class TrainingClips(Dataset):
                 pixels, label = self._clip(chosen, random)
             except VideoError as error:
                 failed.append(chosen)
-                reason = str(error)
+                reason = readable(str(error))
                 continue
             return {"clip": pixels, "label": label, "index": chosen, "replaced": bool(failed), "failed": failed}
         raise LoadingError(
@@ -274,7 +270,7 @@ class TestClips(Dataset):
                 ]
             )
         except VideoError as error:
-            views = str(error)
+            views = readable(str(error))
         return {"views": views, "decoder": decoder, "label": self.dataset.items[index].label, "index": index}
 
 
@@ -286,12 +282,15 @@ def collated(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 def training_batches(clips: TrainingClips, keys: Keys, *, workers: int = 0, pin: bool = False) -> Iterator[dict]:
     """The micro-batches of one process, in order. With workers, each is loaded as a whole by one of these processes."""
-    return iter(loader(clips, keys, collated, workers=workers, pin=pin))
+    return loaded(clips, keys, collated, workers=workers, pin=pin)
 
 
-def loader(clips: Dataset, batches: Any, collate: Callable, *, workers: int = 0, pin: bool = False) -> DataLoader:
-    """A DataLoader over lists of keys, whose processes have one thread each and leave Ctrl-C to this one."""
-    return DataLoader(
+def loaded(clips: Dataset, batches: Any, collate: Callable, *, workers: int = 0, pin: bool = False) -> Iterator[Any]:
+    """What a DataLoader gives over lists of keys; its processes have one thread each and leave Ctrl-C to this one.
+
+    Raises: LoadingError in one line, where memory or open files do not suffice for these processes.
+    """
+    loader = DataLoader(
         clips,
         batch_sampler=batches,
         collate_fn=collate,
@@ -301,6 +300,31 @@ def loader(clips: Dataset, batches: Any, collate: Callable, *, workers: int = 0,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
+    try:
+        yield from loader
+    except LoadingError as error:  # from another process it comes with that process' traceback
+        raise LoadingError(str(error).strip().splitlines()[-1].rpartition("LoadingError: ")[2]) from error
+    except (RuntimeError, OSError) as error:
+        if not workers:
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise LoadingError(
+            f"a process that loads clips has failed ({reason}): most often the memory, the shared memory /dev/shm or "
+            "the number of open files (ulimit -n) is too small; give fewer workers= (0 needs none of these), or "
+            "preload=false"
+        ) from error
+
+
+def shared(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample as it is, its tensors where another process can read them.
+
+    In a worker, before they are put into its queue: what fails in the queue's own thread would reach nobody.
+    """
+    if get_worker_info() is not None:
+        for value in sample.values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
+    return sample
 
 
 def _context() -> Any:

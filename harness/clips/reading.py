@@ -17,6 +17,10 @@ from harness.datasets.frames import read_frames
 PICTURES = "pictures"  # what stands for a decoder where an item is a folder of them
 
 
+class LoadingError(RuntimeError):
+    """Clips cannot be loaded, and not because of one file; the message says what to do."""
+
+
 class Opened(NamedTuple):
     """An item to read from: its number of frames, frames per second, a function that reads some of them as uint8
     "n h w 3", and one that says what has decoded them."""

@@ -44,6 +44,15 @@ class Item:
     end: float | None = None
     frames: int | None = None
 
+    @property
+    def name(self) -> str:
+        return readable(self.path)
+
+
+def readable(text: str) -> str:
+    """Text that can be written: bytes of a file's name that are no UTF-8 are shown as numbers, such as \\xc4."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -80,7 +89,7 @@ class DataSet:
         for item in self.items:
             cut = "" if item.start is None and item.end is None else f"\t{item.start}\t{item.end}"
             pictures = "" if item.frames is None else f"\t{item.frames}"
-            total.update(f"{item.path}\t{item.label}{cut}{pictures}\n".encode())
+            total.update(f"{item.path}\t{item.label}{cut}{pictures}\n".encode("utf-8", "surrogateescape"))
         return total.hexdigest()
 
 

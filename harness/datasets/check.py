@@ -23,7 +23,7 @@ import numpy as np
 
 from harness.clips.decoding import VideoError, VideoFacts, open_video, probe
 from harness.clips.reading import opened
-from harness.datasets import DataError, DataSet, Item
+from harness.datasets import DataError, DataSet, Item, readable
 from harness.datasets.frames import picture_names, read_frames
 from harness.processes import pool
 from harness.progress import duration
@@ -177,7 +177,7 @@ def missing_bytes(path: str | Path) -> int:
 
 
 def _plain(error: Exception, path: str) -> str:
-    text = str(error)
+    text, path = readable(str(error)), readable(path)
     for prefix in (f"clip={path}: ", f"{path}: "):
         text = text.removeprefix(prefix)
     return text.partition("; re-encode")[0].replace(path, "the file")[:300]
@@ -240,7 +240,7 @@ def balance(dataset: DataSet) -> dict[str, Any]:
 def repeated(dataset: DataSet) -> dict[str, int]:
     """Paths that are listed more than once in one split with the same cut, and how often."""
     counts = Counter((item.path, item.start, item.end) for item in dataset.items)
-    return {path: count for (path, _, _), count in counts.items() if count > 1}
+    return {readable(path): count for (path, _, _), count in counts.items() if count > 1}
 
 
 def leaks(train: DataSet, other: DataSet) -> list[str]:
@@ -248,7 +248,7 @@ def leaks(train: DataSet, other: DataSet) -> list[str]:
     cuts: dict[str, list[Item]] = defaultdict(list)
     for item in train.items:
         cuts[item.path].append(item)
-    return sorted({item.path for item in other.items if any(_overlap(item, cut) for cut in cuts.get(item.path, ()))})
+    return sorted({item.name for item in other.items if any(_overlap(item, cut) for cut in cuts.get(item.path, ()))})
 
 
 def _overlap(a: Item, b: Item) -> bool:
@@ -278,7 +278,7 @@ def same_content(train: Walk, other: Walk) -> list[tuple[str, str]]:
         for theirs in by_size.get(look.bytes, ()) if item.frames is None else ():
             # Most files of one size differ in their first bytes already; only then is the whole read.
             if theirs != mine and all(digest(mine, length) == digest(theirs, length) for length in (HEAD, WHOLE)):
-                pairs.append((str(theirs), str(mine)))
+                pairs.append((readable(str(theirs)), readable(str(mine))))
                 break
     return pairs
 
@@ -367,7 +367,7 @@ def _split_report(walk: Walk, span: int) -> dict[str, Any]:
         "looked_at": len(seen),
         "good": len(good),
         "problems": {kind: kinds[kind] for kind in PROBLEMS if kinds[kind]},
-        "files": [{"path": item.path, "problem": look.problem, "reason": look.reason} for item, look in walk.problems],
+        "files": [{"path": item.name, "problem": look.problem, "reason": look.reason} for item, look in walk.problems],
         "balance": balance(dataset),
         "repeated": repeated(dataset),
         "bytes": sum(look.bytes for _, look in seen),

@@ -6,16 +6,17 @@ Every error names the file and the line. Nothing here decodes.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.datasets import DataError, Item
-from harness.datasets.frames import PICTURES, count_frames
+from harness.datasets.frames import are_frames, count_frames, is_video, visible
 
-VIDEOS = tuple(".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .wmv .flv .ts .ogv .3gp .gif".split())
 ANNOTATION_FOLDERS = ("", "annotations", "annotation", "labels", "splits")
 DEEPEST = 6  # folders below the root in which videos are looked for
 
@@ -63,17 +64,15 @@ def _place(given: str, root: Path, exists: Callable[[Path], bool], what: str) ->
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file, stripped; empty ones and comments (`# `) are left out. Raises: DataError."""
-    text = read_text(path)
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
-        if line and not line.startswith("# "):
-            yield number, line
+    """Numbered lines of a text file, stripped; empty ones are left out. Raises: DataError."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # splitlines cuts at characters of names, too
+        if line.strip():
+            yield number, line.strip()
 
 
 def rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Numbered rows of a csv file, fields stripped; empty rows are left out. Raises: DataError."""
-    reader = csv.reader(read_text(path).splitlines(), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter, skipinitialspace=True)
     try:
         for row in reader:
             fields = [field.strip() for field in row]
@@ -163,6 +162,17 @@ def label_of(text: str, classes: Sequence[str] | None, path: Path, number: int, 
     return label
 
 
+def path_and_label(line: str, path: Path, number: int) -> tuple[str, str]:
+    """The two parts of a line `path label` or `path,label`; the path may hold spaces. Raises: DataError."""
+    comma = line.rpartition(",")[2].strip().isdigit()
+    parts = [part.strip() for part in (line.rsplit(",", 1) if comma else line.rsplit(None, 1))]
+    if len(parts) != 2 or not parts[0]:
+        raise bad(path, number, line, "`path label` or `path,label`")
+    if re.search(r"[\s,]\d+$", parts[0]):
+        raise bad(path, number, line, "`path label` with one label (several labels and further numbers are not read)")
+    return parts[0], parts[1]
+
+
 def numbered(labels: Iterable[int]) -> tuple[str, ...]:
     """Names for classes that nobody named: their numbers."""
     return tuple(str(label) for label in range(max(labels, default=-1) + 1))
@@ -181,8 +191,8 @@ def under(root: Path, path: str) -> str:
 class Found:
     """The video files and folders of pictures below a root, by their names without extension.
 
-    A folder of pictures is known by the first numbered one and not read any further. Where a name occurs more than
-    once, the path with most of `near` (parts of a path, the most telling first) is taken, then the shortest.
+    Where a name occurs more than once, the path with most of `near` (parts of a path, the most telling first) is taken,
+    then the shortest.
     """
 
     def __init__(self, root: Path, inside: str | None = None):
@@ -194,23 +204,18 @@ class Found:
         self._walk(start, "" if start == root else f"{Path(os.path.relpath(start, root)).as_posix()}/", 0)
 
     def _walk(self, folder: Path | str, prefix: str, depth: int) -> None:
-        below = []
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    stem, dot, extension = entry.name.rpartition(".")
-                    if dot and f".{extension.lower()}" in VIDEOS:
-                        self.files.setdefault(stem, []).append(f"{prefix}{entry.name}")
-                    elif prefix and dot and f".{extension.lower()}" in PICTURES and stem[-3:].isdigit():
-                        path = prefix.rstrip("/")
-                        self.folders.setdefault(path.rpartition("/")[2], []).append(path)
-                        return
-                    elif not entry.name.startswith(".") and entry.is_dir():
-                        below.append(entry)
+            entries = visible(folder)
         except OSError as error:
             raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
-        if depth < DEEPEST:
-            for entry in below:
+        for entry in entries:
+            if is_video(entry.name):
+                self.files.setdefault(entry.name.rpartition(".")[0], []).append(f"{prefix}{entry.name}")
+        if prefix and are_frames(entry.name for entry in entries):
+            path = prefix.rstrip("/")
+            self.folders.setdefault(path.rpartition("/")[2], []).append(path)
+        for entry in entries if depth < DEEPEST else ():
+            if entry.is_dir():
                 self._walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
 
     def __bool__(self) -> bool:

@@ -7,12 +7,10 @@ numbered pictures counts as one video. Whether left and right matter is not know
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from harness.datasets import DataError, DataSet, Item, register
-from harness.datasets.files import VIDEOS
-from harness.datasets.frames import PICTURES, count_frames
+from harness.datasets.frames import VIDEOS, are_frames, count_frames, is_video, visible
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
@@ -50,17 +48,13 @@ def _is_class(entry: Path) -> bool:
 
 def _videos(root: Path, place: Path, label: int) -> list[Item]:
     items = []
-    with os.scandir(place) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            path = Path(entry.path).relative_to(root).as_posix()
-            if entry.is_dir():
-                with os.scandir(entry.path) as inside:
-                    pictures = any(file.name.lower().endswith(PICTURES) for file in inside)
-                items += (
-                    [Item(path, label, frames=count_frames(entry.path))]
-                    if pictures
-                    else _videos(root, Path(entry.path), label)
-                )
-            elif entry.name.lower().endswith(VIDEOS):
-                items.append(Item(path, label))
+    for entry in visible(place):
+        path = Path(entry.path).relative_to(root).as_posix()
+        if entry.is_dir():
+            if are_frames(inside.name for inside in visible(entry.path)):
+                items.append(Item(path, label, frames=count_frames(entry.path)))
+            else:
+                items += _videos(root, Path(entry.path), label)
+        elif is_video(entry.name):
+            items.append(Item(path, label))
     return items

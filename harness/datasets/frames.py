@@ -1,10 +1,15 @@
-"""Videos that are kept as folders of pictures: one picture a frame, in the order of their numbers."""
+"""What a name in a folder says: which files are videos, which folders are videos of pictures, and in which order.
+
+One rule for every reader: what begins with a dot is hidden (copies of macOS, checkpoints of notebooks); a folder is a
+video where it holds numbered pictures and no video files; the number that differs between the names is the frame's.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +17,57 @@ from PIL import Image, UnidentifiedImageError
 
 from harness.datasets import DataError
 
+VIDEOS = tuple(".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .wmv .flv .ts .ogv .3gp .gif".split())
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FLOW = ("flow_", "x_", "y_")  # optical flow, where it lies beside the pictures
+NUMBER = re.compile(r"\d+")
+
+
+def visible(folder: str | Path) -> list[os.DirEntry]:
+    """What a folder holds, in the order of the alphabet. Raises: OSError."""
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEOS)
+
+
+def are_frames(names: Iterable[str]) -> bool:
+    """Whether a folder with these names is one video: thumbnails beside videos are not."""
+    names = list(names)
+    pictures = (name for name in names if name.lower().endswith(PICTURES))
+    return not any(map(is_video, names)) and any(NUMBER.search(name.rpartition(".")[0]) for name in pictures)
 
 
 def picture_names(folder: str | Path) -> list[str]:
-    """The pictures of a folder by number (`img_2.jpg` before `img_10.jpg`); optical flow beside them is left out.
+    """The frames of a folder by number (`img_2.jpg` before `img_10.jpg`); optical flow and covers beside are left out.
 
-    Raises: DataError naming the folder.
+    Raises: DataError naming the folder, or the pictures of which it is not plain that they are of one video.
     """
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name.lower().endswith(PICTURES)]
+        names = [entry.name for entry in visible(folder) if entry.name.lower().endswith(PICTURES)]
     except OSError as error:
         raise DataError(f"{folder}: no folder of pictures: {error.strerror}") from error
-    names = [name for name in names if not name.startswith(("flow_", "x_", "y_"))]
     if not names:
         raise DataError(f"{folder}: holds no pictures ({', '.join(PICTURES)})")
-    return sorted(names, key=_order)
+    kinds: dict[str, list[str]] = defaultdict(list)  # by what stands around the numbers
+    for name in names:
+        kinds[NUMBER.sub("#", name.rpartition(".")[0])].append(name)
+    numbered = {kind: of_kind for kind, of_kind in kinds.items() if "#" in kind}
+    frames = {kind: of_kind for kind, of_kind in numbered.items() if not kind.startswith(FLOW)} or numbered
+    if not frames:
+        return names
+    if len(frames) > 1:
+        first, second = (of_kind[0] for of_kind in list(frames.values())[:2])
+        raise DataError(
+            f"{folder}: {first} and {second} are named in two ways, so which are the frames is open; leave those of "
+            "one video in it"
+        )
+    (names,) = frames.values()
+    numbers = {name: tuple(map(int, NUMBER.findall(name.rpartition(".")[0]))) for name in names}
+    differ = [place for place, values in enumerate(zip(*numbers.values(), strict=True)) if len(set(values)) > 1]
+    return sorted(names, key=lambda name: ([numbers[name][place] for place in differ], name))
 
 
 def count_frames(folder: str | Path) -> int:
@@ -64,8 +103,3 @@ def read_frames(folder: str | Path, indices: Sequence[int]) -> np.ndarray:
     if not pictures:
         raise DataError(f"{folder}: no index was asked for")
     return np.stack([pictures[index] for index in indices])
-
-
-def _order(name: str) -> tuple[int, str]:
-    numbers = re.findall(r"\d+", name)
-    return int(numbers[-1]) if numbers else -1, name

@@ -51,7 +51,7 @@ def _lists(root: Path, split: str, fold: int, annotations: str | None) -> dict[s
         given = Path(annotations).expanduser()
         places = [given if given.is_absolute() or given.is_dir() else root / given]
     for place in places:
-        pattern = re.compile(rf"(.+)_test_split{fold}\.txt")
+        pattern = re.compile(rf"([^.].*)_test_split{fold}\.txt")
         found = {match[1]: path for path in place.glob("*.txt") if (match := pattern.fullmatch(path.name))}
         if found:
             return dict(sorted(found.items()))

@@ -24,6 +24,7 @@ from harness.datasets.files import (
     find_class_names,
     label_of,
     lines,
+    path_and_label,
     rows,
     under,
 )
@@ -167,8 +168,6 @@ def _located(
 def _plain(path: Path, root: Path, classes: tuple[str, ...] | None) -> list[Item]:
     items = []
     for number, line in lines(path):
-        parts = re.split(r"[\s,]+(?=\S+$)", line)
-        if len(parts) != 2:
-            raise bad(path, number, line, "`path label`")
-        items.append(Item(under(root, parts[0]), label_of(parts[1], classes, path, number, line)))
+        video, label = path_and_label(line, path, number)
+        items.append(Item(under(root, video), label_of(label, classes, path, number, line)))
     return items

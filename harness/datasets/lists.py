@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.datasets import SPLITS, DataError, DataSet, Item, register
-from harness.datasets.files import bad, find, find_class_names, label_of, lines, numbered, rows, under, whole_number
+from harness.datasets.files import bad, find, find_class_names, label_of, lines, numbered, path_and_label, rows, under
+from harness.datasets.frames import is_video
 
 FOLDERS = ("", "annotations", "lists", "data_list")
 NUMBER = re.compile(r"[-+]?[\d.]+")
+PATH_WORDS = ("path", "file", "video", "filename", "file_name", "clip")  # of a header
+LABEL_WORDS = ("label", "class", "category")
 HERE = "whoever made the data set"
 
 
@@ -123,7 +126,11 @@ def _find(root: Path, patterns: Sequence[str], split: str, annotations: str | No
             return None
     for pattern in patterns:
         for folder in folders:
-            fitting = sorted(path for path in folder.glob(pattern.format(split=split)) if path.is_file())
+            fitting = sorted(
+                path
+                for path in folder.glob(pattern.format(split=split))
+                if path.is_file() and not path.name.startswith(".")
+            )
             if len(fitting) > 1:
                 both = ", ".join(path.name for path in fitting[:4])
                 raise DataError(
@@ -138,15 +145,22 @@ def _find(root: Path, patterns: Sequence[str], split: str, annotations: str | No
 def _read_csv(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
     """Items, and the labels as text where they are class names and not numbers."""
     listed = list(rows(path))
-    columns = {"path": 0, "label": 1}
-    if listed and "label" in (field.lower() for field in listed[0][1]):
-        columns = {field.lower(): at for at, field in enumerate(listed.pop(0)[1])}
-        columns.setdefault("path", columns.get("file", columns.get("video", 0)))
-        width = len(columns)
-    else:
-        width = 2
-    # the first line decides, so that a slip in another one is not taken for a class name
-    by_name = bool(listed) and len(listed[0][1]) == width and not NUMBER.fullmatch(listed[0][1][columns["label"]])
+    columns: dict[str, int] = {"path": 0, "label": 1}
+    head = {field.lower(): at for at, field in enumerate(listed[0][1])} if listed else {}
+    paths, labels = ([head[word] for word in words if word in head] for words in (PATH_WORDS, LABEL_WORDS))
+    width = 2
+    if labels and (paths or "label" in head):
+        columns, width = head | {"path": paths[0] if paths else 0, "label": labels[0]}, len(head)
+        listed.pop(0)
+    at = columns["label"]
+    words_at = [len(row) == width and not NUMBER.fullmatch(row[at]) for _, row in listed]
+    if len(listed) > 1 and words_at[0] and not any(words_at[1:]):
+        raise bad(
+            path, *listed[0], "labelled with a number, as all lines below it are; a header must name the columns path "
+            "and label",
+        )  # fmt: skip
+    # The first line decides then, so that a slip in another one is not taken for a class name.
+    by_name = bool(listed) and words_at[0]
     names = {name: label for label, name in enumerate(classes or ())}
     items, words = [], set()
     for number, row in listed:
@@ -185,23 +199,26 @@ def _seconds(row: list[str], columns: dict[str, int], name: str, path: Path, num
 
 
 def _read_mmaction(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
-    items: list[Item] = []
-    pictures: bool | None = None  # decided by the first line, so that a broken line cannot pass as the other kind
-    for number, line in lines(path):
-        parts = line.split()
-        if pictures is None:
-            pictures = len(parts) == 3 and "." not in Path(parts[0]).name and parts[1].isdigit()
-        if pictures and len(parts) != 3:
+    """Where a line reads as `folder frames label`, which no name of a video begins, all lines must."""
+    listed = [(number, line, line.rsplit(None, 2)) for number, line in lines(path)]
+    pictures = any(map(_is_pictures, (parts for *_, parts in listed)))
+    items = []
+    for number, line, parts in listed:
+        if not pictures:
+            video, label = path_and_label(line, path, number)
+            items.append(Item(video, label_of(label, classes, path, number, line)))
+        elif _is_pictures(parts):
+            items.append(Item(parts[0], label_of(parts[2], classes, path, number, line), frames=int(parts[1])))
+        else:
             raise bad(path, number, line, "`folder frames label` (several labels and offsets are not supported)")
-        if pictures:
-            frames = whole_number(parts[1], path, number, line, "`folder frames label` with a number of frames")
-            items.append(Item(parts[0], label_of(parts[2], classes, path, number, line), frames=frames))
-            continue
-        parts = line.rsplit(None, 1)
-        if len(parts) != 2:
-            raise bad(path, number, line, "`path label`")
-        items.append(Item(parts[0], label_of(parts[1], classes, path, number, line)))
     return items, set()
+
+
+def _is_pictures(parts: list[str]) -> bool:
+    """Of `folder frames label`; a folder's name may hold dots and spaces, but ends in no number of its own."""
+    if len(parts) != 3 or is_video(parts[0]) or re.search(r"\s\d+$", parts[0]):
+        return False
+    return parts[1].isascii() and parts[1].isdigit()
 
 
 def _read_slowfast(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
@@ -212,9 +229,6 @@ def _read_slowfast(path: Path, classes: tuple[str, ...] | None) -> tuple[list[It
                 f"{path}: a frame list of SlowFast (Something-Something V2) holds no labels; use the data set "
                 "something_something_v2 with its json files, or an mmaction list of folders of pictures"
             )
-        comma = "," in line and line.rpartition(",")[2].strip().isdigit()
-        parts = [part.strip() for part in (line.rsplit(",", 1) if comma else line.rsplit(None, 1))]
-        if len(parts) != 2:
-            raise bad(path, number, line, "`path label` or `path,label`")
-        items.append(Item(parts[0], label_of(parts[1], classes, path, number, line)))
+        video, label = path_and_label(line, path, number)
+        items.append(Item(video, label_of(label, classes, path, number, line)))
     return items, set()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.clips.decoding import VideoError
-from harness.clips.loading import Decoded, TestClips, loader
+from harness.clips.loading import Decoded, TestClips, loaded, shared
 from harness.clips.transforms import normalised
 from harness.datasets import DataSet, Item
 from harness.evaluation.predictions import DECODERS, RUN, Predictions, PredictionsError
@@ -164,7 +164,7 @@ def video_names(dataset: DataSet) -> list[str]:
     names, seen = [], {}
     for item in dataset.items:
         cut = "" if item.start is None and item.end is None else f"@{item.start or 0:g}-{item.end or 'end'}"
-        name = f"{item.path}{cut}"
+        name = f"{item.name}{cut}"
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return names
@@ -200,8 +200,8 @@ def _resume(result: Predictions, keep: Path | None, say: Say | None) -> dict[str
                 f"{keep} holds the predictions of another evaluation: {what} is {_short(there)} there and "
                 f"{_short(here)} here; write to another place, or remove the file"
             )
-    done = len(stored.names) - len(stored.pending)
-    result.scores, result.failures = stored.scores, stored.failures
+    done = int(stored.decoded.sum())
+    result.scores = stored.scores  # and not the failures: a file may have been repaired, a disk mounted since
     if say is not None and done:
         say(f"{done} of {len(stored.names)} videos are predicted already")
     return stored.facts.get(RUN, {})
@@ -217,7 +217,7 @@ def _samples(clips: Any, pending: set[int], protocol: Protocol) -> Iterator[dict
         order = np.random.default_rng(0).permutation(len(clips)).tolist()  # lists are sorted by class; progress is not
         batches = [[index] for index in order if index in pending]
         pin = torch.device(protocol.device).type == "cuda"
-        yield from loader(clips, batches, _only, workers=protocol.workers, pin=pin)
+        yield from loaded(clips, batches, _only, workers=protocol.workers, pin=pin)
     else:
         yield from (sample for sample in clips if sample["index"] in pending)
 
@@ -225,7 +225,7 @@ def _samples(clips: Any, pending: set[int], protocol: Protocol) -> Iterator[dict
 def _only(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Collates a batch of one video, whose views are a batch already."""
     (sample,) = samples
-    return sample
+    return shared(sample)
 
 
 def _answers(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from harness.clips.loading import Decoded, Keys, LoadingError, TrainingClips, preload, training_batches
+from harness.clips.loading import Decoded, Keys, TrainingClips, preload, training_batches
 from harness.datasets import DataSet
 from harness.progress import line
 from harness.training.distributed import Group
@@ -86,7 +86,7 @@ def _counted(
     loaded: Iterator[dict[str, Any]], dataset: DataSet, job: Job, counters: Counters
 ) -> Iterator[dict[str, Any]]:
     failed: set[int] = set()  # files told of
-    while (batch := _next(loaded)) is not None:
+    for batch in loaded:
         counters.replaced += int(batch["replaced"].sum())
         for index in set(batch["failed"]) - failed:
             failed.add(index)
@@ -101,18 +101,3 @@ def _counted(
             )
         counters.drawn = drawn
         yield batch
-
-
-def _next(loaded: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """The next micro-batch; None at the end."""
-    try:
-        return next(loaded, None)
-    except LoadingError as error:  # from another process it comes with that process' traceback
-        raise TrainingError(str(error).strip().splitlines()[-1].rpartition("LoadingError: ")[2]) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TrainingError(
-            f"a process that loads clips has died ({str(error).splitlines()[0]}): most often the memory, or the "
-            "shared memory /dev/shm, was full; give fewer workers= or preload=false"
-        ) from error
