@@ -145,7 +145,7 @@ def test_seeds_and_data_make_trainings_of_their_own(tmp_path):
     [
         (["accuracy=quik"], "did you mean 'quick'"),
         (["accuracy=quick", "seeds=[0,0]"], "one is given twice"),
-        (["accuracy=quick", "seeds=[-1]"], "whole numbers"),
+        (["accuracy=quick", "seeds=[-1]"], "not a whole number from 0"),
         (["accuracy=quick", "recipe=quikc"], "quick"),
         (["accuracy=quick", "recipe.optimisation.epoch=3"], "epochs"),
         (["accuracy=quick", "data=nothing_like_it"], "unknown data set"),

@@ -15,6 +15,7 @@ import pytest
 import torch
 from small_cases import LITTLE, clip_file, tiny
 
+import attention_zoo
 from backbones.pyramid import Pyramid
 from harness.cost import count, measure, metrics, process
 from harness.cost.build import build, example, unavailable
@@ -482,3 +483,22 @@ def test_a_compiler_that_fails_is_a_reason_that_no_other_try_mends():
     reason, retry = _reason(of_inductor("no choices. target: flex_attention"), None)
     assert not retry
     assert "run it with compile=false" in reason
+
+
+class Boastful(attention_zoo.schemes.get("full")):
+    """A scheme of another package that states half of its cost."""
+
+    def macs(self, *prefix):
+        return super().macs(*prefix) // 2
+
+
+def test_a_scheme_of_others_that_breaks_a_law_is_not_timed(monkeypatch):
+    case = tiny("pyramid_tiny_full")
+    assert measure.outlaw(case) is None
+    monkeypatch.setitem(attention_zoo.schemes._entries, "boastful", Boastful)
+    theirs = tiny("pyramid_tiny_boastful")
+    latency, peak = measure.measure(theirs, ["latency", "peak_memory"])
+    assert "not timed: boastful on " in latency.missing
+    assert "macs" in latency.missing
+    assert latency.missing == peak.missing
+    assert not latency.retry

@@ -5,9 +5,13 @@ reason.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import attention_zoo
+from attention_zoo import laws
 from harness.cost import child, errors, metrics, process
+from harness.cost.build import build
 from harness.deadline import Deadline
 from harness.spec.case import Case
 from harness.spec.effort import CPU, Effort
@@ -39,7 +43,11 @@ def measure(
                 measured += metric.run(case)
             except Exception as error:  # one case that fails must not end the run; the exit status tells
                 measured += metric.missing(f"{type(error).__name__}: {error}", retry=True)
+    law = outlaw(case) if any(metric.timed for metric in chosen) else None
     for timed in metrics.by_process(metric for metric in chosen if metric.timed):
+        if law is not None:
+            measured += [m for metric in timed for m in metric.missing(law, retry=False)]
+            continue
         assert clip is not None, "timed metrics need a clip"
         limit = deadline.limit(time_limit) if deadline else time_limit
         checked = _errors(case, timed[0].process, Path(clip), effort, limit)
@@ -54,6 +62,18 @@ def measure(
     return measured
 
 
+def outlaw(case: Case) -> str | None:
+    """The law that a scheme of another package in this case breaks; such a scheme is a row with that reason."""
+    modules = build(case, device="meta", kernel="reference").modules()
+    theirs = {type(m) for m in modules if hasattr(m, "reach") and not type(m).__module__.startswith("attention_zoo.")}
+    for name in attention_zoo.schemes.names() if theirs else ():
+        why = _law(name) if attention_zoo.schemes.get(name) in theirs else None
+        if why is not None:
+            return f"not timed: {why}"
+    return None
+
+
+_law = cache(laws.check)  # of a scheme once in a run
 _checked: dict[str, Measurement] = {}  # in this run; many cases are one in miniature
 
 
