@@ -1,7 +1,7 @@
 """`python -m attention_zoo`: the schemes, the kernels, and which of them run on this machine.
 
 `python -m attention_zoo check NAME ...` runs the laws on schemes, also of other packages; exit status 1 if one is
-broken, 2 if the command is wrong.
+broken, 2 if the command is wrong. `python -m attention_zoo draw NAME` makes a picture of what one token attends to.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         case ["check", _, *_] as command:
             return checked(command[1:])
+        case ["draw", *command]:
+            return drawn(command)
         case command:
             print(
                 f"error: {' '.join(command)!r} is no command; there are: python -m attention_zoo, "
-                "python -m attention_zoo check NAME",
+                "python -m attention_zoo check NAME, python -m attention_zoo draw NAME",
                 file=sys.stderr,
             )
             return 2
@@ -45,6 +47,18 @@ def checked(names: list[str]) -> int:
         print(broken or f"{name} obeys all {len(laws.LAWS)} laws")
         status = 1 if broken else status
     return status
+
+
+def drawn(command: list[str]) -> int:
+    """Says where the picture is."""
+    from attention_zoo._draw import draw  # matplotlib takes longer to load than the listing to print
+
+    try:
+        print(draw(command))
+    except (UnknownName, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def listing() -> None:

@@ -74,7 +74,7 @@ def _cut(device: torch.device, make, *key) -> Blocks:
         return Blocks(tensor(tokens), tensor(sizes), tensor(block), at, tensor(back), slots * len(blocks) > n)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.disable  # numpy makes the tables: a compiled model takes them between two graphs
 def cut(device: torch.device, make, *key) -> Blocks:
     """The cut `make(*key)` on a device, made once, unless tensors are fakes for the time being."""
     return (_cut if detect_fake_mode() is None else _cut.__wrapped__)(device, make, *key)

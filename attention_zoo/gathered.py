@@ -63,7 +63,7 @@ def _made(device: torch.device, rule: Rule, *key) -> Tables:
         return Tables(tuple(Bucket(tensor(queries), tensor(keys)) for queries, keys in arrays), tensor(back))
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.disable  # numpy makes the tables: a compiled model takes them between two graphs
 def tables(device: torch.device, rule: Rule, *key) -> Tables:
     """The tables of `rule(*key)`, made once, unless tensors are fakes for the time being."""
     return (_made if detect_fake_mode() is None else _made.__wrapped__)(device, rule, *key)

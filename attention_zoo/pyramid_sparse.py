@@ -92,10 +92,11 @@ class PyramidSparseAttention(nn.Module):
         return min(self.query_block, tokens), min(self.key_block, -(-tokens // LEVELS[-1]) * LEVELS[-1])
 
     def _cut(self, q: Float[Tensor, "b n m c"]) -> blocks.Blocks:
-        return blocks.cut(q.device, blocks.runs_of, q.shape[1], self._sizes(q.shape[1])[0])
+        tokens = int(q.shape[1])  # a tensor under `torch.jit.trace`
+        return blocks.cut(q.device, blocks.runs_of, tokens, self._sizes(tokens)[0])
 
     def _blocked(self, x: Float[Tensor, "b n m c"]) -> Float[Tensor, "b m blocks slots c"]:
-        return _repeated(x, self._sizes(x.shape[1])[1])
+        return _repeated(x, self._sizes(int(x.shape[1]))[1])
 
     @torch.no_grad()
     def _ranks(self, q: Tensor, keys: Tensor, of_queries: blocks.Blocks) -> Int[Tensor, "b m queries blocks"]:

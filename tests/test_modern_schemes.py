@@ -1,5 +1,8 @@
 """What the schemes of today must obey beyond the laws of `test_schemes.py`: where one of them is another one."""
 
+import subprocess
+import sys
+
 import oracles
 import pytest
 import torch
@@ -9,7 +12,9 @@ from test_schemes import CHECKS, Case, dense, noise
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+import attention_zoo
 from attention_zoo import Grid
+from attention_zoo._draw import attended, draw
 from attention_zoo.linear import rotations, turned
 
 GRIDS = st.builds(Grid, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
@@ -649,3 +654,54 @@ def test_law_with_drawn_options(name, check):
         check(Case(name, grid, num_heads, num_heads * width, options))
 
     law()
+
+
+# Drawing ------------------------------------------------------------------------------------------------------------
+
+
+def drawn_by(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "attention_zoo", "draw", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_picture_is_drawn(tmp_path):
+    done = drawn_by("neighborhood", "grid=4x6x8", "query=3,5,7", "window=[2,3,3]", f"out={tmp_path / 'n.png'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "n.png").read_bytes().startswith(b"\x89PNG")
+    assert done.stdout == f"{tmp_path / 'n.png'}\n"
+
+
+@pytest.mark.parametrize("name", attention_zoo.schemes.names())
+def test_what_is_drawn_is_reach_or_choice(name):
+    grid, options = Grid(4, 6, 8), attention_zoo.schemes.get(name).example
+    seen, how = attended(name, grid, (1, 2, 3), options=options)
+    module = attention_zoo.build(name, 32, 4, grid, **options)
+    assert seen.shape == tuple(grid)
+    if hasattr(module, "selection"):
+        assert how.startswith("chose")
+        assert 0 < seen.sum() < grid.tokens
+    else:
+        assert torch.equal(seen.bool().flatten(), module.reach()[(1 * 6 + 2) * 8 + 3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["neighbourhood"], "did you mean 'neighborhood'?"),
+        (["full", "query=4,0,0", "grid=4x4x4"], "query [4, 0, 0] is no place of grid (4, 4, 4); allowed: (3, 3, 3)"),
+        (["full", "grid=4xax4"], "grid: 'a' is not a number"),
+        (["full", "4x4x4"], "say draw NAME, then settings such as grid=8x14x14"),
+        (["full", "windows=3"], "full has no option 'windows'"),
+    ],
+)
+def test_what_cannot_be_drawn_says_why(arguments, message):
+    with pytest.raises((ValueError, KeyError)) as caught:
+        draw(arguments)
+    assert message in str(caught.value)
+
+
+def test_the_command_line_prints_the_error_alone():
+    done = drawn_by("nothing")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown attention scheme 'nothing'")

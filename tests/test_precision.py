@@ -8,6 +8,7 @@ places; no others.
 import pytest
 import torch
 from small_cases import tiny
+from test_kernels import WITH_TABLES
 
 import attention_zoo
 from attention_zoo import kernels
@@ -78,11 +79,12 @@ COMPILED = [(name, "float32") for name in MODELS] + [("dualformer_tiny", "bfloat
 @pytest.mark.slow
 @pytest.mark.parametrize("name, dtype", COMPILED)
 def test_compiled_inference_keeps_the_predictions(name, dtype):
-    """In one graph, without a break."""
+    """In one graph, without a break but for tables of who sees whom."""
     model = model_of(name, SHORT, dtype=dtype)
     torch._dynamo.reset()
     with torch.inference_mode():
-        logits = torch.compile(model, fullgraph=True)(clips(dtype))
+        whole = name.removeprefix("pyramid_tiny_") not in WITH_TABLES
+        logits = torch.compile(model, fullgraph=whole)(clips(dtype))
     check_predictions(logits, exact(name, SHORT), dtype)
 
 
