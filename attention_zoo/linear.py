@@ -62,11 +62,16 @@ def linear_attention(
     least: float,
     angles: Float[Tensor, "n p"] | None = None,
 ) -> Float[Tensor, "b m n c"]:
-    """Of queries and keys that are positive already; `least` is added to the denominator."""
+    """Of queries and keys that are positive already; `least` is added to the denominator.
+
+    In float32 at least: sums over all tokens overflow float16, and `least` is zero in it.
+    """
+    narrow = v.dtype
+    q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
     weights = q @ k.sum(2)[..., None] + least
     if angles is not None:
         q, k = turned(q, angles), turned(k, angles)
-    return q @ (k.mT @ v) / weights
+    return (q @ (k.mT @ v) / weights).to(narrow)
 
 
 def linear_attention_macs(tokens: int, dim: int, num_heads: int) -> int:
