@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import platform
+import signal
 import sys
 
 import torch
@@ -96,4 +97,8 @@ def _availability(name: str, device: str) -> str:
 
 
 if __name__ == "__main__":
+    for name in ("SIGINT", "SIGPIPE"):  # an end without a traceback: Ctrl-C, or a reader that has had enough
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter
     raise SystemExit(main())

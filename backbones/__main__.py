@@ -5,6 +5,7 @@ Nothing is downloaded: the listing says where the authors publish weights, and `
 
 from __future__ import annotations
 
+import signal
 import sys
 from itertools import groupby
 
@@ -124,4 +125,8 @@ def giga(macs: int) -> str:
 
 
 if __name__ == "__main__":
+    for name in ("SIGINT", "SIGPIPE"):  # an end without a traceback: Ctrl-C, or a reader that has had enough
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter
     raise SystemExit(main())

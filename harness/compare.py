@@ -2,7 +2,7 @@
 
 import sys
 
-from harness.spec.options import until_closed
+from records.terminal import until_closed
 from reports.compare import main
 
 if __name__ == "__main__":

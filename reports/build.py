@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from records.record import MANIFEST, RecordError, ablation_folders, outputs_of, write_text
+from records.terminal import until_closed
 from reports import cost_page, exponents, figures, markdown, table
 from reports.paper_table import PaperTableError
 
@@ -100,4 +101,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from records.record import RecordError, write_bytes
+from records.terminal import until_closed
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -78,4 +79,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

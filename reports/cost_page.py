@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from records.record import RecordError, ablation_folders, write_text
+from records.terminal import until_closed
 from reports import exponents, figures, markdown, roofline, shares, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
@@ -299,4 +300,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from records.record import RecordError, write_bytes
+from records.terminal import until_closed
 from reports.views import Curve, markdown, points, published
 
 
@@ -51,4 +52,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

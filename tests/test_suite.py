@@ -1,6 +1,8 @@
 """A suite: steps that compose, what does not fit into the time left out and said, and a run that ends in records."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,10 @@ from harness.session import Training
 from harness.spec import case
 from harness.spec import suite as suites
 from harness.spec.case import Settings
-from harness.spec.options import until_closed
 from harness.spec.reader import UsageError
 from records import provenance
 from records.record import read_manifest, read_records
+from records.terminal import until_closed
 
 ROOT = Path(__file__).parents[1]
 STEPS = [(name, step) for name in suites.names() for step in suites.load(name).steps]
@@ -198,6 +200,31 @@ def test_the_gpu_suite_runs_on_a_cpu_in_its_smallest_form(tmp_path):
 # output into a pipe whose reader has had enough
 
 
+REPORT = ["reports.build", "results/cpu-amd-epyc-2-cores/kernels"]
+PRINTING = [["harness.datasets"], ["attention_zoo"], ["backbones"]]
+
+
+@pytest.mark.parametrize("arguments", [["harness.run"], REPORT, *PRINTING])
+def test_a_terminal_without_our_letters_shows_the_others(arguments, tmp_path):
+    if arguments[0].startswith("reports"):
+        shutil.copytree(ROOT / arguments[1], tmp_path / "kernels")
+        arguments = [arguments[0], str(tmp_path / "kernels")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_quietly(capsys):
+    def work():
+        raise KeyboardInterrupt
+
+    assert until_closed(work) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_closed_pipe_is_no_error():
     def work():
         raise BrokenPipeError
@@ -206,7 +233,9 @@ def test_a_closed_pipe_is_no_error():
     assert until_closed(lambda: 0) == 0
 
 
-@pytest.mark.parametrize("arguments", [["harness.run", "--help"], ["harness.datasets"], ["harness.train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["harness.run", "--help"], ["harness.datasets"], ["harness.train", "--help"], *PRINTING]
+)
 def test_a_reader_that_stops_early_sees_no_traceback(arguments):
     running = subprocess.Popen(
         [sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

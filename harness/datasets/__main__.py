@@ -21,9 +21,10 @@ from harness import datasets
 from harness.datasets import check as checking
 from harness.datasets.sheet import contact_sheet
 from harness.progress import line
-from harness.spec.options import Command, option, run, until_closed
+from harness.spec.options import Command, option, run
 from harness.spec.reader import Count, Flag, Meaning, UsageError, Whole
 from records.record import write_json
+from records.terminal import until_closed
 
 PROGRAM = "python -m harness.datasets"
 TOLD_EVERY = 30.0  # seconds between two lines where they cannot be overwritten

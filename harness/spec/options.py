@@ -6,8 +6,6 @@ A field of the dataclass is an option; its type says what may be given, `option`
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import textwrap
 import types
@@ -18,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from attention_zoo.registry import nearest
 from harness.spec import reader
 from harness.spec.reader import UsageError, described, kinds_of, typed
+from records.terminal import until_closed
 
 CHANGES = "_changes"
 NONE = ("none", "null")
@@ -64,18 +63,6 @@ def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) ->
     return until_closed(lambda: _run(command, work, sys.argv[1:] if argv is None else argv))
 
 
-def until_closed(work: Callable[[], int]) -> int:
-    """Work that prints; 141, as of a program ended by a broken pipe, where the reader has had enough (`| head`)."""
-    try:
-        status = work()
-        sys.stdout.flush()  # here, not when the interpreter ends, where nothing could be caught
-        return status
-    except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held has a place to go
-        return 141
-
-
 def _run(command: Command, work: Callable[[Any], int], argv: list[str]) -> int:
     try:
         if any(argument in ("-h", "--help") for argument in argv):
@@ -88,9 +75,6 @@ def _run(command: Command, work: Callable[[Any], int], argv: list[str]) -> int:
     except UsageError as error:
         print(f"error: {error}\n`{command.name} --help` explains the options.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 def parse(command: Command, argv: list[str]) -> Any:

@@ -1,0 +1,29 @@
+"""How a command ends that prints: quietly, whatever becomes of its terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+
+
+def until_closed(work: Callable[[], int]) -> int:
+    """Work that prints. Returns its exit status; 130 where it was interrupted; 141, as of a program ended by a broken
+    pipe, where the reader has had enough (`| head`). A terminal that lacks a letter shows a question mark for it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        status = work()
+        sys.stdout.flush()  # here, not when the interpreter ends, where nothing could be caught
+        return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held has a place to go
+        return 141
