@@ -306,6 +306,31 @@ DIVIDED_LAYOUT = _layout(
 )
 VIT_LAYOUT = _layout("ViT", r"^blocks\.\d+\.attn\.qkv\.", {"attn": "0"}, {"norm1": "0"})
 
+TRANSFORMERS_LAYOUT = Layout(
+    "TimeSformer (transformers)",
+    r"^(timesformer\.)?encoder\.layer\.\d+\.temporal_attention\.",
+    renames=tuple(
+        (rf"^(?:timesformer\.)?{theirs}", ours)
+        for theirs, ours in (
+            (r"embeddings\.patch_embeddings\.projection\.", "embed.proj."),
+            (r"embeddings\.cls_token$", "position.class_token"),
+            (r"embeddings\.position_embeddings$", "position.space"),
+            (r"embeddings\.time_embeddings$", "position.time"),
+            (r"encoder\.layer\.(\d+)\.temporal_layernorm\.", r"column.\1.norms.0."),
+            (r"encoder\.layer\.(\d+)\.temporal_attention\.attention\.qkv\.", r"column.\1.attention.0.qkv."),
+            (r"encoder\.layer\.(\d+)\.temporal_attention\.output\.dense\.", r"column.\1.attention.0.proj."),
+            (r"encoder\.layer\.(\d+)\.temporal_dense\.", r"column.\1.attention.0.fc."),
+            (r"encoder\.layer\.(\d+)\.layernorm_before\.", r"column.\1.norms.1."),
+            (r"encoder\.layer\.(\d+)\.attention\.attention\.qkv\.", r"column.\1.attention.1.qkv."),
+            (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"column.\1.attention.1.proj."),
+            (r"encoder\.layer\.(\d+)\.layernorm_after\.", r"column.\1.mlp_norm."),
+            (r"encoder\.layer\.(\d+)\.intermediate\.dense\.", r"column.\1.mlp.fc1."),
+            (r"encoder\.layer\.(\d+)\.output\.dense\.", r"column.\1.mlp.fc2."),
+            (r"layernorm\.", "norm."),
+        )
+    ),
+)
+
 
 def from_image(model: Columnar, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
     """TimeSformer's rule for one tensor: every attention of a block starts as the image model's, with its norm.
@@ -337,6 +362,5 @@ ORIGINS = {
     )
 }
 
-families.register("columnar")(
-    Family("columnar", ColumnarConfig, build, models, (NATIVE, DIVIDED_LAYOUT, VIT_LAYOUT), ORIGINS, from_image)
-)
+LAYOUTS = (NATIVE, DIVIDED_LAYOUT, TRANSFORMERS_LAYOUT, VIT_LAYOUT)
+families.register("columnar")(Family("columnar", ColumnarConfig, build, models, LAYOUTS, ORIGINS, from_image))

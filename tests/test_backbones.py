@@ -131,6 +131,7 @@ def test_every_named_model_builds_and_counts(name):
     linear = [m.weight.numel() for m in model.classifier.modules() if isinstance(m, nn.Linear)]
     assert model.macs() - model.macs(classifier=False) == sum(linear)
     assert model.macs() == counted_macs(name, 400)
+    assert {"attention", "mlp", "norm", "classifier"} <= set(backbones.kinds(model).values())
     assert backbones.read_config(json.loads(json.dumps(config.to_dict()))) == config
 
 

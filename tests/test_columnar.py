@@ -14,7 +14,16 @@ from torch.testing import assert_close
 
 import backbones
 from attention_zoo import Tokens
-from backbones.columnar import DIVIDED, DIVIDED_LAYOUT, JOINT, SPACE_ONLY, VIT_LAYOUT, ColumnarConfig
+from backbones.checkpoint import translate
+from backbones.columnar import (
+    DIVIDED,
+    DIVIDED_LAYOUT,
+    JOINT,
+    SPACE_ONLY,
+    TRANSFORMERS_LAYOUT,
+    VIT_LAYOUT,
+    ColumnarConfig,
+)
 
 FORMS = {"divided_space_time": DIVIDED, "joint_space_time": JOINT, "space_only": SPACE_ONLY}
 GOLDENS = ("timesformer_divided", "timesformer_joint", "timesformer_space_only")
@@ -152,6 +161,34 @@ def test_checkpoints_in_the_published_layout(tmp_path, form):
     again = backbones.from_checkpoint(tmp_path / "own.safetensors").eval()
     clip = torch.randn(1, 3, 4, 24, 32)
     assert_close(again(clip), model.eval()(clip))
+
+
+def test_the_weights_of_transformers_fill_our_model():
+    inside = ["temporal_layernorm", "temporal_attention.attention.qkv", "temporal_attention.output.dense"]
+    inside += ["temporal_dense", "layernorm_before", "attention.attention.qkv", "attention.output.dense"]
+    inside += ["layernorm_after", "intermediate.dense", "output.dense"]
+    linear = ["embeddings.patch_embeddings.projection", "layernorm"]
+    linear += [f"encoder.layer.{i}.{part}" for i in range(2) for part in inside]
+    names = [f"{part}.{kind}" for part in linear for kind in ("weight", "bias")]
+    names += [f"embeddings.{part}" for part in ("cls_token", "position_embeddings", "time_embeddings")]
+    ours = set(on_meta(ColumnarConfig(**DIVIDED, **SIZES), 0).state_dict())
+    for prefix in ("", "timesformer."):
+        translated = translate({prefix + name: torch.zeros(1) for name in names})
+        assert translated.layout is TRANSFORMERS_LAYOUT
+        assert set(translated.tensors) == ours
+
+
+def test_initialisation():
+    """Truncated normal maps and positions, times at zero; convolutions as PyTorch makes them."""
+    torch.manual_seed(0)
+    model = backbones.create(ColumnarConfig(**DIVIDED, **SIZES | dict(width=96)), 50)
+    for name, value in model.named_parameters():
+        if name == "position.time" or ".fc." in name or (name.endswith("bias") and name != "embed.proj.bias"):
+            assert not value.any(), name
+        elif "norm" in name:
+            assert (value == 1).all()
+        elif name != "position.class_token" and not name.startswith("embed."):
+            assert value.std().item() == pytest.approx(0.02, rel=0.1), name
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

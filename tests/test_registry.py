@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 import attention_zoo
+import backbones
 from attention_zoo import Grid, Registry, UnknownName, schemes
 from attention_zoo.__main__ import main
 
@@ -152,21 +154,24 @@ PLAIN = SCHEME.format(imports="", decorator="")
 def installed(tmp_path, monkeypatch):
     """Installs a distribution with one entry point, as pip lays it out, before the schemes are looked for."""
 
-    def install(source, entry_point):
+    def install(source, entry_point, group="attention_zoo.schemes"):
         (tmp_path / "their_scheme.py").write_text(source)
         metadata = tmp_path / "their_schemes-1.0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-schemes\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[attention_zoo.schemes]\n{entry_point}\n")
+        (metadata / "entry_points.txt").write_text(f"[{group}]\n{entry_point}\n")
         return tmp_path
 
-    before = dict(schemes._entries)
+    registries = schemes, backbones.families
+    before = [dict(registry._entries) for registry in registries]
     monkeypatch.syspath_prepend(tmp_path)
-    schemes._discovered = False
+    for registry in registries:
+        registry._discovered = False
     yield install
-    schemes._entries.clear()
-    schemes._entries.update(before)
-    schemes._discovered = True
+    for registry, entries in zip(registries, before, strict=True):
+        registry._entries.clear()
+        registry._entries.update(entries)
+        registry._discovered = True
     sys.modules.pop("their_scheme", None)
 
 
@@ -208,6 +213,81 @@ def test_another_distribution_that_is_wrong_is_named(installed, source, entry_po
     with pytest.raises(ImportError, match="'their-schemes' cannot be used.*repair or uninstall") as caught:
         schemes.names()
     assert message in str(caught.value)
+
+
+FAMILY = """
+from dataclasses import dataclass
+import attention_zoo
+from torch import nn
+from attention_zoo import Grid, Tokens
+from backbones import Backbone, Config, Family
+from backbones.columnar import VitBlock
+from backbones.layouts import Layout
+from backbones.parts import channels_last
+
+
+@dataclass(frozen=True)
+class FlatConfig(Config):
+    family = "flat"
+    attention: dict
+    clip: Grid = Grid(2, 4, 6)
+    in_channels: int = 3
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    activation_checkpointing: bool = False
+
+    def __post_init__(self):
+        self._set("clip", Grid.of(self.clip))
+
+    def used(self):
+        return ("full",)
+
+    def shrunk(self, width, depth, clip):
+        return self.changed({"clip": clip})
+
+    def sizes(self):
+        return {"blocks": [1], "widths": [self.in_channels], "tokens": [list(self.clip)]}
+
+
+class Flat(Backbone):
+    def __init__(self, config, num_classes, kernel):
+        super().__init__()
+        self.clip, self.in_channels, self.num_classes = config.clip, config.in_channels, num_classes
+        scheme = attention_zoo.build("full", config.in_channels, 1, config.clip, kernel=kernel)
+        self.block = VitBlock(config.in_channels, config.clip, 0, [scheme])
+        self.norm, self.classifier = nn.LayerNorm(config.in_channels), nn.Linear(config.in_channels, num_classes)
+
+    def tokens(self, clip):
+        return self.block(Tokens.of_map(channels_last(clip, self.in_channels, self.clip)))
+
+    def scores(self, tokens):
+        return self.classifier(self.norm(tokens.map).mean((1, 2, 3)))
+
+    def blocks(self):
+        return {"block": self.block}
+
+    def macs(self, classifier=True):
+        return self.block.macs() + classifier * self.classifier.weight.numel()
+
+
+NATIVE = Layout("attention-zoo", "^block[.]")
+FLAT = Family("flat", FlatConfig, Flat, lambda: {"flat_small": lambda: FlatConfig({})}, (NATIVE,))
+"""
+
+
+def test_another_distribution_adds_a_family(installed, tmp_path):
+    """It is named, counted, written and read like one of ours."""
+    installed(FAMILY, "flat = their_scheme:FLAT", "attention_zoo.families")
+    assert {"flat_small", "dualformer_tiny", "timesformer_base"} <= set(backbones.names())
+    model = backbones.create("flat_small", 5, changes={"clip.t": 3}).eval()
+    clip = torch.randn(1, 3, *model.clip)
+    with FlopCounterMode(display=False) as counter, torch.device("meta"), torch.no_grad():
+        backbones.create("flat_small", 5, changes={"clip.t": 3}, kernel="reference")(torch.empty(clip.shape))
+    assert counter.get_total_flops() == 2 * model.macs()
+    assert set(backbones.kinds(model).values()) == {"attention", "mlp", "norm", "classifier"}
+    again = backbones.from_checkpoint(backbones.save_checkpoint(model, tmp_path / "flat.safetensors")).eval()
+    assert again.config == model.config
+    torch.testing.assert_close(again(clip), model(clip))
 
 
 BROKEN = {
