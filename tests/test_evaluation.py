@@ -471,10 +471,10 @@ def test_the_command_line_writes_everything(folder, tmp_path, capsys):
     "more, message",
     [
         (["views=4"], "views=4 is not CLIPSxCROPS"),
-        (["split=validation"], "unknown split 'validation'"),
+        (["split=validation"], "split=validation: unknown; allowed: test, train, val"),
         (["data=nowhere/at/all"], "neither a folder nor the name of a data set"),
-        (["batch_size=0"], "batch_size=0 is below 1"),
-        (["order=backwards"], "unknown order 'backwards'"),
+        (["batch_size=0"], "batch_size=0 is not a whole number from 1"),
+        (["order=backwards"], "order=backwards: unknown; allowed: ordered, shuffled, single"),
         (["device=gpu"], "unknown device 'gpu'; did you mean 'cpu'"),
         (["model=video_swin_tiny"], "is not of video_swin_tiny"),
         (["model.position=none"], "holds its own config"),
