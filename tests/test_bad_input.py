@@ -105,13 +105,17 @@ def test_what_this_machine_lacks_is_said_before_any_work(tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
-def test_errors_need_neither_torch_nor_a_trace():
+def test_errors_need_neither_torch_nor_a_trace(tmp_path):
     """In a process of its own: what a user sees, and how little is loaded for it."""
     code = (
         "import sys; from harness import run; status = run.main(sys.argv[1:]); "
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )
-    for arguments, status in ((["ablation=nonsense"], 2), (["--help"], 0), ([], 0), ([GOOD, "seed=x"], 2)):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: mine\nquestion: '?'\nmodel: m\nrows: [{row: a}]\nfigures: [costt]\n")
+    wrong = ["ablation=nonsense"], [GOOD, "seed=x"], [GOOD, "kernel=sdp"], ["suite=gpo"], [f"ablation={mine}"]
+    rows = ["ablation=attention_schemes", "rows=ful"]
+    for arguments, status in ((["--help"], 0), ([], 0), *((words, 2) for words in (*wrong, rows))):
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
