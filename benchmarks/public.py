@@ -79,6 +79,9 @@ class PublicConfig(Config):
     def shrunk(self, width: float, depth: int | None, clip: Sequence[int]) -> PublicConfig:
         return self._with(self.of.shrunk(width, depth, clip))
 
+    def sizes(self) -> dict[str, Any]:
+        return self.of.sizes()
+
     def describe(self) -> dict[str, Any]:
         return self.of.describe()
 
