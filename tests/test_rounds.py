@@ -351,9 +351,11 @@ def test_rows_that_were_not_measured_in_turn_are_not_paired(tmp_path, monkeypatc
     assert go() == 0
     assert ratio().paired
     day[0] = 2.0
-    assert go(rows=["two"], force=True) == 0
+    trial.chosen = ["two"]
+    assert go(force=True) == 0
     assert not ratio().paired
     assert ratio().interval.value == pytest.approx(3)
+    trial.chosen = None
     assert go(force=True) == 0
     assert ratio().paired
 
