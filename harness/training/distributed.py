@@ -187,4 +187,7 @@ def plain(model: Backbone, group: Group, kernel: str) -> Backbone:
     with torch.device("meta"):
         copy = create(model.config, model.num_classes, kernel=kernel)
     copy.load_state_dict(tensors, assign=True)
+    for name, buffer in model.named_buffers():  # also those that follow from the config and stand in no checkpoint
+        owner, _, last = name.rpartition(".")
+        setattr(copy.get_submodule(owner), last, buffer.detach().clone())
     return copy.to(group.device)
