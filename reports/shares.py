@@ -1,14 +1,11 @@
 """What the operators of a row belong to: the groups in words, and how far their measured time can be trusted."""
 
+from records.groups import GROUPS
 from records.record import Quantity
 from reports import statistics
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Columns
 
-GROUPS = {  # group: what a picture calls it
-    "attention": "attention products", "projections": "projections", "mlp": "MLP",
-    "convolutions": "embedding, position, pooling", "norms": "norms", "movement": "data movement", "rest": "rest",
-}  # fmt: skip
 SAID = (
     "Attention is scores, softmax and weighted sum, of the multiply-adds the two products alone; projections are its "
     "linear maps; convolutions are patch embeddings, position encodings and pooling of keys; movement is copies, "

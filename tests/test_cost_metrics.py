@@ -12,21 +12,23 @@ import torch
 from flat import flat
 
 import attention_zoo
+import backbones
 from backbones.mlp import watched
-from harness.cost import metrics
+from harness.cost import metrics, operators
 from harness.cost.build import build
 from harness.cost.count import count
 from harness.cost.metrics import ceilings, energy, operator_macs, operator_share
-from harness.cost.operators import GROUPS, group, groups_of
+from harness.cost.operators import KINDS, group, groups_of
 from harness.cost.workload import Workload
 from harness.spec import case
 from harness.spec.case import Settings
 from harness.spec.effort import Effort
 from harness.spec.reader import UsageError
 from records import record
+from records.groups import GROUPS, WITH_PRODUCTS
 from records.record import Record, RecordError, Visit
 from reports import build as report
-from reports import cost_page, exponents, figures, roofline, shares, table
+from reports import cost_page, exponents, figures, roofline, table
 from reports.counting import fvcore
 from reports.drawing import styled
 from reports.figures import scaling
@@ -54,9 +56,29 @@ def values(name, of):
 # what operators belong to
 
 
-def test_the_groups_of_metrics_are_those_of_operators():
-    assert set(operator_share.GROUPS) == set(GROUPS) == set(shares.GROUPS)
-    assert set(operator_macs.GROUPS) < set(GROUPS)
+def test_every_group_is_measured_and_every_kind_is_in_one():
+    timed, counted = (set(metrics.get(name).measures) for name in ("operator_share", "operator_macs"))
+    assert timed == {f"time_{group}" for group in (*GROUPS, "total")}
+    assert counted == {f"macs_{group}" for group in WITH_PRODUCTS}
+    assert set(KINDS.values()) <= set(GROUPS)
+
+
+@pytest.mark.parametrize("model", ["mvit_v2_small_16f", "dualformer_tiny"])
+def test_the_multiply_adds_of_any_family_are_split_whole(model):
+    config = backbones.config(model).shrunk(0.25, 1, (4, 32, 32))
+    of = case.Case("one", model, config.to_dict(), clip=case.Clip(frames=4, size=32), num_classes=10)
+    parts = operator_macs.split(of)
+    counted = count(of)
+    assert sum(parts.values()) == counted.macs + counted.classifier_macs
+    assert parts["rest"] == counted.classifier_macs
+    assert min(parts.get(group, 0) for group in ("attention", "projections", "mlp", "convolutions")) > 0
+
+
+def test_a_part_of_no_group_is_an_error_and_not_the_rest(monkeypatch):
+    model = build(tiny())
+    monkeypatch.setattr(operators, "kinds", lambda model: {"stages": "attenton"})
+    with pytest.raises(ValueError, match="stages is of the kind 'attenton', .* did you mean 'attention'"):
+        groups_of(model)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +321,7 @@ def one_record(scheme, frames, size, machine="Example CPU", **changes):
         flat("bytes_moved", "bytes", "lower", (int(cost / 10),)),
         flat("matmul_ceiling", "MAC/s", "higher", (4e10,), details=details),
         flat("copy_ceiling", "bytes/s", "higher", (1e10,), details=details),
-        *(flat(f"macs_{name}", "MAC", "lower", (10**9,)) for name in operator_macs.GROUPS),
+        *(flat(f"macs_{name}", "MAC", "lower", (10**9,)) for name in WITH_PRODUCTS),
         *(flat(f"time_{name}", "ms", "lower", (10.0,), details=details) for name in GROUPS),
         flat("energy", "J", "lower", missing="no energy counter for this device"),
     ]

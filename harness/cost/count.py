@@ -52,6 +52,7 @@ def count(case: Case) -> Count:
 
 def _count(case: Case) -> Count:
     model = build(case, device="meta", kernel="reference")
+    model.requires_grad_(False)  # the counter follows gradients into modules, and fails on a parameter handed to one
     classifier = model.classifier
     total = _operations(model, example(case, batch_size=1))
     linear = next((part for part in classifier.modules() if isinstance(part, nn.Linear)), None)

@@ -1,29 +1,22 @@
-"""What the operators of a model belong to: attention products, projections, MLP, norms, and so on.
+"""What the operators of a model belong to: one of the groups of `records.groups`.
 
 A group follows from the module in which an operator runs and from the operator's name, so that any registered scheme is
-split without being changed: the backbone says what is a block's attention and what its MLP, and inside of a scheme its
-linear maps, convolutions and norms are told apart by their kind.
+split without being changed: a family says the kind of each of its parts, and inside of a scheme linear maps,
+convolutions and norms are told apart by what they are.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
+from attention_zoo.registry import nearest
 from backbones import kinds
-
-GROUPS = {
-    "attention": "products of attention: scores, softmax, weighted sum",
-    "projections": "linear maps of attention: queries, keys, values, output",
-    "mlp": "the MLP of each block, with its activation",
-    "norms": "layer norms and batch norms",
-    "convolutions": "patch embeddings, position encodings, pooling of keys",
-    "movement": "data moved without arithmetic: copies, shifts, padding, concatenation",
-    "rest": "residual sums, classifier, and between operators: Python, memory given back",
-}
 
 KINDS = {  # what a family calls a part, and its group
     "attention": "attention",
+    "skip": "attention",  # beside a branch that pools: its linear map and its pooling are told apart as in a scheme
     "mlp": "mlp",
+    "adapter": "mlp",
     "norm": "norms",
     "embedding": "convolutions",
     "position": "convolutions",
@@ -42,8 +35,17 @@ LINEAR = {"linear", "mm", "addmm", "addmv", "mv"}
 
 
 def groups_of(model: nn.Module) -> dict[str, str]:
-    """The group of each module, by its name in the model; a scheme's own arithmetic is "attention"."""
-    told = {name: KINDS[kind] for name, kind in kinds(model).items()}
+    """The group of each module, by its name in the model; a scheme's own arithmetic is "attention".
+
+    Raises: ValueError for a part of a kind that is in no group, and for one that names no kind.
+    """
+    of_parts = kinds(model)
+    for name, kind in of_parts.items():
+        if kind not in KINDS:
+            raise ValueError(
+                f"{name} is of the kind {kind!r}, which belongs to no group of operators; {nearest(kind, KINDS)}"
+            )
+    told = {name: KINDS[kind] for name, kind in of_parts.items()}
     found = {"": "rest"}
     for name, module in model.named_modules():
         parent, _, _ = name.rpartition(".")

@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from records.groups import GROUPS
 from reports.drawing import FAINT, about, ink_on, sheet
-from reports.shares import GROUPS, shares_of
+from reports.shares import shares_of
 from reports.table import AblationTable
 
 COLORS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#BDBDBD")  # of the groups, in their order

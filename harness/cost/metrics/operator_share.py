@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
+from records.groups import GROUPS
 from records.record import Measurement, Quantity
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from harness.cost.workload import Workload
 
-GROUPS = ("attention", "projections", "mlp", "norms", "convolutions", "movement", "rest")
 TOTAL = "time_total"
 MEASURES = (
     *(Quantity(f"time_{group}", "shared", f"time in {group}", "ms", "lower") for group in GROUPS),
