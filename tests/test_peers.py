@@ -14,7 +14,7 @@ from torch import nn
 import backbones
 from attention_zoo import Grid
 from backbones.layouts import WRAPPED
-from benchmarks import public, released_dualformer, torchvision_swin
+from benchmarks import public, released_dualformer, torchvision_swin, transformers_timesformer
 from harness.cost import errors, measure, metrics
 from harness.cost.count import count
 from harness.cost.workload import Workload
@@ -116,6 +116,23 @@ def test_the_weights_of_torchvision_fill_our_model():
         torchvision_swin.renamed({"avgpool.weight": None})
 
 
+def test_the_weights_of_transformers_fill_our_model():
+    inside = ["temporal_layernorm", "temporal_attention.attention.qkv", "temporal_attention.output.dense"]
+    inside += ["temporal_dense", "layernorm_before", "attention.attention.qkv", "attention.output.dense"]
+    inside += ["layernorm_after", "intermediate.dense", "output.dense"]
+    linear = ["timesformer.embeddings.patch_embeddings.projection", "timesformer.layernorm", "classifier"]
+    linear += [f"timesformer.encoder.layer.{i}.{one}" for i in range(12) for one in inside]
+    names = [f"model.{one}.{kind}" for one in linear for kind in ("weight", "bias")]
+    names += [f"model.timesformer.embeddings.{x}" for x in ("cls_token", "position_embeddings", "time_embeddings")]
+    with torch.device("meta"):
+        ours = backbones.create("timesformer_base")
+    assert set(transformers_timesformer.renamed(dict.fromkeys(names, torch.zeros(1, 1, 1, 1)))) == set(
+        ours.state_dict()
+    )
+    with pytest.raises(KeyError, match="pooler"):
+        transformers_timesformer.renamed({"pooler.weight": None})
+
+
 INSTALLED = [name for name in public.models() if not name.endswith(("_small", "_base")) or "released" not in name]
 
 
@@ -129,10 +146,12 @@ def test_what_is_installed_equals_ours(name):
     assert error <= errors.TOLERANCE["backward_error"]["float32"], of
 
 
-@pytest.mark.parametrize("package", ["torchvision"])
-def test_what_is_not_there_is_a_row_with_its_reason_and_remedy(package, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "package, model", [("torchvision", "torchvision_swin3d_t"), ("transformers", "transformers_timesformer_base")]
+)
+def test_what_is_not_there_is_a_row_with_its_reason_and_remedy(package, model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    theirs = case_of("benchmarks.public.torchvision_swin3d_t")
+    theirs = case_of(f"benchmarks.public.{model}")
     monkeypatch.setattr(measure, "_in_child", in_this_process)
     (latency,) = measure.measure(theirs, ["latency"], clip_file(tmp_path, theirs))
     assert f"not supported: {package} does not load" in latency.missing
@@ -211,7 +230,12 @@ def test_a_family_of_no_module_is_told_with_the_remedy():
 
 
 def test_an_unknown_baseline_of_a_row_is_told():
-    raw = {"question": "?", "model": "dualformer_tiny", "rows": [{"row": "one"}, {"row": "two", "baseline": "ome"}]}
+    raw = {
+        "name": "trial",
+        "question": "?",
+        "model": "dualformer_tiny",
+        "rows": [{"row": "one"}, {"row": "two", "baseline": "ome"}],
+    }
     with pytest.raises(UsageError, match="its baseline is no row here: 'ome'; did you mean 'one'"):
         case.from_dict(raw, "trial")
 
