@@ -48,6 +48,9 @@ class Options:
     batch_size: Count | list[Count] | None = option(None, "clips per forward pass; none: 1")
     kernel: names.Kernel | list[names.Kernel] | None = option(None, "what computes attention; none: auto")
     compile: Flag | list[Flag] | None = option(None, "measure the model under torch.compile; none: false")
+    allocator: case.Allocator | list[case.Allocator] | None = option(
+        None, "of a CPU's memory; keep: what is freed is kept instead of mapped afresh; none: default"
+    )
     seed: Whole | list[Whole] | None = option(None, "of the random weights; none: 0")
     threads: Count | None = option(None, "CPU threads; none: one per physical core, 1 in quick mode")
     path: str | None = option(

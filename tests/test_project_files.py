@@ -1,10 +1,13 @@
 """What several files state about the project is the same in each of them."""
 
+import ast
 import csv
 import json
 import re
+import sys
 import tomllib
 from collections import Counter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from statistics import median
 
@@ -52,7 +55,43 @@ def test_every_direct_dependency_is_pinned_within_its_range():
     assert not pins, "pinned, but not a direct dependency"
 
 
-@pytest.mark.parametrize("package", ["attention_zoo", "backbones", "records", "harness", "reports"])
+ROOMS = ("attention_zoo", "backbones", "records", "harness", "reports")
+IN_A_CALL = {"import_module", "find_spec"}  # with a name: what they look for is used like an import
+THROUGH_OTHERS = {"to_markdown": "tabulate", "torch.utils.tensorboard": "tensorboard"}  # pandas and torch import these
+BY_OTHER_NAMES = {"pynvml": "nvidia-ml-py"}  # of what need not be installed where tests run
+
+
+def imported():
+    """The distributions whose packages the product imports, each with the files that do."""
+    of_package, found = packages_distributions(), {}
+    for file in (file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        names = [package for sign, package in THROUGH_OTHERS.items() if re.search(rf"\b{re.escape(sign)}\b", text)]
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.append(node.module)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IN_A_CALL:
+                names += [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+        for package in {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, *ROOMS}:
+            name = of_package.get(package, [BY_OTHER_NAMES.get(package, package)])[0].lower()
+            found.setdefault(name, set()).add(file.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
+    project, found = PROJECT["project"], imported()
+    needed = {Requirement(line).name.lower() for line in project["dependencies"]}
+    extras = [line for group in project["optional-dependencies"].values() for line in group]
+    optional = {Requirement(line).name.lower() for line in extras}
+    assert not needed & optional
+    undeclared = {name: sorted(files) for name, files in found.items() if name not in needed | optional}
+    assert not undeclared, "imported, but not declared"
+    assert not (needed | optional) - set(found), "declared, but not imported"
+
+
+@pytest.mark.parametrize("package", ROOMS)
 def test_every_room_is_packaged(package):
     assert f"{package}*" in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
 

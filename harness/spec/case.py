@@ -28,13 +28,14 @@ FOLDER = Path(__file__).parents[1] / "conf" / "ablation"
 SUFFIXES = (".yaml", ".yml")
 EVERY_SCHEME = "every_scheme"
 ALL = "all"
+Allocator = Literal["default", "keep"]
 ClipAxis = Literal["frames", "stride", "size"]
 CLIP_AXES = get_args(ClipAxis)
 ClipChange = dict[ClipAxis, Count]
 AXES: dict[str, Any] = {
     "batch_size": Count, "device": said.Device, "dtype": said.Dtype, "kernel": said.Kernel, "compile": Flag,
     "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
-    "allocator": Literal["default", "keep"], **{f"clip.{n}": Count for n in CLIP_AXES},
+    "allocator": Allocator, **{f"clip.{n}": Count for n in CLIP_AXES},
 }  # fmt: skip
 """The axes of a case with the kind of their values; any other axis is a dotted path into the row's model."""
 CASE_AXES = tuple(axis for axis in AXES if not axis.startswith("clip"))
@@ -201,6 +202,7 @@ class Settings:
     dtype: str | None = None
     kernel: str | None = None
     compile: bool | None = None
+    allocator: Allocator | None = None
     seed: int | None = None
     threads: int | None = None
     quick: bool = False

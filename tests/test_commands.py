@@ -1,0 +1,84 @@
+"""Every command that README, a help or a report prints is one that its parser takes; nothing of it is run."""
+
+import re
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from harness import evaluate, gradcam, predict, run, train
+from harness.datasets import __main__ as datasets
+from harness.spec import options
+from harness.spec.reader import UsageError
+from reports import compare as comparing
+
+ROOT = Path(__file__).parents[1]
+PARSERS = {
+    "harness.run": run.PROGRAM,
+    "harness.train": train.COMMAND,
+    "harness.evaluate": evaluate.COMMAND,
+    "harness.predict": predict.COMMAND,
+    "harness.gradcam": gradcam.COMMAND,
+}
+PRINTED = re.compile(r"python -m ((?:attention_zoo|backbones|benchmarks|harness|reports)[\w.]*)([^\n`]*)")
+PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "results").rglob("*.md")] if path.is_file())
+STALE = {  # in README.md, which is written anew last: an entry that is no longer there may go from here too
+    "harness.run ablation=pyramid_scales accuracy=proxy device=cuda hydra/launcher=submitit_slurm",
+    "harness.gradcam checkpoint=CHECKPOINT clip=holiday.mp4 out=heat",
+    "harness.sanity device=cuda",
+    "benchmarks.peers",
+}
+
+
+def parse(module: str, words: list[str]) -> None:
+    """Raises where the command would end with exit status 2."""
+    assert find_spec(module) is not None, f"no module {module}"
+    if "--help" in words:
+        return
+    if module == "harness.run" and words:
+        given = options.parse(PARSERS[module], words)
+        if given.suite is None and not any(word.endswith("mine.yaml") for word in words):  # mine: of the reader's own
+            run.chosen(given)
+    elif module in PARSERS and words:
+        options.parse(PARSERS[module], words)
+        if module == "harness.gradcam":
+            assert dict(word.split("=", 1) for word in words).get("out", "heat.png").endswith(".png")
+    elif module == "harness.compare":
+        comparing.parse(words)
+    elif module == "harness.datasets" and words:
+        assert words[0] in datasets.COMMANDS
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """The commands of a text, each as a module and its arguments, without the comment behind it."""
+    return [(module.rstrip("."), shlex.split(rest, comments=True)) for module, rest in PRINTED.findall(text)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_of_a_page_parses(page):
+    wrong = {}
+    for module, words in commands(page.read_text(encoding="utf-8")):
+        try:
+            parse(module, words)
+        except Exception as error:
+            wrong[" ".join([module, *words])] = error
+    assert not {command: error for command, error in wrong.items() if command not in STALE}
+
+
+@pytest.mark.parametrize("command", [*PARSERS.values(), *datasets.COMMANDS.values()], ids=lambda one: one.name)
+def test_every_example_of_a_help_parses(command):
+    assert command.examples
+    for arguments, _ in command.examples:
+        words = shlex.split(arguments)
+        if command.name.startswith("python -m harness.datasets"):
+            assert "=" not in words[0]
+            continue
+        parse(command.name.removeprefix("python -m "), words)
+
+
+def test_a_command_that_no_parser_takes_is_found():
+    for wrong in ("harness.run ablation=no_such", "harness.run quick", "harness.compare A", "harness.nowhere"):
+        (command,) = commands(f"python -m {wrong}")
+        with pytest.raises((UsageError, comparing.CompareError, AssertionError)):
+            parse(*command)
