@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
-from attention_zoo import chunks
-from attention_zoo.gathered import unwatched
+from attention_zoo.gathered import in_pieces, unwatched
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import attend
 
@@ -152,11 +151,11 @@ def _equal(chosen: Bool[Tensor, "x blocks"]) -> Iterator[tuple[Int[Tensor, " y"]
 def _rows(q, k, v, chosen, head, forbidden, kernel: str) -> Float[Tensor, "x 1 s c"]:
     if chosen.shape[1] == 0:
         return torch.zeros_like(q)
-    if not chunks.inference(q):
-        return _attended(q, k, v, chosen, head, forbidden, kernel)
-    length = chunks.length(q, len(q), 2 * (q[0].numel() + chosen.shape[1] * k.shape[1]))
-    parts = zip(q.split(length), chosen.split(length), head.split(length), strict=True)
-    return chunks.joined((_attended(part, k, v, some, at, forbidden, kernel) for part, some, at in parts), q)
+
+    def piece(at: slice) -> Tensor:
+        return _attended(q[at], k, v, chosen[at], head[at], forbidden, kernel)
+
+    return in_pieces(piece, len(q), 2 * (q[0].numel() + chosen.shape[1] * k.shape[1]), q)
 
 
 def _attended(q, k, v, chosen, head, forbidden, kernel: str) -> Float[Tensor, "x 1 s c"]:

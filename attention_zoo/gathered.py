@@ -17,10 +17,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.checkpoint import checkpoint
 
 from attention_zoo import chunks
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import attend
+
+# Bytes of gathered queries, keys and values that a backward pass may find as they were. Keys are half of it and values
+# the other: above 32 MiB the C library gives memory back at once; below, results in between scatter it over the heap.
+KEPT = 96 * 2**20
 
 
 class Bucket(NamedTuple):
@@ -112,16 +117,31 @@ def attention(
 
 
 def _bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, kernel: str) -> Float[Tensor, "b x m c"]:
-    if not chunks.inference(q):
-        return _piece(q, k, v, *bucket, kernel)
     b, _, m, c = q.shape
     (g, s), r = bucket.queries.shape, bucket.keys.shape[1]
-    length = chunks.length(q, g, 2 * b * m * c * (s + r))
-    pieces = (
-        _piece(q, k, v, queries, keys, kernel)
-        for queries, keys in zip(bucket.queries.split(length), bucket.keys.split(length), strict=True)
-    )
-    return chunks.joined(pieces, q.new_empty(b, g * s, 0, 0, device="meta"), dim=1)
+
+    def piece(at: slice) -> Tensor:
+        return _piece(q, k, v, bucket.queries[at], bucket.keys[at], kernel)
+
+    return in_pieces(piece, g, 2 * b * m * c * (s + r), q.new_empty(b, g * s, 0, 0), dim=1)
+
+
+def in_pieces(piece: Callable[[slice], Tensor], count: int, numbers: int, like: Tensor, dim: int = 0) -> Tensor:
+    """What `piece` gives for slices of `count` groups, together as long as `like` along `dim`.
+
+    Each group gathers so many `numbers`. Without gradients a piece stays in the cache. With them all gathered keys
+    would be kept for the backward pass, hundreds of times the tokens; where these are more than KEPT bytes, they are
+    gathered again there.
+    """
+    if chunks.inference(like):
+        length = chunks.length(like, count, numbers)
+        return chunks.joined((piece(slice(i, i + length)) for i in range(0, count, length)), like, dim)
+    size = numbers * like.element_size()
+    if torch.is_grad_enabled() and not chunks.observed() and count * size > KEPT:
+        length = max(1, KEPT // size)
+        slices = (slice(i, i + length) for i in range(0, count, length))
+        return torch.cat([checkpoint(piece, at, use_reentrant=False) for at in slices], dim)
+    return piece(slice(None))
 
 
 def _piece(q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor, kernel: str) -> Float[Tensor, "b x m c"]:

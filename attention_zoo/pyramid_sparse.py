@@ -281,10 +281,7 @@ def _attended(
         )
         return attend(q[at], keys, values, bias(at), kernel=kernel)
 
-    if not chunks.inference(q):
-        return part(slice(None))
-    length = chunks.length(q, len(q), 2 * (q[0].numel() + sum(sizes.values()) * q.shape[-1]))
-    return chunks.joined((part(slice(start, start + length)) for start in range(0, len(q), length)), q)
+    return gathered.in_pieces(part, len(q), 2 * (q[0].numel() + sum(sizes.values()) * q.shape[-1]), q)
 
 
 def _rows(x: Float[Tensor, "b m blocks slots c"], head: Tensor, numbers: Tensor) -> Float[Tensor, "x 1 keys c"]:

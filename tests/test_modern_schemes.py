@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import attention_zoo
-from attention_zoo import Grid
+from attention_zoo import Grid, blocks, gathered
 from attention_zoo._draw import attended, draw
 from attention_zoo.linear import rotations, turned
 
@@ -188,6 +188,20 @@ def test_the_coarse_result_of_one_tile_is_the_mean_value(grid):
     value = oracles.rows(module.qkv, 2, 3)(x).mean((1, 2, 3), keepdim=True)
     coarse = (value * module.gate(x)) @ module.proj.weight.T
     assert_close(module(x), full(x) + coarse, rtol=1e-9, atol=1e-9)
+
+
+@given(st.tuples(*[st.integers(1, 3)] * 3), SIZES, SHARES, st.randoms())
+def test_video_sparse_follows_a_permutation_inside_of_its_tiles(count, tile, keep, random):
+    tile = Grid(*(min(size, 3) for size in tile))
+    grid = Grid(*count).times(tile)
+    module, x = scheme("video_sparse", grid, tile=tile, keep=keep), noise(1, *grid, 6)
+    order = torch.arange(grid.tokens)
+    for members in blocks.tiles_of(grid, tile):
+        shuffled = list(members)
+        random.shuffle(shuffled)
+        order[torch.from_numpy(members)] = torch.tensor(shuffled)
+    moved = module(x.flatten(1, 3)[:, order].view_as(x)).flatten(1, 3)
+    assert_close(moved, module(x).flatten(1, 3)[:, order], rtol=1e-9, atol=1e-9)
 
 
 @given(GRIDS, video_sparses())
@@ -654,6 +668,31 @@ def test_law_with_drawn_options(name, check):
         check(Case(name, grid, num_heads, num_heads * width, options))
 
     law()
+
+
+# Training ---------------------------------------------------------------------------------------------------------
+
+
+GATHERING = (
+    "neighborhood", "sliding_tile", "radial",
+    "video_sparse", "block_topk", "mixture_of_blocks", "pyramid_sparse",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GATHERING)
+def test_keys_that_are_gathered_again_give_the_same_gradients(name, monkeypatch):
+    module, x = Case(name, Grid(4, 6, 8), 2, 12, attention_zoo.schemes.get(name).example).build(), noise(2, 4, 6, 8, 12)
+    found, kept = [], []
+    for limit in (gathered.KEPT, 1000):
+        monkeypatch.setattr(gathered, "KEPT", limit)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda s, sizes=sizes: sizes.append(s.numel()) or s, lambda s: s):
+            y = module(x)
+        kept.append(sum(sizes))
+        found.append(torch.autograd.grad((y * noise(*y.shape, seed=4)).sum(), list(module.parameters())))
+    assert kept[1] < kept[0]
+    for again, once in zip(*found, strict=True):
+        assert_close(again, once, rtol=1e-9, atol=1e-9)
 
 
 # Drawing ------------------------------------------------------------------------------------------------------------
