@@ -102,7 +102,7 @@ def test_flex_compiles_every_shape_of_a_model(monkeypatch):
 
     need("flex", "cpu", torch.float32, backward=False)
     quick = torch.compile(flex_attention, dynamic=False, backend="eager")
-    monkeypatch.setattr(flex, "_compiled", lambda: quick)
+    monkeypatch.setattr(flex, "_compiled", lambda *_: quick)
     torch._dynamo.reset()
     counted = torch._dynamo.utils.counters["frames"]
     counted.clear()
@@ -281,6 +281,84 @@ def test_an_xformers_that_does_not_load_is_a_reason(monkeypatch):
         xformers._operator.cache_clear()
     assert "xformers cannot be imported" in reason
     assert "pip install xformers" in reason
+
+
+def test_an_xformers_whose_library_does_not_load_says_what_it_needs(monkeypatch):
+    """With a torch of CUDA 13 it imports, and every operator refuses."""
+    from attention_zoo.kernels import xformers
+
+    library = pytest.importorskip("xformers._cpp_lib")
+    for built in (False, True):
+        monkeypatch.setattr(library, "_built_with_cuda", built)
+        monkeypatch.setattr(library, "_cpp_library_load_exception", OSError("libcudart.so.12: cannot open"))
+        xformers._operator.cache_clear()
+        reason = kernels.missing("xformers", "cuda", torch.float16)
+        xformers._operator.cache_clear()
+        assert reason is None if built else "libcudart.so.12, of the package nvidia-cuda-runtime-cu12" in reason
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The sequences of each call that reaches a kernel `counted`, on CUDA tensors without data."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    sizes = []
+
+    def note(q, k, v, bias):
+        assert len(q) == len(k) == len(v)
+        assert bias is None or len(bias) in (1, len(q))
+        sizes.append(len(q))
+        return torch.empty_like(q)
+
+    monkeypatch.setitem(kernels.registry._entries, "counted", kernels.Kernel("counted", note, needs=""))
+    with FakeTensorMode():
+        yield sizes
+
+
+def on_cuda(*shape, **options):
+    return torch.empty(shape, device="cuda", dtype=torch.bfloat16, **options)
+
+
+def test_no_launch_on_cuda_has_more_sequences_than_its_grid(counted):
+    q = on_cuda(65_600, 1, 16, 16)
+    assert attend(q, q, q, kernel="counted").shape == q.shape
+    assert counted == [65_535, 65]
+    del counted[:]
+    attend(q, q, q, on_cuda(65_600, 1, 16, 16), kernel="counted")
+    attend(q, q, q, on_cuda(1, 1, 16, 16), kernel="counted")
+    assert counted == [65_535, 65] * 2
+
+
+def test_no_launch_on_cuda_has_offsets_beyond_32_bits(counted):
+    q = on_cuda(600, 2, 50_176, 32)
+    attend(q, q, q, kernel="counted")
+    assert sum(counted) == 600
+    assert max(counted) * 2 * 50_176 * 32 < 2**31
+
+
+def test_the_gradient_of_a_learned_bias_on_cuda_is_not_of_all_sequences(counted):
+    q, bias = on_cuda(1024, 3, 392, 32), on_cuda(1, 3, 392, 392, requires_grad=True)
+    attend(q, q, q, bias, kernel="counted")
+    assert sum(counted) == 1024
+    assert max(counted) * bias.numel() * 2 <= 128 * 2**20
+    del counted[:]
+    with torch.no_grad():
+        attend(q, q, q, bias, kernel="counted")
+    assert counted == [1024]
+
+
+@pytest.mark.parametrize("bias_shape", [None, "m", "bm"])
+def test_what_is_split_is_the_same(bias_shape, monkeypatch):
+    values = tensors((7, 2, 12, 9, 8), bias_shape, masked=bias_shape is not None)
+    whole = run("sdpa", values, torch.float64)
+    monkeypatch.setattr(kernels, "_at_once", lambda *_: 3)
+    assert_close(run("sdpa", values, torch.float64), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.gpu
+def test_more_sequences_than_a_grid_on_a_gpu():
+    for kernel in kernels.available("cuda", torch.bfloat16):
+        check_agreement(kernel, (65_600, 1, 16, 16, 16), None, False, torch.bfloat16, "cuda", backward=False)
 
 
 def test_use_kernel_reaches_every_scheme_of_a_model():

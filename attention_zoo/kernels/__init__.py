@@ -17,6 +17,11 @@ from attention_zoo.registry import Registry
 
 registry: Registry[Kernel] = Registry("attention kernel", "attention_zoo.kernels")
 AUTO = "auto"
+MOST_SEQUENCES = 65_535  # of one launch on CUDA: flash and flex put them on an axis of the grid that ends there
+MOST_NUMBERS = 2**31 - 1  # and the offsets of some kernels, flash's backward pass among them, are of 32 bits
+BIAS_BYTES = (
+    128 * 2**20
+)  # of a learned bias's gradient on CUDA, which PyTorch makes for each sequence before it adds up
 SHORT = 32  # tokens of a sequence, up to which PyTorch's fused attention on a CPU is no match for plain softmax
 
 
@@ -100,7 +105,25 @@ def attend(
         name = "reference"
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)
-    return registry.get(name).run(q, k, v, bias)
+    run, most = registry.get(name).run, _at_once(q, k, bias, backward)
+    if most >= len(q):
+        return run(q, k, v, bias)
+    parts = [x.split(most) for x in (q, k, v)]
+    shared = bias is None or len(bias) == 1
+    biases = [bias] * len(parts[0]) if shared else bias.split(most)
+    return torch.cat([run(*part, of_part) for *part, of_part in zip(*parts, biases, strict=True)])
+
+
+def _at_once(q: Tensor, k: Tensor, bias: Tensor | None, backward: bool) -> int:
+    """How many sequences one call of a kernel takes: on CUDA no more than its launches and its memory hold."""
+    if q.device.type != "cuda":
+        return len(q)
+    heads, n, c = q.shape[1:]
+    rows = -(-max(n, k.shape[-2]) // 128) * 128
+    most = min(MOST_SEQUENCES, MOST_NUMBERS // (heads * rows * max(c, 32)))
+    if backward and bias is not None and bias.requires_grad:
+        most = min(most, BIAS_BYTES // (heads * n * k.shape[-2] * bias.element_size()))
+    return max(1, most)
 
 
 def _short(q: Tensor, k: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import shutil
 
 import torch
@@ -14,25 +15,32 @@ NEEDS = "a C++ compiler on CPU (forward only), Triton and CUDA on a GPU"
 
 
 SHAPES = 256  # how many a process may compile; PyTorch's limit of 8 is fewer than one model needs
+APART = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 
-@functools.cache
-def _compiled():
+@functools.lru_cache(SHAPES)
+def _compiled(*_what):
+    """A function for inputs of one kind: with one for all, each call would try the guards of every kind before it.
+
+    Before PyTorch 2.12 the guards are tried all the same.
+    """
     # Imported here: it loads PyTorch's compiler, which takes longer than everything else that lists kernels.
     from torch.nn.attention.flex_attention import flex_attention
 
     # Static shapes: a dynamic kernel is compiled once but runs slower, and a model has few distinct shapes.
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention, dynamic=False, **APART)
 
 
-def _call(*tensors: Tensor, score_mod=None) -> Tensor:
+def _call(*tensors: Tensor, score_mod=None, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():  # inside of a compiled model
         from torch.nn.attention.flex_attention import flex_attention
 
         return flex_attention(*tensors, score_mod=score_mod)
+    inputs = [*tensors, bias] if bias is not None else tensors
+    compiled = _compiled(*((x.shape, x.dtype, x.device) for x in inputs))
     # Beyond the limit PyTorch goes on without compiling, with the full matrix of scores in memory.
     with torch._dynamo.config.patch(recompile_limit=SHAPES):
-        return _compiled()(*tensors, score_mod=score_mod)
+        return compiled(*tensors, score_mod=score_mod)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -43,7 +51,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     def add_bias(score: Tensor, b: Tensor, m: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return score + bias[0 if one_batch else b, 0 if one_head else m, i, j]
 
-    return _call(q, k, v, score_mod=add_bias)
+    return _call(q, k, v, score_mod=add_bias, bias=bias)
 
 
 @functools.cache

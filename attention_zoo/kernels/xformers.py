@@ -1,4 +1,8 @@
-"""xFormers' `memory_efficient_attention`. CUDA only; imported on first use: importing it warns and takes time."""
+"""xFormers' `memory_efficient_attention`. CUDA only; imported on first use: importing it warns and takes time.
+
+It is no independent implementation everywhere: its wheels of today hand over to PyTorch's own kernels, flash without a
+bias and cutlass with one. The names of the device's kernels in a record say which ran.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,19 @@ def _operator():
     """The function, or the reason that there is none."""
     logging.getLogger("xformers").setLevel(logging.ERROR)
     try:
+        from xformers import _cpp_lib as library
         from xformers.ops import memory_efficient_attention
     except (ImportError, OSError, RuntimeError) as error:
         # A wheel built for another CUDA or torch raises any of these while it loads.
         return f"xformers cannot be imported ({error}); install it with: pip install xformers"
+    if not library._built_with_cuda:
+        # It imports all the same, and every operator of it then refuses every input.
+        return (
+            "xformers' own library does not load, without which no operator of it runs "
+            f"({' '.join(str(library._cpp_library_load_exception).split())[:120]}); a wheel built for CUDA 12 beside a "
+            "torch of CUDA 13 needs a folder with libcudart.so.12, of the package nvidia-cuda-runtime-cu12, on "
+            "LD_LIBRARY_PATH"
+        )
     return memory_efficient_attention
 
 
