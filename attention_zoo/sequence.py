@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from attention_zoo import chunks
 from attention_zoo.kernels import attend
 
-Groups = Sequence[tuple[int, Float[Tensor, "1 _ n n"] | None]]
-"""Sequences that share a bias follow each other: how many, and their bias."""
+Groups = Sequence[tuple[int, Float[Tensor, "#s _ n n"] | None]]
+"""Sequences of one call follow each other: how many, and the bias that they share, or one for each."""
 
 
 def self_attention(
@@ -46,7 +46,7 @@ def self_attention(
 
 
 def _attended(
-    qkv: Float[Tensor, "s n _"], num_heads: int, bias: Float[Tensor, "1 _ n n"] | None, kernel: str
+    qkv: Float[Tensor, "s n _"], num_heads: int, bias: Float[Tensor, "#s _ n n"] | None, kernel: str
 ) -> Float[Tensor, "s n d"]:
     return joined(attend(*heads(qkv, 3, num_heads), bias, kernel=kernel))
 

@@ -22,10 +22,11 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from attention_zoo import chunks
 from attention_zoo.grid import Grid
-from attention_zoo.sequence import self_attention, self_attention_macs
+from attention_zoo.sequence import Groups, self_attention, self_attention_macs
 
 Padding = Literal["masked", "attended"]
 ClippedBias = Literal["geometric", "published"]
+MASK_BYTES = 128 * 2**20  # of the masks of one launch on CUDA
 PADDED = -1  # the label of tokens that padding added
 
 
@@ -210,6 +211,12 @@ def _slab_mask(tiling: Tiling, slab: Slab, device: torch.device, dtype: torch.dt
     return _apart(labels(tiling, device)[first : first + 1], dtype)
 
 
+def _masks(tiling: Tiling, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "s 1 n n"]:
+    """What each window that forbids something does, in the order of the slabs."""
+    plain = sum(slab.count for slab in slabs(tiling) if not slab.forbids)
+    return _apart(labels(tiling, device)[_order(tiling, device)[plain:]], dtype)
+
+
 def bias_rows(nominal: Grid, used: Grid, rule: ClippedBias, device: torch.device | str = "cpu") -> Int[Tensor, " p"]:
     """The row of the bias table for each (query, key) pair of a window, flattened; tokens in (t, h, w) order.
 
@@ -280,13 +287,7 @@ def window_attention(
     """Self-attention inside the windows of `tiling`, those with the same mask together."""
     parts, b = slabs(tiling), x.shape[0]
     shared = None if bias is None else bias(tiling.window)
-    groups = []
-    for slab in parts:
-        added = shared
-        if slab.forbids:
-            forbidden = _constant(_slab_mask, tiling, slab, x.device, x.dtype)
-            added = forbidden if shared is None else shared + forbidden
-        groups.append((slab.count * b, added))
+    groups = (_launches if x.device.type == "cuda" else _by_mask)(parts, tiling, shared, x, num_heads)
     if len(parts) == 1:
         y = self_attention(partition(x, tiling), qkv, proj, num_heads, groups, kernel=kernel)
         return reverse(y, tiling)
@@ -300,6 +301,36 @@ def window_attention(
     y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
     y = _Moved.apply(y.flatten(0, 1), back, there).view(b, *tiling.padded, -1)
     return _cropped(y, tiling)
+
+
+def _by_mask(parts: list[Slab], tiling: Tiling, shared: Tensor | None, x: Tensor, num_heads: int) -> Groups:
+    """A group for each slab: one mask, of one window, serves all of it."""
+    groups = []
+    for slab in parts:
+        added = shared
+        if slab.forbids:
+            forbidden = _constant(_slab_mask, tiling, slab, x.device, x.dtype)
+            added = forbidden if shared is None else shared + forbidden
+        groups.append((slab.count * len(x), added))
+    return groups
+
+
+def _launches(parts: list[Slab], tiling: Tiling, shared: Tensor | None, x: Tensor, num_heads: int) -> Groups:
+    """As few groups as there can be: the windows that forbid nothing, and the others with a mask each.
+
+    On a GPU a launch of a few windows leaves most of it idle, and costs more than the mask's memory. The masks of one
+    launch, with the bias in them, take `MASK_BYTES` at most.
+    """
+    b, n = len(x), tiling.window.tokens
+    plain = sum(slab.count for slab in parts if not slab.forbids)  # the first slab, where there is one
+    groups: list[tuple[int, Tensor | None]] = [(plain * b, shared)] if plain else []
+    if plain < tiling.count:
+        maps = 1 if shared is None else num_heads
+        size = max(1, MASK_BYTES // (b * maps * n * n * x.element_size()))
+        for forbidden in _constant(_masks, tiling, x.device, x.dtype).split(size):
+            each = forbidden[:, None] if shared is None else forbidden[:, None] + shared
+            groups.append((len(each) * b, each.expand(-1, b, -1, -1, -1).flatten(0, 1)))
+    return groups
 
 
 class _Moved(torch.autograd.Function):

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 import attention_zoo
 import attention_zoo.windows
-from attention_zoo import Grid, schemes
+from attention_zoo import Grid, schemes, sequence
 from attention_zoo.laws import LAWS, Case, example, noise
 from attention_zoo.windows import Tiling, _order, labels, slabs
 
@@ -206,6 +206,27 @@ def test_shifted_window_of_a_larger_window(grid, padding):
 
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 12), st.integers(1, 12))
+
+
+@pytest.mark.parametrize("name", ["shifted_window", "local_window"])
+@pytest.mark.parametrize("grid", [Grid(5, 7, 9), Grid(3, 7, 5)])
+def test_windows_with_a_mask_each_are_those_of_slabs(grid, name, monkeypatch):
+    """As on a GPU: one call for all that forbid something, or several where their masks are large."""
+    module = attention_zoo.build(name, 8, 2, grid, window=(2, 3, 2)).double()
+    x = torch.randn(3, *grid, 8, dtype=torch.float64, requires_grad=True)
+    wanted = module(x)
+    (of_x,) = torch.autograd.grad(wanted.square().sum(), x)
+    calls = []
+    attend = sequence.attend
+    monkeypatch.setattr(sequence, "attend", lambda *a, **k: calls.append(len(a[0])) or attend(*a, **k))
+    monkeypatch.setattr(attention_zoo.windows, "_by_mask", attention_zoo.windows._launches)
+    for most, launches in ((attention_zoo.windows.MASK_BYTES, 2), (1, None)):
+        monkeypatch.setattr(attention_zoo.windows, "MASK_BYTES", most)
+        del calls[:]
+        y = module(x)
+        assert_close(y, wanted)
+        assert_close(torch.autograd.grad(y.square().sum(), x)[0], of_x)
+        assert len(calls) == (launches or 1 + (sum(calls) - calls[0]) // 3)
 
 
 @given(SIZES, st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)), st.data())
