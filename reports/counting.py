@@ -1,25 +1,31 @@
-"""How the authors of a table counted operations, as functions of what the harness measures.
+"""How the authors of a table counted operations: each rule as weights of what the harness counts.
 
-All counts are of one view of one clip, classifier excluded. Papers print most of them as GFLOPs although they are
-multiply-adds.
+All counts are of one view of one clip. Papers print most of them as GFLOPs although they are multiply-adds.
 """
 
+from collections.abc import Callable
 
-def fvcore(macs: int, layernorm_elements: int, batchnorm_elements: int) -> int:
-    """fvcore's rule: one per multiply-add, five per LayerNorm element, two per BatchNorm element in evaluation.
-
-    Softmax, activations, additions and pooling count as nothing.
-    """
-    return macs + 5 * layernorm_elements + 2 * batchnorm_elements
-
-
-def multiply_adds(macs: int, layernorm_elements: int, batchnorm_elements: int) -> int:
-    """One per multiply-add of linear layers, convolutions and attention, and nothing for anything else."""
-    return macs
-
-
-RULES = {"fvcore": fvcore, "multiply_adds": multiply_adds}
+RULES: dict[str, dict[str, int]] = {  # softmax, activations, additions and pooling count as nothing in all of them
+    "fvcore": {"macs": 1, "layernorm_elements": 5, "batchnorm_elements": 2},
+    "fvcore_with_classifier": {"macs_with_classifier": 1, "layernorm_elements": 5, "batchnorm_elements": 2},
+    "multiply_adds": {"macs": 1},
+    "multiply_adds_with_classifier": {"macs_with_classifier": 1},
+    "without_attention_products": {"macs_with_classifier": 1, "attention_products": -1},
+    "mlps_only": {"mlp_macs": 1},
+}
 WORDS = {
     "fvcore": "fvcore's rule (multiply-adds, plus 5 per LayerNorm and 2 per BatchNorm element)",
+    "fvcore_with_classifier": "fvcore's rule with the classifier",
     "multiply_adds": "plain multiply-adds",
+    "multiply_adds_with_classifier": "multiply-adds with the classifier",
+    "without_attention_products": "multiply-adds with the classifier and without the products of attention",
+    "mlps_only": "the multiply-adds of the MLPs alone",
 }
+
+
+def operations(rule: str | None, count_of: Callable[[str], int | None]) -> int | None:
+    """One view by a rule, from the counts by name; None for an unknown rule or where a count that it needs is absent."""
+    counts = {name: count_of(name) for name in RULES.get(rule or "", {})}
+    if not counts or None in counts.values():
+        return None
+    return sum(weight * counts[name] for name, weight in RULES[rule].items())

@@ -251,12 +251,25 @@ def _cost_columns(table: AblationTable, notes: Notes) -> Columns:
 
 def _name(row: Row, notes: Notes) -> str:
     text = row.name
-    said = [row.note, row.published.note if row.published else None]
+    said = [row.note, row.published.note if row.published else None, _recounted(row)]
     if row.explanation and verdict.EXPLAINED not in (row.verdict_flops.kind, row.verdict_params.kind):
         said.append(_explanation(row))
     for note in said:
         text += notes.mark(note) if note else ""
     return text
+
+
+def _recounted(row: Row) -> str | None:
+    """What others counted of a model that is not here, as a citation."""
+    cited = row.published.recounted if row.published else None
+    if not cited:
+        return None
+    counts = [f"{cited[key]} {unit}" for key, unit in (("flops", "G a view"), ("params", "M")) if key in cited]
+    return f"Recounted elsewhere, not here: {', '.join(counts)}{_how_counted(cited)} ({cited['source']})"
+
+
+def _how_counted(cited: dict[str, Any]) -> str:
+    return f", {cited['how']}" if cited.get("how") else ""
 
 
 def _explanation(row: Row) -> str:
@@ -435,7 +448,7 @@ def _legend(table: AblationTable) -> str:
     if table.publishes("flops"):
         said.append(
             f"GFLOPs are multiply-adds as the paper counts them{_rules(table)}"
-            + ", classifier left out. Measured figures are rounded as the paper rounds (one view to the printed "
+            + ", classifier left out where the rule does not say so. Measured figures are rounded as the paper rounds (one view to the printed "
             "precision, then times the views); the figure in brackets is one view before rounding."
         )
     elif table.asked("macs"):

@@ -22,8 +22,9 @@ _TABLE_KEYS = (
     "paper", "table", "title", "source", "units", "counting", "precision", "params_count", "views", "settings",
     "notes", "rows",
 )  # fmt: skip
-_ROW_KEYS = ("row", "views", "counting", "params_count", "note")
-_PRECISION_KEYS = ("decimals", "per_view_decimals")
+_ROW_KEYS = ("row", "views", "counting", "params_count", "note", "precision", "recounted")
+_PRECISION_KEYS = ("decimals", "per_view_decimals", "total_decimals")
+_RECOUNTED_KEYS = ("flops", "params", "how", "source")
 
 
 class PaperTableError(ValueError):
@@ -32,7 +33,11 @@ class PaperTableError(ValueError):
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One printed row. `views` is the number of views that the printed operations cover, None where it is not known."""
+    """One printed row. `views` is the number of views that the printed operations cover, None where it is not known.
+
+    `precision` is the table's where the row prints as the table does. `recounted` cites a count that others made of a
+    model that is not here: `flops` of one view in G and `params` in M, `how` and `source`; it is never a measurement.
+    """
 
     name: str
     cells: dict[str, Any]
@@ -41,6 +46,8 @@ class PaperRow:
     params_count: str
     settings: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
+    precision: dict[str, dict[str, int]] = field(default_factory=dict)
+    recounted: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,22 @@ def _row(raw: Any, units: dict[str, str], defaults: dict[str, Any], shared: dict
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise PaperTableError(f"{where}: {key} is {value!r}; expected a number as printed, or null")
     settings = {key: value for key, value in raw.items() if key not in units and key not in _ROW_KEYS}
-    return PaperRow(raw["row"], cells, settings=shared | settings, note=raw.get("note"), **stated)
+    recounted = raw.get("recounted")
+    if recounted is not None:
+        for key in recounted:
+            if key not in _RECOUNTED_KEYS:
+                raise PaperTableError(f"{where}: recounted.{key}; {nearest(str(key), _RECOUNTED_KEYS)}")
+        if not recounted.get("source"):
+            raise PaperTableError(f"{where}: recounted lacks its source")
+    return PaperRow(
+        raw["row"],
+        cells,
+        settings=shared | settings,
+        note=raw.get("note"),
+        precision=_precision(raw.get("precision") or {}, units, where),
+        recounted=recounted,
+        **stated,
+    )
 
 
 def _precision(raw: Any, units: dict[str, str], file: str) -> dict[str, dict[str, int]]:

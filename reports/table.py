@@ -107,18 +107,18 @@ class Row:
 
     @property
     def macs_by_authors_rule(self) -> int | None:
-        """Operations of one view, classifier excluded, counted as the table's authors did."""
-        counts = [self.value(name) for name in ("macs", "layernorm_elements", "batchnorm_elements")]
-        if self.counting not in counting.RULES or None in counts:
-            return None
-        return counting.RULES[self.counting](*counts)
+        """Operations of one view, counted as the table's authors did."""
+        return counting.operations(self.counting, self.value)
 
     @property
     def authors_flops(self) -> Decimal | None:
         """The measured operations as the table would print them, in G."""
         if self.macs_by_authors_rule is None or not self.views:
             return None
-        return verdict.printed_flops(self.macs_by_authors_rule, self.views, self.decimals("flops", "per_view_decimals"))
+        total = self.precision.get("flops", {}).get("total_decimals")
+        return verdict.printed_flops(
+            self.macs_by_authors_rule, self.views, self.decimals("flops", "per_view_decimals"), total
+        )
 
     @property
     def authors_params_exact(self) -> int | None:
@@ -347,18 +347,18 @@ def _row(entry: dict[str, Any], folder: Path, paper: PaperTable | None, warnings
         note=entry.get("note"),
         comparable=entry.get("comparable", True),
         baseline=entry.get("baseline"),
-        **_defaults(paper),
+        **_defaults(paper, published),
     )
 
 
-def _defaults(paper: PaperTable | None) -> dict[str, Any]:
+def _defaults(paper: PaperTable | None, published: PaperRow | None) -> dict[str, Any]:
     if paper is None:
         return {}
     return {
         "default_views": paper.views,
         "default_counting": paper.counting,
         "default_params_count": paper.params_count,
-        "precision": paper.precision,
+        "precision": paper.precision | (published.precision if published else {}),
     }
 
 
@@ -371,7 +371,7 @@ def _with_all_published(rows: list[Row], paper: PaperTable) -> list[Row]:
         after.setdefault(place, []).append(row)
     ordered = after.get(None, [])
     for published in paper.rows:
-        ordered += after.get(published.name) or [Row(published.name, published, **_defaults(paper))]
+        ordered += after.get(published.name) or [Row(published.name, published, **_defaults(paper, published))]
     return ordered
 
 

@@ -34,8 +34,13 @@ def rounded(count: int, unit: int, decimals: int) -> Decimal:
     return (Decimal(count) / Decimal(unit)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
 
 
-def printed_flops(count: int, views: int, per_view_decimals: int) -> Decimal:
-    """What a paper prints for `count` operations per view: rounded to the table's precision in G, times the views."""
+def printed_flops(count: int, views: int, per_view_decimals: int, total_decimals: int | None = None) -> Decimal:
+    """What a paper prints for `count` operations per view: rounded to the table's precision in G, times the views.
+
+    Where it rounds all views together, `total_decimals` says to which precision: -1 for tens of G.
+    """
+    if total_decimals is not None:
+        return rounded(count * views, 10**9, total_decimals)
     return rounded(count, 10**9, per_view_decimals) * views
 
 

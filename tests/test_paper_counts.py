@@ -110,10 +110,12 @@ def rows(ablation: str) -> tuple[CountedRow, ...]:
     for entry in case.resolve(loaded, case.Settings()):
         counted = count.count(entry.case)
         values = vars(counted) | {"params_with_classifier": counted.params + counted.classifier_params}
+        values |= {"macs_with_classifier": counted.macs + counted.classifier_macs}
+        published = paper.row(entry.row.published) if entry.row.published else None
         made.append(
             CountedRow(
                 entry.case.row,
-                paper.row(entry.row.published) if entry.row.published else None,
+                published,
                 record=type("Counted", (), values)(),
                 explanation=entry.row.explanation,
                 fit=entry.row.fit,
@@ -121,7 +123,7 @@ def rows(ablation: str) -> tuple[CountedRow, ...]:
                 default_views=paper.views,
                 default_counting=paper.counting,
                 default_params_count=paper.params_count,
-                precision=paper.precision,
+                precision=paper.precision | (published.precision if published else {}),
             )
         )
     return tuple(made)
@@ -188,7 +190,7 @@ def test_one_view_by_fvcores_rule(name):
 
 
 def by_fvcore(counted: count.Count) -> int:
-    return counting.fvcore(counted.macs, counted.layernorm_elements, counted.batchnorm_elements)
+    return counting.operations("fvcore", vars(counted).get)
 
 
 def fvcore_itself(config, clip: torch.Tensor) -> int:

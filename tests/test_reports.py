@@ -190,8 +190,19 @@ def test_verdicts(published, measured, options, expected):
 
 
 def test_counting_rules():
-    assert counting.RULES["fvcore"](MACS, LAYERNORM, BATCHNORM) == MACS + 5 * LAYERNORM + 2 * BATCHNORM
-    assert counting.RULES["multiply_adds"](MACS, LAYERNORM, BATCHNORM) == MACS
+    counts = {"macs": MACS, "layernorm_elements": LAYERNORM, "batchnorm_elements": BATCHNORM, "mlp_macs": 7}
+    counts |= {"macs_with_classifier": MACS + 5, "attention_products": 11}
+    expected = {
+        "fvcore": MACS + 5 * LAYERNORM + 2 * BATCHNORM,
+        "fvcore_with_classifier": MACS + 5 + 5 * LAYERNORM + 2 * BATCHNORM,
+        "multiply_adds": MACS,
+        "multiply_adds_with_classifier": MACS + 5,
+        "without_attention_products": MACS + 5 - 11,
+        "mlps_only": 7,
+    }
+    assert {rule: counting.operations(rule, counts.get) for rule in counting.RULES} == expected
+    assert set(counting.WORDS) == set(counting.RULES)
+    assert counting.operations("fvcore", {"macs": MACS}.get) is None  # a count that it needs is not there
 
 
 # reports
@@ -202,7 +213,7 @@ def test_published_and_measured_stand_side_by_side(tmp_path):
     (row,) = csv_rows(folder)
     assert row["params"] == "21767360"
     assert row["macs"] == str(MACS)
-    assert row["macs_by_authors_rule"] == str(counting.fvcore(MACS, LAYERNORM, BATCHNORM))
+    assert row["macs_by_authors_rule"] == str(MACS + 5 * LAYERNORM + 2 * BATCHNORM)
     assert (row["views"], row["published_flops_g"], row["published_params_m"]) == ("4", "240", "21.8")
     assert (row["verdict_flops"], row["verdict_params"]) == ("reproduced", "reproduced")
     assert (row["latency"], row["latency_n"], row["dtype"], row["kernel"]) == ("507.5", "4", "float32", "sdpa")

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.cost.build import build, example
+from harness.cost.operators import macs_by_group
 from harness.spec.case import Case
 from records.record import canonical
 
@@ -28,7 +29,11 @@ class CountError(AssertionError):
 
 @dataclass(frozen=True)
 class Count:
-    """Of one view of one clip; everything but the two classifier fields excludes the classifier."""
+    """Of one view of one clip; all but the classifier's own fields exclude the classifier.
+
+    `attention_products` are scores and weighted sums, `mlp_macs` the MLPs: parts of `macs` that some papers leave out,
+    or count alone.
+    """
 
     params: int
     classifier_params: int
@@ -37,6 +42,8 @@ class Count:
     closed_form: int
     layernorm_elements: int
     batchnorm_elements: int
+    attention_products: int
+    mlp_macs: int
 
 
 _counts: dict[str, Count] = {}  # equal models occur in many tables of one run
@@ -54,9 +61,16 @@ def _count(case: Case) -> Count:
     model = build(case, device="meta", kernel="reference")
     model.requires_grad_(False)  # the counter follows gradients into modules, and fails on a parameter handed to one
     classifier = model.classifier
-    total = _operations(model, example(case, batch_size=1))
+    counts = _operations(model, example(case, batch_size=1))
+    total, norms = counts["Global"], LAYERNORM | BATCHNORM
+    parts = macs_by_group(
+        model,
+        {path: {op: n for op, n in of.items() if op not in norms} for path, of in counts.items()},
+    )
     linear = next((part for part in classifier.modules() if isinstance(part, nn.Linear)), None)
-    last = {} if linear is None else _operations(classifier, torch.empty(1, linear.in_features, device="meta"))
+    last = (
+        {} if linear is None else _operations(classifier, torch.empty(1, linear.in_features, device="meta"))["Global"]
+    )
     everything, of_classifier = _macs(total), _macs(last)
     for name, counted, closed in (
         ("with classifier", everything, model.macs(classifier=True)),
@@ -76,11 +90,13 @@ def _count(case: Case) -> Count:
         closed_form=model.macs(classifier=False),
         layernorm_elements=sum(total.get(op, 0) for op in LAYERNORM),
         batchnorm_elements=sum(total.get(op, 0) for op in BATCHNORM),
+        attention_products=parts.get("attention", 0),
+        mlp_macs=parts.get("mlp", 0),
     )
 
 
 def _operations(model: nn.Module, x: torch.Tensor) -> dict:
-    """What each operator of one forward pass counts: twice the multiply-adds, or the elements that a norm reads."""
+    """By module, what each operator of a forward pass counts: twice the multiply-adds, or what a norm reads."""
 
     def elements(shape, *args, out_shape=None, **kwargs) -> int:
         return shape.numel() if isinstance(shape, torch.Size) else torch.Size(shape).numel()
@@ -89,7 +105,7 @@ def _operations(model: nn.Module, x: torch.Tensor) -> dict:
     counter = FlopCounterMode(display=False, custom_mapping=norms)
     with torch.no_grad(), counter:
         model(x)
-    return counter.get_flop_counts()["Global"]
+    return counter.get_flop_counts()
 
 
 def _macs(operations: dict) -> int:

@@ -87,3 +87,29 @@ def group(inside: str, operator: str) -> str:
     if name in VIEWS:
         return "movement"
     return "convolutions" if "conv" in name or "pool" in name else "attention"
+
+
+def macs_by_group(model: nn.Module, counts: dict) -> dict[str, int]:
+    """Multiply-adds by group, of a FlopCounterMode's counts: of each module without those of the modules inside."""
+    top, inside, found = type(model).__name__, groups_of(model), {}
+    for path, operators in counts.items():
+        if path == "Global":
+            continue
+        outer = _outer(path, counts)
+        for operator, flops in operators.items():
+            for owner, sign in ((path, 1), (outer, -1)):
+                if owner is not None:
+                    of = group(inside[owner[len(top) :].lstrip(".")], str(operator))
+                    found[of] = found.get(of, 0) + sign * flops
+    assert sum(found.values()) == sum(counts["Global"].values()), "some operators ran outside of the model"
+    assert all(flops % 2 == 0 for flops in found.values()), "a counter counts multiply and add separately"
+    return {name: flops // 2 for name, flops in found.items() if flops}
+
+
+def _outer(path: str, counts: dict) -> str | None:
+    """The nearest module around `path` that was counted too."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in counts:
+            return path
+    return None

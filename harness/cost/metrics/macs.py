@@ -1,4 +1,4 @@
-"""Multiply-adds of one view, as an exact integer, and the normalised elements that some papers add to them."""
+"""Multiply-adds of one view, as an exact integer, and the parts that some papers add or leave out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ MACS = Quantity("macs", "counted", "multiply-adds", "MAC", "lower")
 MACS_WITH_CLASSIFIER = Quantity("macs_with_classifier", "counted", "multiply-adds with classifier", "MAC")
 LAYERNORM = Quantity("layernorm_elements", "counted", "LayerNorm elements", "elements")
 BATCHNORM = Quantity("batchnorm_elements", "counted", "BatchNorm elements", "elements")
+ATTENTION = Quantity("attention_products", "counted", "multiply-adds of attention's products", "MAC")
+MLPS = Quantity("mlp_macs", "counted", "multiply-adds of the MLPs", "MAC")
 
 
-@register("macs", MACS, MACS_WITH_CLASSIFIER, LAYERNORM, BATCHNORM, order=1)
+@register("macs", MACS, MACS_WITH_CLASSIFIER, LAYERNORM, BATCHNORM, ATTENTION, MLPS, order=1)
 def macs(case: Case) -> list[Measurement]:
     """Counted on the meta device with the reference kernel and compared with the closed form `model.macs()`.
 
@@ -32,4 +34,6 @@ def macs(case: Case) -> list[Measurement]:
         MACS_WITH_CLASSIFIER.of([counted.macs + counted.classifier_macs], details),
         LAYERNORM.of([counted.layernorm_elements]),
         BATCHNORM.of([counted.batchnorm_elements]),
+        ATTENTION.of([counted.attention_products]),
+        MLPS.of([counted.mlp_macs]),
     ]

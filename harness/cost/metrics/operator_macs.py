@@ -22,37 +22,15 @@ def operator_macs(case: Case) -> list[Measurement]:
 
 
 def split(case: Case) -> dict[str, int]:
-    """Multiply-adds by group: of each module without those of the modules inside of it."""
+    """Multiply-adds by group."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from harness.cost.build import build, example
-    from harness.cost.operators import group, groups_of
+    from harness.cost.operators import macs_by_group
 
     model = build(case, device="meta", kernel="reference").requires_grad_(False)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(example(case, batch_size=1))
-    counts = counter.get_flop_counts()
-    top, inside, found = type(model).__name__, groups_of(model), {}
-    for path, operators in counts.items():
-        if path == "Global":
-            continue
-        outer = _outer(path, counts)
-        for operator, flops in operators.items():
-            for owner, sign in ((path, 1), (outer, -1)):
-                if owner is not None:
-                    of = group(inside[owner[len(top) :].lstrip(".")], str(operator))
-                    found[of] = found.get(of, 0) + sign * flops
-    assert sum(found.values()) == sum(counts["Global"].values()), "some operators ran outside of the model"
-    assert all(flops % 2 == 0 for flops in found.values()), "a counter counts multiply and add separately"
-    return {name: flops // 2 for name, flops in found.items() if flops}
-
-
-def _outer(path: str, counts: dict) -> str | None:
-    """The nearest module around `path` that was counted too."""
-    while "." in path:
-        path = path.rpartition(".")[0]
-        if path in counts:
-            return path
-    return None
+    return macs_by_group(model, counter.get_flop_counts())
