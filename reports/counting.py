@@ -24,7 +24,7 @@ WORDS = {
 
 
 def operations(rule: str | None, count_of: Callable[[str], int | None]) -> int | None:
-    """One view by a rule, from the counts by name; None for an unknown rule or where a count that it needs is absent."""
+    """One view by a rule, from counts by name; None for an unknown rule or where a count that it needs is absent."""
     counts = {name: count_of(name) for name in RULES.get(rule or "", {})}
     if not counts or None in counts.values():
         return None

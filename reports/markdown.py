@@ -448,8 +448,9 @@ def _legend(table: AblationTable) -> str:
     if table.publishes("flops"):
         said.append(
             f"GFLOPs are multiply-adds as the paper counts them{_rules(table)}"
-            + ", classifier left out where the rule does not say so. Measured figures are rounded as the paper rounds (one view to the printed "
-            "precision, then times the views); the figure in brackets is one view before rounding."
+            + ", classifier left out where the rule does not say so. Measured figures are rounded as the paper rounds "
+            "(one view to the printed precision, then times the views); the figure in brackets is one view before "
+            "rounding."
         )
     elif table.asked("macs"):
         said.append(

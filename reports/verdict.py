@@ -31,7 +31,8 @@ NOTHING_PUBLISHED = Verdict(None)
 
 def rounded(count: int, unit: int, decimals: int) -> Decimal:
     """`count` in multiples of `unit`, rounded half up: `rounded(60_088_210_944, 10**9, 0)` is 60."""
-    return (Decimal(count) / Decimal(unit)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
+    multiple = (Decimal(count) / Decimal(unit)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
+    return multiple if decimals >= 0 else Decimal(int(multiple))  # 590, not 5.9E+2
 
 
 def printed_flops(count: int, views: int, per_view_decimals: int, total_decimals: int | None = None) -> Decimal:

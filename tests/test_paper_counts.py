@@ -51,6 +51,9 @@ KNOWN = {
         "pooling 1, 1, 1; patch (2, 4, 4)": (R, R),
     },
     "kinetics": {
+        "TimeSformer-L": (R, N),
+        "MViT-B, 32x3": (R, R),
+        "MViT-B, 64x3": (R, R),
         "Swin-T": (R, R),
         "Swin-S": (R, R),
         "Swin-B (ImageNet-1K)": (R, N),
@@ -59,6 +62,14 @@ KNOWN = {
         "DualFormer-S": (R, R),
         "DualFormer-B (ImageNet-1K)": (R, R),
         "DualFormer-B (ImageNet-21K)": (R, R),
+    },
+    "transfer": {
+        "TimeSformer": (R, None),
+        "TimeSformer-L": (R, None),
+        "DualFormer-T*": (E, None),
+        "DualFormer-T": (E, None),
+        "DualFormer-S (4x1)": (R, None),
+        "DualFormer-S (4x3)": (R, None),
     },
     "imagenet": {
         "Swin-T": (R, R),
