@@ -2,12 +2,15 @@
 
 Read: `.safetensors`, and PyTorch's `.pth` with weights-only loading; in our own layout or in the published ones (see
 `layouts`). Written: safetensors, with the model's config in the metadata, so that the file alone makes the model again.
+Of a model of which only a part learns (`backbones.learning`), that part alone is written, with the digest of the rest:
+such a file loads onto the same backbone and onto no other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -26,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import attention_zoo
-from backbones.family import Backbone, create, layouts_of, read_config
+from backbones.family import Backbone, create, layouts_of, part, read_config
 from backbones.layouts import Translated, renamed
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ FORMAT = 1
 ENTRIES = ("state_dict", "model_state", "model")  # where training codes keep the state dict inside a checkpoint
 CLASSIFIER = "classifier."
 COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
+PART, BACKBONE = "part", "backbone"  # in the metadata of a trained part: its name, and the digest of the frozen rest
 SHOWN = 5  # names listed of each kind of misfit
 
 
@@ -93,7 +97,8 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is not a readable checkpoint, or does not fit. The model is then unchanged.
+        CheckpointError: it is not a readable checkpoint, or does not fit; or it holds the trained part of a model whose
+            backbone is not this one's. The model is then unchanged.
     """
     path = Path(path)
     tensors, metadata = read(path)
@@ -110,6 +115,8 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
     else:
         given = found.tensors
     given = {key: _of_one_frame(tensor, own[key]) if key in own else tensor for key, tensor in given.items()}
+    if BACKBONE in metadata:
+        _check_backbone(path, metadata, {key: tensor for key, tensor in own.items() if key not in given})
     mismatched = {
         key: (tuple(tensor.shape), tuple(own[key].shape))
         for key, tensor in given.items()
@@ -120,7 +127,7 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
         path=path,
         layout=found.layout.name,
         loaded=tuple(fitting),
-        missing=tuple(key for key in own if key not in given),
+        missing=() if BACKBONE in metadata else tuple(key for key in own if key not in given),
         unexpected=tuple(found.origin[key] for key in given if key not in own),
         mismatched=mismatched,
         ignored=ignored,
@@ -141,6 +148,34 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
     for name, reason in ignored.items():
         logger.debug("%s: %s ignored: %s", path, name, reason)
     return report
+
+
+def _check_backbone(path: Path, metadata: Mapping[str, str], rest: Mapping[str, Tensor]) -> None:
+    """That what a file does not hold is what it was trained on."""
+    here, there = digest(rest), metadata[BACKBONE]
+    if here != there:
+        raise CheckpointError(
+            f"{path} holds only what was trained of a model ({metadata[PART]}). It needs the backbone with the digest "
+            f"{there}, this one's is {here}; first load the weights that the training started from (backbone=FILE)"
+        )
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors: of their names, number formats, shapes and bytes, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def parted(model: Backbone) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the part that learns, which a checkpoint holds, and the frozen ones, on the CPU."""
+    learnt = part(model, model.learns)
+    tensors = {COMPILED.sub("", key): value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    held = {key: value for key, value in tensors.items() if learnt.search(key)}
+    return held, {key: value for key, value in tensors.items() if key not in held}
 
 
 def translate(state: Mapping[str, Tensor], family: str | None = None) -> Translated:
@@ -175,6 +210,8 @@ def _config_differences(model: Backbone, metadata: Mapping[str, str]) -> dict[st
 def save_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> Path:
     """Writes weights, config and number of classes as safetensors; whole or not at all.
 
+    Where only a part of the model learns, the weights of that part, and the digest of the others.
+
     Raises:
         ValueError: the name does not end in .safetensors, or the model was not made by `create` and has no config.
         OSError: the file cannot be written.
@@ -189,7 +226,9 @@ def save_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> Path:
         "config": json.dumps(model.config.to_dict(), sort_keys=True),
         "num_classes": str(model.num_classes),
     }
-    tensors = {COMPILED.sub("", key): value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors, frozen = parted(model)
+    if frozen:
+        metadata |= {PART: model.learns, BACKBONE: digest(frozen)}
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,12 +242,20 @@ def save_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def from_checkpoint(path: str | os.PathLike[str], *, kernel: str = attention_zoo.kernels.AUTO) -> Backbone:
+def from_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    kernel: str = attention_zoo.kernels.AUTO,
+    backbone: str | os.PathLike[str] | None = None,
+) -> Backbone:
     """The model that `save_checkpoint` wrote, from its file alone.
+
+    Args:
+        backbone: the weights that its training started from, where the file holds the trained part alone.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it holds no config of ours, or is damaged.
+        CheckpointError: it holds no config of ours, or is damaged; or its backbone is lacking, or another.
     """
     path = Path(path)
     _, metadata = read(path)
@@ -222,6 +269,13 @@ def from_checkpoint(path: str | os.PathLike[str], *, kernel: str = attention_zoo
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: the model config in its metadata is damaged: {error}") from error
     model = create(config, num_classes, kernel=kernel)
+    if BACKBONE in metadata:
+        if backbone is None:
+            raise CheckpointError(
+                f"{path} holds only what was trained of a model ({metadata[PART]}). It needs the backbone with the "
+                f"digest {metadata[BACKBONE]}; give the weights that the training started from as backbone=FILE"
+            )
+        load_checkpoint(model, backbone, strict=False)
     load_checkpoint(model, path)
     return model
 

@@ -69,8 +69,19 @@ class Backbone(nn.Module):
     norm: nn.Module  # the final one
     classifier: nn.Module | None  # its parameters are named `classifier.*`; None where num_classes is 0
     activation_checkpointing: bool  # may be switched at any time; it acts in training only
-    # Parts that may be trained while the rest is frozen (by `learning`), each a pattern of parameter names.
+    # Parts that may be trained while the rest is frozen, each a pattern of names of tensors; `learns` is what
+    # `learning` has chosen of them. Checkpoints then hold that part alone.
     tunable: Mapping[str, str] = {"classifier": r"^classifier\."}
+    learns: str = "all"
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As ever, except that BatchNorm that does not learn keeps its running statistics: they are frozen, too."""
+        super().train(mode)
+        learnt = part(self, self.learns)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not learnt.search(f"{name}.weight"):
+                module.eval()
+        return self
 
     def forward(self, clip: Tensor) -> Tensor:
         """Class scores "b k" of clips (b, channels, frames, height, width); without a classifier, pooled features.
@@ -155,17 +166,23 @@ def origin(name: str) -> Origin:
     return known[begun[-1]] if begun else Origin()
 
 
-def learning(model: Backbone, part: str) -> Backbone:
+def learning(model: Backbone, name: str) -> Backbone:
     """Freezes all parameters but those of one part, "all" for none, and returns the model.
 
     Raises: UnknownName (a KeyError), with the nearest part that this model has.
     """
-    if part != "all" and part not in model.tunable:
-        raise UnknownName(f"unknown part {part!r} to train; {nearest(part, ['all', *model.tunable])}")
-    pattern = re.compile("" if part == "all" else model.tunable[part])
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(bool(pattern.search(name)))
-    return model
+    pattern = part(model, name)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(bool(pattern.search(key)))
+    model.learns = name
+    return model.train(model.training)
+
+
+def part(model: Backbone, name: str) -> re.Pattern[str]:
+    """What the names of the tensors of one part have in common. Raises: UnknownName."""
+    if name != "all" and name not in model.tunable:
+        raise UnknownName(f"unknown part {name!r} to train; {nearest(name, ['all', *model.tunable])}")
+    return re.compile("" if name == "all" else model.tunable[name])
 
 
 def read_config(values: Mapping[str, Any]) -> Config:

@@ -109,10 +109,12 @@ def told(result: Result, folder: Path) -> list[str]:
     ]
     lines += [f"control, {order} frames: top-1 {figure(of_one, 'top1')}" for order, of_one in result.controls.items()]
     seconds = result.seconds
+    part = "" if result.trained is None else f" ({result.trained / 1e6:.3f} M trained)"
     lines.append(
         f"{result.steps} steps in {seconds['train']:.0f} s ({result.clips_per_second:.1f} clips/s, "
         f"{100 * result.data_wait:.0f} % waiting for data), evaluation {seconds['evaluate']:.0f} s; "
-        f"{result.parameters / 1e6:.3f} M parameters, {result.replaced} clip{'s' * (result.replaced != 1)} replaced"
+        f"{result.parameters / 1e6:.3f} M parameters{part}, "
+        f"{result.replaced} clip{'s' * (result.replaced != 1)} replaced"
     )
     return [*lines, f"{folder}: result.json, {result.checkpoint}"]
 

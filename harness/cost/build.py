@@ -33,6 +33,8 @@ def build(case: Case, *, device: str | None = None, kernel: str | None = None) -
         if target.type != "meta":
             fill_zeros(model)
             model = model.to(target, getattr(torch, case.dtype))
+    if case.trainable != "all":
+        backbones.learning(model, case.trainable)
     return model.eval()
 
 

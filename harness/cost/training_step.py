@@ -24,7 +24,8 @@ class TrainingStep:
     def __init__(self, model: nn.Module, clips: Tensor, targets: Tensor, *, compiled: bool = False):
         self.model, self.clips, self.targets = model.train(), clips, targets
         self.scores = torch.compile(self.model) if compiled else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), **OPTIMIZER)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, **OPTIMIZER)
         self.loss: Tensor | None = None
         self.phases = {"forward": self.forward, "backward": self.backward, "optimizer": self.update}
 

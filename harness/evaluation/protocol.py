@@ -27,6 +27,7 @@ class TestOptions:
     __test__ = False  # not a test, whatever pytest thinks of its name
 
     checkpoint: str = option(meaning=f"file of trained weights, ours or a published one; {WITHOUT}")
+    backbone: str | None = option(None, "weights that the training of a part alone started from; by default its run's")
     model: str | None = option(None, "name of the model; may be left out for checkpoints written here")
     model_changes: dict[str, Any] = option({}, "a field of the model of a published checkpoint, as model.position=none")
     recipe: str | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")

@@ -21,7 +21,7 @@ from harness.spec.reader import UsageError
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
 
-JOB = "job.json"
+JOB, BACKBONE = "job.json", "backbone.safetensors"
 ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
 
 
@@ -152,6 +152,7 @@ def job_beside(checkpoint: Path) -> dict[str, Any] | None:
                     "root": raw.get("root"),
                     "data_options": raw.get("data_options") or {},
                     "order": raw.get("order", "ordered"),
+                    "backbone": raw.get("checkpoint") or folder / BACKBONE,
                     "folder": folder,
                 }
             except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -175,7 +176,8 @@ def _model(
     """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
     tensors, metadata = files.read(path)
     if "config" in metadata:
-        model = backbones.from_checkpoint(path, kernel=given.kernel)
+        backbone = given.backbone or (job or {}).get("backbone")
+        model = backbones.from_checkpoint(path, kernel=given.kernel, backbone=backbone)
         _check_same_model(given, path, model)
         return _answering(model, path), given.model or (job or {}).get("model") or path.name, NATIVE_NAME
     name = given.model or (recipe.model if recipe else None)

@@ -35,7 +35,7 @@ ClipChange = dict[ClipAxis, Count]
 AXES: dict[str, Any] = {
     "batch_size": Count, "device": said.Device, "dtype": said.Dtype, "kernel": said.Kernel, "compile": Flag,
     "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
-    "allocator": Allocator, **{f"clip.{n}": Count for n in CLIP_AXES},
+    "allocator": Allocator, "trainable": str, **{f"clip.{n}": Count for n in CLIP_AXES},
 }  # fmt: skip
 """The axes of a case with the kind of their values; any other axis is a dotted path into the row's model."""
 CASE_AXES = tuple(axis for axis in AXES if not axis.startswith("clip"))
@@ -61,6 +61,7 @@ class Case:
     """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`.
 
     `allocator` "keep" has the C library of a CPU keep all that is freed, instead of mapping large tensors afresh.
+    `trainable` names the part of the model that learns in a step of training, see `backbones.learning`.
     """
 
     row: str
@@ -76,13 +77,15 @@ class Case:
     seed: int = 0
     threads: int | None = None
     allocator: str = "default"
+    trainable: str = "all"
 
     def to_dict(self) -> dict[str, Any]:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
-        if self.allocator == "default":  # younger than the first records
-            del raw["allocator"]
+        for name, value in (("allocator", "default"), ("trainable", "all")):  # younger than the first records
+            if raw[name] == value:
+                del raw[name]
         return raw
 
     @classmethod
@@ -428,6 +431,8 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
         )
         if value is not None and axis != "model":
             case = replace(case, **{axis: value})
+    if case.trainable != "all":
+        _check_trainable(case.trainable, config, where)
     threads = None if case.device.startswith("cuda") else settings.threads
     return Entry(
         replace(case, threads=threads),
@@ -435,6 +440,20 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
         _comparable(row, chosen, settings),
         _baseline(ablation, row, chosen, settings),
     )
+
+
+def _check_trainable(name: str, config: Config, where: str) -> None:
+    """That the model has such a part; only the model itself, here without memory, can say."""
+    import torch
+
+    import backbones
+
+    with torch.device("meta"):
+        model = backbones.create(config, 1)
+    try:
+        backbones.learning(model, name)
+    except KeyError as error:
+        raise UsageError(f"{where}: trainable: {_message(error)}") from None
 
 
 def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:

@@ -190,4 +190,5 @@ def plain(model: Backbone, group: Group, kernel: str) -> Backbone:
     for name, buffer in model.named_buffers():  # also those that follow from the config and stand in no checkpoint
         owner, _, last = name.rpartition(".")
         setattr(copy.get_submodule(owner), last, buffer.detach().clone())
+    copy.learns = model.learns
     return copy.to(group.device)

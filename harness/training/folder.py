@@ -18,6 +18,7 @@ from harness.video import file_digest
 from records.record import write_json, write_text
 
 JOB, LOG, RESULT, PREDICTIONS = "job.json", "log.jsonl", "result.json", "predictions"
+BACKBONE = "backbone.safetensors"  # the weights that a run of a part alone began with, where no file gave them
 
 
 def stored_result(job: Job) -> Result | None:

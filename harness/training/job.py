@@ -68,6 +68,9 @@ class Settings:
     order: Order = option("ordered", "a control: train and test on shuffled or single frames")
     controls: Flag = option(False, "test the final weights on shuffled and on single frames, too")
     checkpoint: str | None = option(None, "initial weights")
+    trainable: str = option(
+        "all", "the part that learns, the rest is frozen: all, classifier, or one of the model's own"
+    )
     inflate: Flag = option(False, "the initial weights are of an image model")
     activation_checkpointing: Flag = option(False, "recompute activations in the backward pass: less memory")
     evaluate_every: Positive | None = option(None, "epochs between evaluations; none: at the end only")
@@ -112,6 +115,8 @@ class Job(Settings):
         raw["recipe"] = {key: value for key, value in raw["recipe"].items() if key not in WORDS}
         if not raw["recipe"]["augmentation"]["mirror"]:  # the runs of before there was this choice are without it
             raw["recipe"]["augmentation"].pop("mirror")
+        if raw["trainable"] == "all":  # nor had they this one
+            raw.pop("trainable")
         if raw["recipe"]["token_labels"]:
             raw["recipe"]["token_labels"].pop("checkpoint")
         return _flat(raw | {"device": self.device.partition(":")[0], "data": Path(self.data).name})
@@ -150,6 +155,7 @@ class Result:
     checkpoint: str  # the final weights, relative to the run's folder
     provenance: dict[str, Any]
     history: list[dict[str, Any]] = field(default_factory=list)  # evaluations during training
+    trained: int | None = None  # parameters that learn, where some are frozen
 
     @property
     def top1(self) -> float:

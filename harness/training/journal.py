@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from backbones import Backbone
 from harness.evaluation.predictions import DECODERS, RUN, Predictions
 from harness.evaluation.scores import scores as score
 from harness.progress import duration
@@ -180,11 +181,12 @@ def outcome(
     *,
     content: dict[str, Any],
     kernel: str,
-    parameters: int,
+    model: Backbone,
     seconds: float,
 ) -> Result:
     """What result.json holds. `content`: digests of the data, by split; `seconds`: of all starts of the run."""
     found, device = score(predictions), str(group.device)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     train_seconds, test_seconds = counters.training_seconds, counters.evaluating_seconds
     return Result(
         scores=found.to_dict(),
@@ -192,7 +194,8 @@ def outcome(
         steps=counters.step,
         epochs=counters.step / schedule.per_epoch,
         loss=counters.loss,
-        parameters=parameters,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=trained if model.learns != "all" else None,
         seconds={"train": round(train_seconds, 3), "evaluate": round(test_seconds, 3), "total": round(seconds, 3)},
         clips_per_second=counters.clips / max(train_seconds, 1e-9),
         data_wait=counters.waiting_seconds / max(train_seconds, 1e-9),

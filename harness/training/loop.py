@@ -133,7 +133,7 @@ class _Run:
         if self.group.first:
             result = outcome(
                 job, self.schedule, self.group, counters, predictions, controls, content=self.content,
-                kernel=self.kernel, parameters=sum(p.numel() for p in self.model.parameters()), seconds=self._seconds(),
+                kernel=self.kernel, model=self.model, seconds=self._seconds(),
             )  # fmt: skip
             with storing(job.folder):
                 write_json(result.to_dict(), job.folder / RESULT)

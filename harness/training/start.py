@@ -19,16 +19,20 @@ from rich.markup import escape
 from torch import nn
 
 import backbones
-from backbones import Backbone, CheckpointError, LoadReport, load_checkpoint
+from attention_zoo import UnknownName
+from backbones import Backbone, CheckpointError, LoadReport, learning, load_checkpoint, save_checkpoint
 from backbones.checkpoint import CLASSIFIER, listed
+from backbones.family import part
 from harness import datasets
 from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
 from harness.cost.build import unavailable
 from harness.datasets import DataSet
 from harness.training import token_labels
 from harness.training.distributed import Group
+from harness.training.folder import BACKBONE
 from harness.training.job import Job, TrainingError
 from harness.training.objective import Objective, classification
+from harness.training.state import storing
 
 LINES_PER_EPOCH = 20
 # Convolutions that pool the map to keys: their kernels follow from the number of frames.
@@ -119,9 +123,15 @@ def new_model(job: Job, kernel: str, console: Console) -> Backbone:
     if job.checkpoint is not None:
         for note in initialise(model, job.checkpoint, job.inflate):
             console.print(escape(note), soft_wrap=True)
+    elif job.trainable != "all":  # a checkpoint of the trained part needs a file with the rest
+        with storing(job.folder):
+            save_checkpoint(model, job.folder / BACKBONE)
     if job.activation_checkpointing:
         model.activation_checkpointing = True
-    return model
+    try:
+        return learning(model, job.trainable)
+    except UnknownName as error:
+        raise TrainingError(f"trainable={job.trainable}: {error.args[0]}") from None
 
 
 def autocast(job: Job, device: torch.device) -> torch.autocast:
@@ -150,7 +160,8 @@ def initialise(
     """Fills a model with the weights of a file. Returns what a reader of the run should know, in sentences.
 
     A classifier of another number of classes stays as initialised. So do pooling kernels of another clip length, as in
-    the released fine-tuning of a 32-frame DualFormer on 16 frames. Everything else must fit.
+    the released fine-tuning of a 32-frame DualFormer on 16 frames, and what may be trained alone, such as adapters,
+    where the file has none of it. Everything else must fit.
 
     Args:
         model: a `Backbone`, or what wraps one as its `student`.
@@ -167,12 +178,16 @@ def initialise(
     report = load_checkpoint(model, checkpoint, strict=False)
     fresh = [key for key in (*report.mismatched, *report.missing) if key.startswith(CLASSIFIER)]
     misfits = [key for key in (*report.mismatched, *report.missing, *report.unexpected) if key not in fresh]
+    added = [key for key in report.missing if any(part(model, name).search(key) for name in model.tunable)]
+    added = [key for key in added if key not in fresh]
+    misfits = [key for key in misfits if key not in added]
     # Other attention makes other pooling kernels too, and then they are no matter of the clip.
     same_attention = not {"attention", "stages"} & set(report.config_differs)
     pooling = [key for key in misfits if same_attention and POOLING.search(key)]
     if len(misfits) > len(pooling):
+        left = _misfit(report, {*fresh, *added, *pooling})
         raise CheckpointError(
-            f"{checkpoint} (layout: {report.layout}) does not fit the model\n{_misfit(report, {*fresh, *pooling})}\n"
+            f"{checkpoint} (layout: {report.layout}) does not fit the model\n{left}\n"
             "  make the model with the file's config; weights of an image model need inflate=true"
         )
     notes = [f"{len(report.loaded)} tensors from {Path(checkpoint).name} ({report.layout})"]
@@ -180,6 +195,8 @@ def initialise(
         there = report.mismatched.get(f"{CLASSIFIER}weight")
         why = f"the file's has {there[0][0]} classes, the model {model.num_classes}" if there else "the file has none"
         notes.append(f"the classifier starts fresh: {why}")
+    if added:
+        notes.append(f"what the file has not starts fresh; {listed('tensors', added).strip()}")
     if pooling:
         notes.append(
             "the pooling kernels for another clip length are not taken over and start fresh; "

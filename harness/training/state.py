@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.checkpoint import load_checkpoint, save_checkpoint
+from backbones.checkpoint import load_checkpoint, parted, save_checkpoint
 from backbones.family import Backbone
 from harness.training import distributed
 from harness.training.job import TrainingError
@@ -77,9 +77,9 @@ def save(folder: Path, step: int, model: Backbone, state: Mapping[str, Any], *, 
     return target
 
 
-def size_of(model: nn.Module, state: Any) -> int:
+def size_of(model: Backbone, state: Any) -> int:
     """About how many bytes a checkpoint takes."""
-    return sum(t.numel() * t.element_size() for t in [*model.state_dict().values(), *_tensors(state)]) + 2**16
+    return sum(t.numel() * t.element_size() for t in [*parted(model)[0].values(), *_tensors(state)]) + 2**16
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

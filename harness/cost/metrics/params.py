@@ -1,4 +1,4 @@
-"""Trainable parameters of a model, as an exact integer, with and without its classifier."""
+"""Parameters of a model, as an exact integer, with and without its classifier."""
 
 from __future__ import annotations
 

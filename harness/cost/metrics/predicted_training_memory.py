@@ -73,13 +73,20 @@ def predict(case: Case) -> tuple[int, dict[str, int]]:
 
 
 def _make_real(model: nn.Module, device: str) -> None:
-    """Give the tensors of a model on the meta device a place on `device`, as far as the mode around it makes them."""
+    """Give the tensors of a model on the meta device a place on `device`, as far as the mode around it makes them.
+
+    Frozen parameters become buffers: the tracker asks every parameter for its gradient.
+    """
     import torch
 
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             tensor = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-            setattr(module, name, torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad))
+            if parameter.requires_grad:
+                setattr(module, name, torch.nn.Parameter(tensor))
+            else:
+                delattr(module, name)
+                module.register_buffer(name, tensor)
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
