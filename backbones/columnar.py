@@ -1,10 +1,11 @@
 """The columnar family: patches become tokens once, and a column of equal blocks works on them; a ViT for clips.
 
-TimeSformer in its three forms is a configuration of it. A block attends once or several times, each in a residual of
-its own, then comes the MLP; which schemes these are is the config's choice. Other families take the parts that they
-share with it: `VitBlock`, `parts.Places`, `vit_attention`.
+TimeSformer in its three forms, ViViT's models 1, 3 and 4 and the image models DeiT are configurations of it. A block
+attends once or several times, each in a residual of its own, then comes the MLP; which schemes these are is the
+config's choice. Other families take the parts that they share with it: `VitBlock`, `parts.Places`, `vit_attention`.
 
-Source: Bertasius et al., TimeSformer, arXiv:2102.05095, and facebookresearch/TimeSformer at commit a5ef29a7.
+Sources: Bertasius et al., TimeSformer, arXiv:2102.05095, and facebookresearch/TimeSformer at commit a5ef29a7; Arnab et
+al., ViViT, arXiv:2103.15691, and google-research/scenic at commit 4a38d475; Touvron et al., DeiT, arXiv:2012.12877.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from attention_zoo import Grid, Tokens
 from backbones.config import Config, attention_entries, choice, narrower, number, patterns, positive_integers
 from backbones.family import Backbone, Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
-from backbones.mlp import Mlp
+from backbones.mlp import ACTIVATIONS, Mlp
 from backbones.parts import (
     DropPath,
     PatchEmbedding,
@@ -39,7 +40,7 @@ from backbones.parts import (
 from backbones.residual import Attend, Block, PerToken, Residual
 
 ClassToken = Literal["clip", "frame", "none"]
-Position = Literal["space_time", "space", "none"]
+Position = Literal["space_time", "space", "joint", "none"]
 
 
 @no_type_check  # it checks its values itself and takes lists where it keeps tuples
@@ -54,7 +55,8 @@ class ColumnarConfig(Config):
         clip: the nominal input: frames, height and width in pixels. Sizes of parameters follow from it.
         patch: frames and pixels that become one token.
         class_token: one for the clip, one for each frame (the answer is then their mean), or none (the mean of all).
-        position: learned, for places and for times, or for places alone.
+        position: learned, for places and for times, for places alone, or "joint", for each place at each time.
+        activation: of the MLPs.
 
     Raises:
         ValueError: a value is impossible.
@@ -74,6 +76,7 @@ class ColumnarConfig(Config):
     mlp_ratio: float = 4.0
     class_token: ClassToken = "clip"
     position: Position = "space_time"
+    activation: str = "gelu"
     drop_path: float = 0.1
     dropout: float = 0.0
     activation_checkpointing: bool = False
@@ -88,6 +91,7 @@ class ColumnarConfig(Config):
             self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
         choice("class_token", self.class_token, get_args(ClassToken))
         choice("position", self.position, get_args(Position))
+        choice("activation", self.activation, list(ACTIVATIONS))
         if not isinstance(self.activation_checkpointing, bool):
             raise ValueError(f"activation_checkpointing {self.activation_checkpointing!r} is not true or false")
         self._set("attention", attention_entries(self.attention))
@@ -137,11 +141,13 @@ class VitBlock(Block):
         mlp_ratio: float | int = 4,
         drop_path: float | int = 0.0,
         eps: float = 1e-6,
+        activation: str = "gelu",
     ):
         super().__init__(grid, prefix)
         self.norms = nn.ModuleList(nn.LayerNorm(dim, eps) for _ in attention)
         self.attention = nn.ModuleList(attention)
-        self.mlp_norm, self.mlp, self.drop_path = nn.LayerNorm(dim, eps), Mlp(dim, mlp_ratio), DropPath(drop_path)
+        self.mlp_norm, self.mlp = nn.LayerNorm(dim, eps), Mlp(dim, mlp_ratio, activation=activation)
+        self.drop_path = DropPath(drop_path)
 
     def residuals(self) -> list[Residual]:
         attend = zip(self.norms, self.attention, strict=True)
@@ -176,6 +182,7 @@ class Columnar(Backbone):
         drop_path: float | int = 0.0,
         dropout: float | int = 0.0,
         eps: float = 1e-6,
+        activation: str = "gelu",
         activation_checkpointing: bool = False,
     ):
         super().__init__()
@@ -184,10 +191,12 @@ class Columnar(Backbone):
         self.activation_checkpointing, self.class_token = activation_checkpointing, class_token
         self.embed = PatchEmbedding(in_channels, width, clip, patch, normed=False)
         grid = self.embed.grid
-        self.position = Places(width, grid, class_token, space=position != "none", time=position == "space_time")
+        space, time, joint = position in ("space_time", "space"), position == "space_time", position == "joint"
+        self.position = Places(width, grid, class_token, space=space, time=time, joint=joint)
         prefix, rates = self.position.prefix(grid.t), linear_rates(drop_path, depth)
+        of_blocks: dict[str, Any] = dict(mlp_ratio=mlp_ratio, eps=eps, activation=activation)
         self.column = nn.ModuleList(
-            VitBlock(width, grid, prefix, build_attention(b, grid), mlp_ratio=mlp_ratio, drop_path=rates[b], eps=eps)
+            VitBlock(width, grid, prefix, build_attention(b, grid), drop_path=rates[b], **of_blocks)
             for b in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps)
@@ -247,6 +256,7 @@ def build(config: ColumnarConfig, num_classes: int, kernel: str, backbone: type[
         mlp_ratio=config.mlp_ratio,
         drop_path=config.drop_path,
         dropout=config.dropout,
+        activation=config.activation,
         activation_checkpointing=config.activation_checkpointing,
     )
 
@@ -262,15 +272,29 @@ SPACE_ONLY = dict(
     attention={"S": dict(scheme="space_only", prefix="own")}, blocks=(("S",),), class_token="frame", position="space"
 )
 
+VIVIT = dict(clip=Grid(32, 224, 224), patch=Grid(2, 16, 16), activation="gelu_tanh")
+VIVIT_JOINT = dict(attention={}, blocks=(("full",),), position="joint", **VIVIT)
+VIVIT_SELF = dict(attention={}, blocks=(("time_only", "space_only"),), class_token="none", position="joint", **VIVIT)
+VIVIT_DOT = dict(attention={}, blocks=(("factorised_dot_product",),), class_token="none", position="joint", **VIVIT)
+
 
 def models() -> dict[str, Callable[[], ColumnarConfig]]:
-    """TimeSformer by size and form of attention."""
+    """TimeSformer and ViViT (models 1, 3 and 4; 2 is in `encoders`) by size and form of attention, and DeiT."""
+    large = dict(width=1024, num_heads=16, depth=24)
+    image = dict(**JOINT, clip=Grid(1, 224, 224), position="space")
     return {
         "timesformer_base": partial(ColumnarConfig, **DIVIDED),
         "timesformer_hr": partial(ColumnarConfig, **DIVIDED, clip=Grid(16, 448, 448)),
         "timesformer_l": partial(ColumnarConfig, **DIVIDED, clip=Grid(96, 224, 224)),
         "timesformer_joint_base": partial(ColumnarConfig, **JOINT),
         "timesformer_space_only_base": partial(ColumnarConfig, **SPACE_ONLY),
+        "vivit_base_16x2": partial(ColumnarConfig, **VIVIT_JOINT),
+        "vivit_large_16x2": partial(ColumnarConfig, **VIVIT_JOINT, **large),
+        "vivit_base_16x2_model3": partial(ColumnarConfig, **VIVIT_SELF),
+        "vivit_base_16x2_model4": partial(ColumnarConfig, **VIVIT_DOT),
+        "deit_tiny": partial(ColumnarConfig, **image, width=192, num_heads=3),
+        "deit_small": partial(ColumnarConfig, **image, width=384, num_heads=6),
+        "deit_base": partial(ColumnarConfig, **image),
     }
 
 
@@ -332,11 +356,109 @@ TRANSFORMERS_LAYOUT = Layout(
 )
 
 
-def from_image(model: Columnar, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
-    """TimeSformer's rule for one tensor: every attention of a block starts as the image model's, with its norm.
+# ViViT's weights: in the names and shapes of its JAX code, and in those of transformers, whose image ViT has them too.
 
-    Positions are resized by the nearest over the row of all patches, not over the image, as in the released code; what
-    an image model has not (positions in time, the map after attention over time) stays as it was.
+
+def _of_jax(name: str, tensor: Tensor) -> Tensor:
+    """A kernel of flax, inputs first and heads apart, in PyTorch's shape."""
+    if name.endswith("/kernel"):
+        if name.startswith("embedding/"):  # [t] h w in out
+            return tensor.movedim((-1, -2), (0, 1))
+        return tensor.flatten(0, -2).mT if name.endswith("out/kernel") else tensor.flatten(1).mT
+    return tensor.flatten() if name.endswith("/bias") else tensor
+
+
+def jax_names(encoder: str, column: str) -> tuple[tuple[str, str], ...]:
+    """The blocks of one encoder of scenic's ViViT; in model 3 attention over time is the first, as in its default."""
+    inside = rf"^{encoder}/encoderblock_(\d+)/"
+    names = []
+    for kind, i in (("0", 0), ("time", 0), ("space", 1)):
+        attention = f"{inside}MultiHeadDotProductAttention_{kind}"
+        for part, role in enumerate(("query", "key", "value")):
+            names += [(f"{attention}/{role}/kernel$", rf"{column}.\1.attention.{i}.qkv.weight#{part}")]
+            names += [(f"{attention}/{role}/bias$", rf"{column}.\1.attention.{i}.qkv.bias#{part}")]
+        names += [(f"{attention}/out/kernel$", rf"{column}.\1.attention.{i}.proj.weight")]
+        names += [(f"{attention}/out/bias$", rf"{column}.\1.attention.{i}.proj.bias")]
+        names += [(f"{inside}LayerNorm_{kind}/bias$", rf"{column}.\1.norms.{i}.bias")]
+        names += [(f"{inside}LayerNorm_{kind}/scale$", rf"{column}.\1.norms.{i}.weight")]
+    for kind, ours in (("bias", "bias"), ("scale", "weight")):
+        names += [(f"{inside}LayerNorm_(?:1|mlp)/{kind}$", rf"{column}.\1.mlp_norm.{ours}")]
+    for i in (0, 1):
+        for kind, ours in (("bias", "bias"), ("kernel", "weight")):
+            names += [(f"{inside}MlpBlock(?:_0)?/Dense_{i}/{kind}$", rf"{column}.\1.mlp.fc{i + 1}.{ours}")]
+    return tuple(names)
+
+
+def jax_layout(name: str, sign: str, renames: Sequence[tuple[str, str]]) -> Layout:
+    """A model of scenic: `renames`, and what all have."""
+    shared = tuple(
+        (f"{theirs}/{kind}$", f"{ours}.{'bias' if kind == 'bias' else 'weight'}")
+        for theirs, ours in (("^embedding", "embed.proj"), ("^output_projection", "classifier"))
+        for kind in ("kernel", "bias")
+    )
+    return Layout(name, sign, (*renames, *shared), shaped=_of_jax)
+
+
+VIVIT_LAYOUT = jax_layout(
+    "ViViT",
+    r"^Transformer/encoderblock_\d+/",
+    (
+        *jax_names("Transformer", "column"),
+        (r"^cls$", "position.class_token"),
+        (r"^Transformer/posembed_input/pos_embedding$", "position.joint"),
+        (r"^Transformer/encoder_norm/scale$", "norm.weight"),
+        (r"^Transformer/encoder_norm/bias$", "norm.bias"),
+    ),
+)
+VIVIT_TRANSFORMERS_LAYOUT = Layout(
+    "ViViT (transformers)",
+    r"^(vivit\.|vit\.)?encoder\.layer\.\d+\.attention\.attention\.query\.",
+    renames=tuple(
+        (rf"^(?:vivit\.|vit\.)?{theirs}", ours)
+        for theirs, ours in (
+            (r"embeddings\.patch_embeddings\.projection\.", "embed.proj."),
+            (r"embeddings\.cls_token$", "position.class_token"),
+            (r"embeddings\.position_embeddings$", "position.joint"),
+            (r"encoder\.layer\.(\d+)\.layernorm_before\.", r"column.\1.norms.0."),
+            *(
+                (rf"encoder\.layer\.(\d+)\.attention\.attention\.{role}\.(.*)$", rf"column.\1.attention.0.qkv.\2#{i}")
+                for i, role in enumerate(("query", "key", "value"))
+            ),
+            (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"column.\1.attention.0.proj."),
+            (r"encoder\.layer\.(\d+)\.layernorm_after\.", r"column.\1.mlp_norm."),
+            (r"encoder\.layer\.(\d+)\.intermediate\.dense\.", r"column.\1.mlp.fc1."),
+            (r"encoder\.layer\.(\d+)\.output\.dense\.", r"column.\1.mlp.fc2."),
+            (r"layernorm\.", "norm."),
+        )
+    ),
+)
+
+
+def of_image(model: Columnar, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An image ViT's tensors under this model's names: without the class token where the model has none, and ViViT's
+    positions those of the image, repeated over time.
+    """
+    tensors, positions = dict(image), model.position
+    place = next((name for name in ("position.space", "position.joint") if name in tensors), None)
+    if positions.class_token is None and "position.class_token" in tensors:
+        tensors.pop("position.class_token")
+        tensors[place] = tensors[place][:, 1:]
+    if place is not None and positions.joint is not None:
+        tensor, first = tensors.pop(place), int(positions.class_token is not None)
+        rows = tensor[:, first:].repeat(1, positions.grid.t, 1)
+        tensors["position.joint"] = torch.cat([tensor[:, :first], rows], 1)
+    elif place is not None and positions.space is not None:
+        tensors["position.space"] = tensors.pop(place)
+    return tensors
+
+
+def from_image(model: Columnar, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
+    """The rules of TimeSformer and ViViT for one tensor: every attention of a block starts as the image model's, with
+    its norm.
+
+    Positions are resized by the nearest over the row of all patches, not over the image, as in TimeSformer's released
+    code; what an image model has not (positions in time, the map after attention over time) stays as it was. Patches of
+    several frames see the central one alone, as in ViViT.
     """
     target = model.state_dict()[key]
     tensor = image.get(re.sub(r"\.(attention|norms)\.\d+\.", r".\1.0.", key))
@@ -344,23 +466,29 @@ def from_image(model: Columnar, key: str, image: Mapping[str, Tensor]) -> tuple[
         return "fresh" if key == "position.time" or ".fc." in key or key.startswith("classifier.") else "missing", None
     if key.startswith("classifier.") and tensor.shape != target.shape:
         return "fresh", None
-    if key in ("position.space", "position.time") and tensor.shape != target.shape:
-        first = 1 if key == "position.space" and model.position.class_token is not None else 0
+    if key.startswith("position.") and tensor.shape != target.shape:
+        first = 1 if key != "position.time" and model.position.class_token is not None else 0
         rest = resized(tensor[:, first:].mT, target.shape[1] - first).mT
         return "inflated", torch.cat([tensor[:, :first], rest], dim=1)
+    if key == "position.joint":
+        return "inflated", tensor
     if target.ndim == 5:
         flat = tensor[:, :, 0] if tensor.ndim == 5 and tensor.shape[2] == 1 else tensor
         if flat.shape != target[:, :, 0].shape:
             return "mismatched", None
-        return "inflated", flat[:, :, None].expand_as(target) / target.shape[2]
+        central = torch.zeros_like(target)
+        central[:, :, target.shape[2] // 2] = flat
+        return "inflated", central
     return ("copied", tensor) if tensor.shape == target.shape else ("mismatched", None)
 
 
 ORIGINS = {
     "timesformer": Origin(
         "arXiv:2102.05095", "facebookresearch/TimeSformer", "CC-BY-NC-4.0", "K400, K600, SSv2: README"
-    )
+    ),
+    "vivit": Origin("arXiv:2103.15691", "google-research/scenic", "Apache-2.0", "JAX, K400: README"),
+    "deit": Origin("arXiv:2012.12877", "facebookresearch/deit", "Apache-2.0", "ImageNet-1k: README"),
 }
 
-LAYOUTS = (NATIVE, DIVIDED_LAYOUT, TRANSFORMERS_LAYOUT, VIT_LAYOUT)
-families.register("columnar")(Family("columnar", ColumnarConfig, build, models, LAYOUTS, ORIGINS, from_image))
+LAYOUTS = (NATIVE, DIVIDED_LAYOUT, TRANSFORMERS_LAYOUT, VIVIT_LAYOUT, VIVIT_TRANSFORMERS_LAYOUT, VIT_LAYOUT)
+families.register("columnar")(Family("columnar", ColumnarConfig, build, models, LAYOUTS, ORIGINS, from_image, of_image))

@@ -134,6 +134,7 @@ class Family:
         origins: of the models whose names begin so.
         from_image: (model, name of a tensor, tensors of an image model) -> what becomes of that tensor, and its values,
             a kind of `inflation.InflationReport`; None for the rule of the convolutional pyramids.
+        of_image: (model, tensors of an image model) -> the same under this model's names, where they differ; before it.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Family:
     layouts: tuple[Layout, ...] = ()
     origins: Mapping[str, Origin] = field(default_factory=dict)
     from_image: Callable[[Any, str, Mapping[str, Tensor]], tuple[str, Tensor | None]] | None = None
+    of_image: Callable[[Any, Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 def names() -> tuple[str, ...]:

@@ -101,16 +101,18 @@ def inflate(
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
     own = weights_of(model)
-    from_image = None if model.config is None else families.get(model.config.family).from_image
+    family = None if model.config is None else families.get(model.config.family)
+    from_image = family and family.from_image
+    tensors = family.of_image(model, found.tensors) if family and family.of_image else found.tensors
     made: dict[str, Tensor] = {}
     kinds: dict[str, list[str]] = {kind: [] for kind in ("copied", "inflated", "averaging", "missing", "fresh")}
     mismatched = {}
     for key, target in own.items():
-        image = found.tensors.get(key)
+        image = tensors.get(key)
         if from_image is None:
             kind, tensor = _tensor(model, own, key, image, rule)
         else:
-            kind, tensor = from_image(model, key, found.tensors)
+            kind, tensor = from_image(model, key, tensors)
         if kind == "mismatched":
             mismatched[key] = (tuple(image.shape), tuple(target.shape))
         else:
@@ -118,10 +120,10 @@ def inflate(
         if tensor is not None:
             made[key] = tensor
     # A model without classifier leaves the image model's behind.
-    unexpected = [k for k in found.tensors if k not in own and (model.num_classes or not k.startswith(CLASSIFIER))]
+    unexpected = [k for k in tensors if k not in own and (model.num_classes or not k.startswith(CLASSIFIER))]
     report = InflationReport(
         layout=found.layout.name,
-        unexpected=tuple(found.origin[key] for key in unexpected),
+        unexpected=tuple(found.origin.get(key, key) for key in unexpected),
         mismatched=mismatched,
         **{kind: tuple(keys) for kind, keys in kinds.items()},
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 NATIVE_NAME = "attention-zoo"  # of the layout that each family has: its own names
@@ -15,12 +16,17 @@ WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)*(?:backbone\.|model\.)?")
 
 @dataclass(frozen=True)
 class Layout:
-    """A naming scheme: `sign` finds it, `renames` translates it, `ignored` says what we leave out and why."""
+    """A naming scheme: `sign` finds it, `renames` translates it, `ignored` says what we leave out and why.
+
+    A new name that ends in `#0`, `#1` and so on is a part of our tensor, such as the queries of `qkv.weight#0`: parts
+    are stacked in that order. `shaped` makes what a name stands for there, such as a kernel of JAX, our shape.
+    """
 
     name: str
     sign: str
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+    shaped: Callable[[str, Tensor], Tensor] | None = None
 
     def rename(self, key: str) -> str:
         """The first rule that matches renames; a name that none matches stays."""
@@ -71,5 +77,10 @@ def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> Translate
         new = layout.rename(bare)
         if new in tensors:
             raise ValueError(f"{origin[new]} and {key} both stand for {new}; remove one of them")
-        tensors[new], origin[new] = tensor, key
+        tensors[new], origin[new] = tensor if layout.shaped is None else layout.shaped(bare, tensor), key
+    for part in sorted(name for name in tensors if "#" in name):
+        whole = part.partition("#")[0]
+        after = tensors.pop(part)
+        tensors[whole] = torch.cat([tensors[whole], after]) if whole in tensors else after
+        origin[whole] = origin.pop(part)
     return Translated(layout, tensors, origin, ignored)

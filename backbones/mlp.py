@@ -8,6 +8,8 @@ backward pass applies again: one elementwise pass instead of a tensor four times
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,20 +19,25 @@ from attention_zoo import chunks
 _aten = torch.ops.aten
 
 
-class Mlp(nn.Module):
-    """Two linear maps with an exact GELU between them, token by token; to another width where `out_dim` is named."""
+ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, "tanh"), "relu": nn.ReLU}
 
-    def __init__(self, dim: int, ratio: float | int, out_dim: int | None = None):
+
+class Mlp(nn.Module):
+    """Two linear maps with an activation between them, token by token; to another width where `out_dim` is named."""
+
+    def __init__(self, dim: int, ratio: float | int, out_dim: int | None = None, activation: str = "gelu"):
         super().__init__()
         hidden = int(dim * ratio)
-        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, out_dim or dim)
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, out_dim or dim)
+        self.act = ACTIVATIONS[activation]()
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n _d"]:
         if not chunks.eager(x) or not self._as_built():
             return self.fc2(self.act(self.fc1(x)))
         if not torch.is_grad_enabled():
             return self._in_chunks(x)
-        return _Mlp.apply(*chunks.autocast(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias))
+        tensors = chunks.autocast(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        return _Mlp.apply(*tensors, self.act.approximate)
 
     def _as_built(self) -> bool:
         """Whether the parts are what the chunked forms take them for: nobody has put in others, or hooks."""
@@ -54,7 +61,7 @@ def watched(module: nn.Module) -> bool:
 
 class _Mlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, approximate: str) -> Tensor:
         tokens = x.flatten(0, -2)
         kept = any(ctx.needs_input_grad)
         size = chunks.length(x, len(tokens), len(w1), 2 * w1.numel())
@@ -64,22 +71,24 @@ class _Mlp(torch.autograd.Function):
             stop = min(start + size, len(tokens))
             h = hidden[start:stop] if kept else hidden[: stop - start]
             torch.addmm(b1, tokens[start:stop], w1.t(), out=h)
-            torch.addmm(b2, _aten.gelu(h), w2.t(), out=y[start:stop])
+            torch.addmm(b2, _aten.gelu(h, approximate=approximate), w2.t(), out=y[start:stop])
         ctx.save_for_backward(x, hidden, w1, w2)
+        ctx.approximate = approximate
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, w1, w2 = ctx.saved_tensors
-        of_x, of_w1, of_b1, of_w2, of_b2 = ctx.needs_input_grad
+        of_x, of_w1, of_b1, of_w2, of_b2, _ = ctx.needs_input_grad
+        how = {"approximate": ctx.approximate}
         tokens, gradient = x.flatten(0, -2), gradient.reshape(-1, len(w2))
         functorch = torch._C._functorch
         if functorch.is_legacy_batchedtensor(gradient) or functorch.is_batchedtensor(gradient):
             # Many gradients at once, which cannot be added in place.
-            of_hidden = _aten.gelu_backward(gradient @ w2, hidden)
-            grad_w1, grad_w2 = of_hidden.transpose(0, 1) @ tokens, gradient.transpose(0, 1) @ _aten.gelu(hidden)
-            return (of_hidden @ w1).reshape(x.shape), grad_w1, of_hidden.sum(0), grad_w2, gradient.sum(0)
+            of_hidden = _aten.gelu_backward(gradient @ w2, hidden, **how)
+            grad_w1, grad_w2 = of_hidden.transpose(0, 1) @ tokens, gradient.transpose(0, 1) @ _aten.gelu(hidden, **how)
+            return (of_hidden @ w1).reshape(x.shape), grad_w1, of_hidden.sum(0), grad_w2, gradient.sum(0), None
         grad_x = torch.empty_like(tokens) if of_x else None
         grad_w1, grad_b1 = _zeros(w1) if of_w1 else None, _zeros(w1[:, 0]) if of_b1 else None
         grad_w2 = _zeros(w2) if of_w2 else None
@@ -87,9 +96,9 @@ class _Mlp(torch.autograd.Function):
         for start in range(0, len(tokens), size):
             here = slice(start, start + size)
             if of_w2:
-                _add_product(grad_w2, gradient[here].t(), _aten.gelu(hidden[here]))
+                _add_product(grad_w2, gradient[here].t(), _aten.gelu(hidden[here], **how))
             if of_x or of_w1 or of_b1:
-                of_hidden = _aten.gelu_backward(gradient[here] @ w2, hidden[here])
+                of_hidden = _aten.gelu_backward(gradient[here] @ w2, hidden[here], **how)
                 if of_w1:
                     _add_product(grad_w1, of_hidden.t(), tokens[here])
                 if of_b1:
@@ -100,6 +109,7 @@ class _Mlp(torch.autograd.Function):
             grad_x.view_as(x) if of_x else None,
             *(None if sums is None else sums.to(x.dtype) for sums in (grad_w1, grad_b1, grad_w2)),
             gradient.sum(0) if of_b2 else None,
+            None,
         )
 
 

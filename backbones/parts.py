@@ -118,22 +118,24 @@ class Places(nn.Module):
     Args:
         class_token: "clip" for one, "frame" for one before each frame's tokens (each starts as the same), "none".
         space: positions of places, and one of the class token; `time`: of frames, which the class token has not.
+        joint: instead of both a position of each place at each time, and one of the class token, as in ViViT.
 
     Positions learned for another grid are resized by the nearest, as TimeSformer's released code does.
     """
 
     kind = "position"
 
-    def __init__(self, dim: int, grid: Grid, class_token: str, *, space: bool, time: bool):
+    def __init__(self, dim: int, grid: Grid, class_token: str, *, space: bool, time: bool, joint: bool = False):
         super().__init__()
         self.grid, self.per_frame = grid, class_token == "frame"
         self.class_token = None if class_token == "none" else nn.Parameter(torch.zeros(1, 1, dim))
         first = class_token != "none"
         self.space = nn.Parameter(torch.zeros(1, first + grid.h * grid.w, dim)) if space else None
         self.time = nn.Parameter(torch.zeros(1, grid.t, dim)) if time else None
+        self.joint = nn.Parameter(torch.zeros(1, first + grid.tokens, dim)) if joint else None
 
     def reset_parameters(self) -> None:
-        for parameter in (self.class_token, self.space):
+        for parameter in (self.class_token, self.space, self.joint):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
         if self.time is not None:
@@ -152,12 +154,18 @@ class Places(nn.Module):
                 first, here = first + here[:, :1], here[:, 1:]
             here = here.unflatten(1, self.grid[1:])
             x = x + (here if (h, w) == self.grid[1:] else resized(here.movedim(-1, 1), (h, w)).movedim(1, -1))
+        if self.joint is not None:
+            here = self.joint
+            if first is not None:
+                first, here = first + here[:, :1], here[:, 1:]
+            here = here.unflatten(1, tuple(self.grid))
+            x = x + (here if (t, h, w) == self.grid else resized(here.movedim(-1, 1), (t, h, w)).movedim(1, -1))
         if self.time is not None:
             x = x + (self.time if t == self.grid.t else resized(self.time.mT, t).mT)[:, :, None, None]
         return Tokens.of_map(x) if first is None else Tokens.of_map(x).of(x, first.expand(b, self.prefix(t), -1))
 
 
-def resized(x: Float[Tensor, "1 d *n"], size: int | tuple[int, int]) -> Float[Tensor, "1 d *m"]:
+def resized(x: Float[Tensor, "1 d *n"], size: int | tuple[int, ...]) -> Float[Tensor, "1 d *m"]:
     """Another length or size, each value that of the nearest."""
     return interpolate(x, size=size, mode="nearest")
 

@@ -1,0 +1,175 @@
+"""ViViT, X-ViT, VTN and DeiT: weight for weight the published code, and the counts of the sheet."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_backbones import on_meta, parameters
+from test_goldens import DTYPES, FLOAT64, FOLDER, _error, _facts, _with_prefix, needs_goldens
+from torch.nn.functional import gelu, relu
+from torch.testing import assert_close
+
+import backbones
+from backbones.checkpoint import translate
+from backbones.columnar import DIVIDED, JOINT, VIVIT_DOT, VIVIT_JOINT, VIVIT_SELF, ColumnarConfig
+from backbones.mlp import Mlp
+
+SELF = "self_attention_time_space"
+SIZES = dict(width=24, num_heads=3, depth=2, clip=[4, 24, 32], patch=[2, 8, 8])
+
+
+def vivit_of(case: str) -> ColumnarConfig:
+    c = _facts("vivit")["config"]
+    forms = {"joint": VIVIT_JOINT, "dot_product": VIVIT_DOT, SELF: VIVIT_SELF}
+    form = forms.get(case) or VIVIT_SELF | {"blocks": [["space_only", "time_only"]]}
+    h, w, t = c["patch_hwt"]
+    sizes = dict(width=c["hidden_size"], num_heads=c["num_heads"], depth=c["num_layers"], clip=[6, 12, 20])
+    return ColumnarConfig(**form | dict(patch=[t, h, w], mlp_ratio=c["mlp_dim"] / c["hidden_size"]) | sizes)
+
+
+def in_order(name: str, case: str) -> str:
+    """The released names say nothing of the order of time and space: a file of the other one is loaded so."""
+    swap = {"_time/": "_space/", "_space/": "_time/"}
+    return re.sub("_(time|space)/", lambda m: swap[m[0]], name) if case == "self_attention_space_time" else name
+
+
+def load(model, name: str, prefix: str, folder, renamed=lambda key: key) -> None:
+    """Loads a part of a golden's weights as the checkpoint that it is."""
+    weights = _with_prefix(load_file(FOLDER / f"{name}.weights.safetensors"), prefix)
+    save_file({renamed(key): tensor.contiguous() for key, tensor in weights.items()}, folder / "part.safetensors")
+    report = backbones.load_checkpoint(model, folder / "part.safetensors")
+    assert report.complete
+    assert not report.ignored
+
+
+def check(model, clip, output, golden: dict, facts: dict, precision: str, rename=lambda key: key) -> None:
+    """Output, the gradient of the input by its norm, those of all parameters, at the tolerances of the golden.
+
+    `golden` has `output`, `probe`, `input.l2` or `input` and the released names of parameters.
+    """
+    gradients = {key[len("param.") :]: golden[key] for key in golden if key.startswith("param.")}
+    exact, tolerance = precision == "f64", facts["tolerance"]
+    (output * golden["probe"].to(output.dtype)).sum().backward()
+    ours = {name: p.grad.detach() for name, p in model.named_parameters()}
+    theirs = translate({rename(name): tensor for name, tensor in gradients.items()}, model.config.family)
+    errors = {"output": _error(output.detach(), golden["output"]) / (FLOAT64 if exact else tolerance["output_float32"])}
+    allowed = FLOAT64 if exact else tolerance["grad_float32"]
+    if "input.l2" in golden:
+        norm = golden["input.l2"].item()
+        errors["input"] = abs(clip.grad.double().norm().item() - norm) / norm / allowed
+    else:
+        errors["input"] = _error(clip.grad, golden["input"]) / allowed
+    for name, tensor in theirs.tensors.items():
+        errors[name] = _error(ours[name], tensor.view_as(ours[name])) / allowed
+    assert len(gradients) > 10
+    assert not {name: error for name, error in errors.items() if not error <= 1}
+
+
+@needs_goldens
+@pytest.mark.parametrize("kernel", ["reference", "sdpa"])
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("case", ["joint", SELF, "self_attention_space_time", "dot_product"])
+def test_vivit_equals_released_code(case, precision, kernel, tmp_path):
+    facts, data = _facts("vivit"), load_file(FOLDER / "vivit.data.safetensors")
+    model = backbones.create(vivit_of(case), facts["config"]["num_classes"], kernel=kernel)
+    load(model, "vivit", f"{case}.", tmp_path, lambda key: in_order(key, case))
+    model.to(DTYPES[precision]).eval()
+    clip = data["input"].movedim(-1, 1).to(DTYPES[precision]).requires_grad_()
+    golden = {"output": data[f"output.{case}.f64"], "probe": data[f"probe.{case}"]}
+    golden["input.l2"] = data[f"grad.input.l2.{case}.f64"]
+    end = f".{case}.f64"
+    golden |= {
+        k[len("grad.") : -len(end)]: v for k, v in data.items() if k.startswith("grad.param") and k.endswith(end)
+    }
+    # An offset of all keys changes nothing: its gradient is zero and not stored.
+    golden |= {k.replace("query", "key"): v * 0 for k, v in golden.items() if k.endswith("query/bias")}
+    check(model, clip, model(clip), golden, facts, precision, lambda key: in_order(key, case))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "millions", "giga"),
+    [
+        ("vivit_large_16x2", 400, 307.5, 1436.0),
+        ("vivit_base_16x2", 400, 89.0, 451.5),
+        ("deit_tiny", 1000, 5.7, 1.3),
+        ("deit_small", 1000, 22.1, 4.6),
+        ("deit_base", 1000, 86.6, 17.6),
+    ],
+)
+def test_costs(name, classes, millions, giga):
+    """Parameters and multiply-adds of a view, as the sheet has them; DeiT's as its paper does."""
+    model = on_meta(name, classes)
+    assert round(parameters(model) / 1e6, 1) == millions
+    assert model.macs() / 1e9 == pytest.approx(giga, abs=0.1)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("name", ["ViViT", "TimeSformer"])
+def test_models_equal_those_of_transformers(name, precision, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    common = dict(
+        image_size=32, num_frames=4, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48,
+        num_labels=5, hidden_dropout_prob=0.0,
+    )  # fmt: skip
+    if name == "ViViT":
+        config = transformers.VivitConfig(**common, tubelet_size=[2, 8, 8])
+        theirs, form, patch = transformers.VivitForVideoClassification(config), VIVIT_JOINT, [2, 8, 8]
+    else:
+        config = transformers.TimesformerConfig(**common, patch_size=8)
+        theirs, form, patch = transformers.TimesformerForVideoClassification(config), DIVIDED, [1, 8, 8]
+    for parameter in theirs.eval().parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    sizes = SIZES | dict(clip=[4, 32, 32], mlp_ratio=2.0, patch=patch)
+    ours = backbones.create(ColumnarConfig(**form | sizes), 5).eval()
+    report = backbones.load_checkpoint(ours, tmp_path / "theirs.safetensors")
+    assert report.layout == f"{name} (transformers)"
+    clip = torch.randn(2, 3, 4, 32, 32, dtype=DTYPES[precision])
+    theirs, ours = theirs.to(clip.dtype), ours.to(clip.dtype)
+    error = _error(ours(clip).detach(), theirs(clip.transpose(1, 2)).logits)
+    assert error <= (1e-10 if precision == "f64" else 1e-5)
+
+
+@pytest.mark.parametrize("form", [VIVIT_JOINT, VIVIT_SELF, VIVIT_DOT, JOINT])
+def test_vivit_starts_from_an_image_model(form):
+    """The central frame sees what the image model saw, the positions are its at all times, as are all attentions."""
+    image_config = ColumnarConfig(**JOINT, **SIZES | dict(clip=[1, 24, 32], patch=[1, 8, 8]), position="space")
+    image = backbones.create(image_config, 7)
+    model = backbones.create(ColumnarConfig(**form | SIZES), 5)
+    before = model.classifier.weight.clone()
+    report = backbones.inflate(image.state_dict(), model)
+    assert {name for name in report.fresh if name != "position.time"} == {"classifier.weight", "classifier.bias"}
+    assert torch.equal(model.classifier.weight, before)
+    assert torch.equal(model.embed.proj.weight[:, :, 1], image.embed.proj.weight[:, :, 0])
+    assert not model.embed.proj.weight[:, :, 0].any()
+    for block, source in zip(model.column, image.column, strict=True):
+        for scheme in block.attention:
+            assert torch.equal(scheme.qkv.weight, source.attention[0].qkv.weight)
+    if model.position.joint is not None:
+        rows = image.position.space[:, 1:]
+        assert torch.equal(model.position.joint[:, -2 * rows.shape[1] :], rows.repeat(1, 2, 1))
+        first = model.position.class_token is not None
+        assert model.position.joint.shape[1] == first + 2 * rows.shape[1]
+
+
+@pytest.mark.parametrize("form", [VIVIT_JOINT, VIVIT_DOT])
+def test_other_clips_resize_the_positions(form):
+    model = backbones.create(ColumnarConfig(**form | SIZES), 5).eval()
+    for clip in (torch.randn(2, 3, 4, 24, 32), torch.randn(2, 3, 6, 40, 24)):
+        assert_close(model(clip)[:1], model(clip[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
+def test_an_mlp_of_any_activation_has_exact_gradients(activation):
+    mlp = Mlp(6, 2, activation=activation).double()
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mlp, x)
+    act = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh"), "relu": relu}[activation]
+    assert_close(mlp(x), mlp.fc2(act(mlp.fc1(x))))
+    with torch.no_grad():
+        assert_close(mlp(x), mlp.fc2(act(mlp.fc1(x))))
