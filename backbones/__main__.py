@@ -27,7 +27,7 @@ CLASSES = 400  # of the models that are listed: Kinetics-400's
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 a wrong command."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
     try:
         match arguments:
             case []:
