@@ -150,6 +150,7 @@ class Trainings:
 
 def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], why: dict[int, str]) -> Measurement:
     job = of_row[0].job
+    sizes = backbones.read_config(job.config).sizes()
     some = [results[task.seed] for task in of_row if task.seed in results]
     details: dict[str, Any] = {
         "budget": setup.budget.name,
@@ -168,8 +169,8 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         "order": job.order,
         "width_factor": setup.budget.width,
         "depth": setup.budget.depth,
-        "widths": job.config["widths"],
-        "depths": job.config["depths"],
+        "widths": sizes["widths"],
+        "depths": sizes["blocks"],
         "classes": job.classes,
         "dtype": job.dtype,
         "device": job.device,
