@@ -176,6 +176,7 @@ def of_torch(device: str) -> dict[str, Any]:
             "capability": f"{properties.major}.{properties.minor}",
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "l2_bytes": properties.L2_cache_size,
         }
     else:
         seen["cpu_capability"] = torch.backends.cpu.get_cpu_capability()

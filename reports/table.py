@@ -19,8 +19,8 @@ from reports.verdict import Verdict
 NOT_YET = "not measured yet"
 WHAT_RAN = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads")  # as in Row.circumstances
 OPERATOR_WORDS = {  # part of an operator's name: what the field calls it; the first that fits
-    "cudnn_attention": "cuDNN", "flash": "flash", "efficient_attention": "memory-efficient",
-    "attention_math": "math", "explicit softmax": "math (explicit softmax)", "flex_attention": "flex",
+    "cudnn": "cuDNN", "flash": "flash", "efficient_attention": "memory-efficient", "fmha_cutlass": "memory-efficient",
+    "attention_math": "math", "softmax": "math (explicit softmax)", "flex_attention": "flex", "window_attend": "Triton",
 }  # fmt: skip
 
 
@@ -390,6 +390,8 @@ def facts(record: Record) -> dict[str, str]:
         words["dtype"] = str(case.get("dtype"))
         words |= _kernel(ran, case) | _operators(ran)
         words["mode"] = "compiled" if case.get("compile") else "eager"
+        if case.get("graph"):
+            words["mode"] += ", as a CUDA graph"
         words["batch"] = str(case.get("batch_size"))
         if not str(case.get("device")).startswith("cuda"):
             words["threads"] = _said(ran, record, "threads") or "default"
@@ -416,6 +418,9 @@ def _operators(ran: list[Measurement]) -> dict[str, str]:
     of_each: dict[str, list[str]] = {}
     for measured in ran:
         names = {str(name) for operators in measured.said("operators") for name in operators}
+        kernels = {str(name) for of_one in measured.said("device_kernels") for name in of_one}
+        # What the device says is of the timed program itself; operators are those of the eager one.
+        names = {name for name in kernels if operator_words(name) != name} or names
         if names:
             words = " + ".join(dict.fromkeys(operator_words(name) for name in sorted(names)))
             of_each.setdefault(words, []).append(measured.title)

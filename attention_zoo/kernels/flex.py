@@ -22,7 +22,7 @@ APART = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signatur
 def _compiled(*_what):
     """A function for inputs of one kind: with one for all, each call would try the guards of every kind before it.
 
-    Before PyTorch 2.12 the guards are tried all the same.
+    A PyTorch that cannot keep them apart tries the guards all the same.
     """
     # Imported here: it loads PyTorch's compiler, which takes longer than everything else that lists kernels.
     from torch.nn.attention.flex_attention import flex_attention

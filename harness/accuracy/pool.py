@@ -27,12 +27,14 @@ from filelock import FileLock
 from rich.console import Console
 
 from harness.cost.process import environment
+from harness.processes import cores
 from harness.training.job import Job, Stopped
 from harness.training.loop import train as train_job
 from records import provenance
 
 LOCK, OUTPUT, JOB_LOG = ".running.lock", "output.txt", "log.jsonl"
 NO_TEACHER = "the row that would label its tokens is not trained"
+MOST_BESIDE = 8
 STOP_SECONDS = 60.0  # to write a checkpoint in
 POLL_SECONDS = 0.5
 
@@ -56,9 +58,9 @@ class Done:
     failure: str | None
 
 
-def slots(device: str, jobs: int | None, threads: int = 1) -> list[Slot]:
-    """One for each visible GPU, or each physical core; `jobs` is the number of slots where it is given, `threads` what
-    each may use of a CPU.
+def slots(device: str, jobs: int | None, threads: int = 1, beside: int = 1) -> list[Slot]:
+    """Some for each visible GPU, or one for each physical core; `jobs` is the number of slots where it is given,
+    `threads` what each may use of a CPU, `beside` how many trainings share a GPU.
     """
     if device == "cpu":
         return [Slot({"OMP_NUM_THREADS": str(threads)}) for _ in range(jobs or provenance.default_threads())]
@@ -66,7 +68,12 @@ def slots(device: str, jobs: int | None, threads: int = 1) -> list[Slot]:
     cards = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
     if ":" in device:
         cards = [cards[int(device.partition(":")[2])]]
-    return [Slot({"CUDA_VISIBLE_DEVICES": cards[n % len(cards)]}) for n in range(jobs or len(cards))]
+    return [Slot({"CUDA_VISIBLE_DEVICES": cards[n % len(cards)]}) for n in range(jobs or beside * len(cards))]
+
+
+def beside(data: str) -> int:
+    """How many trainings share a GPU: the models that a built-in data set can train leave a large one nearly idle."""
+    return max(1, min(MOST_BESIDE, cores() // 2)) if data.startswith("motion") else 1
 
 
 def run(tasks: list[Any], free: list[Slot], tick: Callable[[list[Any]], None]) -> Iterator[Done]:

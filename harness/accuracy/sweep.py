@@ -89,7 +89,8 @@ class Trainings:
         self.gather(store, self.tasks, {})
         if not missing:
             return []
-        slots = functools.partial(pool.slots, self.setup.device, self.setup.asked.jobs, self.setup.threads)
+        beside = pool.beside(self.setup.data)
+        slots = functools.partial(pool.slots, self.setup.device, self.setup.asked.jobs, self.setup.threads, beside)
         run = self.run or (lambda tasks, tick: pool.run(tasks, slots(), tick))
         failures: dict[tuple[str, int], str] = {}
         finished, begun = 0, time.monotonic()

@@ -12,6 +12,7 @@ import torch
 
 from attention_zoo import kernels, schemes
 from attention_zoo.kernels import KernelUnavailable
+from harness import precision
 from harness.cost import memory, metrics
 from harness.cost.build import unavailable
 from harness.cost.workload import Workload
@@ -36,7 +37,7 @@ class Request:
 
 
 def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
-    """Yields each metric's name and measurements."""
+    """Yields each metric's name and measurements, up to one after which another process has to go on."""
     case = request.case
     wanted = sorted((metrics.get(name) for name in request.metrics), key=lambda metric: metric.order)
     details = {"machine": request.machine}
@@ -47,7 +48,7 @@ def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
         return
     if case.threads:
         torch.set_num_threads(case.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    precision.exact().__enter__()  # for the life of this process
     torch.backends.cudnn.benchmark = False
     if torch.device(case.device).index is not None:  # events are recorded where the current device works
         torch.cuda.set_device(case.device)
@@ -62,11 +63,20 @@ def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
             yield metric.name, metric.run(workload)
         except Exception as error:
             why, retry = _reason(error, free)
+            if context_lost(error):  # whatever comes after it in this process would fail with its words
+                yield metric.name, metric.missing(why, retry=retry, details=details)
+                return
             if retry:
                 traceback.print_exc()
             else:
                 reason = why
             yield metric.name, metric.missing(why, retry=retry, details=details)
+
+
+def context_lost(error: Exception) -> bool:
+    """Whether CUDA is of no more use to this process, as after an access to memory that is not there."""
+    text = str(error)
+    return ("CUDA error" in text or "cudaError" in text) and not memory.ran_out(error)
 
 
 def _reason(error: Exception, free: int | None) -> tuple[str, bool]:

@@ -40,7 +40,9 @@ def miniature(case: Case) -> Case:
     frames, size = min(config.clip.t, CLIP[0]), min(config.clip.h, CLIP[1])
     config = config.shrunk(1, 1, (frames, size, size))
     clip = replace(case.clip, frames=frames, size=size)
-    return replace(case, config=config.to_dict(), clip=clip, num_classes=CLASSES, batch_size=CLIPS, compile=False)
+    return replace(
+        case, config=config.to_dict(), clip=clip, num_classes=CLASSES, batch_size=CLIPS, compile=False, graph=False
+    )
 
 
 def key(case: Case) -> str:

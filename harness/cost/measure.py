@@ -4,6 +4,7 @@ reason.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -91,12 +92,21 @@ def _errors(case: Case, of_process: str, clip: Path, effort: Effort, time_limit:
 def _in_child(
     case: Case, timed: list[metrics.Metric], clip: Path, effort: Effort, time_limit: float
 ) -> list[Measurement]:
-    """Have a process measure, and turn whatever happens to it into measurements."""
+    """Have a process measure, and turn whatever happens to it into measurements.
+
+    One that ends well before all is answered met an error that would have reached the metrics after it: another takes
+    these.
+    """
     machine = provenance.machine(case.device)
-    names = [metric.name for metric in timed]
-    request = child.Request(case, names, str(clip.absolute()), effort, machine, time_limit)
-    answers, failure = process.run(child.answer, (request,), time_limit)
-    answered = dict(answers)
+    answered: dict[str, list[Measurement]] = {}
+    failure, end = None, time.monotonic() + time_limit
+    while failure is None and (names := [metric.name for metric in timed if metric.name not in answered]):
+        left = max(0.0, end - time.monotonic()) if answered else time_limit
+        request = child.Request(case, names, str(clip.absolute()), effort, machine, left)
+        answers, failure = process.run(child.answer, (request,), left)
+        answered |= answers
+        if not answers:
+            break
     reason = failure or "the measuring process ended without an answer"
     out_of_memory = any(sign in reason for sign in OUT_OF_MEMORY)
     if out_of_memory:

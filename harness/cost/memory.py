@@ -29,7 +29,10 @@ OUT_OF_MEMORY = (
     "could not create a memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
+NO_ENGINE = "unable to find an engine"  # cuDNN's words for a convolution it has no code for, and for no memory left
+FULL = 0.02  # of a card free, below which they mean memory
 COMPILERS_OWN = "on the CPU the memory of the compiler cannot be told from the model's"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
@@ -71,6 +74,9 @@ def ran_out(error: BaseException) -> bool:
     import torch
 
     text = " ".join(str(error).split())
+    if NO_ENGINE in text.lower() and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return free < FULL * total
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
 
 

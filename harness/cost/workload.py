@@ -21,9 +21,10 @@ at the process before the model is there.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attention_zoo import kernels
 from harness.clips.transforms import normalise
-from harness.cost import memory
+from harness.cost import card, memory
 from harness.cost.build import build
 from harness.cost.training_step import TrainingStep, targets
 from harness.spec.case import Case
@@ -46,7 +47,10 @@ from records import provenance
 
 WINDOW = 6  # runs that a warm-up is judged by
 STEADY = 0.05  # a warm-up has settled when the median of its last three runs is this close to that of the three before
-FLUSH_BYTES = 256 * 2**20  # larger than any L2 cache: written between runs, so that each one starts cold
+FLUSH_BYTES = 256 * 2**20  # larger than the L2 cache of any card of today: written between runs, which then start cold
+ATTENTION = re.compile(r"attention|attn|flash|fmha|sdpa|flex|softmax|cutlassF", re.IGNORECASE)  # in a kernel's name
+CAPTURE_WARM_UP = 3  # passes: libraries choose their code and take their workspaces before anything is recorded
+NAMED = 3  # of the longest running kernels, where no name is of attention
 
 TOGETHER_MS = 1000.0  # runs are launched in tens, but not for longer than about this without a look at the clock
 
@@ -87,14 +91,14 @@ class Workload:
 
     @cached_property
     def model(self) -> Callable[[Tensor], Tensor]:
-        """The model as it is measured: compiled, and called once, if the case says so."""
-        if not self.case.compile:
-            return self.eager
-        start = time.perf_counter()
-        compiled = frozen(self.eager, self.input)
-        self.synchronize()
-        self.compile_seconds = time.perf_counter() - start
-        return compiled
+        """The model as it is measured: compiled and called once, and a CUDA graph of it, if the case says so."""
+        model: Callable[[Tensor], Tensor] = self.eager
+        if self.case.compile:
+            start = time.perf_counter()
+            model = frozen(self.eager, self.input)
+            self.synchronize()
+            self.compile_seconds = time.perf_counter() - start
+        return captured(model, self.input) if self.case.graph else model
 
     @cached_property
     def training(self) -> TrainingStep:
@@ -102,6 +106,8 @@ class Workload:
 
         Raises: KernelUnavailable, where the case's kernel has no backward pass.
         """
+        if self.case.graph:
+            raise NotImplementedError("a step of training is no CUDA graph here; use graph=false")
         kernels.resolve(self.case.kernel, self.device, self.dtype, backward=True)
         return TrainingStep(
             build(self.case), self.input, targets(self.case, self.case.batch_size), compiled=self.case.compile
@@ -125,17 +131,21 @@ class Workload:
             logits = model(self.input)
         with torch.no_grad():
             operators = self.observe(lambda: self.eager(self.input))
+            ran = self.device_kernels(lambda: model(self.input))
         details = {
             "kernel_requested": self.case.kernel,
             "kernel": kernel,
             "operators": operators,
+            **ran,
             "compile": self.case.compile,
             "finite_logits": bool(torch.isfinite(logits).all()),
             **warm_up,
             **self.surroundings(),
         }
         if self.compile_seconds is not None:
-            details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True}
+            details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True, **_from_cache()}
+        if self.case.graph:
+            details["graph"] = True
         return Series(tuple(run[-1] for run in runs), details)
 
     def observe(self, run: Callable[[], Tensor]) -> list[str]:
@@ -157,6 +167,25 @@ class Workload:
         if any("softmax" in name and "log_softmax" not in name for name in log.names):
             found.append("explicit softmax")  # in some of the blocks only, where fused operators stand before it
         return found or ["none"]
+
+    def device_kernels(self, run: Callable[[], Any]) -> dict[str, list[str]]:
+        """What the device itself says that it ran in one pass of the timed program, on CUDA; empty elsewhere.
+
+        Unlike the operators of the eager model this is so of compiled programs and of flex too.
+        """
+        if self.device.type != "cuda":
+            return {}
+        from torch.profiler import ProfilerActivity, profile
+
+        try:
+            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                run()
+                self.synchronize()
+        except Exception as error:
+            if not memory.ran_out(error):
+                raise
+            return {"device_kernels": ["not observed: out of memory"]}
+        return {"device_kernels": _of_attention(profiler.events())}
 
     def surroundings(self) -> dict[str, Any]:
         """Where this process measures; part of every timed measurement."""
@@ -198,7 +227,7 @@ class Workload:
         run. Near 1 the device waited for the host, and the times are those of Python and of launches. The time of the
         launches themselves would not tell: with a thousand of them ahead of the device the host waits too.
         """
-        effort, flush = self.effort, self.hold_flush()
+        effort, flush, before = self.effort, self.hold_flush(), card.state(self.device)
         waits = []  # milliseconds, after each group of runs
 
         def some(count: int) -> list[Run]:
@@ -229,15 +258,42 @@ class Workload:
         return runs, {
             "warm_up": len(warm_up),
             "settled": _settled(warm_up),
-            "l2_flush_bytes": FLUSH_BYTES,
+            "l2_flush_bytes": flush.numel(),
             "launch_share": round(max(0.0, share), 3),
+            "card": {"before": before, "after": card.state(self.device)},
         }
 
     def hold_flush(self) -> Tensor | None:
         """What is written over the L2 cache between runs on CUDA, allocated now at the latest."""
         if self._flush is None and self.device.type == "cuda":
-            self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=self.device)
+            cache = torch.cuda.get_device_properties(self.device).L2_cache_size
+            self._flush = torch.empty(max(FLUSH_BYTES, 2 * cache), dtype=torch.int8, device=self.device)
         return self._flush
+
+
+def captured(model: Callable[[Tensor], Tensor], clips: Tensor) -> Callable[[Tensor], Tensor]:
+    """The launches of a forward pass on these very clips, recorded once and replayed without Python.
+
+    Raises: NotImplementedError, off CUDA.
+    """
+    if clips.device.type != "cuda":
+        raise NotImplementedError(f"a CUDA graph needs device=cuda, not {clips.device.type}; use graph=false")
+    side = torch.cuda.Stream(clips.device)
+    side.wait_stream(torch.cuda.current_stream(clips.device))
+    with torch.cuda.stream(side), torch.inference_mode():
+        for _ in range(CAPTURE_WARM_UP):
+            model(clips)
+    torch.cuda.current_stream(clips.device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.inference_mode():
+        scores = model(clips)
+
+    def replay(again: Tensor) -> Tensor:
+        assert again is clips, "a graph reads the memory that it was recorded on"
+        graph.replay()
+        return scores
+
+    return replay
 
 
 def frozen(model: nn.Module, clips: Tensor) -> Callable[[Tensor], Tensor]:
@@ -263,6 +319,24 @@ class _OperatorLog(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.add(func.__name__.split(".")[0])
         return func(*args, **(kwargs or {}))
+
+
+def _of_attention(events: Iterable[Any]) -> list[str]:
+    """The names of kernels that are of attention; without one, of those that took longest."""
+    times: dict[str, float] = {}
+    for event in events:
+        if event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False):
+            times[event.name] = times.get(event.name, 0.0) + event.time_range.elapsed_us()
+    named = sorted(name for name in times if ATTENTION.search(name))
+    longest = sorted(times, key=times.get, reverse=True)[:NAMED]
+    return [name[:120] for name in named or longest] or ["none"]
+
+
+def _from_cache() -> dict[str, int]:
+    """Compiled graphs that were found in a cache which all cases of a machine share: their seconds are not of making
+    them.
+    """
+    return {"compiled_before": torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"]}
 
 
 def _together(runs: list[Run]) -> int:

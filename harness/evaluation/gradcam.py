@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 from attention_zoo import Tokens
 from attention_zoo.registry import nearest
 from backbones.family import Backbone
+from harness import precision
 
 TINY = 1e-20  # added to the range of a map, as published: a map that is zero everywhere stays zero
 
@@ -68,7 +69,7 @@ def heat_maps(
     if target is not None and not 0 <= target < model.num_classes:
         raise ValueError(f"target {target} is none of the {model.num_classes} classes, numbered from 0")
     parts = clips.split(batch_size)
-    with _evaluating(model):
+    with precision.exact(), _evaluating(model):
         if target is None:
             with torch.no_grad():
                 target = int(torch.cat([model(part).softmax(dim=-1) for part in parts]).mean(dim=0).argmax())

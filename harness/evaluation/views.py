@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness import precision
 from harness.clips.decoding import VideoError
 from harness.clips.loading import Decoded, TestClips, loaded, shared
 from harness.clips.transforms import normalised
@@ -271,6 +272,6 @@ def probabilities_of(model: nn.Module, clips: Tensor, protocol: Protocol) -> np.
     """float32 "b k": softmax of the scores of uint8 clips "b 3 t h w", computed on the protocol's device."""
     clips = normalised_for(clips, protocol)
     narrow = protocol.dtype != "float32"
-    with torch.autocast(clips.device.type, getattr(torch, protocol.dtype), enabled=narrow):
+    with precision.exact(), torch.autocast(clips.device.type, getattr(torch, protocol.dtype), enabled=narrow):
         scores = model(clips)
     return scores.float().softmax(dim=-1).cpu().numpy()

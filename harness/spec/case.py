@@ -34,7 +34,7 @@ CLIP_AXES = get_args(ClipAxis)
 ClipChange = dict[ClipAxis, Count]
 AXES: dict[str, Any] = {
     "batch_size": Count, "device": said.Device, "dtype": said.Dtype, "kernel": said.Kernel, "compile": Flag,
-    "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
+    "graph": Flag, "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
     "allocator": Allocator, "trainable": str, **{f"clip.{n}": Count for n in CLIP_AXES},
 }  # fmt: skip
 """The axes of a case with the kind of their values; any other axis is a dotted path into the row's model."""
@@ -62,6 +62,7 @@ class Case:
 
     `allocator` "keep" has the C library of a CPU keep all that is freed, instead of mapping large tensors afresh.
     `trainable` names the part of the model that learns in a step of training, see `backbones.learning`.
+    `graph` replays a forward pass as a CUDA graph, without the host that launches it.
     """
 
     row: str
@@ -78,12 +79,13 @@ class Case:
     threads: int | None = None
     allocator: str = "default"
     trainable: str = "all"
+    graph: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
-        for name, value in (("allocator", "default"), ("trainable", "all")):  # younger than the first records
+        for name, value in (("allocator", "default"), ("trainable", "all"), ("graph", False)):  # younger than the first records
             if raw[name] == value:
                 del raw[name]
         return raw
@@ -205,6 +207,7 @@ class Settings:
     dtype: str | None = None
     kernel: str | None = None
     compile: bool | None = None
+    graph: bool | None = None
     allocator: Allocator | None = None
     seed: int | None = None
     threads: int | None = None

@@ -34,6 +34,7 @@ class StepSettings:
     dtype: said.Dtype | None = None
     kernel: said.Kernel | None = None
     compile: Flag | None = None
+    graph: Flag | None = None
     seed: Whole | None = None
 
 

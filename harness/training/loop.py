@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from attention_zoo import kernels
 from backbones import CheckpointError
+from harness import precision
 from harness.clips.loading import Decoded, LoadingError
 from harness.datasets import DataError, DataSet
 from harness.evaluation.predictions import Predictions, PredictionsError
@@ -80,7 +81,7 @@ def train(
     try:
         if job.threads:
             torch.set_num_threads(job.threads)
-        with distributed.group(job) as group, torch.random.fork_rng(_cuda_devices(group)):
+        with precision.exact(), distributed.group(job) as group, torch.random.fork_rng(_cuda_devices(group)):
             console = console if group.first else Console(quiet=True)
             return _Run(job, group, console, stop, {} if decoded is None else decoded, beside).result()
     finally:

@@ -6,7 +6,7 @@ The counter is of the whole device, idle power included, and says nothing of the
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
 from records.record import Measurement, Quantity
@@ -59,24 +59,15 @@ def energy(workload: Workload) -> list[Measurement]:
 
 def counter(device) -> tuple[Callable[[], int], None] | tuple[None, str]:
     """A function that reads the device's counter in millijoules, or the reason that there is none."""
-    import torch
-
     if device.type != "cuda":
         return None, NO_COUNTER
+    from harness.cost import card
+
     try:
-        import pynvml
+        nvml, handle = card.handle(device)
+        nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except ImportError:
-        return None, "the energy counter is read by the package nvidia-ml-py, which is not installed"
-    try:
-        pynvml.nvmlInit()
-        handle = _handle(pynvml, torch.cuda.get_device_properties(device))
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except pynvml.NVMLError as error:
+        return None, f"{NO_COUNTER}: {card.NOT_INSTALLED}"
+    except Exception as error:  # NVMLError, whose class is in the package
         return None, f"{NO_COUNTER}: {error}"
-    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle), None
-
-
-def _handle(pynvml: Any, properties: Any) -> Any:
-    """By the bus, which numbers devices alike for torch and NVML whatever CUDA_VISIBLE_DEVICES says."""
-    bus = f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
-    return pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode())
+    return lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), None

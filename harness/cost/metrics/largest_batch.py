@@ -143,8 +143,8 @@ def predicted(peaks: dict[int, int], room: int | None) -> int | None:
 def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[], Any]]) -> list[Measurement]:
     details = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
     metric = get(name)
-    if workload.case.compile:
-        reason = "a compiled model would be compiled anew for batch after batch; use compile=false"
+    if workload.case.compile or workload.case.graph:
+        reason = "a compiled or recorded model would be made anew for batch after batch; use compile=false, graph=false"
         return metric.missing(reason, retry=False, details=details)
     peaks: dict[int, int] = {}
     passes = 2 if workload.device.type == "cuda" else 1  # libraries take their workspaces in the first

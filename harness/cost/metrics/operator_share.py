@@ -31,8 +31,8 @@ MARK, WHOLE = "module ", "whole pass"
 @register("operator_share", *MEASURES, timed=True, order=6)
 def operator_share(workload: Workload) -> list[Measurement]:
     """A few profiled passes after one that is not; the groups of each sum to its total."""
-    if workload.case.compile:
-        reason = "compiled code has no operators to tell apart; run the case with compile=false"
+    if workload.case.compile or workload.case.graph:
+        reason = "compiled or recorded code has no operators to tell apart; use compile=false, graph=false"
         return [quantity.absent(reason) for quantity in MEASURES]
     import torch
 

@@ -32,11 +32,13 @@ def training_latency(workload: Workload) -> list[Measurement]:
     runs, warm_up = workload.time(*step.phases.values())
     finite = bool(torch.isfinite(step.loss))
     operators = workload.observe(step.eagerly)
+    ran = workload.device_kernels(step)
     parts = [[end - begin for begin, end in zip((0.0, *run), run, strict=False)] for run in runs]
     details = {
         "kernel_requested": workload.case.kernel,
         "kernel": workload.kernel,
         "operators": operators,
+        **ran,
         "compile": workload.case.compile,
         "parts_ms": {name: median(part) for name, part in zip(step.phases, zip(*parts, strict=True), strict=True)},
         "optimizer": step.optimizer_text,

@@ -1,0 +1,267 @@
+"""The CUDA path where there is no GPU: mocked events, drivers and cards, tensors without data."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from small_cases import LITTLE, clip_file, tiny
+
+from harness import precision
+from harness.accuracy import pool
+from harness.cost import card, child, measure, memory, metrics, workload
+from harness.cost.workload import Workload
+from records import provenance
+from records.record import Quantity
+
+CUDA = torch.device("cuda")
+ROOT = Path(__file__).parents[1]
+
+
+def event(name, microseconds=1.0, device="CUDA", **more):
+    time_range = types.SimpleNamespace(elapsed_us=lambda: microseconds)
+    return types.SimpleNamespace(
+        name=name, device_type=types.SimpleNamespace(name=device), time_range=time_range, **more
+    )
+
+
+def on_cuda(tmp_path, **fields):
+    """A workload that believes to be on CUDA, without its model."""
+    loaded = Workload(tiny(**fields), clip_file(tmp_path, tiny()), LITTLE, "a card")
+    loaded.device, loaded.case.device = CUDA, "cuda"
+    return loaded
+
+
+# what ran
+
+
+def test_the_kernel_that_ran_is_read_from_the_device(tmp_path, monkeypatch):
+    """Of the program that is called, not of the eager model: a compiled one or flex shows no operators."""
+    ran, calls = [event("triton_tem_fused_flex_attention_0"), event("gemm", 9.0), event("aten::softmax", 5, "CPU")], []
+
+    @contextlib.contextmanager
+    def profile(activities):
+        assert [activity.name for activity in activities] == ["CUDA"]
+        yield types.SimpleNamespace(events=lambda: ran)
+
+    monkeypatch.setattr("torch.profiler.profile", profile)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    loaded = on_cuda(tmp_path)
+    wanted = {"device_kernels": ["triton_tem_fused_flex_attention_0"]}
+    assert loaded.device_kernels(lambda: calls.append(1)) == wanted
+    assert calls == [1]
+    ran[0] = event("annotation of attention", 99, is_user_annotation=True)
+    assert loaded.device_kernels(lambda: None) == {"device_kernels": ["gemm"]}
+    loaded.device = torch.device("cpu")
+    assert loaded.device_kernels(lambda: pytest.fail("profiled")) == {}
+
+
+# what became of the card
+
+
+class NVML(types.ModuleType):
+    """Of a card that is too hot and shared, and tells no power."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlInit(self):
+        self.begun = True
+
+    def nvmlDeviceGetHandleByPciBusId(self, bus):
+        assert bus == b"00000000:1a:00.0"
+        return "card"
+
+    def nvmlDeviceGetClockInfo(self, card, which):
+        return {1: 1200, 2: 2619}[which]
+
+    def nvmlDeviceGetPowerUsage(self, card):
+        raise self.NVMLError("Not Supported")
+
+    nvmlDeviceGetEnforcedPowerLimit = nvmlDeviceGetPowerUsage
+
+    def nvmlDeviceGetTemperature(self, card, which):
+        return 88
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, card):
+        return 0x40 | 0x4 | 0x1
+
+    def nvmlDeviceGetMemoryInfo(self, card):
+        return types.SimpleNamespace(free=5)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, card):
+        return [types.SimpleNamespace(pid=pid) for pid in (os.getpid(), 4)]
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    properties = types.SimpleNamespace(pci_domain_id=0, pci_bus_id=0x1A, pci_device_id=0, L2_cache_size=200 * 2**20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setitem(sys.modules, "pynvml", NVML("pynvml"))
+
+
+def test_the_state_of_the_card_is_read_as_far_as_it_tells(nvml, monkeypatch):
+    assert card.state(CUDA) == {
+        "sm_mhz": 1200, "memory_mhz": 2619, "celsius": 88, "slowed_by": ["power cap", "hardware thermal"],
+        "free_bytes": 5, "other_programs": 1,
+    }  # fmt: skip
+    assert card.state(torch.device("cpu")) == {}
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "nvidia-ml-py" in card.state(CUDA)["unknown"]
+
+
+def test_programs_beside_ours_where_a_container_numbers_them_otherwise():
+    assert [card.others(pids) for pids in ([], [os.getpid()], [7], [os.getpid(), 7], [7, 8])] == [0, 0, 0, 1, 1]
+
+
+class Clock:
+    """Of a device on which each run takes two milliseconds, and of its host."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def event(self, enable_timing):
+        made = types.SimpleNamespace()
+        made.record = lambda: setattr(made, "at", self.now)
+        made.elapsed_time = lambda end: end.at - made.at
+        return made
+
+    def work(self):
+        self.now += 2.0
+
+
+def test_a_series_on_cuda_says_what_the_card_did_meanwhile(tmp_path, nvml, monkeypatch):
+    """And overwrites more than the L2 cache between runs, of whatever size it is."""
+    clock, allocated = Clock(), []
+    monkeypatch.setattr(torch.cuda, "Event", clock.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    empty = lambda size, **_: allocated.append(size) or types.SimpleNamespace(zero_=lambda: None, numel=lambda: size)  # noqa: E731
+    monkeypatch.setattr(workload.torch, "empty", empty)
+    runs, details = on_cuda(tmp_path).time(clock.work)
+    assert {run[-1] for run in runs} == {2.0}
+    assert allocated == [400 * 2**20] == [details["l2_flush_bytes"]]
+    assert details["card"]["before"]["sm_mhz"] == details["card"]["after"]["sm_mhz"] == 1200
+
+
+def test_cards_are_numbered_as_the_driver_does():
+    asked = "import harness, os; print(os.environ['CUDA_DEVICE_ORDER'])"
+    plain = {name: value for name, value in os.environ.items() if name != "CUDA_DEVICE_ORDER"}
+    said = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert said.stdout.strip() == "PCI_BUS_ID", said.stderr
+
+
+# numbers
+
+
+def test_float32_is_float32_while_it_is_wanted_and_what_was_set_after_it():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with precision.exact():
+            said = provenance.of_torch("cpu")
+            assert said["tf32_matmul"] is said["tf32_cudnn"] is False
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+# faults
+
+
+@pytest.mark.parametrize("free, memory_ran_out", [(1, True), (50, False)])
+def test_no_engine_means_memory_where_there_is_hardly_any(free, memory_ran_out, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 100))
+    assert memory.ran_out(RuntimeError("Unable to find an engine to execute this computation")) is memory_ran_out
+
+
+def test_cudnn_s_word_for_full_memory_is_known():
+    assert memory.ran_out(RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"))
+
+
+@pytest.mark.parametrize(
+    "text, lost",
+    [
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: out of memory", False),
+        ("shapes do not fit", False),
+    ],
+)
+def test_an_error_of_cuda_is_told_from_one_of_ours(text, lost):
+    assert child.context_lost(RuntimeError(text)) is lost
+
+
+def test_an_error_of_cuda_does_not_reach_the_metrics_after_it(tmp_path, monkeypatch):
+    """They run in another process. Here both are played in this one."""
+    asked = []
+
+    def fails(workload):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    first = metrics.Metric("first", fails, {"first": Quantity("first", "timed", "first", "ms", "lower")}, True, 1, "x")
+    quantity = Quantity("second", "timed", "second", "ms", "lower")
+    second = metrics.Metric("second", lambda workload: [quantity.of([1.0])], {"second": quantity}, True, 2, "x")
+    monkeypatch.setattr(metrics, "get", {"first": first, "second": second}.get)
+
+    def run(work, arguments, time_limit):
+        asked.append(arguments[0].metrics)
+        return list(work(*arguments)), None
+
+    monkeypatch.setattr(measure.process, "run", run)
+    monkeypatch.setattr(child.memory, "limit", lambda: None)
+    of_first, of_second = measure._in_child(tiny(), [first, second], tmp_path / "clip.npy", LITTLE, 60)
+    assert asked == [["first", "second"], ["second"]]
+    assert "illegal memory access" in of_first.missing
+    assert of_first.retry
+    assert of_second.samples == (1.0,)
+
+
+# CUDA graphs
+
+
+def test_a_graph_is_recorded_once_and_replayed_without_the_model(monkeypatch):
+    calls, replays = [], []
+    graph = types.SimpleNamespace(replay=lambda: replays.append(1))
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    for name, value in {
+        "Stream": lambda device: stream, "current_stream": lambda device: stream, "CUDAGraph": lambda: graph,
+        "stream": lambda stream: contextlib.nullcontext(), "graph": lambda graph: contextlib.nullcontext(),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    clips = types.SimpleNamespace(device=CUDA)
+    replay = workload.captured(lambda given: calls.append(given) or "scores", clips)
+    assert len(calls) == workload.CAPTURE_WARM_UP + 1
+    assert [replay(clips), replay(clips)] == ["scores"] * 2
+    assert len(replays) == 2
+    assert len(calls) == workload.CAPTURE_WARM_UP + 1
+    with pytest.raises(AssertionError, match="the memory that it was recorded on"):
+        replay(types.SimpleNamespace())
+
+
+def test_a_graph_off_cuda_is_a_reason_and_a_case_without_one_keeps_its_name(tmp_path):
+    one = tiny(graph=True)
+    measured = measure.measure(one, ["latency", "training_latency"], clip_file(tmp_path, one), effort=LITTLE)
+    assert "a CUDA graph needs device=cuda, not cpu" in measured[0].missing
+    assert "no CUDA graph here; use graph=false" in measured[1].missing
+    assert not any(of_one.retry for of_one in measured)
+    assert "graph" not in tiny().to_dict()
+    assert one.to_dict()["graph"] is True
+
+
+# trainings
+
+
+def test_trainings_of_small_models_share_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pool, "cores", lambda: 6)
+    for data, count in (("motion_large", 6), ("kinetics400", 2)):
+        slots = pool.slots("cuda", None, beside=pool.beside(data))
+        assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1"] * (count // 2)
+    assert len(pool.slots("cuda", 1, beside=3)) == 1
