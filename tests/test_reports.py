@@ -580,6 +580,9 @@ def test_what_ran_differently_is_said_and_other_machines_have_no_ratio(tmp_path)
         ("_scaled_dot_product_attention_math", "math"),
         ("explicit softmax", "math (explicit softmax)"),
         ("flex_attention", "flex"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16", "cuDNN"),
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80", "memory-efficient"),
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<32, 128>>", "flash"),
         ("none", "none"),
     ],
 )
