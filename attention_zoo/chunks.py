@@ -48,9 +48,10 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
     It reaches the forward pass of such a function, but not the backward pass.
     """
-    if not torch.is_autocast_enabled("cpu") or tensors[0].dtype == torch.float64:
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device) or tensors[0].dtype == torch.float64:
         return tensors
-    narrow = torch.get_autocast_dtype("cpu")
+    narrow = torch.get_autocast_dtype(device)
     return tuple(None if tensor is None else tensor.to(narrow) for tensor in tensors)
 
 

@@ -3,18 +3,23 @@
 PyTorch's own takes 8 to 25 times as long as its forward pass there. The gradient of the input is a convolution with the
 flipped kernel, which runs as fast as the forward pass; that of the kernel is one product and sum for each of its taps.
 One thread, 16x56x56 tokens of width 64, kernel 3x3x3: 88 instead of 191 ms; 8x2x2 tokens of width 64, 16 clips: 1.5
-instead of 11.6 ms. On a GPU, in a compiled graph and for gradients of gradients PyTorch's own is used.
+instead of 11.6 ms. In a compiled graph and for gradients of gradients PyTorch's own is used; on a GPU the layout
+that is fastest there, or a program of Triton.
 """
 
 from __future__ import annotations
 
 import itertools
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv3d, pad
+from torch.nn.functional import conv2d, conv3d, pad
 
 from attention_zoo import chunks
+from attention_zoo.fastest import fastest
+
+_TRITON = find_spec("triton") is not None
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -26,7 +31,35 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and chunks.eager(x):
         return _Depthwise.apply(*chunks.autocast(x, weight, bias))
-    return _convolved(x, weight, bias)
+    ways = {"channels last": _convolved, "channels first": _channels_first, "frames": _frames}
+    if x.device.type == "cuda" and _TRITON:
+        ways["triton"] = _triton
+    return fastest("depthwise convolution", ways, x, weight, bias)
+
+
+def _triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    from backbones._depthwise_triton import depthwise as of_triton
+
+    return of_triton(x, weight, bias, False)
+
+
+def _channels_first(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """In the layout that PyTorch has a kernel of its own for on CUDA."""
+    return _convolved(x.permute(0, 4, 1, 2, 3).contiguous().permute(0, 2, 3, 4, 1), weight, bias)
+
+
+def _frames(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As convolutions of frames, for which cuDNN has code in channels last: one for each frame that a kernel spans."""
+    (kt, kh, kw), (b, t) = weight.shape[2:], x.shape[:2]
+    frames = pad(x, (0, 0, 0, 0, 0, 0, kt // 2, kt // 2)).permute(0, 1, 4, 2, 3)
+    y = None
+    for i in range(kt):
+        part = conv2d(
+            frames[:, i : i + t].flatten(0, 1), weight[:, :, i], None, padding=(kh // 2, kw // 2), groups=len(weight)
+        )
+        y = part if y is None else y + part
+    y = y.unflatten(0, (b, t)).permute(0, 1, 3, 4, 2)
+    return y if bias is None else y + bias
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

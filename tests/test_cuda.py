@@ -11,6 +11,8 @@ import pytest
 import torch
 from small_cases import LITTLE, clip_file, tiny
 
+from attention_zoo import fastest, pooling
+from backbones import depthwise
 from harness import precision
 from harness.accuracy import pool
 from harness.cost import card, child, measure, memory, metrics, workload
@@ -265,3 +267,75 @@ def test_trainings_of_small_models_share_a_gpu(monkeypatch):
         slots = pool.slots("cuda", None, beside=pool.beside(data))
         assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1"] * (count // 2)
     assert len(pool.slots("cuda", 1, beside=3)) == 1
+
+
+# which way is fastest
+
+
+def drawn(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("way", [depthwise._channels_first, depthwise._frames])
+def test_every_layout_of_a_depthwise_convolution_computes_the_same(way, biased):
+    inputs = drawn(2, 3, 4, 5, 6), drawn(6, 1, 3, 1, 5), drawn(6) if biased else None
+    check_same(way, depthwise._convolved, inputs)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_pooling_as_sums_computes_the_same(biased):
+    inputs = drawn(2, 6, 4, 6, 2), drawn(6, 1, 2, 3, 1), drawn(6) if biased else None
+    check_same(pooling._summed, pooling._convolved, inputs)
+
+
+def check_same(way, other, inputs):
+    wanted = [x for x in inputs if x is not None]
+    ours, theirs = way(*inputs), other(*inputs)
+    probe = torch.randn_like(theirs)
+    for got, want in zip(
+        [ours, *torch.autograd.grad(ours, wanted, probe)],
+        [theirs, *torch.autograd.grad(theirs, wanted, probe)],
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
+
+
+def test_the_fastest_way_is_measured_once_for_each_shape(monkeypatch):
+    """And one that has no code for the shape is not taken."""
+    monkeypatch.setattr(fastest, "_chosen", {})
+    monkeypatch.setattr(fastest.chunks, "autocast", lambda *inputs: inputs)
+    clock, calls = Clock(), []
+
+    def event(enable_timing):
+        made = clock.event(enable_timing)
+        made.synchronize = lambda: None
+        return made
+
+    monkeypatch.setattr(torch.cuda, "Event", event)
+
+    def way(name, milliseconds):
+        def run(x):
+            calls.append(name)
+            if milliseconds is None:
+                raise RuntimeError("unable to find an engine")
+            clock.now += milliseconds
+            return name
+
+        return run
+
+    ways = {"plain": way("plain", 3.0), "none": way("none", None), "quick": way("quick", 1.0)}
+    x = types.SimpleNamespace(
+        device=CUDA, dtype=torch.float32, shape=(2, 3), stride=lambda: (3, 1), requires_grad=False
+    )
+    x.detach = lambda: types.SimpleNamespace(requires_grad_=lambda wanted: x)
+    assert fastest.fastest("convolution", ways, x) == "quick"
+    assert fastest.chosen() == {"convolution": ["quick"]}
+    del calls[:]
+    assert fastest.fastest("convolution", ways, x) == "quick"
+    assert calls == ["quick"]
+    x.shape = (2, 4)
+    fastest.fastest("convolution", ways, x)
+    assert "plain" in calls
+    x.device = torch.device("cpu")
+    assert fastest.fastest("convolution", ways, x) == "plain"

@@ -36,7 +36,7 @@ import torch._inductor.config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attention_zoo import kernels
+from attention_zoo import fastest, kernels
 from harness.clips.transforms import normalise
 from harness.cost import card, memory
 from harness.cost.build import build
@@ -137,6 +137,7 @@ class Workload:
             "kernel": kernel,
             "operators": operators,
             **ran,
+            **({"ways": ways} if (ways := fastest.chosen()) else {}),
             "compile": self.case.compile,
             "finite_logits": bool(torch.isfinite(logits).all()),
             **warm_up,

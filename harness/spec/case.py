@@ -85,7 +85,11 @@ class Case:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
-        for name, value in (("allocator", "default"), ("trainable", "all"), ("graph", False)):  # younger than the first records
+        for name, value in (
+            ("allocator", "default"),
+            ("trainable", "all"),
+            ("graph", False),
+        ):  # younger than the first records
             if raw[name] == value:
                 del raw[name]
         return raw
