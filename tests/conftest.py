@@ -10,7 +10,7 @@ from records import provenance
 
 # A first call may compile or import for seconds, so no example has a deadline; the examples are the same in every run.
 COMMON = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("few", max_examples=40, **COMMON)
+settings.register_profile("few", max_examples=15, **COMMON)
 settings.register_profile("many", max_examples=200, **(COMMON | dict(derandomize=False, phases=tuple(Phase))))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 

@@ -16,7 +16,7 @@ from harness.spec.names import DTYPES
 ERRORS = ("forward_error", "backward_error", "attention_error")
 KINDS = [f"pyramid_tiny_{name}" for name in attention_zoo.schemes.names()]
 
-OWN_ARITHMETIC = ("pyramid_tiny_linear",)
+OWN_ARITHMETIC = tuple(f"pyramid_tiny_{name}" for name in ("linear", "depthwise_relation", "recurrent_gate"))
 
 
 def error(name, of):
