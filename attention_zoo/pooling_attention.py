@@ -26,11 +26,11 @@ EPS = 1e-6
 class Pool(nn.Module):
     """A depthwise convolution shared by all heads, then a norm over a head's width; class tokens are only normed."""
 
-    def __init__(self, width: int, kernel: Grid, stride: Grid):
+    def __init__(self, width: int, kernel: Grid, stride: Grid, eps: float):
         super().__init__()
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(width, 1, *kernel))
-        self.norm = nn.LayerNorm(width, EPS)
+        self.norm = nn.LayerNorm(width, eps)
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     @property
@@ -80,6 +80,7 @@ class PoolingAttention(nn.Module):
         out_dim: width of the result, None for `dim`. The heads divide it.
         residual: adds the pooled queries to what they gathered, but for class tokens.
         relative: decomposed relative positions, a table for each axis, added to the scores of the map.
+        eps: of the norms after pooling (MultiTrain has PyTorch's 1e-5).
 
     Class tokens take part in attention, unpooled. A query reads only what the convolutions of keys and values reach:
     with stride 8 and kernel 3, 9 of 64 places of a frame.
@@ -103,6 +104,7 @@ class PoolingAttention(nn.Module):
         out_dim: int | None = None,
         residual: bool = False,
         relative: bool = False,
+        eps: float = EPS,
         kernel: str = AUTO,
     ):
         super().__init__()
@@ -118,8 +120,8 @@ class PoolingAttention(nn.Module):
         key_kernel = after(key_stride) if key_kernel is None else Grid.of(key_kernel, "key_kernel")
         width = self.out_dim // num_heads
         self.qkv, self.proj = nn.Linear(dim, 3 * self.out_dim), nn.Linear(self.out_dim, self.out_dim)
-        self.pool_q = _pool(width, query_kernel, query_stride)
-        self.pool_k, self.pool_v = (_pool(width, key_kernel, key_stride) for _ in range(2))
+        self.pool_q = _pool(width, query_kernel, query_stride, eps)
+        self.pool_k, self.pool_v = (_pool(width, key_kernel, key_stride, eps) for _ in range(2))
         self.out_grid, self.key_grid = _pooled_grid(self.pool_q, grid), _pooled_grid(self.pool_k, grid)
         self.tables = nn.ParameterDict() if relative else None
         for axis, n_q, n_k in zip("thw", self.out_grid, self.key_grid, strict=True) if relative else ():
@@ -193,10 +195,10 @@ def after(stride: Grid) -> Grid:
     return Grid(*(s + 1 if s > 1 else 1 for s in stride))
 
 
-def _pool(width: int, kernel: Grid | None, stride: Grid) -> Pool | None:
+def _pool(width: int, kernel: Grid | None, stride: Grid, eps: float) -> Pool | None:
     if kernel is None or (math.prod(kernel) == 1 and math.prod(stride) == 1):
         return None
-    return Pool(width, kernel, stride)
+    return Pool(width, kernel, stride, eps)
 
 
 def _pooled_grid(pool: Pool | None, grid: Grid) -> Grid:

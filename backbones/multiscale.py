@@ -4,13 +4,13 @@ A block pools its queries and, at the beginning of a stage, leaves a quarter of 
 the MLP before (MViT) or inside of attention (MViTv2). Both skip paths follow.
 
 Sources: MViT, arXiv:2104.11227, MViTv2, arXiv:2112.01526, and their released code, facebookresearch/SlowFast at commit
-287ec007.
+287ec007; MultiTrain, arXiv:2209.12362, and JunweiLiang/MultiTrain at commit 16723114, a variant of MViTv2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, no_type_check
 
 import torch
@@ -21,16 +21,26 @@ from torch.nn.functional import interpolate, max_pool3d
 
 import attention_zoo
 from attention_zoo import Grid, Tokens
-from attention_zoo.pooling_attention import after
+from attention_zoo.pooling_attention import Pool, after
 from backbones.config import Config, attention_entries, choice, narrower, number, positive_integers
 from backbones.family import Backbone, Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.parts import ClassToken, DropPath, channels_last, check_classes, linear_rates, recomputed
+from backbones.parts import (
+    ClassToken,
+    DropPath,
+    channels_last,
+    check_classes,
+    initialise_linear,
+    linear_rates,
+    recomputed,
+)
 from backbones.residual import Attend, Block, PerToken, Residual
 
 Widening = Literal["mlp", "attention"]
 Position = Literal["separable", "relative", "none"]
+Skip = Literal["normed", "raw"]
+Start = Literal["mvit", "multitrain"]
 EPS = 1e-6
 QUERY_STRIDE = Grid(1, 2, 2)  # of the first block of each stage after the first
 
@@ -53,6 +63,11 @@ class MultiscaleConfig(Config):
             block decomposed relative positions (MViTv2); "none" does neither.
         class_token: whether one is there, and is what the classifier reads; without, it reads the mean of the map.
         patch, patch_kernel: stride and size of the first convolution.
+        widening_skip: what the way around attention reads where the width changes: tokens "normed" (MViTv2) or "raw"
+            (MultiTrain).
+        pool_eps: of the norms after pooling.
+        start: initial weights: as in "mvit" all maps are truncated normal and all biases 0.02; as in "multitrain" only
+            linear ones are, with biases 0, and convolutions are as PyTorch has them.
         attention: {"P": {"scheme": "pooling", ...}} changes an option of every block.
         clip, in_channels, mlp_ratio, drop_path, dropout, activation_checkpointing: as in `PyramidConfig`.
 
@@ -72,6 +87,9 @@ class MultiscaleConfig(Config):
     residual: bool = True
     position: Position = "relative"
     class_token: bool = True
+    widening_skip: Skip = "normed"
+    pool_eps: float = 1e-6
+    start: Start = "mvit"
     patch: Grid = Grid(2, 4, 4)
     patch_kernel: Grid = Grid(3, 7, 7)
     attention: dict[str, dict[str, Any]] | None = None
@@ -95,6 +113,9 @@ class MultiscaleConfig(Config):
             self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
         choice("widen", self.widen, get_args(Widening))
         choice("position", self.position, get_args(Position))
+        choice("widening_skip", self.widening_skip, get_args(Skip))
+        choice("start", self.start, get_args(Start))
+        self._set("pool_eps", number("pool_eps", self.pool_eps, zero=False))
         for name in ("pool_queries", "residual", "class_token", "activation_checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} {getattr(self, name)!r} is not true or false")
@@ -170,17 +191,18 @@ class BlockSizes:
 
 
 class PooledSkip(nn.Module):
-    """The way around attention or MLP: a linear map of the normed tokens where the width changes, and the largest of
-    each neighbourhood where the grid does; class tokens are not pooled.
+    """The way around attention or MLP: a linear map of the tokens, normed or `raw`, where the width changes, and the
+    largest of each neighbourhood where the grid does; class tokens are not pooled.
     """
 
-    def __init__(self, dim: int, out_dim: int, stride: Grid):
+    def __init__(self, dim: int, out_dim: int, stride: Grid, raw: bool = False):
         super().__init__()
+        self.raw = raw
         self.proj = nn.Linear(dim, out_dim) if dim != out_dim else None
         self.stride = stride
 
     def forward(self, tokens: Tokens, normed: Tokens) -> Tokens:
-        kept = tokens if self.proj is None else normed.with_x(self.proj(normed.x))
+        kept = tokens if self.proj is None else tokens.with_x(self.proj((tokens if self.raw else normed).x))
         if max(self.stride) == 1:
             return kept
         kernel = after(self.stride)
@@ -195,14 +217,14 @@ class PooledSkip(nn.Module):
 class MultiscaleBlock(Block):
     """Pooling attention, then MLP, each with the way around it that its grid and width ask for."""
 
-    def __init__(self, sizes: BlockSizes, prefix: int, attention: nn.Module, mlp_ratio: float, drop_path: float):
-        super().__init__(sizes.grid, prefix)
+    def __init__(self, config: MultiscaleConfig, sizes: BlockSizes, attention: nn.Module, drop_path: float):
+        super().__init__(sizes.grid, int(config.class_token))
         self.norm1, self.attention = nn.LayerNorm(sizes.width, EPS), attention
-        self.norm2, self.mlp = nn.LayerNorm(sizes.inner, EPS), Mlp(sizes.inner, mlp_ratio, sizes.out)
+        self.norm2, self.mlp = nn.LayerNorm(sizes.inner, EPS), Mlp(sizes.inner, config.mlp_ratio, sizes.out)
         self.drop_path = DropPath(drop_path)
         # One of the two ways around has weights at most: `skip`, around the MLP where that widens.
         self.widens_mlp = sizes.inner != sizes.out
-        around = _skip(sizes.width, sizes.inner, sizes.query_stride)
+        around = _skip(sizes.width, sizes.inner, sizes.query_stride, config.widening_skip == "raw")
         self.skip = PooledSkip(sizes.inner, sizes.out, Grid(1, 1, 1)) if self.widens_mlp else around
         self.pool = around if self.widens_mlp else None
 
@@ -214,8 +236,8 @@ class MultiscaleBlock(Block):
         )
 
 
-def _skip(dim: int, out_dim: int, stride: Grid) -> PooledSkip | None:
-    return None if dim == out_dim and max(stride) == 1 else PooledSkip(dim, out_dim, stride)
+def _skip(dim: int, out_dim: int, stride: Grid, raw: bool) -> PooledSkip | None:
+    return None if dim == out_dim and max(stride) == 1 else PooledSkip(dim, out_dim, stride, raw)
 
 
 class OverlappingEmbedding(nn.Module):
@@ -273,21 +295,20 @@ class Multiscale(Backbone):
         self.embed = OverlappingEmbedding(
             config.in_channels, config.width, config.patch_kernel, config.patch, config.grid
         )
-        prefix = int(config.class_token)
-        self.class_token = ClassToken(config.width) if prefix else None
+        self.class_token = ClassToken(config.width) if config.class_token else None
         separable = config.position == "separable"
         self.position = SeparablePosition(config.width, config.grid, config.class_token) if separable else None
         sizes = config.block_sizes()
         rates = linear_rates(config.drop_path, len(sizes))
         self.column = nn.ModuleList(
-            MultiscaleBlock(size, prefix, _attention(config, size, kernel), config.mlp_ratio, rate)
+            MultiscaleBlock(config, size, _attention(config, size, kernel), rate)
             for size, rate in zip(sizes, rates, strict=True)
         )
         self.norm = nn.LayerNorm(sizes[-1].out, EPS)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(sizes[-1].out, num_classes) if num_classes else None
         self.activation_checkpointing = config.activation_checkpointing
-        self._initialise()
+        (self._initialise if config.start == "mvit" else self._initialise_plainly)()
 
     def tokens(self, clip: Tensor) -> Tokens:
         tokens = self.embedded(clip)
@@ -326,6 +347,12 @@ class Multiscale(Backbone):
             if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
                 nn.init.constant_(module.bias, 0.02)
 
+    def _initialise_plainly(self) -> None:
+        initialise_linear(self)
+        for module in self.modules():
+            if isinstance(module, Pool):
+                nn.init.kaiming_uniform_(module.weight, a=5**0.5)  # as PyTorch starts convolutions
+
 
 def _attention(config: MultiscaleConfig, sizes: BlockSizes, kernel: str) -> nn.Module:
     scheme, options = config.entry("P")
@@ -337,6 +364,7 @@ def _attention(config: MultiscaleConfig, sizes: BlockSizes, kernel: str) -> nn.M
         out_dim=sizes.inner,
         residual=config.residual,
         relative=config.position == "relative",
+        eps=config.pool_eps,
     )
     return attention_zoo.build(scheme, sizes.width, sizes.heads, sizes.grid, kernel=kernel, **(of_block | options))
 
@@ -344,6 +372,7 @@ def _attention(config: MultiscaleConfig, sizes: BlockSizes, kernel: str) -> nn.M
 # Named models. Sources: the released configuration files of SlowFast; MViT-B 32x3 and 64x3 of the paper's tables have
 # none and are the 16-frame file with another clip.
 
+MULTITRAIN = dict(position="separable", class_token=False, widening_skip="raw", pool_eps=1e-5, start="multitrain")
 MVIT = dict(widen="mlp", pool_queries=False, residual=False, position="separable", depths=(1, 2, 11, 2), drop_path=0.2)
 
 
@@ -356,6 +385,12 @@ def models() -> dict[str, Callable[[], MultiscaleConfig]]:
         ),
         "mvit_v2_small_16f": lambda: MultiscaleConfig(clip=clips[16], depths=(1, 2, 11, 2), drop_path=0.2),
         "mvit_v2_base_32f": lambda: MultiscaleConfig(clip=clips[32], depths=(2, 3, 16, 3), drop_path=0.3),
+        "multitrain_small_16f": lambda: MultiscaleConfig(
+            clip=clips[16], depths=(1, 2, 11, 2), drop_path=0.1, **MULTITRAIN
+        ),
+        "multitrain_base_32f": lambda: MultiscaleConfig(
+            clip=clips[32], depths=(2, 3, 16, 3), drop_path=0.1, **MULTITRAIN
+        ),
     }
 
 
@@ -373,13 +408,27 @@ RELEASED = Layout(
         (r"^blocks\.(\d+)\.attn\.norm_([qkv])\.", r"column.\1.attention.pool_\2.norm."),
         (r"^blocks\.(\d+)\.attn\.rel_pos_([thw])$", r"column.\1.attention.tables.\2"),
         (r"^blocks\.(\d+)\.attn\.", r"column.\1.attention."),
-        (r"^blocks\.(\d+)\.proj\.", r"column.\1.skip.proj."),
+        (r"^blocks\.(\d+)\.proj(?:_max_pool)?\.", r"column.\1.skip.proj."),
         (r"^blocks\.(\d+)\.", r"column.\1."),
+    ),
+)
+MULTI = replace(
+    RELEASED,
+    name="MultiTrain",
+    sign=r"^blocks\.\d+\.proj_max_pool\.",
+    ignored=(
+        (
+            r"^(?:head\.heads|head\.cross_dataset_heads|expander)\.",
+            "heads of data sets belong to the training, see harness.training.many_sets",
+        ),
     ),
 )
 
 ORIGINS = {
     "mvit_base": Origin("arXiv:2104.11227", "facebookresearch/SlowFast", "Apache-2.0", "K400, K600: MODEL_ZOO"),
     "mvit_v2": Origin("arXiv:2112.01526", "facebookresearch/SlowFast", "Apache-2.0", "K400, SSv2: MODEL_ZOO"),
+    "multitrain": Origin("arXiv:2209.12362", "JunweiLiang/MultiTrain", "Apache-2.0", "README"),
 }
-families.register("multiscale")(Family("multiscale", MultiscaleConfig, Multiscale, models, (NATIVE, RELEASED), ORIGINS))
+families.register("multiscale")(
+    Family("multiscale", MultiscaleConfig, Multiscale, models, (NATIVE, MULTI, RELEASED), ORIGINS)
+)

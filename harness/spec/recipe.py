@@ -130,6 +130,34 @@ class TokenLabels:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ManySets:
+    """Training on several data sets at once, see `harness.training.many_sets`. Defaults are those of the released code.
+
+    Args:
+        hidden: width between the two linear maps of each set's classifier.
+        expander: the same of the expander, 2048 in the supplement.
+        dropout: of the classifiers.
+        projections: whether scores of each set are projected onto the classes of each other.
+        projection_weight: of the mean loss of the projections onto a clip's set.
+        informative: weight of the informative loss; 0 leaves it out.
+        std_weight, cov_weight: of its two terms.
+        weights: of sets by name, 1 where none is named.
+        sampling: "proportional" to the sizes of the sets, or "balanced": every set fills the same share of an epoch.
+    """
+
+    hidden: Count = 2048
+    expander: Count = 4096
+    dropout: Part = 0.5
+    projections: Flag = True
+    projection_weight: FromZero = 1.0
+    informative: FromZero = 0.1
+    std_weight: FromZero = 25.0
+    cov_weight: FromZero = 1.0
+    weights: dict[str, FromZero] = field(default_factory=dict)
+    sampling: Literal["proportional", "balanced"] = "proportional"
+
+
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """Everything that decides how a model is trained and tested, but not on which machine.
 

@@ -1,0 +1,202 @@
+"""Training on several data sets at once: one backbone, a classifier for each set, projections between their classes.
+
+Label spaces stay apart. A clip is of one set and answers to the classifier of that set, and to the projections of that
+set's classes from the scores of the others; so the sets teach each other without anybody having matched their classes.
+A second loss keeps the features from repeating each other.
+
+Source: Liang et al., Multi-dataset Training of Transformers for Robust Action Recognition (MultiTrain),
+arXiv:2209.12362, its supplement, and JunweiLiang/MultiTrain at commit 16723114. Projections and expander serve training
+only. How sets are told apart in a batch: the classes of all sets stand in one list, set after set (`Spans`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu
+
+from backbones.family import Backbone
+from backbones.layouts import Layout
+from harness.spec.recipe import ManySets
+from harness.training.objective import Batch
+
+
+class Spans(NamedTuple):
+    """Where the classes of each set stand in the list of all: name -> (first, behind the last)."""
+
+    of: dict[str, tuple[int, int]]
+
+    @classmethod
+    def made(cls, classes: Mapping[str, int]) -> Spans:
+        spans, first = {}, 0
+        for name, count in classes.items():
+            spans[name] = (first, first + count)
+            first += count
+        return cls(spans)
+
+    def mask(self, name: str, labels: Int[Tensor, " b"]) -> Tensor:
+        """Which clips are of a set."""
+        first, end = self.of[name]
+        return (labels >= first) & (labels < end)
+
+
+class TwoMaps(nn.Module):
+    """Linear, GELU, linear; with dropout behind both, as the released heads have it: scores are dropped, too."""
+
+    def __init__(self, dim: int, hidden: int, out_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.fc1, self.fc2, self.dropout = nn.Linear(dim, hidden), nn.Linear(hidden, out_dim), nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b _d"]:
+        return self.dropout(self.fc2(self.dropout(gelu(self.fc1(x)))))
+
+
+class Answers(NamedTuple):
+    """Scores of each set's classifier, of each projection (from, to), and the expanded features."""
+
+    scores: dict[str, Float[Tensor, "b _k"]]
+    projected: dict[tuple[str, str], Float[Tensor, "b _k"]]
+    expanded: Float[Tensor, "b d"]
+
+
+class ManySetsModel(nn.Module):
+    """A backbone without classifier, and beside it what belongs to the sets.
+
+    Args:
+        student: the backbone; it alone is what a checkpoint's weights are of.
+        classes: how many each set has, in the order of the list of all classes.
+    """
+
+    def __init__(self, student: Backbone, classes: Mapping[str, int], settings: ManySets):
+        super().__init__()
+        if student.num_classes:
+            raise ValueError(f"the backbone has a classifier of {student.num_classes} classes; make it with 0")
+        dim = student.norm.normalized_shape[0]
+        self.student, self.spans = student, Spans.made(classes)
+        self.classifiers = nn.ModuleDict(
+            {name: TwoMaps(dim, settings.hidden, count, settings.dropout) for name, count in classes.items()}
+        )
+        self.projections = nn.ModuleDict(
+            {
+                f"{a}_{b}": nn.Linear(classes[a], classes[b], bias=False)
+                for a in classes
+                for b in classes
+                if a != b and settings.projections
+            }
+        )
+        self.expander = TwoMaps(dim, settings.expander, dim)
+        for module in (self.classifiers, self.projections, self.expander):
+            for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
+                nn.init.trunc_normal_(linear.weight, std=0.02)
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+
+    def forward(self, clip: Tensor) -> Answers | Float[Tensor, "b k"]:
+        """In training all answers; in evaluation the scores of all sets side by side, as their classes are listed."""
+        features = self.student(clip)
+        scores = {name: classifier(features) for name, classifier in self.classifiers.items()}
+        if not self.training:
+            return torch.cat(list(scores.values()), 1)
+        names = list(scores)
+        projected = {
+            (a, b): self.projections[f"{a}_{b}"](scores[a])
+            for a in names
+            for b in names
+            if f"{a}_{b}" in self.projections
+        }
+        return Answers(scores, projected, self.expander(features))
+
+
+class ManySetsObjective:
+    """The objective: both losses, added. What is trained must be a `ManySetsModel` with the same spans."""
+
+    def __init__(self, spans: Spans, settings: ManySets):
+        self.spans, self.settings = spans, settings
+
+    def __call__(self, model: Callable[[Tensor], Any], batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        answers = model(batch.clips)
+        loss = classification(answers, batch.targets, batch.labels, self.spans, self.settings)
+        if self.settings.informative:
+            loss = loss + self.settings.informative * informative(gathered(answers.expanded), self.settings)
+        return loss, self._right(answers, batch.labels)
+
+    def _right(self, answers: Answers, labels: Int[Tensor, " b"]) -> Int[Tensor, ""]:
+        """Answers are chosen among the classes of the clip's own set."""
+        total = torch.zeros((), dtype=torch.int64, device=labels.device)
+        for name, scores in answers.scores.items():
+            mask = self.spans.mask(name, labels)
+            total += ((scores.detach().argmax(1) + self.spans.of[name][0] == labels) & mask).sum()
+        return total
+
+
+def classification(
+    answers: Answers,
+    targets: Float[Tensor, "b k"],
+    labels: Int[Tensor, " b"],
+    spans: Spans,
+    settings: ManySets,
+) -> Float[Tensor, ""]:
+    """Of each clip the cross-entropy of its set's classifier, and the mean of that of the projections onto its set.
+
+    Averaged over the whole batch, so that a set weighs by its share of it, times its weight. `targets` are shares of
+    the classes of all sets; a clip's own are read. Where clips of two sets were mixed, those of its own set do not add
+    up to one, as in the released code.
+    """
+    total = targets.new_zeros((), dtype=_wide(answers.expanded))
+    for name, scores in answers.scores.items():
+        first, end = spans.of[name]
+        own = targets[:, first:end].to(total.dtype)
+        losses = cross_entropy(scores.to(total.dtype), own, reduction="none")
+        others = [projected for (_, to), projected in answers.projected.items() if to == name]
+        for projected in others:
+            part = cross_entropy(projected.to(total.dtype), own, reduction="none")
+            losses = losses + settings.projection_weight / len(others) * part
+        weight = settings.weights.get(name, 1.0)
+        total = total + weight * (losses * spans.mask(name, labels)).sum()
+    return total / len(labels)
+
+
+def informative(z: Float[Tensor, "n d"], settings: ManySets) -> Float[Tensor, ""]:
+    """Each feature shall vary over the batch, no two alike: variance and covariance terms of VICReg, without its third.
+
+    std_weight mean_j max(0, 1 - sqrt(var_j + 1e-4)) + cov_weight sum_{j != k} cov_jk^2 / d. Of one clip it is 0: there
+    is no variance.
+    """
+    if len(z) < 2:
+        return z.sum() * 0
+    z = z.to(_wide(z))
+    z = z - z.mean(0)
+    varied = (1 - (z.var(0) + 1e-4).sqrt()).clamp_min(0).mean()
+    covariance = z.mT @ z / (len(z) - 1)
+    off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
+    return settings.std_weight * varied + settings.cov_weight * off_diagonal / z.shape[1]
+
+
+def gathered(z: Float[Tensor, "b d"]) -> Float[Tensor, "n d"]:
+    """The features of all processes; gradients flow through this one's alone, as in the released code."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return z
+    parts = [torch.empty_like(z) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, z.detach().contiguous())
+    parts[dist.get_rank()] = z
+    return torch.cat(parts)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+RELEASED = Layout(  # the names of the released code beside the backbone's, which `backbones.multiscale` knows
+    "MultiTrain",
+    r"^head\.heads\.",
+    renames=(
+        (r"^head\.heads\.", "classifiers."),
+        (r"^head\.cross_dataset_heads\.", "projections."),
+        (r"^expander\.", "expander."),
+    ),
+)
