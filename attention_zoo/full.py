@@ -15,16 +15,20 @@ from attention_zoo.sequence import self_attention, self_attention_macs
 
 @register("full")
 class FullAttention(nn.Module):
-    """Source: Vaswani et al., arXiv:1706.03762, Sec. 3.2; over space and time: arXiv:2102.05095, "joint"."""
+    """Source: Vaswani et al., arXiv:1706.03762, Sec. 3.2; over space and time: arXiv:2102.05095, "joint".
+
+    Args:
+        qkv_bias: whether the maps to queries, keys and values have one.
+    """
 
     example = {}
     takes_prefix = True
     growth = {"frames": (2, 2), "size": (2, 2)}
 
-    def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
+    def __init__(self, dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True, kernel: str = AUTO):
         super().__init__()
         self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=qkv_bias), nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
         tokens = rearrange(x, "b t h w d -> b (t h w) d")

@@ -10,8 +10,8 @@ from attention_zoo import gathered
 from attention_zoo.factorised_dot_product import over_space
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
-from attention_zoo.scheme import register
-from attention_zoo.windows import grid_of
+from attention_zoo.scheme import Mixed, register
+from attention_zoo.sequence import self_attention_macs
 
 SHARE = 8  # one channel of so many comes from the next frame, and as many from the one before
 
@@ -22,10 +22,12 @@ class SpaceTimeMixingAttention(nn.Module):
 
     Of keys and values (all heads side by side) the first eighth of the channels is that of the next frame, the second
     that of the one before, zeros beyond the ends; queries are left alone. `segment` frames mix among themselves alone:
-    the released configuration has 8 while it feeds 16; null, as in the paper, mixes all.
+    the released configuration has 8 while it feeds 16; null, as in the paper, mixes all. Each frame has its share of
+    class tokens, those of the first frame first, which mix as its places do.
     """
 
     example = dict(segment=3)
+    takes_prefix = True
     growth = {"frames": (1, 1), "size": (2, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, segment: int | None = None, kernel: str = AUTO):
@@ -35,11 +37,17 @@ class SpaceTimeMixingAttention(nn.Module):
         self.dim, self.num_heads, self.grid, self.kernel, self.segment = dim, num_heads, grid, kernel, segment
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        t = grid_of(x).t
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+    def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
+        t, frames = x.shape[1], x.flatten(2, 3)
+        if prefix is not None:
+            frames = torch.cat([prefix.unflatten(1, (t, -1)), frames], 2)
+        q, k, v = gathered.projected(frames[:, :, None], self.qkv, self.num_heads)
         k, v = self._mixed(k, t), self._mixed(v, t)
-        return self.proj(over_space(q, k, v, t, kernel=self.kernel).flatten(2)).view(x.shape)
+        y = self.proj(over_space(q, k, v, t, kernel=self.kernel).flatten(2)).view(frames.shape)
+        if prefix is None:
+            return y.view(x.shape)
+        first = prefix.shape[1] // t
+        return y[:, :, first:].unflatten(2, x.shape[2:4]), y[:, :, :first].flatten(1, 2)
 
     def _mixed(self, x: Float[Tensor, "b n m c"], t: int) -> Float[Tensor, "b n m c"]:
         count = self.dim // SHARE
@@ -51,14 +59,15 @@ class SpaceTimeMixingAttention(nn.Module):
         before = torch.cat([end, frames[:, :-1, :, count : 2 * count] * inside], 1)
         return torch.cat([after, before, frames[..., 2 * count :]], -1).view(x.shape)
 
-    def macs(self) -> int:
+    def macs(self, prefix: int = 0) -> int:
         """Four projections; scores and weighted sum inside each frame."""
-        (_, h, w), n, d = self.grid, self.grid.tokens, self.dim
-        return 4 * n * d * d + 2 * n * h * w * d
+        (t, h, w), d = self.grid, self.dim
+        return self_attention_macs(t, h * w + prefix // t, d)
 
-    def reach(self) -> Bool[Tensor, "n n"]:
+    def reach(self, prefix: int = 0) -> Bool[Tensor, "n n"]:
         """All places of a frame and of its neighbours in the segment."""
-        frame = torch.arange(self.grid.t).repeat_interleave(self.grid.h * self.grid.w)
-        segment = frame // (self.segment or self.grid.t)
+        t, h, w = self.grid
+        frame = torch.cat([torch.arange(t).repeat_interleave(n) for n in (prefix // t, h * w)])
+        segment = frame // (self.segment or t)
         near = (frame[:, None] - frame).abs() <= (1 if self.dim >= SHARE else 0)
         return near & (segment[:, None] == segment)

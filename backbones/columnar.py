@@ -111,9 +111,12 @@ class ColumnarConfig(Config):
 
     def shrunk(self, width: float, depth: int | None, clip: Sequence[int]) -> ColumnarConfig:
         """At least one whole turn of the pattern of blocks stays."""
+        return self.changed(self._smaller(width, depth, clip))
+
+    def _smaller(self, width: float, depth: int | None, clip: Sequence[int]) -> dict[str, Any]:
         size = dict(zip(("width", "num_heads"), narrower(self.width, self.num_heads, width), strict=True))
         blocks = self.depth if depth is None else min(self.depth, max(depth, len(self.blocks)))
-        return self.changed({"clip": clip, "depth": blocks} | (size if width != 1 else {}))
+        return {"clip": clip, "depth": blocks} | (size if width != 1 else {})
 
     def sizes(self) -> dict[str, Any]:
         return {"blocks": [self.depth], "widths": [self.width], "tokens": [list(self.clip.ceil_div(self.patch))]}

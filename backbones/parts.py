@@ -117,7 +117,8 @@ class Places(nn.Module):
 
     Args:
         class_token: "clip" for one, "frame" for one before each frame's tokens (each starts as the same), "none".
-        space: positions of places, and one of the class token; `time`: of frames, which the class token has not.
+        space: positions of places, and one of the class token.
+        time: of frames, which the class token of a clip has not.
         joint: instead of both a position of each place at each time, and one of the class token, as in ViViT.
 
     Positions learned for another grid are resized by the nearest, as TimeSformer's released code does.
@@ -161,7 +162,9 @@ class Places(nn.Module):
             here = here.unflatten(1, tuple(self.grid))
             x = x + (here if (t, h, w) == self.grid else resized(here.movedim(-1, 1), (t, h, w)).movedim(1, -1))
         if self.time is not None:
-            x = x + (self.time if t == self.grid.t else resized(self.time.mT, t).mT)[:, :, None, None]
+            here = self.time if t == self.grid.t else resized(self.time.mT, t).mT
+            x = x + here[:, :, None, None]
+            first = first + here if self.per_frame else first
         return Tokens.of_map(x) if first is None else Tokens.of_map(x).of(x, first.expand(b, self.prefix(t), -1))
 
 

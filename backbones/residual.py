@@ -86,7 +86,7 @@ class PerToken:
 
 @dataclass(frozen=True)
 class Residual:
-    """skip(x) + drop_path(branch(norm(x))).
+    """skip(x) + drop_path(branch(norm(x))), or norm(skip(x) + drop_path(branch(x))) where `norm_last`.
 
     Args:
         kind: names its row in tables of operators: "attention", "mlp", "adapter", or a word of the family's own.
@@ -100,19 +100,24 @@ class Residual:
     branch: Branch
     skip: Callable[[Tokens, Tokens], Tokens] | None = None
     drop_path: nn.Module | None = None
+    norm_last: bool = False
 
     def __call__(self, tokens: Tokens) -> Tokens:
-        normed = tokens.with_x(self.norm(tokens.x))
+        normed = self._normed(tokens, not self.norm_last)
         return self._joined(tokens, normed, self.branch(normed))
 
     def step(self, tokens: Tokens, state: Any) -> tuple[Tokens, Any]:
-        normed = tokens.with_x(self.norm(tokens.x))
+        normed = self._normed(tokens, not self.norm_last)
         change, state = self.branch.step(normed, state)
         return self._joined(tokens, normed, change), state
 
     def _joined(self, tokens: Tokens, normed: Tokens, change: Tokens) -> Tokens:
         kept = tokens if self.skip is None else self.skip(tokens, normed)
-        return change.with_x(kept.x + (change.x if self.drop_path is None else self.drop_path(change.x)))
+        summed = change.with_x(kept.x + (change.x if self.drop_path is None else self.drop_path(change.x)))
+        return self._normed(summed, self.norm_last)
+
+    def _normed(self, tokens: Tokens, now: bool) -> Tokens:
+        return tokens.with_x(self.norm(tokens.x)) if now else tokens
 
     def macs(self, grid: Grid, prefix: int = 0) -> int:
         return self.branch.macs(grid, prefix) + (0 if self.skip is None else self.skip.macs(grid, prefix))

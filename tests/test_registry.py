@@ -66,7 +66,7 @@ WRONG = [
         ValueError,
         "local_window has no option 'windw'; did you mean 'window'?",
     ),
-    (dict(window=(1, 1, 1)), ValueError, "full has no option 'window'; allowed: none"),
+    (dict(window=(1, 1, 1)), ValueError, "full has no option 'window'; allowed: qkv_bias"),
     (dict(dim=64, num_heads=7), ValueError, "num_heads 7 does not divide dim 64; allowed: 1, 2, 4, 8, 16, 32, 64"),
     (dict(num_heads=0), ValueError, "num_heads 0 does not divide dim 12"),
     (dict(grid=(4, 6)), ValueError, "grid (4, 6) is not three positive integers"),

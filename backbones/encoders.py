@@ -1,0 +1,422 @@
+"""Factorised encoders: an image transformer sees each frame, a second one the row of frames that the first made.
+
+ViViT's model 2, X-ViT (whose frames also mix inside the first) and VTN are configurations of it. The first is a model
+of the columnar family with a class token for each frame; what these gathered are the tokens of the second.
+
+Sources: Arnab et al., ViViT, arXiv:2103.15691; Bulat et al., X-ViT, arXiv:2106.05968, and 1adrianb/video-transformers
+at commit 82ca1766; Neimark et al., VTN, arXiv:2102.00719, and bomri/SlowFast at commit 00a68201, whose second
+transformer is Longformer, arXiv:2004.05150.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+import attention_zoo
+from attention_zoo import Grid, Tokens, gathered
+from attention_zoo.kernels import AUTO, attend
+from backbones.columnar import ColumnarConfig, VitBlock, jax_layout, jax_names
+from backbones.columnar import build as build_column
+from backbones.columnar import from_image as column_from_image
+from backbones.columnar import of_image as column_of_image
+from backbones.config import choice, narrower, number, positive_integers
+from backbones.family import Backbone, Family, Origin, families
+from backbones.layouts import NATIVE_NAME, Layout
+from backbones.mlp import Mlp
+from backbones.parts import (
+    DropPath,
+    Places,
+    channels_last,
+    check_classes,
+    initialise_linear,
+    linear_rates,
+    recomputed,
+)
+from backbones.residual import Attend, Block, PerToken, Residual
+
+Temporal = Literal["positions", "plain", "windowed"]
+WINDOWED_EPS = 1e-12  # Longformer's
+
+
+@no_type_check  # it checks its values itself and takes lists where it keeps tuples
+@dataclass(frozen=True)
+class EncodersConfig(ColumnarConfig):
+    """A columnar config for the frames, and what comes after it.
+
+    Args:
+        temporal: the second transformer: of ViT blocks with learned "positions" (ViViT), of "plain" ones without
+            positions and without biases of queries, keys and values (X-ViT), or "windowed", Longformer's (VTN).
+        temporal_depth, temporal_heads, temporal_mlp_ratio: its blocks.
+        head_width: of the hidden layer between the last norm and the classifier; 0 for none.
+        window: how many frames a frame sees in windowed attention, half of them before it.
+        max_frames: rows of the table of positions of a windowed one; two of them are no frame's.
+    """
+
+    family = "encoders"
+
+    temporal: Temporal = "positions"
+    temporal_depth: int = 4
+    temporal_heads: int = 12
+    temporal_mlp_ratio: float = 4.0
+    head_width: int = 0
+    window: int = 18
+    max_frames: int = 288
+
+    def __post_init__(self):
+        super().__post_init__()
+        choice("temporal", self.temporal, get_args(Temporal))
+        for name in ("temporal_depth", "temporal_heads", "window", "max_frames"):
+            self._set(name, *positive_integers(name, (getattr(self, name),)))
+        self._set("temporal_mlp_ratio", number("temporal_mlp_ratio", self.temporal_mlp_ratio, zero=False))
+        if self.head_width:
+            self._set("head_width", *positive_integers("head_width", (self.head_width,)))
+        attention_zoo.check_heads(self.width, self.temporal_heads)
+        if self.class_token != "frame":
+            raise ValueError(
+                f"class_token {self.class_token!r}: the second transformer sees one of each frame: 'frame'"
+            )
+        if self.window % 2 or self.max_frames < 3:
+            raise ValueError(f"window {self.window} must be even, and max_frames {self.max_frames} 3 or more")
+
+    def _smaller(self, width: float, depth: int | None, clip: Sequence[int]) -> dict[str, Any]:
+        changes = super()._smaller(width, depth, clip)
+        changes["temporal_depth"] = min(self.temporal_depth, depth or self.temporal_depth)
+        if width != 1:
+            changes["temporal_heads"] = narrower(self.width, self.temporal_heads, width)[1]
+            changes["head_width"] = self.head_width and narrower(self.head_width, 1, width)[0]
+        return changes
+
+    def sizes(self) -> dict[str, Any]:
+        grid = self.clip.ceil_div(self.patch)
+        tokens = [list(grid), [grid.t, 1, 1]]
+        return {"blocks": [self.depth, self.temporal_depth], "widths": [self.width] * 2, "tokens": tokens}
+
+
+class WindowedAttention(nn.Module):
+    """Each frame sees the frames around it and the class token; the class token, with maps of its own, sees all."""
+
+    takes_prefix = True
+
+    def __init__(self, dim: int, num_heads: int, grid: Grid, window: int, kernel: str = AUTO):
+        super().__init__()
+        self.dim, self.num_heads, self.grid, self.half, self.kernel = dim, num_heads, grid, window // 2, kernel
+        self.out_grid = grid
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.global_q, self.global_kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+
+    def forward(
+        self, x: Float[Tensor, "b t 1 1 d"], prefix: Float[Tensor, "b 1 d"]
+    ) -> tuple[Float[Tensor, "b t 1 1 d"], Float[Tensor, "b 1 d"]]:
+        tokens = torch.cat([prefix, x.flatten(1, 3)], 1)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        at = gathered.tables(x.device, _frames_around, x.shape[1], self.half)
+        frames = gathered.attention(q, k, v, at, kernel=self.kernel)
+        q = self.global_q(prefix).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = (
+            part.transpose(1, 2) for part in self.global_kv(tokens).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        )
+        first = attend(q, k, v, kernel=self.kernel).transpose(1, 2)
+        y = self.proj(torch.cat([first, frames], 1).flatten(2))
+        return y[:, 1:].view(x.shape), y[:, :1]
+
+    def macs(self, prefix: int = 1) -> int:
+        """Four maps and two for the class token of each token, one of the class token, and the products."""
+        tokens, d = self.grid.tokens + 1, self.dim
+        pairs = gathered.pairs(_frames_around(self.grid.tokens, self.half)) + tokens
+        return 6 * tokens * d * d + d * d + 2 * pairs * d
+
+    def reach(self, prefix: int = 1) -> Bool[Tensor, "n n"]:
+        tokens = self.grid.tokens + 1
+        allowed = gathered.reach(tokens, _frames_around(self.grid.tokens, self.half))
+        allowed[0] = True
+        return allowed
+
+
+def _frames_around(frames: int, half: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each frame, from 1 on, those around it and the class token, which is 0."""
+    around = (range(max(1, i - half), min(frames, i + half) + 1) for i in range(1, frames + 1))
+    return gathered.by_shape((np.array([i]), np.array([0, *keys])) for i, keys in enumerate(around, 1))
+
+
+class WindowedBlock(Block):
+    """Windowed attention, then the MLP; the sums are normed, not what goes in."""
+
+    def __init__(self, dim: int, grid: Grid, attention: nn.Module, mlp_ratio: float, drop_path: float):
+        super().__init__(grid, 1)
+        self.attention, self.norm1 = attention, nn.LayerNorm(dim, WINDOWED_EPS)
+        self.mlp, self.norm2 = Mlp(dim, mlp_ratio), nn.LayerNorm(dim, WINDOWED_EPS)
+        self.drop_path = DropPath(drop_path)
+
+    def residuals(self) -> tuple[Residual, Residual]:
+        return (
+            Residual("attention", self.norm1, Attend(self.attention), None, self.drop_path, norm_last=True),
+            Residual("mlp", self.norm2, PerToken(self.mlp), None, self.drop_path, norm_last=True),
+        )
+
+
+class WindowedTokens(nn.Module):
+    """A class token before the frames, learned positions and types of both, and a norm, as in Longformer.
+
+    Frames beyond the table begin it anew; the class token has the row after those of frames, its last row is no one's.
+    """
+
+    kind = "position"
+
+    def __init__(self, dim: int, rows: int):
+        super().__init__()
+        self.class_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.time, self.token_type = nn.Parameter(torch.empty(rows, dim)), nn.Parameter(torch.empty(2, dim))
+        self.norm = nn.LayerNorm(dim, WINDOWED_EPS)
+
+    def reset_parameters(self) -> None:
+        for table in (self.class_token, self.time, self.token_type):
+            nn.init.normal_(table, std=0.02)
+
+    def forward(self, x: Float[Tensor, "b t 1 1 d"], at: Int[Tensor, " t"] | None = None) -> Tokens:
+        """`at`: numbers of the frames in their video; left out, 0 and so on."""
+        frames = len(self.time) - 2
+        at = torch.arange(x.shape[1], device=x.device) if at is None else at
+        first = self.class_token + self.time[frames] + self.token_type[1]
+        x = x + (self.time[at % frames] + self.token_type[0])[:, None, None]
+        tokens = Tokens.of_map(x).of(x, first.expand(len(x), -1, -1))
+        return tokens.with_x(self.norm(tokens.x))
+
+
+class NormedHead(nn.Sequential):
+    """The last norm and the hidden layer before the classifier."""
+
+    kind = "mlp"
+
+    def __init__(self, dim: int, hidden: int, eps: float):
+        super().__init__(nn.LayerNorm(dim, eps), nn.Linear(dim, hidden), nn.GELU())
+
+
+class Encoders(Backbone):
+    """Clip in, class scores out."""
+
+    def __init__(self, config: EncodersConfig, num_classes: int, kernel: str):
+        super().__init__()
+        check_classes(num_classes)
+        self.clip, self.num_classes, self.in_channels = config.clip, num_classes, config.in_channels
+        self.activation_checkpointing = config.activation_checkpointing
+        self.frames = build_column(config, 0, kernel)
+        width, grid = config.width, Grid(self.frames.embed.grid.t, 1, 1)
+        heads, windowed = config.temporal_heads, config.temporal == "windowed"
+        rates = linear_rates(config.drop_path, config.temporal_depth)
+        # PyTorch's own where the released code names none.
+        eps = {"positions": 1e-6, "plain": 1e-5, "windowed": 1e-5}[config.temporal]
+        if windowed:
+            self.position = WindowedTokens(width, config.max_frames)
+            self.column = nn.ModuleList(
+                WindowedBlock(width, grid, WindowedAttention(width, heads, grid, config.window, kernel), ratio, rate)
+                for rate, ratio in ((rate, config.temporal_mlp_ratio) for rate in rates)
+            )
+        else:
+            self.position = Places(width, grid, "clip", space=False, time=False, joint=config.temporal == "positions")
+            full = partial(attention_zoo.build, "full", width, heads, grid, kernel=kernel)
+            self.column = nn.ModuleList(
+                VitBlock(
+                    width,
+                    grid,
+                    1,
+                    [full(qkv_bias=config.temporal == "positions")],
+                    mlp_ratio=config.temporal_mlp_ratio,
+                    drop_path=rate,
+                    eps=eps,
+                    activation=config.activation,
+                )
+                for rate in rates
+            )
+        hidden = config.head_width
+        self.norm = NormedHead(width, hidden, eps) if hidden else nn.LayerNorm(width, eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(hidden or width, num_classes) if num_classes else None
+        for part in (self.column, self.norm, self.classifier):
+            if part is not None:
+                initialise_linear(part)
+        self.position.reset_parameters()
+
+    def tokens(self, clip: Tensor) -> Tokens:
+        """Of the second transformer: the class token and one for each step in time."""
+        return self.encoded(self.position(self.of_frames(clip)[:, :, None, None]))
+
+    def of_frames(self, clip: Tensor) -> Float[Tensor, "b t d"]:
+        """What the class token of each frame gathered, normed."""
+        channels_last(clip, self.in_channels, self.clip)
+        self.frames.activation_checkpointing = self.activation_checkpointing
+        return self.frames.norm(self.frames.tokens(clip).head)
+
+    def encoded(self, tokens: Tokens) -> Tokens:
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        for block in self.column:
+            tokens = recomputed(block, tokens) if recompute else block(tokens)
+        return tokens
+
+    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
+        pooled = self.norm(tokens.head[:, 0])
+        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
+
+    def blocks(self) -> dict[str, Block]:
+        first = {f"frames.{name}": block for name, block in self.frames.blocks().items()}
+        return first | {f"column.{b}": block for b, block in enumerate(self.column)}
+
+    def macs(self, classifier: bool = True) -> int:
+        last = [self.norm, self.classifier] if classifier and self.classifier is not None else [self.norm]
+        linear = (m.weight.numel() for part in last for m in part.modules() if isinstance(m, nn.Linear))
+        return self.frames.macs() + sum(block.macs() for block in self.column) + sum(linear)
+
+
+def build(config: EncodersConfig, num_classes: int, kernel: str) -> Encoders:
+    return Encoders(config, num_classes, kernel)
+
+
+FRAMES = dict(class_token="frame", attention={"S": dict(scheme="space_only", prefix="own")}, blocks=(("S",),))
+VIVIT = dict(
+    **FRAMES, position="space", clip=Grid(32, 224, 224), patch=Grid(2, 16, 16), activation="gelu_tanh"
+)  # model 2
+XVIT = dict(
+    class_token="frame",
+    attention={"X": dict(scheme="space_time_mixing", segment=8)},
+    blocks=(("X",),),
+    clip=Grid(16, 224, 224),
+    temporal="plain",
+    temporal_depth=1,
+    head_width=768,
+    drop_path=0.0,
+    dropout=0.5,
+)
+VTN = dict(
+    **FRAMES, position="space", clip=Grid(250, 224, 224), temporal="windowed", temporal_depth=3, head_width=768,
+    drop_path=0.0, dropout=0.5,
+)  # fmt: skip
+
+
+def models() -> dict[str, Callable[[], EncodersConfig]]:
+    """ViViT's model 2 in two sizes, X-ViT and VTN as they were released."""
+    large = dict(width=1024, num_heads=16, depth=24, temporal_heads=16)
+    return {
+        "vivit_base_16x2_model2": partial(EncodersConfig, **VIVIT),
+        "vivit_large_16x2_model2": partial(EncodersConfig, **VIVIT, **large),
+        "xvit_base_16f": partial(EncodersConfig, **XVIT),
+        "vtn_base_250f": partial(EncodersConfig, **VTN),
+    }
+
+
+NATIVE = Layout(NATIVE_NAME, r"^frames\.column\.\d+\.")
+VIVIT_LAYOUT = jax_layout(
+    "ViViT, factorised encoder",
+    r"^SpatialTransformer/encoderblock_\d+/",
+    (
+        *jax_names("SpatialTransformer", "frames.column"),
+        *jax_names("TemporalTransformer", "column"),
+        (r"^cls_SpatialTransformer$", "frames.position.class_token"),
+        (r"^cls_TemporalTransformer$", "position.class_token"),
+        (r"^SpatialTransformer/posembed_input/pos_embedding$", "frames.position.space"),
+        (r"^TemporalTransformer/posembed_input/pos_embedding$", "position.joint"),
+        *(
+            (rf"^{theirs}Transformer/encoder_norm/{kind}$", f"{ours}.{part}")
+            for theirs, ours in (("Spatial", "frames.norm"), ("Temporal", "norm"))
+            for kind, part in (("scale", "weight"), ("bias", "bias"))
+        ),
+        (r"^embedding/kernel$", "frames.embed.proj.weight"),
+        (r"^embedding/bias$", "frames.embed.proj.bias"),
+    ),
+)
+
+
+def _vit_blocks(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
+    """The names of timm's ViT blocks, here inside of a video model."""
+    return tuple(
+        (rf"^{theirs}\.(\d+)\.{a}\.", rf"{ours}.\1.{b}.")
+        for a, b in (("norm1", "norms.0"), ("attn", "attention.0"), ("norm2", "mlp_norm"), ("mlp", "mlp"))
+    )
+
+
+def _vit(prefix: str) -> tuple[tuple[str, str], ...]:
+    return (
+        *_vit_blocks(rf"{prefix}\.blocks", "frames.column"),
+        (rf"^{prefix}\.patch_embed\.", "frames.embed."),
+        (rf"^{prefix}\.cls_token$", "frames.position.class_token"),
+        (rf"^{prefix}\.pos_embed$", "frames.position.space"),
+        (rf"^{prefix}\.temp_embed$", "frames.position.time"),
+        (rf"^{prefix}\.norm\.", "frames.norm."),
+    )
+
+
+HEAD = tuple(
+    (rf"^(?:consensus\.)?mlp_head\.{a}\.", f"{b}.") for a, b in ((0, "norm.0"), (1, "norm.1"), (4, "classifier"))
+)
+XVIT_LAYOUT = Layout(
+    "X-ViT",
+    r"^consensus\.temporal_encoder\.\d+\.",
+    (
+        *_vit("base_model"),
+        *_vit_blocks(r"consensus\.temporal_encoder", "column"),
+        (r"^consensus\.cls_token$", "position.class_token"),
+        *HEAD,
+    ),
+    ignored=((r"^base_model\.head\.", "the classifier of the image model"),),
+    shaped=lambda name, tensor: tensor.flatten(1, 2) if name.endswith("temp_embed") else tensor,
+)
+LONGFORMER = r"^temporal_encoder\.encoder\.layer\.(\d+)\."
+VTN_LAYOUT = Layout(
+    "VTN",
+    r"^temporal_encoder\.encoder\.layer\.\d+\.",
+    (
+        *(
+            (rf"{LONGFORMER}attention\.self\.{r}\.(.*)$", rf"column.\1.attention.qkv.\2#{i}")
+            for i, r in enumerate(("query", "key", "value"))
+        ),
+        (rf"{LONGFORMER}attention\.self\.query_global\.", r"column.\1.attention.global_q."),
+        *(
+            (rf"{LONGFORMER}attention\.self\.{r}_global\.(.*)$", rf"column.\1.attention.global_kv.\2#{i}")
+            for i, r in enumerate(("key", "value"))
+        ),
+        (rf"{LONGFORMER}attention\.output\.dense\.", r"column.\1.attention.proj."),
+        (rf"{LONGFORMER}attention\.output\.LayerNorm\.", r"column.\1.norm1."),
+        (rf"{LONGFORMER}intermediate\.dense\.", r"column.\1.mlp.fc1."),
+        (rf"{LONGFORMER}output\.dense\.", r"column.\1.mlp.fc2."),
+        (rf"{LONGFORMER}output\.LayerNorm\.", r"column.\1.norm2."),
+        (r"^temporal_encoder\.embeddings\.position_embeddings\.weight$", "position.time"),
+        (r"^temporal_encoder\.embeddings\.token_type_embeddings\.weight$", "position.token_type"),
+        (r"^temporal_encoder\.embeddings\.LayerNorm\.", "position.norm."),
+        (r"^cls_token$", "position.class_token"),
+        *_vit("backbone"),
+        *HEAD,
+    ),
+    ignored=(
+        (r"position_ids$", "numbers 0 and so on"),
+        (r"^temporal_encoder\.embeddings\.word_embeddings\.", "of words, which there are none of"),
+    ),
+)
+
+
+def of_image(model: Encoders, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An image ViT's tensors are those of the frames."""
+    own = column_of_image(model.frames, image)
+    return {key if key.startswith("classifier.") else f"frames.{key}": tensor for key, tensor in own.items()}
+
+
+def from_image(model: Encoders, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
+    """Frames start as the image model does, the second transformer and the classifier as they are."""
+    if not key.startswith("frames."):
+        return "fresh", None
+    tensors = {name.removeprefix("frames."): tensor for name, tensor in image.items()}
+    return column_from_image(model.frames, key.removeprefix("frames."), tensors)
+
+
+ORIGINS = {
+    "vivit": Origin("arXiv:2103.15691", "google-research/scenic", "Apache-2.0", "JAX, K400: README"),
+    "xvit": Origin("arXiv:2106.05968", "1adrianb/video-transformers", "Apache-2.0", "K400, K600, SSv2: README"),
+    "vtn": Origin("arXiv:2102.00719", "bomri/SlowFast", "Apache-2.0", "K400: README"),
+}
+LAYOUTS = (NATIVE, VIVIT_LAYOUT, XVIT_LAYOUT, VTN_LAYOUT)
+families.register("encoders")(Family("encoders", EncodersConfig, build, models, LAYOUTS, ORIGINS, from_image, of_image))
