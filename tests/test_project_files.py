@@ -107,8 +107,8 @@ def test_the_readme_shows_what_the_records_hold():
     with (results / "pyramid_scales" / "table.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             line = next(line for line in readme.splitlines() if line.startswith(f"| {row['row']} |"))
-            latency = "{:.0f} ({:.0f}–{:.0f})".format(*(float(row[f"latency_{k}"]) for k in ("ms", "low", "high")))
-            memory = f"{int(row['peak_memory_bytes']) / 2**20:.0f}"
+            latency = "{:.0f} ({:.0f}–{:.0f})".format(*(float(row[f"latency{k}"]) for k in ("", "_low", "_high")))
+            memory = f"{int(row['peak_memory']) / 2**20:.0f}"
             figures = [row["measured_flops_g"], row["measured_params_m"], latency, memory]
             figures += [row["published_flops_g"] or "—", row["verdict_flops"] or "—", row["published_top1"] or "—"]
             figures += [accuracy(row)]

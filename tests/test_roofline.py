@@ -19,7 +19,8 @@ from records.record import Record, case_id
 from reports import figures, markdown, roofline
 from reports.table import AblationTable, Row
 
-NO_SOFTMAX = ("linear", "depthwise_relation", "sparse_linear")  # the latter chooses no block of so small a clip
+# The last one chooses no block of so small a clip.
+NO_SOFTMAX = ("linear", "depthwise_relation", "recurrent_gate", "sparse_linear")
 # Products beside attention: of means, of sums, of some tokens.
 POOLED_SCORES = ("video_sparse", "block_topk", "mixture_of_blocks", "pyramid_sparse")
 MODELS = [f"pyramid_tiny_{scheme}" for scheme in attention_zoo.schemes.names()] + ["dualformer_tiny"]
