@@ -4,7 +4,6 @@ The text says what a reader needs to take each figure for what it is: on which d
 were, how many seeds, and what the interval covers.
 """
 
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -13,9 +12,8 @@ from reports.accuracy import Ordering
 from reports.means import Paired
 from reports.statistics import Interval
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Notes, counted, sentence, table_lines
+from reports.text import MISSING, Columns, Notes, counted, sentence, table_lines
 
-Column = tuple[str, Callable[[Row], str]]
 ONE_RUN = (
     "one seed: the interval is Wilson's over the test videos of that run, and leaves out how far another seed would "
     "move it"
@@ -27,15 +25,16 @@ CSV = (
 )  # fmt: skip
 
 
-def main_columns(table: AblationTable, notes: Notes) -> list[Column]:
-    """One column for each accuracy, with its verdict where it stands beside a published one."""
-    columns: list[Column] = []
+def main_columns(table: AblationTable, notes: Notes) -> list[Columns]:
+    """One column for each accuracy, with the verdict where it stands beside a published one."""
+    made: list[Columns] = []
     for name in accuracy.names(table):
-        heading = f"top-1 ↑, %, measured on {accuracy.setting(table, name)}: mean (95 % interval)"
-        columns.append((heading, lambda row, name=name: value(table, row, name, notes)))
+        mark = notes.mark(f"measured here on {accuracy.setting(table, name)}")
+        heading = f"top-1 ↑, %, measured, {accuracy.budget(table, name)}: mean (95 % interval){mark}"
+        made.append([(heading, lambda row, name=name: value(table, row, name, notes))])
         if accuracy.full_column(table, name):
-            columns.append(("top-1, verdict", lambda row, name=name: _verdict(table, row, name, notes)))
-    return columns
+            made[-1].append(("top-1, verdict", lambda row, name=name: _verdict(table, row, name, notes)))
+    return made
 
 
 def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
@@ -89,15 +88,15 @@ def legend(table: AblationTable, published: bool) -> str:
 def section(table: AblationTable, notes: Notes) -> str:
     """All that the records say about accuracy beside the main table's column; empty where none was measured."""
     parts = [part for name in accuracy.names(table) for part in _of_one(table, name, notes)]
-    return "\n\n".join(["## Accuracy measured here", *parts]) if parts else ""
+    return "\n\n".join(["### Accuracy measured here", *parts]) if parts else ""
 
 
 def _of_one(table: AblationTable, name: str, notes: Notes) -> list[str]:
     known = [row for row in table.rows if row.value(name) is not None]
     if not known:
         reasons = dict.fromkeys(accuracy.reason(row, name) for row in table.measured if row.measurement(name))
-        return [f"### On {accuracy.setting(table, name)}", f"No accuracy: {'; '.join(reasons)}."]
-    parts = [f"### On {accuracy.setting(table, name)}", _how(table, name)]
+        return [f"#### On {accuracy.setting(table, name)}", f"No accuracy: {'; '.join(reasons)}."]
+    parts = [f"#### On {accuracy.setting(table, name)}", _how(table, name)]
     parts += _ordering_part(table, name, known, notes)
     parts += _controls_part(table, name, known, notes)
     parts += _further_part(table, name, known)
@@ -152,14 +151,14 @@ def _ordering_part(table: AblationTable, name: str, known: list[Row], notes: Not
         return []
     bases = list(dict.fromkeys(row.baseline for row in known if row.name in found))
     base = bases[0] if len(bases) == 1 else "the baseline"
-    columns: list[Column] = [("row", lambda row: row.name)]
+    columns: Columns = [("row", lambda row: row.name)]
     columns += [
         (f"top-1 less that of {base}, points (95 % interval)", lambda row: _difference(table, row, found)),
         ("p, after Holm", lambda row: _p(found.get(row.name))),
         ("published difference, points", lambda row: _published(found.get(row.name))),
         ("the paper's order", lambda row: _kind(found.get(row.name), notes)),
     ]
-    lines = ["#### Is the paper's order confirmed?", table_lines(known, columns)]
+    lines = ["##### Is the paper's order confirmed?", table_lines(known, columns)]
     tested = [one for one in found.values() if one.difference]
     if tested:
         lines.append(
@@ -219,7 +218,7 @@ def _controls_part(table: AblationTable, name: str, known: list[Row], notes: Not
     tried = [control for control in accuracy.CONTROLS if any(accuracy.by_seed(one, control) for one in measured)]
     if not tried:
         return []
-    columns: list[Column] = [("row", lambda row: row.name)]
+    columns: Columns = [("row", lambda row: row.name)]
     columns.append(("top-1, %, frames in order", lambda row: str(accuracy.accuracy(row.measurement(name)))))
     for control in tried:
         words = accuracy.CONTROLS[control]
@@ -237,7 +236,7 @@ def _controls_part(table: AblationTable, name: str, known: list[Row], notes: Not
         "has no time at all (the middle frame repeated). Over the rows the mean is "
         f"{fmean(fmean(row.measurement(name).samples) for row in known):.1f} % in order, {', '.join(means)}."
     )
-    return ["#### Does the data need time?", table_lines(known, columns), text + _chance(table, name)]
+    return ["##### Does the data need time?", table_lines(known, columns), text + _chance(table, name)]
 
 
 def _control(row: Row, name: str, control: str) -> str:
@@ -261,7 +260,7 @@ FURTHER = {  # details of an accuracy: heading, factor
 
 def _further_part(table: AblationTable, name: str, known: list[Row]) -> list[str]:
     """Other figures of the same runs; what all rows have alike at its best (coverage 1) is said in a sentence."""
-    columns: list[Column] = [("row", lambda row: row.name)]
+    columns: Columns = [("row", lambda row: row.name)]
     text = ""
     for key, (heading, factor) in FURTHER.items():
         values = [value for row in known for value in accuracy.by_seed(row.measurement(name), key).values()]
@@ -273,7 +272,7 @@ def _further_part(table: AblationTable, name: str, known: list[Row]) -> list[str
         columns.append(("params of the trained model, M", lambda row: _params(row, name)))
     several = any(len(row.measurement(name).samples) > 1 for row in known)
     table_ = [table_lines(known, columns)] if len(columns) > 1 else []
-    head = [f"#### The same runs in other figures{' (means over seeds)' if several else ''}"] if table_ else []
+    head = [f"##### The same runs in other figures{' (means over seeds)' if several else ''}"] if table_ else []
     return [*head, *table_, *([text] if text else [])]
 
 

@@ -2,8 +2,8 @@
 outputs/kinetics`.
 
 Writes `report.md`, `table.csv`, `table.tex` and the figures into each folder, then beside the folders `report.md`, the
-list of all ablations, and `cost.md`, the page of costs, where something was timed (`reports/cost_page.py`). The same
-files give the same bytes.
+list of all ablations, `results.csv`, all figures of all of them, and `cost.md`, the page of costs, where something was
+timed (`reports/cost_page.py`). The same files give the same bytes.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from records.record import MANIFEST, RecordError, ablation_folders, outputs_of, write_text
 from records.terminal import until_closed
-from reports import cost_page, exponents, figures, markdown, table
+from reports import cost_page, data, exponents, figures, index, markdown, table
 from reports.paper_table import PaperTableError
 
 EXPECTED = (RecordError, PaperTableError)
@@ -33,7 +33,7 @@ def build(folder: str | Path, formats: Sequence[str] = ()) -> list[Path]:
     else:
         (folder / exponents.FILE).unlink(missing_ok=True)
     texts = {
-        "table.csv": markdown.csv(rows),
+        "table.csv": data.csv(rows),
         "table.tex": markdown.tex(rows),
         "report.md": markdown.report(rows, captions),
     }
@@ -54,7 +54,7 @@ def build_all(folders: Iterable[Path], formats: Sequence[str] = ()) -> Iterator[
 def build_index(outputs: str | Path) -> Path:
     """Write `<outputs>/report.md`: every ablation below `outputs`, its question and the verdicts of its costs.
 
-    And the page of costs, which the list names, where there is anything for it.
+    And what the list names: `results.csv`, and the page of costs where there is anything for it.
     """
     outputs = Path(outputs)
     tables, broken = [], {}
@@ -64,7 +64,8 @@ def build_index(outputs: str | Path) -> Path:
         except EXPECTED as error:
             broken[folder.relative_to(outputs).as_posix()] = str(error).replace(f"{outputs}/", "")
     page = cost_page.build(outputs).name if cost_page.has_content(tables) else None
-    return write_text(markdown.index(tables, broken, page), outputs / "report.md")
+    write_text(data.long_csv(tables), outputs / "results.csv")
+    return write_text(index.index(tables, broken, page, table.place(outputs)), outputs / "report.md")
 
 
 def _ablations(folder: Path) -> list[Path]:

@@ -427,9 +427,9 @@ def _text(measurement: Measurement) -> str:
 
 def _sections(found: Comparison) -> Iterator[tuple[str, list[str], list[tuple[str, ...]]]]:
     """Every table of the comparison: title, headings, rows."""
-    if found.timings:
-        rows = [_timing(line) for line in found.timings]
-        yield "Timings and memory", ["ablation", "row", "measurement", "A", "B", "B / A", "verdict", "notes"], rows
+    rows = [_timing(line) for line in found.timings if line.verdict != NOT_DISTINGUISHABLE]
+    if rows:
+        yield "Timings and memory that differ", ["ablation", "row", "measurement", "A", "B", "B / A", "verdict"], rows
     for title, what in (("Rows in another order", "reversed"), ("Ratios that differ", "outside")):
         rows = [(one.ablation, one.name, *said) for one in found.agreements for said in getattr(one, what)]
         if rows:
@@ -449,8 +449,8 @@ def _sections(found: Comparison) -> Iterator[tuple[str, list[str], list[tuple[st
 
 
 def _timing(line: Line) -> tuple[str, ...]:
-    ratio = ratio_text(line.ratio).removesuffix(f", {NOT_DISTINGUISHABLE}") if line.ratio else "—"
-    return line.ablation, line.row, line.name, line.before, line.after, ratio, line.verdict, "; ".join(line.notes)
+    ratio = ratio_text(line.ratio) if line.ratio else "—"
+    return line.ablation, line.row, line.name, line.before, line.after, ratio, "; ".join([line.verdict, *line.notes])
 
 
 def summary(found: Comparison) -> list[str]:
@@ -462,6 +462,9 @@ def summary(found: Comparison) -> list[str]:
     if found.timings:
         counted = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items()))
         said.append(f"Of {len(found.timings)} timings and peaks of memory: {counted}.")
+    level = [line.ratio.interval.value for line in found.timings if line.ratio and line.verdict == NOT_DISTINGUISHABLE]
+    if level:
+        said.append(f"What is not distinguishable is not listed: B / A lies from {min(level):.3g} to {max(level):.3g}.")
     for name in dict.fromkeys(line.name for line in found.timings):
         ratios = [line.ratio.interval.value for line in found.timings if line.name == name and line.ratio]
         typical = median(ratios) if len(ratios) >= MANY else 1.0

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from records.record import RecordError, ablation_folders, write_text
 from records.terminal import until_closed
-from reports import exponents, figures, markdown, roofline, shares, statistics, table
+from reports import exponents, figures, markdown, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
 from reports.paper_table import PaperTableError
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Notes, counted, sentence, significant, table_lines, unit
+from reports.text import MISSING, Notes, counted, significant, unit
+from reports.text import tables as tables_of
 
 PAGE = "cost.md"
-WIDEST = 7  # columns of a table on the page; more stand in a table below it
 EXPECTED = (RecordError, PaperTableError)
 
 
@@ -47,10 +47,9 @@ def build(folder: str | Path) -> Path:
             "↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians; they hold the true "
             f"median {statistics.HOLDS} (simulated)."
         )
-    parts += [roofline.SAID] if any(roofline.columns(one) for one in timed) else []
     if broken:
         parts.append("## Not shown\n\n" + "\n".join(f"- {reason}" for reason in broken))
-    parts.append(f"Rebuild: `python -m reports.cost_page {_named(folder)}`")
+    parts.append(f"Rebuild: `python -m reports.cost_page {table.place(folder)}`")
     return write_text("\n\n".join(part for part in parts if part) + "\n", folder / PAGE)
 
 
@@ -211,18 +210,26 @@ def _in_words(words: str, by_key: dict[tuple, Ranking | None]) -> str:
 
 
 def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | None]], costs: dict[str, str]) -> str:
-    lines = ["| clip | " + " | ".join(f"least {costs[name]} | most" for name in ranked) + " |"]
-    lines.append("| --- |" + " --- |" * (2 * len(ranked)))
-    for key in keys:
-        cells = []
-        for by_key in ranked.values():
-            one = by_key[key]
-            cells.append(f"{', '.join(one.best)}: {one.value}" if one else MISSING)
-            most = f"{one.worst}: {one.times} times as much" if one else MISSING
-            most += f"; no value: {', '.join(one.absent)}" if one and one.absent else ""
-            cells.append(most + (f"; not measured: {', '.join(one.untried)}" if one and one.untried else ""))
-        lines.append(f"| {_clip(key)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    groups = [
+        [
+            (f"least {costs[name]}", lambda key, by_key=by_key: _least(by_key[key])),
+            ("most", lambda key, by_key=by_key: _most(by_key[key])),
+        ]
+        for name, by_key in ranked.items()
+    ]
+    return "\n\n".join(tables_of(keys, ("clip", _clip), groups))
+
+
+def _least(one: Ranking | None) -> str:
+    return f"{', '.join(one.best)}: {one.value}" if one else MISSING
+
+
+def _most(one: Ranking | None) -> str:
+    if one is None:
+        return MISSING
+    lost = {"no value": one.absent, "not measured": one.untried}
+    said = [f"; {why}: {', '.join(schemes)}" for why, schemes in lost.items() if schemes]
+    return f"{one.worst}: {one.times} times as much{''.join(said)}"
 
 
 def _clip(key: tuple) -> str:
@@ -249,41 +256,24 @@ def _circumstances(row: Row) -> tuple:
 
 
 def _section(one: AblationTable, folder: Path) -> str:
-    """One ablation in short: under which circumstances, its plots, its table, its footnotes."""
-    parts = [f"## {one.question}", f"[The whole report]({one.name}/report.md), [as CSV]({one.name}/table.csv)."]
-    parts.append(markdown.circumstances(one))
+    """One ablation in short: its answer, under which circumstances, its table, its plots, its footnotes."""
     notes = Notes()
+    links = f"[The whole report]({one.name}/report.md), [as CSV]({one.name}/table.csv)."
+    parts = [*markdown.summary(one)[:1], markdown.circumstances(one), *markdown.main_and_more(one, notes)[0]]
     for name in figures.wanted(one):
         if (folder / one.name / f"{name}.png").is_file():
             parts.append(f"![{name.replace('_', ' ')}, {one.name}]({one.name}/{name}.png)")
             parts += [exponents.section(one, notes)] if name == "scaling" else []
-    names = [*markdown.costs(one), *(name for name, q in one.quantities().items() if shares.apart(name, q))]
-    columns = [("multiply-adds ↓, GMAC", lambda row: markdown.plain(row, "macs", 10**9, notes, decimals=2))]
-    columns = columns if one.has("macs") else []
-    columns += markdown.measured_columns(one, [name for name in names if one.has(name)], notes)
-    columns += [*roofline.cells(one, notes), *shares.columns(one)]
-    columns += markdown.differing_columns(one)
-    ours = [row for row in one.rows if not row.published_only]
-    waiting = [row for row in ours if row.missing == table.NOT_YET]
-    shown = [row for row in ours if row.missing != table.NOT_YET]
-    for start in range(0, len(columns), WIDEST - 1):
-        parts.append(table_lines(shown, [("row", lambda row: row.name), *columns[start : start + WIDEST - 1]]))
-    parts.append(shares.said(one))
+    waiting = [row for row in one.rows if row.missing == table.NOT_YET]
     if waiting:
         parts.append(f"{counted(len(waiting), 'row')} not measured yet: the whole report says how.")
-    parts.append("\n".join(f"{number}. {sentence(text)}" for number, text in enumerate(notes.texts, start=1)))
-    return "\n\n".join(part for part in parts if part)
+    page, footnotes = notes.numbered("\n\n".join(part for part in [f"## {one.question}", links, *parts] if part))
+    return "\n\n".join([page, "\n".join(footnotes)] if footnotes else [page])
 
 
 def _quantity(row: Row, name: str) -> str:
     name_of_unit, scale = unit(row.measurement(name))
     return _with_interval(row.interval(name), scale, f" {name_of_unit}")
-
-
-def _named(folder: Path) -> str:
-    """The folder as it is called from the repository, without folders of this machine."""
-    resolved = folder.resolve()
-    return f"{resolved.parent.name}/{resolved.name}"
 
 
 def main(arguments: list[str] | None = None) -> int:

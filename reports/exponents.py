@@ -5,14 +5,12 @@ one scheme that differ in one axis of the clip alone. Memory is what a pass need
 with the clip. The exponent in theory is that of the products of attention, and stands beside theirs alone.
 """
 
-import csv
-import io
 import math
 from dataclasses import dataclass
 
 from reports.quantities import names, titled
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Notes, table_lines
+from reports.text import MISSING, Notes, table_csv, tables
 
 ATTENTION = "macs_attention"  # of the two products of attention: the only one that a theory is known of
 FLAT = 0.05  # an exponent within it is no growth: parameters that depend on the clip a little
@@ -166,14 +164,14 @@ def section(table: AblationTable, notes: Notes) -> str:
     kinds = [name for name in quantities(table) if any(line.exponent(name) is not None for line in found)]
     if not kinds:
         return ""
-    columns = [("scheme", lambda line: line.scheme), ("growing with", lambda line: f"{line.axis}, at {line.fixed}")]
+    groups = []
     for name in kinds:
-        columns.append(
-            (f"{title(table, name)[0].rpartition(',')[0]}: exponent", lambda line, name=name: _cell(line, name, notes))
-        )
+        words = title(table, name)[0].rpartition(",")[0]
+        groups.append([(f"{words}: exponent", lambda line, name=name: _cell(line, name, notes))])
         if name == ATTENTION:
-            columns.append(("theirs in theory", lambda line: line.theory or MISSING))
-    return f"{SAID}\n\n{table_lines(found, columns)}"
+            groups[-1].append(("theirs in theory", lambda line: line.theory or MISSING))
+    lead = "scheme, growing with", lambda line: f"{line.scheme}, {line.axis} at {line.fixed}"
+    return "\n\n".join([SAID, *tables(found, lead, groups)])
 
 
 def _cell(line: Line, name: str, notes: Notes) -> str:
@@ -187,13 +185,11 @@ def _cell(line: Line, name: str, notes: Notes) -> str:
 
 def to_csv(table: AblationTable) -> str:
     """One line per fitted exponent."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV)
+    fitted = []
     for line in lines(table):
         for name in quantities(table):
             if (found := line.exponent(name)) is not None:
                 known = line.theory if name == ATTENTION else None
-                points = len(line.points(name))
-                writer.writerow([line.scheme, line.axis, line.fixed, name, f"{found:.6g}", points, known or ""])
-    return out.getvalue()
+                cells = line.scheme, line.axis, line.fixed, name, f"{found:.6g}", len(line.points(name)), known
+                fitted.append(dict(zip(CSV, cells, strict=True)))
+    return table_csv(fitted, CSV)

@@ -1,12 +1,19 @@
-"""A report as Markdown, CSV and LaTeX, from the rows of one ablation: measurements say themselves what they are."""
+"""A report as Markdown and LaTeX, from the rows of one ablation: measurements say themselves what they are.
 
-import json
+It answers first: a sentence with the figure that decides, one table of at most seven columns, one picture. All other
+columns, pictures and texts follow as details.
+"""
+
 import shlex
+from collections.abc import Callable
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
-from records.record import Quantity
-from reports import accuracy, accuracy_section, counting, exponents, roofline, shares, statistics, verdict
+import numpy as np
+
+from records.record import Measurement, Quantity
+from reports import accuracy, accuracy_section, counting, exponents, roofline, shares, statistics, text, verdict
 from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
 from reports.text import (
@@ -15,74 +22,63 @@ from reports.text import (
     Notes,
     counted,
     heading,
+    listed,
+    packed,
+    rounded,
     sentence,
     shown,
     significant,
-    table_csv,
-    table_lines,
     table_tex,
+    tables,
     unit,
 )
 from reports.verdict import Verdict
 
 PUBLISHED_COUNTS = {"flops": "macs", "params": "params"}  # a published column: the count that it is set against
 FACTS = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads", "clip", "commit")
-PUBLISHED = {"flops": "published_flops_g", "params": "published_params_m"}  # the CSV's names, with the unit
 HEADINGS = {"operators": "attention operator"}  # of the facts that are not called by their own name
 NOT_DISTINGUISHABLE = "not distinguishable"
-IN_MAIN_TABLE = 3  # of what was timed and sized; the others have a table of their own
 LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching for so long
 ROUGH = f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough"
 FINITE = {"finite_logits": "outputs were", "finite_loss": "loss was"}  # details that say so, and of what
+PARTIAL = ("metrics", "rows", "rounds", "force")  # words that make a part of the records, or make them anew
+QUANTILES = (50, 90, 99)
+OF_A_VISIT = {"compile_seconds": ("compilation, s", 1), "reserved_bytes": ("reserved, MiB", 2**20)}
+PARTS = {"parts_ms": ("ms", 1), "parts_bytes": ("MiB", 2**20)}
 
 
 def report(table: AblationTable, figures: dict[str, str]) -> str:
     """The whole report; `figures` maps the file name of each figure to its caption."""
     notes = Notes()
-    drawn = [_links(figures)]
+    pictures = [f"![{caption}]({name})" for name, caption in figures.items()]
     if "scaling.png" in figures and (fitted := exponents.section(table, notes)):
-        drawn.append(f"{fitted}\n\nThe same [as CSV]({exponents.FILE}).")
-    main = table_lines(table.rows, main_columns(table, notes))
+        place = list(figures).index("scaling.png")
+        pictures[place] += f"\n\n{fitted}\n\nThe same [as CSV]({exponents.FILE})."
+    main, more = main_and_more(table, notes)
+    details = [*pictures[1:], *more, _runs(table), shares.said(table), accuracy_section.section(table, notes)]
+    details += [roofline.section(table, notes), _precision(table)]
+    details = [part for part in details if part]
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
-    parts += [*drawn, main, _legend(table), accuracy_section.section(table, notes)]
-    parts += [_further(table, notes), roofline.section(table, notes), _precision(table)]
-    if notes.texts:
-        parts.append(
-            "## Notes\n\n" + "\n".join(f"{i}. {sentence(text)}" for i, text in enumerate(notes.texts, start=1))
-        )
+    parts += [*main, *pictures[:1], _legend(table), "## Details" if details else "", *details]
+    page, footnotes = notes.numbered("\n\n".join(part for part in parts if part))
+    parts = [page, "## Notes\n\n" + "\n".join(footnotes) if footnotes else ""]
     if table.paper:
         parts.append(_published(table))
     if table.warnings:
         parts.append("## Warnings\n\n" + "\n".join(f"- {sentence(text)}" for text in table.warnings))
-    parts.append(_again(table))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in [*parts, again(table)] if part) + "\n"
 
 
 def summary(table: AblationTable) -> list[str]:
-    """What became of the published costs, what the measurements say, and what the accuracies do."""
-    return [line for line in (_verdict_line(table), _measured_line(table), *accuracy_section.summary(table)) if line]
-
-
-def verdict_counts(table: AblationTable) -> dict[str, int]:
-    """How many published cost cells got each verdict."""
-    kinds = [v.kind for v in table.verdicts()]
-    return {kind: kinds.count(kind) for kind in verdict.VERDICTS if kind in kinds}
-
-
-def ordering_counts(table: AblationTable) -> dict[str, int]:
-    """How many of the paper's orders were confirmed, contradicted or not told, on the built-in data's largest budget.
-
-    Other data and smaller budgets judge the same orders; they stand in the report itself.
-    """
-    own = [name for name in accuracy.names(table) if accuracy.is_built_in(table, name)]
-    found = [counts for name in own if (counts := accuracy.verdict_counts(accuracy.orderings(table, name).values()))]
-    return found[-1] if found else {}
+    """The answer: what costs least, what the accuracies do, what became of the published costs."""
+    lines = [_cost_line(table), *accuracy_section.summary(table), _verdict_line(table), _absent_line(table)]
+    return [line for line in lines if line]
 
 
 def _verdict_line(table: AblationTable) -> str:
     if table.paper is None:
-        return "An ablation of our own: no paper prints these costs."
-    counts = verdict_counts(table)
+        return ""
+    counts = verdict.counts(table.verdicts())
     if not counts:
         return f"{table.paper.table} of the paper prints accuracies but no costs of these rows; all costs are measured."
     fits = sum(
@@ -97,32 +93,56 @@ def _verdict_line(table: AblationTable) -> str:
     return f"Of {counted(sum(counts.values()), 'published cost figure')}: {', '.join(said)}."
 
 
-def _measured_line(table: AblationTable) -> str:
+def _cost_line(table: AblationTable) -> str:
+    """Which row needs least of the first cost, and whether rows can be told from their baselines."""
     if not table.measured:
         return "Nothing has been measured yet."
-    said = []
-    first = costs(table)[:1]
-    titles = {"macs": ("G multiply-adds per view", 10**9)}
-    titles |= {n: (f"{unit(q)[0]} {q.title}", unit(q)[1]) for n in first if (q := table.quantities()[n])}
-    for name, (words, scale) in titles.items():
-        rows = [row for row in table.rows if row.value(name) is not None]
-        if not rows or (name in first and table.mixed):
-            continue
-        low, high = min(rows, key=lambda row: row.value(name)), max(rows, key=lambda row: row.value(name))
-        least, most = (significant(row.value(name) / scale) for row in (low, high))
-        span = f"{least}" if least == most else f"{least} ({low.name}) to {most} ({high.name})"
-        said.append(f"{span} {words}")
-    absent = [row for row in table.rows if row.record is None and not row.published_only]
-    line = f"Measured: {'; '.join(said)}." if said else ""
-    return line + (f" {counted(len(absent), 'row')} not measured{_how(table, absent)}." if absent else "")
-
-
-def _how(table: AblationTable, absent: list[Row]) -> str:
-    """The way to the rows that have no record yet; nothing where something else is the matter with them."""
-    if not any(row.missing == NOT_YET for row in absent):
+    name = next((n for n in costs(table) if table.has(n)), "macs")
+    ratios = [(row, ratio) for row in table.rows if isinstance(ratio := table.ratio(row, name), Ratio)]
+    if table.mixed and not ratios:
+        name = "macs"
+    known = sorted((row for row in table.rows if row.value(name)), key=lambda row: row.value(name))
+    if not known:
         return ""
-    left_out = any(word.startswith("rows=") for word in table.arguments)
-    return f": the command at the end{' without its `rows=...`' if left_out else ''} measures what has no record yet"
+    quantity = known[0].measurement(name)
+    title = quantity.title[:1].upper() + quantity.title[1:]
+    ends = dict.fromkeys(_value(row, name) for row in (known[0], known[-1]))
+    named = [f"{value} ({row.name})" for value, row in zip(ends, (known[0], known[-1]), strict=False)]
+    parts = [" to ".join(named if len(named) > 1 else ends)] if name == "macs" or not table.mixed else []
+    if has_ratio(quantity) and ratios:
+        parts.append(_told(sorted(ratios, key=lambda pair: pair[0].value(name))))
+    return f"{title}: {'; '.join(parts)}."
+
+
+def _told(ratios: list[tuple[Row, Ratio]]) -> str:
+    """How the cheapest of the rows that can be told from the baseline stands to it, and how many can."""
+    bases = list(dict.fromkeys(row.baseline for row, _ in ratios))
+    base = bases[0] if len(bases) == 1 else "their baselines"
+    told = [(row, ratio) for row, ratio in ratios if ratio.distinguishable]
+    if not told:
+        return f"no row can be told from {base} beyond noise"
+    best, ratio = told[0] if len(bases) == 1 else min(told, key=lambda pair: pair[1].interval.value)
+    many = f"all {len(told)}" if len(told) == len(ratios) else f"{len(told)} of {len(ratios)}"
+    said = f"{best.name} needs {ratio_text(ratio)} times as much as {best.baseline}"
+    return f"{said}, and {many} rows can be told from {base}" if len(ratios) > 1 else said
+
+
+def _value(row: Row, name: str) -> str:
+    measured = row.measurement(name)
+    return f"{shown(measured)} {unit(measured)[0]}"
+
+
+def _absent_line(table: AblationTable) -> str:
+    """The rows without a record, with the way to them where they were only not measured yet."""
+    absent: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.missing:
+            absent.setdefault(row.missing, []).append(row.name)
+    said = []
+    for reason, names in absent.items():
+        way = ": the command at the end measures what has no record yet" if reason == NOT_YET else ""
+        said.append(f"{sentence(reason)[:-1]}: {listed(names)}{way}.")
+    return " ".join(said)
 
 
 def circumstances(table: AblationTable) -> str:
@@ -147,25 +167,47 @@ def circumstances(table: AblationTable) -> str:
 
 
 def tex(table: AblationTable) -> str:
-    """The main table for a paper."""
+    """Every table of columns for a paper, to be taken in by `\\input`, with the footnotes below."""
     notes = Notes()
-    columns = main_columns(table, notes)
-    for row in table.rows:  # a cell may add a footnote
-        for _, cell in columns:
-            cell(row)
-    return table_tex(table.rows, columns, notes)
+    rows = _rows(table)
+    same, blocks = packed(rows, groups(table, notes))
+    made = [table_tex(rows, [_lead(notes), *columns]) for columns in blocks]
+    page, footnotes = notes.numbered("\n\n".join([f"% {text.tex(same)}", *made] if same else made))
+    below = [rf"\par\footnotesize [{line.partition('.')[0]}]{text.tex(line.partition('.')[2])}" for line in footnotes]
+    return "\n".join(["% needs the package booktabs", page, *below]) + "\n"
 
 
-def main_columns(table: AblationTable, notes: Notes) -> Columns:
-    """What the paper prints beside what was counted, the first costs that were measured, accuracies, circumstances."""
-    columns: Columns = [("row", lambda row: _name(row, notes))]
-    columns += _cost_columns(table, notes)
-    columns += measured_columns(table, costs(table)[:IN_MAIN_TABLE], notes, count=True)
+def _rows(table: AblationTable) -> list[Row]:
+    """The rows that have something to show: the others are named in a sentence."""
+    return [row for row in table.rows if not row.missing]
+
+
+def _lead(notes: Notes) -> tuple:
+    return "row", lambda row: _name(row, notes)
+
+
+def main_and_more(table: AblationTable, notes: Notes) -> tuple[list[str], list[str]]:
+    """The parts of a report up to its first table, which has the columns that answer, and the tables of all others."""
+    rows = _rows(table)
+    parts = tables(rows, _lead(notes), groups(table, notes))
+    starts = [place for place, part in enumerate(parts) if part.startswith("| ")]
+    end = starts[1] if len(starts) > 1 else len(parts)
+    return parts[:end], parts[end:]
+
+
+def groups(table: AblationTable, notes: Notes) -> list[Columns]:
+    """All columns, the first that answer: the first cost, accuracies, published beside counted; then all others."""
+    quantities, own = table.quantities(), costs(table)
+    made = [measured_columns(table, own[:1], notes, count=True), *accuracy_section.main_columns(table, notes)]
+    made += _count_columns(table, notes)
+    made += [measured_columns(table, [name], notes) for name in own[1:]]
     for column in printed(table):
-        heading = f"{_printed_title(column)}, {table.paper.units[column]}, published"
-        columns.append((heading, lambda row, column=column: _published_cell(row, column)))
-    columns += accuracy_section.main_columns(table, notes)
-    return columns + differing_columns(table)
+        title = f"{_printed_title(column)}, {table.paper.units[column]}, published"
+        made.append([(title, lambda row, column=column: _published_cell(row, column))])
+    others = [n for kind in ("shared", "counted") for n, q in quantities.items() if q.kind == kind]
+    others = [n for n in others if quantities[n].better != "none" and n not in PUBLISHED_COUNTS.values()]
+    made += [measured_columns(table, [name], notes) for name in others]
+    return [*made, differing_columns(table)]
 
 
 def costs(table: AblationTable) -> list[str]:
@@ -173,14 +215,6 @@ def costs(table: AblationTable) -> list[str]:
     kinds = ("timed", "sized")
     own = {name: q for name, q in table.quantities().items() if q.kind in kinds}
     return sorted(own, key=lambda name: (not has_ratio(own[name]), kinds.index(own[name].kind)))
-
-
-def further(table: AblationTable) -> list[str]:
-    """What the main table has no column for: costs beyond its first, parts of a whole, and other counts."""
-    quantities = table.quantities()
-    kinds = ("shared", "counted")
-    others = [n for kind in kinds for n, q in quantities.items() if q.kind == kind and q.better != "none"]
-    return [*costs(table)[IN_MAIN_TABLE:], *(name for name in others if name not in PUBLISHED_COUNTS.values())]
 
 
 def has_ratio(quantity: Quantity) -> bool:
@@ -225,28 +259,39 @@ def differing_columns(table: AblationTable) -> Columns:
     return columns
 
 
-def _cost_columns(table: AblationTable, notes: Notes) -> Columns:
-    """Operations and parameters: published, measured and verdict where the paper prints them, else measured alone."""
-    columns: Columns = []
-    if table.publishes("flops"):
-        views = sorted({row.views for row in table.rows if row.views})
-        over = f"{counted(views[0], 'view')}" if len(views) == 1 else "all views"
-        columns += [
-            (f"GFLOPs ↓, {over}, published", lambda row: _published_cell(row, "flops")),
-            (f"GFLOPs ↓, {over}, measured", lambda row: _flops(row, notes)),
-            ("GFLOPs, verdict", lambda row: _verdict(row, row.verdict_flops, notes)),
-        ]
-    elif table.asked("macs"):
-        columns.append(("GMACs ↓, one view", lambda row: plain(row, "macs", 10**9, notes, decimals=3)))
-    if table.publishes("params"):
-        columns += [
-            ("params ↓, M, published", lambda row: _published_cell(row, "params")),
-            ("params ↓, M, measured", lambda row: _params(row, notes)),
-            ("params, verdict", lambda row: _verdict(row, row.verdict_params, notes)),
-        ]
-    elif table.asked("params"):
-        columns.append(("params ↓, M", lambda row: plain(row, "params", 10**6, notes, decimals=3)))
-    return columns
+def _count_columns(table: AblationTable, notes: Notes) -> list[Columns]:
+    """Operations and parameters: published and measured with the verdict where the paper prints them, else alone."""
+    views = sorted({row.views for row in table.rows if row.views})
+    over = f"{counted(views[0], 'view')}" if len(views) == 1 else "all views"
+    made: list[Columns] = []
+    for column, title, of_row, judged, own in (
+        ("flops", f"GFLOPs ↓, {over}", _flops, "verdict_flops", ("macs", "GMACs ↓, one view", 10**9)),
+        ("params", "params ↓, M", _params, "verdict_params", ("params", "params ↓, M", 10**6)),
+    ):
+        name, plain_title, scale = own
+        if table.publishes(column):
+            made.append(
+                [
+                    (f"{title}, published", lambda row, column=column: _published_cell(row, column)),
+                    (
+                        f"{title}, measured",
+                        lambda row, of_row=of_row, judged=judged: _judged(
+                            of_row(row, notes), row, getattr(row, judged), notes
+                        ),
+                    ),
+                ]
+            )
+        elif table.asked(name):
+            cell = lambda row, name=name, scale=scale: plain(row, name, scale, notes, decimals=3)  # noqa: E731
+            made.append([(plain_title, cell)])
+    return made
+
+
+def _judged(cell: str, row: Row, judged: Verdict, notes: Notes) -> str:
+    """A measured count with what became of the published one."""
+    if judged.kind is None or row.published_only:
+        return cell
+    return f"{cell}, {_verdict(row, judged, notes)}" if not cell.startswith(MISSING) else cell
 
 
 def _name(row: Row, notes: Notes) -> str:
@@ -301,9 +346,9 @@ def _flops(row: Row, notes: Notes) -> str:
     exact, shown = row.macs_by_authors_rule, row.authors_flops
     if exact is None or shown is None:
         if row.value("macs") is not None:
-            return f"{verdict.rounded(row.value('macs'), 10**9, 2)} per view (multiply-adds)"
+            return f"{rounded(row.value('macs'), 10**9, 2)} per view (multiply-adds)"
         return missing_cell(row, "macs", notes)
-    per_view = verdict.rounded(exact, 10**9, max(2, row.decimals("flops", "per_view_decimals") + 2))
+    per_view = rounded(exact, 10**9, max(2, row.decimals("flops", "per_view_decimals") + 2))
     over_views = f"{row.views} × {per_view}" if row.views != 1 else str(per_view)
     return f"{_number(shown)} ({over_views})" if row.comparable is True else over_views
 
@@ -379,13 +424,40 @@ def ratio_text(ratio: Ratio) -> str:
     return text if ratio.distinguishable else f"{text}, {NOT_DISTINGUISHABLE}"
 
 
-def _further(table: AblationTable, notes: Notes) -> str:
-    names = further(table)
-    if not names:
-        return ""
-    columns = [("row", lambda row: row.name), *measured_columns(table, names, notes)]
-    parts = ["## Further measurements", table_lines(table.rows, columns), shares.said(table)]
-    return "\n\n".join(part for part in parts if part)
+def _runs(table: AblationTable) -> str:
+    """How each timing spreads, what it is made of, what it took to compile, what was reserved: as far as recorded."""
+    made: list[Columns] = []
+    for name, quantity in table.quantities().items():
+        if quantity.kind in ("timed", "sized"):
+            of_rows = {row.name: run_figures(row.measurement(name)) for row in table.rows}
+            made.append(
+                [(title, _of(of_rows, title)) for title in dict.fromkeys(chain.from_iterable(of_rows.values()))]
+            )
+    parts = tables(_rows(table), ("row", lambda row: row.name), made)
+    return "\n\n".join(["### How the runs spread", *parts]) if parts else ""
+
+
+def run_figures(measured: Measurement | None) -> dict[str, float]:
+    """What the visits of a measurement say beside its median: quantiles of what was timed, parts, compilation."""
+    if measured is None or not measured.samples:
+        return {}
+    (words, scale), figures = unit(measured), {}
+    if measured.kind == "timed" and has_ratio(measured) and len(measured.samples) > 1:
+        for share in QUANTILES:
+            figures[f"{measured.title}, p{share}, {words}"] = float(np.percentile(measured.samples, share)) / scale
+    for key, (words, scale) in PARTS.items():
+        visits = measured.said(key)
+        for part in dict.fromkeys(chain.from_iterable(visits)):
+            title = f"{measured.title}: {str(part).replace('_', ' ')}, {words}"
+            figures[title] = float(np.median([visit[part] for visit in visits if part in visit])) / scale
+    for key, (words, scale) in OF_A_VISIT.items():
+        if values := measured.said(key):
+            figures[f"{measured.title}: {words}"] = float(np.median(values)) / scale
+    return figures
+
+
+def _of(figures: dict[str, dict[str, float]], title: str) -> Callable[[Row], str]:
+    return lambda row: significant(figures[row.name][title]) if title in figures[row.name] else MISSING
 
 
 def _precision(table: AblationTable) -> str:
@@ -410,7 +482,7 @@ def _precision(table: AblationTable) -> str:
             f"interval holds 1 is {NOT_DISTINGUISHABLE}; one without an interval is of single rounds, and is so below "
             "the noise floor. " + floors_in_words({quantities[name].title: table.floor(name) for name in compared})
         )
-    return "\n\n".join(["## How sure", " ".join(said)])
+    return "\n\n".join(["### How sure", " ".join(said)])
 
 
 def floors_in_words(floors: dict[str, float | None]) -> str:
@@ -436,7 +508,7 @@ def floors_in_words(floors: dict[str, float | None]) -> str:
 def plain(row: Row, name: str, scale: int, notes: Notes, decimals: int) -> str:
     """A count, which has no interval."""
     value = row.value(name)
-    return missing_cell(row, name, notes) if value is None else str(verdict.rounded(value, scale, decimals))
+    return missing_cell(row, name, notes) if value is None else str(rounded(value, scale, decimals))
 
 
 def missing_cell(row: Row, name: str, notes: Notes) -> str:
@@ -489,8 +561,10 @@ def _published(table: AblationTable) -> str:
     return "\n".join(lines)
 
 
-def _again(table: AblationTable) -> str:
-    words = [word for word in table.arguments or (f"ablation={table.name}",) if not word.startswith("metrics=")]
+def again(table: AblationTable) -> str:
+    """The commands that measure and build anew what stands in this folder, whatever the last of several runs was."""
+    words = [word for word in table.arguments if word.partition("=")[0] not in (*PARTIAL, "out")]
+    words = words or [f"ablation={table.name}"]
     of_suite = any(word.startswith("suite=") for word in words)  # whose steps say what is measured
     words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics and not of_suite else []
     trained = accuracy.names(table)
@@ -498,137 +572,14 @@ def _again(table: AblationTable) -> str:
         # where metrics are named, it is off unless it is named
         words.append(f"accuracy={accuracy.budget(table, trained[0])}")
     words += ["quick=true"] if table.quick and "quick=true" not in words else []
-    what = shlex.join(words)
-    folder = f"outputs/{'quick/' if table.quick else ''}{table.name}"
+    parent = table.place.removesuffix(f"/{table.name}").removesuffix("/quick")
+    words += [f"out={parent}"] if parent != "outputs" and not of_suite else []
     return (
         "## Make it again\n\n```bash\n"
-        f"python -m harness.run {what}  # measures what has no record yet; force=true measures all\n"
-        f"python -m reports.build {folder}  # this file, the CSV and the figures, from the records alone\n```"
+        f"python -m harness.run {shlex.join(words)}  # measures what has no record yet; force=true measures all\n"
+        f"python -m reports.build {shlex.quote(table.place)}  # this file, the CSV and the figures, from the records\n"
+        "```"
     )
-
-
-def _links(figures: dict[str, str]) -> str:
-    return "\n\n".join(f"![{caption}]({name})" for name, caption in figures.items())
-
-
-def csv(table: AblationTable) -> str:
-    """One line per row: what was published, every measurement with intervals, ratios and verdicts, circumstances.
-
-    A measurement has its name as column, in the unit of its records.
-    """
-    orderings = {name: accuracy.orderings(table, name) for name in accuracy.names(table)}
-    rows = [
-        _csv_row(table, row) | roofline.csv_row(table, row) | accuracy_section.csv_row(table, row, orderings)
-        for row in table.rows
-    ]
-    columns = [column for row in rows for column in row if column not in (*FACTS, "case_id", "missing")]
-    return table_csv(rows, [*columns, *FACTS, "case_id", "missing"])
-
-
-def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
-    notes = [note for note in (row.note, row.published.note if row.published else None) if note]
-    measured = row.record.measurements if row.record else {}
-    columns = {column for other in table.rows if other.published for column in other.published.cells}
-    cells = {
-        "row": row.name,
-        "views": row.views,
-        **{name: row.printed(column) for column, name in PUBLISHED.items()},
-        "measured_flops_g": row.authors_flops,
-        "measured_params_m": row.authors_params,
-        "verdict_flops": str(row.verdict_flops),
-        "verdict_params": str(row.verdict_params),
-        "macs_by_authors_rule": row.macs_by_authors_rule,
-        "counting": row.counting,
-        "params_count": row.params_count,
-        **{f"published_{column}": _csv_cell(row.printed(column)) for column in sorted(columns - PUBLISHED.keys())},
-        "note": "; ".join(notes),
-        "explanation": row.explanation,
-        "fit": _bool(row.fit) if row.explanation else None,
-        "comparable": _bool(row.comparable) if isinstance(row.comparable, bool) else row.comparable,
-        "baseline": row.baseline,
-    }
-    for name, quantity in table.quantities().items():
-        if quantity.kind != "scored":  # whose cells are of the section on accuracy
-            cells |= _csv_measured(table, row, name, quantity)
-    absent = [f"{name}: {one.missing}" for name, one in measured.items() if one.missing]
-    cells |= {key: row.facts().get(key) for key in FACTS}
-    cells |= {"case_id": row.record.case_id if row.record else None}
-    return cells | {"missing": row.missing or "; ".join(absent) or None}
-
-
-def _csv_measured(table: AblationTable, row: Row, name: str, quantity: Quantity) -> dict[str, Any]:
-    cells: dict[str, Any] = {name: row.value(name)}
-    if quantity.kind == "counted":
-        return cells
-    measured, interval = row.measurement(name), row.interval(name)
-    cells |= {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {}
-    cells |= {f"{name}_n": len(measured.samples), f"{name}_rounds": len(measured.visits)} if interval else {}
-    cells = {f"{name}{end}": cells.get(f"{name}{end}") for end in ("", "_low", "_high", "_n", "_rounds")}
-    if not has_ratio(quantity):
-        return cells
-    ratio = table.ratio(row, name)
-    found = ratio.interval if isinstance(ratio, Ratio) else None
-    verdict = ratio if isinstance(ratio, str) else None
-    if found:
-        side = "higher" if found.value > 1 else "lower"
-        verdict = side if ratio.distinguishable else NOT_DISTINGUISHABLE
-    return cells | {
-        f"{name}_ratio": found.value if found else None,
-        f"{name}_ratio_low": found.low if found else None,
-        f"{name}_ratio_high": found.high if found else None,
-        f"{name}_ratio_verdict": verdict,
-        f"{name}_noise_floor": ratio.floor if found else None,
-    }
-
-
-def _csv_cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None = None) -> str:
-    """The list of all ablations with the verdicts of their costs; `broken` maps a folder to what is wrong with it.
-
-    `costs` is the file name of the page of costs, where there is one.
-    """
-    orders = {table.name: ordering_counts(table) for table in tables}
-    totals = dict.fromkeys(verdict.VERDICTS, 0)
-    for table in tables:
-        for kind, n in verdict_counts(table).items():
-            totals[kind] += n
-    ordered = accuracy.DECIDED if any(orders.values()) else ()
-    columns: Columns = [
-        ("ablation", lambda table: f"[{table.name}]({table.name}/report.md)"),
-        ("question", lambda table: table.question),
-        (
-            "rows measured",
-            lambda table: f"{len(table.measured)} of {sum(not row.published_only for row in table.rows)}",
-        ),
-    ]
-    for kind in verdict.VERDICTS[:4]:
-        columns.append((kind, lambda t, kind=kind: str(verdict_counts(t).get(kind, 0)) if t.paper else MISSING))
-    for kind in ordered:
-        cell = lambda t, kind=kind: str(orders[t.name].get(kind, 0)) if orders[t.name] else MISSING  # noqa: E731
-        columns.append((f"order {kind}", cell))
-    lines = ["# Ablations", "", table_lines(tables, columns)]
-    lines += ["", "Numbers under a verdict are published cost figures (operations and parameters)"]
-    lines[-1] += f", {sum(totals.values())} in all."
-    if totals[verdict.NOT_COMPARED]:
-        lines[-1] += f" {counted(totals[verdict.NOT_COMPARED], 'figure')} not compared: the reports say why."
-    if any(orders.values()):
-        lines[-1] += (
-            " Orders are published differences in accuracy to a baseline, held against small models trained here, by "
-            "paired tests over seeds."
-        )
-    if costs:
-        lines += ["", f"[What attention costs here]({costs}): all that was timed, on one page."]
-    if broken:
-        lines += ["", "## Not listed", "", *(f"- {name}: {sentence(reason)}" for name, reason in broken.items())]
-    lines += ["", "Rebuild: `python -m reports.build outputs/*/`"]
-    return "\n".join(lines) + "\n"
 
 
 def _number(value: Decimal) -> str:

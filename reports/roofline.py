@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from records.record import Measurement
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Columns, Notes, significant, table_lines
+from reports.text import MISSING, Columns, Notes, significant, tables
 
 MACS, BYTES, LATENCY, PRODUCT, COPY = "macs", "bytes_moved", "latency", "matmul_ceiling", "copy_ceiling"
 
@@ -117,8 +117,8 @@ def section(table: AblationTable, notes: Notes) -> str:
     shown = cells(table, notes)
     if not shown:
         return ""
-    lines = table_lines(table.rows, [("row", lambda row: row.name), *shown])
-    return "\n\n".join(["## How near the machine's limits", lines, SAID])
+    parts = tables([row for row in table.rows if not row.missing], ("row", lambda row: row.name), [shown])
+    return "\n\n".join(["### How near the machine's limits", *parts, SAID])
 
 
 def cells(table: AblationTable, notes: Notes) -> Columns:

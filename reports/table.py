@@ -179,6 +179,7 @@ class AblationTable:
     quick: bool = False
     growth: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # of schemes, see reports/exponents.py
     arguments: tuple[str, ...] = ()  # the words of the command that made the records
+    place: str = "outputs"  # the folder, as it is called from the repository
 
     def __post_init__(self):
         names = dict.fromkeys(name for row in self.measured for name, m in row.record.measurements.items() if m.ran)
@@ -307,8 +308,10 @@ def load(folder: str | Path) -> AblationTable:
         warnings.append(
             f"not in this table, because no row of {folder.name}/ablation.json names them: {', '.join(stray)}"
         )
+    name = f"{manifest['name']}/{folder.resolve().name}" if setting else manifest["name"]
+    quick = outputs_of(folder.resolve()).name == "quick"
     return AblationTable(
-        name=f"{manifest['name']}/{folder.resolve().name}" if setting else manifest["name"],
+        name=name,
         question=f"{manifest['question']} With {setting}" if setting else manifest["question"],
         rows=tuple(rows),
         paper=paper,
@@ -316,10 +319,18 @@ def load(folder: str | Path) -> AblationTable:
         figures=tuple(manifest.get("figures") or ()),
         size_note=manifest.get("size_note"),
         warnings=tuple(warnings),
-        quick=outputs_of(folder.resolve()).name == "quick",
+        quick=quick,
         growth=manifest.get("growth") or {},
         arguments=tuple(manifest.get("arguments") or ()),
+        place=place(folder, f"quick/{name}" if quick else name),
     )
+
+
+def place(folder: Path, name: str | None = None) -> str:
+    """The folder as it is called from a clone: from `results` or `outputs` on, without folders of this machine."""
+    parts = folder.resolve().parts
+    start = max((n for n, part in enumerate(parts) if part in ("results", "outputs")), default=None)
+    return "/".join(parts[start:]) if start is not None else f"outputs/{name or parts[-1]}"
 
 
 def _row(entry: dict[str, Any], folder: Path, paper: PaperTable | None, warnings: list[str]) -> Row:

@@ -50,8 +50,8 @@ def shown(measured: Measurement, value: float | None = None) -> str:
 
 def rounded(count: float, scale: float, decimals: int) -> Decimal:
     """`count` in multiples of `scale`, rounded half up: `rounded(60_088_210_944, 10**9, 0)` is 60."""
-    exact = Decimal(count) / Decimal(scale)
-    return exact.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
+    multiple = (Decimal(count) / Decimal(scale)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
+    return multiple if decimals >= 0 else Decimal(int(multiple))  # 590, not 5.9E+2
 
 
 class Notes:
@@ -65,9 +65,71 @@ class Notes:
             self.texts.append(text)
         return f" [{self.texts.index(text) + 1}]"
 
+    def numbered(self, page: str) -> tuple[str, list[str]]:
+        """The page with its marks numbered as a reader meets them, and the lines of those that it has."""
+        met: dict[str, int] = {}
+        page = re.sub(r" \[(\d+)\]", lambda mark: f" [{met.setdefault(mark[1], len(met) + 1)}]", page)
+        return page, [f"{number}. {sentence(self.texts[int(mark) - 1])}" for mark, number in met.items()]
+
 
 Columns = list[tuple[str, Callable[[Any], str]]]
 """Each a heading, and what makes a cell of a row."""
+WIDEST = 7  # columns of a table: more are not read side by side
+LISTED = 6  # names in a sentence: more are counted
+
+
+def packed(rows: Iterable[Any], groups: Iterable[Columns]) -> tuple[str, list[Columns]]:
+    """What is the same in every row, in a sentence, and the other columns as they fit into tables.
+
+    A group stays together; where it has no room beside the names of the rows and what is there, a table begins.
+    """
+    rows, same, tables = list(rows), [], []
+    for group in groups:
+        left = []
+        for heading, cell in group:
+            cells = [cell(row) for row in rows]
+            if len(rows) > 1 and len(set(cells)) == 1:
+                same += [] if cells[0] == MISSING else [f"{heading}: {cells[0]}"]
+            else:
+                known = dict(zip(map(id, rows), cells, strict=True))
+                left.append((heading, lambda row, known=known: known[id(row)]))
+        for start in range(0, len(left), WIDEST - 1):
+            part = left[start : start + WIDEST - 1]
+            if tables and len(tables[-1]) + len(part) < WIDEST:
+                tables[-1] += part
+            else:
+                tables.append(part)
+    return f"In all rows: {'; '.join(same)}." if same else "", tables
+
+
+def tables(rows: Iterable[Any], lead: tuple[str, Callable[[Any], str]], groups: Iterable[Columns]) -> list[str]:
+    """Markdown tables of at most seven columns, what all rows share in a sentence above them.
+
+    A row without any figure stands in no table but, with the footnotes that say why, in a sentence below it.
+    """
+    rows = list(rows)
+    said, made = packed(rows, groups)
+    parts = [said]
+    for columns in made:
+        absent: dict[str, list[str]] = {}
+        shown = []
+        for row in rows:
+            cells = [cell(row) for _, cell in columns]
+            if all(cell.startswith(MISSING) for cell in cells):
+                marks = "".join(dict.fromkeys(re.findall(r" \[\d+\]", " ".join(cells))))
+                absent.setdefault(marks, []).append(lead[1](row))
+            else:
+                shown.append(row)
+        parts.append(table_lines(shown, [lead, *columns]) if shown else "")
+        absent.pop("", None)  # rows of which nothing was asked
+        without = [f"{listed(names)}{marks}" for marks, names in absent.items()]
+        parts.append(f"Without a figure here: {'; '.join(without)}." if without else "")
+    return [part for part in parts if part]
+
+
+def listed(names: list[str], noun: str = "row") -> str:
+    """Some names, or how many they are."""
+    return ", ".join(names) if len(names) <= LISTED else counted(len(names), noun)
 
 
 def frame(rows: Iterable[Any], columns: Columns) -> "pandas.DataFrame":
@@ -107,22 +169,16 @@ TEX = {
 }  # fmt: skip
 
 
-def table_tex(rows: Iterable[Any], columns: Columns, notes: "Notes") -> str:
-    """The table for a paper, to be taken in by `\\input`: booktabs rules, footnotes below it."""
+def table_tex(rows: Iterable[Any], columns: Columns) -> str:
+    """A table for a paper, to be taken in by `\\input`: booktabs rules."""
     made = frame(rows, columns)
     right = ["r" if place > 0 and _of_numbers(made.iloc[:, place]) else "l" for place in range(len(columns))]
-    made = made.map(_tex)
-    made.columns = [
-        _tex(heading) + " " * place for place, heading in enumerate(made.columns)
-    ]  # two may be called alike
-    tabular = made.style.hide(axis="index").to_latex(hrules=True, column_format="".join(right))
-    below = [
-        rf"\par\footnotesize [{number}] {_tex(sentence(text))}" for number, text in enumerate(notes.texts, start=1)
-    ]
-    return "\n".join(["% needs the package booktabs", tabular.rstrip(), *below]) + "\n"
+    made = made.map(tex)
+    made.columns = [tex(name) + " " * place for place, name in enumerate(made.columns)]  # two may be called alike
+    return made.style.hide(axis="index").to_latex(hrules=True, column_format="".join(right)).rstrip()
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/")).replace("^", r"\^{}").replace("~", r"\~{}")
     text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
     return "".join(TEX.get(letter, letter) for letter in text)

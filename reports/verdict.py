@@ -4,8 +4,11 @@ The papers round the operations of one view to whole G and multiply by the numbe
 would call most of their tables wrong. Rounding is half up on exact integers.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
+
+from reports.text import rounded
 
 REPRODUCED = "reproduced"
 EXPLAINED = "explained"
@@ -29,10 +32,10 @@ class Verdict:
 NOTHING_PUBLISHED = Verdict(None)
 
 
-def rounded(count: int, unit: int, decimals: int) -> Decimal:
-    """`count` in multiples of `unit`, rounded half up: `rounded(60_088_210_944, 10**9, 0)` is 60."""
-    multiple = (Decimal(count) / Decimal(unit)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
-    return multiple if decimals >= 0 else Decimal(int(multiple))  # 590, not 5.9E+2
+def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """How many got each verdict."""
+    kinds = [one.kind for one in verdicts]
+    return {kind: kinds.count(kind) for kind in VERDICTS if kind in kinds}
 
 
 def printed_flops(count: int, views: int, per_view_decimals: int, total_decimals: int | None = None) -> Decimal:

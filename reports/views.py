@@ -118,7 +118,7 @@ def section(table: AblationTable, name: str) -> list[str]:
     found = curves(table, name)
     if not found:
         return []
-    parts = ["#### What more views at test time buy"]
+    parts = ["##### What more views at test time buy"]
     for curve in found:
         parts += [*([f"{curve.title}:"] if len(found) > 1 else []), markdown(curve)]
     parts.append(

@@ -63,6 +63,9 @@ def test_what_is_slower_faster_and_neither(tmp_path):
     assert (found.counts, found.lost, found.circumstances) == ([], [], {})
     page = compare.markdown(found, "A", "B")
     assert "| example | slow | latency | 500.5 ms | 700.7 ms | 1.40 (" in page
+    assert "| same |" not in page
+    assert "What is not distinguishable is not listed: B / A lies from 0.994 to 1.01." in page
+    assert "2 faster, 8 not distinguishable, 2 slower" in page
     assert "Exact counts: 20 equal, 0 differ." in page
 
 

@@ -460,7 +460,7 @@ def test_shares_of_a_disturbed_profile_are_called_rough(tmp_path):
         record.write_record(one, folder)
         rows = [{"row": one.row, "case_id": one.case_id}]
         record.write_manifest({"name": "operators", "question": "?", "table": None, "rows": rows}, folder)
-        page = cost_page.build(folder.parent).read_text(encoding="utf-8")
+        page = built(folder)
         assert "their total is no latency" in page
         assert (f"are rough: {one.row} (profiled 150 ms, timed 100 ms)." in page) is rough
 
@@ -471,6 +471,17 @@ def test_one_thread_is_one(machine):
     alone = replace(latency, details=latency.details | {"threads": 1})
     one = replace(row.record, measurements={"latency": alone})
     assert "1 thread" in cost_page._circumstances(replace(row, record=one))
+
+
+def built(folder) -> str:
+    report.build(folder)
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def shared(page: str) -> dict[str, str]:
+    """What all rows have in common, by headings."""
+    said = [line.removeprefix("In all rows: ")[:-1] for line in page.splitlines() if line.startswith("In all rows: ")]
+    return dict(one.split(": ", 1) for line in said for one in line.split("; "))
 
 
 def cells(page: str, row: str) -> dict[str, str]:
@@ -505,11 +516,10 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
         record.write_record(records[-1], folder)
     rows = [{"row": one.row, "case_id": one.case_id, "baseline": records[0].row} for one in records]
     record.write_manifest({"name": "operators", "question": "Where to?", "table": None, "rows": rows}, folder)
-    page = cost_page.build(tmp_path).read_text(encoding="utf-8")
+    page = built(folder)
     assert "Noise floor (A/A): latency 7.1%: from which difference on two rows are told apart" in page
     assert "no row has two rounds, so 10% is assumed of what is timed and 1% of memory." in page
-    table_of = page.partition("## Where to?")[2]
-    shown = cells(table_of, records[1].row)
+    shown = cells(page, records[1].row) | shared(page)
     assert shown["training memory ↓, MiB"] == "400"
     parts = [f"{part} in training ↓, MiB" for part in ("parameters", "gradients", "optimizer state", "activations")]
     assert [shown[part] for part in parts] == ["80.0", "70.0", "160", "90.0"]
@@ -518,7 +528,7 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
     assert (shown["throughput ↑, clips/s"], shown["throughput at the largest batch ↑, clips/s"]) == ("4.75", "7.25")
     (ratio,) = [cell for heading, cell in shown.items() if heading.startswith("latency ↓ / full")]
     assert ratio.startswith("2.00 (")
-    assert "Larger batches may fit: the search ended with this: time budget of 9 s." in table_of
+    assert "Larger batches may fit: the search ended with this: time budget of 9 s." in page
 
 
 WIDE = {  # measurement: its unit, its heading on the page
@@ -539,7 +549,8 @@ def test_the_page_shows_intervals_of_every_kind_and_marks_wide_ones(name, step, 
     record.write_record(one, tmp_path / "operators")
     rows = [{"row": one.row, "case_id": one.case_id}]
     record.write_manifest({"name": "operators", "question": "?", "table": None, "rows": rows}, tmp_path / "operators")
-    cell = cells(cost_page.build(tmp_path).read_text(encoding="utf-8"), one.row)[WIDE[name][1]]
+    page = built(tmp_path / "operators")
+    (cell,) = [cell for heading, cell in cells(page, one.row).items() if heading.startswith(WIDE[name][1])]
     assert " (" in cell
     assert cell.endswith("]") == (step == 0.2)
 
@@ -583,16 +594,16 @@ def test_fitted_exponents_stand_below_the_figure_and_in_a_csv(machine):
     report.build(machine)
     below = (machine / "report.md").read_text(encoding="utf-8").partition("(scaling.png)")[2].partition("| row |")[0]
     expected = [
-        "| scheme | growing with | multiply-adds in attention: exponent | theirs in theory | "
-        "multiply-adds: exponent | latency: exponent |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-        "| full | frames, at 112x112 pixels | 0.00 (3) | 2 | 2.00 (3) | 2.00 (3) |",
-        "| local_window | frames, at 112x112 pixels | 0.00 (3) | 1 | 1.00 (3) | 1.00 (3) |",
-        "| full | size, at 8 frames | 0.00 (3) | 2 | 2.00 (3) | 2.00 (2) [1] |",
-        "| local_window | size, at 8 frames | 0.00 (3) | 1 | 1.00 (3) | 1.00 (3) |",
+        "| scheme, growing with | theirs in theory | multiply-adds: exponent | latency: exponent |",
+        "| --- | ---: | ---: | ---: |",
+        "| full, frames at 112x112 pixels | 2 | 2.00 (3) | 2.00 (3) |",
+        "| local_window, frames at 112x112 pixels | 1 | 1.00 (3) | 1.00 (3) |",
+        "| full, size at 8 frames | 2 | 2.00 (3) | 2.00 (2) [2] |",
+        "| local_window, size at 8 frames | 1 | 1.00 (3) | 1.00 (3) |",
     ]
     assert [line for line in below.splitlines() if line.startswith("|")] == expected
     assert "[as CSV](exponents.csv)" in below
+    assert "In all rows: multiply-adds in attention: exponent: 0.00 (3)." in below
     assert "\n".join(expected) in cost_page.build(machine.parent).read_text(encoding="utf-8")
     with (machine / exponents.FILE).open(newline="", encoding="utf-8") as file:
         fitted = {(one["scheme"], one["varied"], one["measurement"]): one for one in csv.DictReader(file)}

@@ -14,7 +14,7 @@ from flat import flat
 
 from records import record
 from records.record import Measurement, Record, RecordError
-from reports import build, counting, markdown, paper_table, statistics, table, text, verdict
+from reports import build, counting, data, index, markdown, paper_table, statistics, table, text, verdict
 
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs" / "paper_tables.json"
 MACS, LAYERNORM, BATCHNORM = 59_860_279_296, 45_509_632, 191_744  # DualFormer-T, one view
@@ -220,7 +220,7 @@ def test_published_and_measured_stand_side_by_side(tmp_path):
     assert (row["published_top1"], row["peak_memory"]) == ("79.5", str(700 * 2**20))
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert report.startswith("# What does it cost?\n")
-    assert "| LG | 240 | 240 (4 × 60.09) | reproduced | 21.8 | 21.8 (21,767,360) | reproduced | 508 (n=4) |" in report
+    assert "| LG | 508 (n=4) | 240 | 240 (4 × 60.09), reproduced | 21.8 | 21.8 (21,767,360), reproduced |" in report
     assert (
         f"Measured on: {MACHINE}, float32, kernel sdpa, eager, batch 1, threads 2, clip 32 frames at stride 2" in report
     )
@@ -262,7 +262,9 @@ def test_a_case_without_record_stays_in_the_table(tmp_path):
     rows = csv_rows(folder)
     assert [row["row"] for row in rows] == ["LG", "later"]
     assert rows[1]["missing"] == "not measured yet"
-    assert "Not measured yet." in (folder / "report.md").read_text(encoding="utf-8")
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Not measured yet: later: the command at the end measures what has no record yet." in report
+    assert "| later" not in report
 
 
 def test_corrupt_and_stray_records_are_listed(tmp_path):
@@ -337,7 +339,12 @@ def test_the_index_lists_every_ablation(tmp_path):
     write(tmp_path / "schemes", [one_record()], table=None)
     write(tmp_path / "broken", [one_record()], table="no_such_table")
     index = build.build_index(tmp_path).read_text(encoding="utf-8")
-    assert "| [scales](scales/report.md) | What does it cost? | 1 of 1 | 2 | 0 | 0 | 0 |" in index
+    assert "| [scales](scales/report.md) | What does it cost? | 1 of 1 | 2 | 0 | 0 |" in index
+    assert (
+        "Of 2 distinct published cost figures (operations and parameters) that were tried: 2 reproduced, 0 exp" in index
+    )
+    assert "cost figures; 101 of them were not attempted" in index
+    assert "[All figures as one table](results.csv)" in index
     assert "[schemes](schemes/report.md)" in index
     assert "- broken: Unknown paper table 'no_such_table'" in index
     assert "[What attention costs here](cost.md)" in index
@@ -673,7 +680,7 @@ def test_how_often_an_interval_holds_the_truth_is_said_and_what_one_round_cannot
         report = (folder / "report.md").read_text(encoding="utf-8")
         assert f"such an interval holds the true median {statistics.HOLDS} (simulated)" in report
         assert ("What has one round in a table without rows of two has no interval" in report) == (rounds == 1)
-        assert ("| 100 (n=4)" in report) == (rounds == 1)
+        assert ("(n=4)" in report) == (rounds == 1)
 
 
 def test_how_ratios_are_made_is_said_once(tmp_path):
@@ -689,16 +696,56 @@ def test_how_ratios_are_made_is_said_once(tmp_path):
     assert "no row has two rounds, so 10% is assumed of what is timed" in report
 
 
-def test_rows_left_out_say_how_they_are_measured(tmp_path):
-    records = [one_record(), one_record("later")]
-    for arguments, way in ((["ablation=x"], ""), (["ablation=x", "rows=[LG]"], " without its `rows=...`")):
-        folder = write(tmp_path / str(len(arguments)), records, [DEFAULT, {}], arguments=arguments)
-        (folder / f"{records[1].case_id}.json").unlink()
+def test_rows_left_out_are_a_sentence_and_the_command_measures_them(tmp_path):
+    records = [one_record(), *(one_record(f"later {n}") for n in range(8))]
+    for arguments in (["ablation=x"], ["ablation=x", "rows=[LG]", "rounds=1", "force=true"]):
+        folder = write(tmp_path / str(len(arguments)), records, [DEFAULT, *([{}] * 8)], arguments=arguments)
+        for one in records[1:]:
+            (folder / f"{one.case_id}.json").unlink()
         report = markdown.report(table.load(folder), {})
-        assert f"1 row not measured: the command at the end{way} measures what has no record yet." in report
+        assert "Not measured yet: 8 rows: the command at the end measures what has no record yet." in report
+        assert "python -m harness.run ablation=x 'metrics=[params,macs]'  # measures" in report
+        assert report.count("later") == 0
 
 
-def test_what_else_was_timed_has_a_table_of_its_own(tmp_path):
+def test_the_command_at_the_end_names_the_folder_from_a_clone(tmp_path):
+    folder = write(tmp_path / "results" / "a-machine" / "scales", [one_record()], [DEFAULT], arguments=["ablation=x"])
+    report = markdown.report(table.load(folder), {})
+    assert "python -m reports.build results/a-machine/scales " in report
+    assert " out=results/a-machine " in report
+    assert "Rebuild: `python -m reports.build results/a-machine`" in build.build_index(folder.parent).read_text("utf-8")
+
+
+def test_the_answer_stands_first_with_the_figure_that_decides(tmp_path):
+    levels = {"base": 100, "slow": 150, "fast": 60}
+    records = [in_rounds(row, [level] * 3) for row, level in levels.items()]
+    folder = against_base(tmp_path / "scales", *records)
+    answer = markdown.report(table.load(folder), {"cost.png": "Costs"}).split("\n\n")
+    said = "- Latency: 60.0 ms (fast) to 150 ms (slow); fast needs 0.600 (0."
+    assert answer[1].startswith(said)
+    assert answer[1].endswith(" times as much as base, and all 2 rows can be told from base.")
+    assert answer[2].startswith("Measured on: ")
+    assert answer[3].startswith("In all rows: GMACs ↓, one view: 59.860; params ↓, M: 21.767;")
+    assert answer[4].startswith("| row | latency ↓, ms: median")
+    assert answer[5] == "![Costs](cost.png)"
+    level = against_base(tmp_path / "level", in_rounds("base", [100] * 3), in_rounds("same", [100.5] * 3))
+    assert "; no row can be told from base beyond noise." in markdown.report(table.load(level), {})
+
+
+def test_what_visits_say_beside_their_median_stands_in_the_details(tmp_path):
+    parts = {"forward": 30.0, "backward": 60.0}
+    records = [
+        in_rounds(row, [100] * 3, "training_latency", parts_ms=parts, compile_seconds=12.5, reserved_bytes=2**30)
+        for row in ("base", "x")
+    ]
+    folder = against_base(tmp_path / "scales", *records)
+    shared = markdown.report(table.load(folder), {}).partition("### How the runs spread")[2].split("\n\n")[1]
+    assert "training step, p50, ms: 100; training step, p90, ms: 101; training step, p99, ms: 101;" in shared
+    assert "training step: forward, ms: 30.0; training step: backward, ms: 60.0;" in shared
+    assert "training step: compilation, s: 12.5; training step: reserved, MiB: 1024" in shared
+
+
+def test_what_else_was_timed_stands_in_the_details(tmp_path):
     records = []
     for row, level in (("base", 300), ("heavy", 900)):
         one = in_rounds(row, [level] * 3, "training_latency")
@@ -709,11 +756,35 @@ def test_what_else_was_timed_has_a_table_of_its_own(tmp_path):
     assert float(rows[1]["training_latency"]) == 900
     assert float(rows[1]["training_latency_ratio"]) == pytest.approx(3)
     report = (folder / "report.md").read_text(encoding="utf-8")
-    further = report.partition("## Further measurements")[2].splitlines()
-    assert further[2].startswith(
-        "| row | latency ↓, ms | latency ↓ / base: ratio (95 % interval) | training step ↓, ms |"
-    )
-    assert " | 900 (" in further[5]
+    details = report.partition("## Details")[2]
+    assert "| training step ↓, ms | training step ↓ / base: ratio (95 % interval) |" in details
+    assert " | 900 (" in details
+    assert not [line for line in report.splitlines() if line.count(" | ") > 6]
+
+
+def test_one_long_table_has_a_line_for_each_row_and_measurement(tmp_path):
+    records = [in_rounds("base", [100] * 3), in_rounds("slow", [150] * 3)]
+    write(tmp_path / "scales", records, [{"baseline": "base"} | DEFAULT, {"baseline": "base"}])
+    build.build_index(tmp_path)
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
+    assert tuple(lines[0]) == data.LONG
+    assert {line["schema"] for line in lines} == {str(data.SCHEMA)}
+    assert len(lines) == sum(len(one.measurements) for one in records)
+    found = {(line["row"], line["measurement"]): line for line in lines}
+    slow, macs = found["slow", "latency"], found["base", "macs"]
+    assert (slow["value"], slow["unit"], slow["samples"], slow["visits"]) == ("150.0", "ms", "12", "3")
+    assert (float(slow["ratio"]), slow["verdict"], slow["baseline"]) == (1.5, "higher", "base")
+    assert float(slow["low"]) <= 150 <= float(slow["high"])
+    assert (macs["value"], macs["published"], macs["published_verdict"]) == (str(MACS), "240", "reproduced")
+
+
+def test_a_model_of_several_tables_is_counted_once(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path / name, [one_record()], [DEFAULT])
+    loaded = [table.load(tmp_path / name) for name in ("one", "two")]
+    assert list(index.distinct(loaded).values()) == ["reproduced"] * 2
+    other = write(tmp_path / "three", [one_record(frames=16)], [DEFAULT])
+    assert len(index.distinct([*loaded, table.load(other)])) == 4
 
 
 def test_the_command_that_makes_a_report_again_keeps_what_the_run_was_given(tmp_path):

@@ -16,7 +16,7 @@ from harness.cost.build import build, example
 from harness.cost.metrics.bytes_moved import by_operator
 from harness.spec import case
 from records.record import Record, case_id
-from reports import figures, markdown, roofline
+from reports import data, figures, markdown, roofline
 from reports.table import AblationTable, Row
 
 # The last one chooses no block of so small a clip.
@@ -200,7 +200,7 @@ def test_what_lacks_a_part_is_absent_with_its_reason(lost):
 
 
 def test_the_columns_stand_in_the_report_and_in_the_csv():
-    written = markdown.report(table(row()), {}).partition("## How near the machine's limits")[2]
+    written = markdown.report(table(row()), {}).partition("### How near the machine's limits")[2]
     heading, _, cells = (line.strip("| ").split(" | ") for line in written.strip().splitlines()[:3])
     assert dict(zip(heading, cells, strict=True)) == {
         "row": "full",
@@ -213,7 +213,7 @@ def test_the_columns_stand_in_the_report_and_in_the_csv():
     }
     assert "measured in the same run as the latency" in written
     assert "fused attention being one operator" in written
-    (line,) = csv.DictReader(io.StringIO(markdown.csv(table(row()))))
+    (line,) = csv.DictReader(io.StringIO(data.csv(table(row()))))
     expected = {"bytes_moved": 4e9, "macs_per_byte": 5, "achieved_macs_per_second": 4e10}
     expected |= {"achieved_bytes_per_second": 8e9, "share_of_matmul_ceiling": 0.5, "share_of_copy_ceiling": 0.8}
     assert {name: float(line[name]) for name in expected} == pytest.approx(expected)
@@ -231,7 +231,7 @@ def test_no_share_of_a_ceiling_that_was_not_measured_together(elsewhere):
 def test_a_report_without_ceilings_and_bytes_says_nothing_of_limits():
     lost = ["bytes_moved", "matmul_ceiling", "copy_ceiling"]
     assert "limits" not in markdown.report(table(row(missing=lost)), {})
-    assert "macs_per_byte" not in markdown.csv(table(row(missing=lost)))
+    assert "macs_per_byte" not in data.csv(table(row(missing=lost)))
 
 
 def test_the_figure_has_a_roof_for_each_dtype_and_is_the_same_each_time():

@@ -1,0 +1,105 @@
+"""The list of all ablations of an outputs folder: questions, verdicts, and how many published costs were tried.
+
+A published cost is counted once, however many tables hold the model: distinct are figures of other models or clips, and
+of rows that no model here stands for, those of another row of a paper.
+"""
+
+from records.record import canonical
+from reports import accuracy, paper_table, verdict
+from reports.table import AblationTable, Row
+from reports.text import MISSING, Columns, counted, sentence, table_lines
+
+TRIED = (verdict.REPRODUCED, verdict.EXPLAINED, verdict.NOT_REPRODUCED)
+
+
+def verdict_counts(table: AblationTable) -> dict[str, int]:
+    """How many published cost cells of one table got each verdict."""
+    return verdict.counts(table.verdicts())
+
+
+def distinct(tables: list[AblationTable]) -> dict[tuple, str]:
+    """By model, clip, column and printed figure, the verdict of each published cost that was tried."""
+    found: dict[tuple, str] = {}
+    for table in tables:
+        for row in table.measured:
+            for column, judged in (("flops", row.verdict_flops), ("params", row.verdict_params)):
+                if judged.kind in TRIED:
+                    found.setdefault((_model(row), column, row.printed(column)), judged.kind)
+    return found
+
+
+def _model(row: Row) -> str:
+    """What is counted of a row: its model and, since operations depend on it, its clip."""
+    case = row.record.case
+    clip = {key: value for key, value in (case.get("clip") or {}).items() if key in ("frames", "size")}
+    return canonical({"config": case.get("config"), "family": case.get("family"), "clip": clip})
+
+
+def not_tried(tables: list[AblationTable]) -> tuple[int, int]:
+    """How many cost cells the tables of papers hold, and how many of them no row here was held against."""
+    cells = {
+        (name, row.name, column)
+        for name in paper_table.names()
+        for row in paper_table.load(name).rows
+        for column in ("flops", "params")
+        if row.cells.get(column) is not None
+    }
+    tried = {
+        (table.paper.name, row.published.name, column)
+        for table in tables
+        for row in table.measured
+        for column, judged in (("flops", row.verdict_flops), ("params", row.verdict_params))
+        if judged.kind in TRIED
+    }
+    return len(cells), len(cells - tried)
+
+
+def ordering_counts(table: AblationTable) -> dict[str, int]:
+    """How many of the paper's orders were confirmed, contradicted or not told, on the built-in data's largest budget.
+
+    Other data and smaller budgets judge the same orders; they stand in the report itself.
+    """
+    own = [name for name in accuracy.names(table) if accuracy.is_built_in(table, name)]
+    found = [counts for name in own if (counts := accuracy.verdict_counts(accuracy.orderings(table, name).values()))]
+    return found[-1] if found else {}
+
+
+def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None, where: str) -> str:
+    """The page; `broken` maps a folder to what is wrong with it, `costs` is the file name of the page of costs, if any,
+    `where` the folder as it is called from a clone."""
+    orders = {table.name: ordering_counts(table) for table in tables}
+    columns: Columns = [
+        ("ablation", lambda table: f"[{table.name}]({table.name}/report.md)"),
+        ("question", lambda table: table.question),
+        ("rows", lambda table: f"{len(table.measured)} of {sum(not row.published_only for row in table.rows)}"),
+    ]
+    for kind in TRIED:
+        columns.append((kind, lambda t, kind=kind: str(verdict_counts(t).get(kind, 0)) if t.paper else MISSING))
+    if any(orders.values()):
+        columns.append((f"order {', '.join(accuracy.DECIDED)}", lambda table: _orders(orders[table.name])))
+    found = list(distinct(tables).values())
+    by_kind = ", ".join(f"{found.count(kind)} {kind}" for kind in TRIED)
+    cells, left = not_tried(tables)
+    said = [
+        f"Of {counted(len(found), 'distinct published cost figure')} (operations and parameters) that were tried: "
+        f"{by_kind}. The same model in several tables is counted once; a line below counts what its own table holds.",
+        f"The papers' tables at hand print {cells} cost figures; {left} of them were not attempted: no model here "
+        "stands for the row, or what the paper counts is not known.",
+    ]
+    if any(orders.values()):
+        said.append(
+            "Orders are published differences in accuracy to a baseline, held against small models trained here, by "
+            "paired tests over seeds."
+        )
+    lines = ["# Ablations", "", " ".join(said), "", table_lines(tables, columns)]
+    lines += ["", "[All figures as one table](results.csv): a line for each row and measurement."]
+    if costs:
+        lines += ["", f"[What attention costs here]({costs}): all that was timed, on one page."]
+    if broken:
+        lines += ["", "## Not listed", "", *(f"- {name}: {sentence(reason)}" for name, reason in broken.items())]
+    lines += ["", f"Rebuild: `python -m reports.build {where}`"]
+    return "\n".join(lines) + "\n"
+
+
+def _orders(counts: dict[str, int]) -> str:
+    return " / ".join(str(counts.get(kind, 0)) for kind in accuracy.DECIDED) if counts else MISSING
