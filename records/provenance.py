@@ -6,6 +6,8 @@ No user name, host name or absolute path goes in: records are meant to be shared
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
 import re
@@ -16,7 +18,7 @@ import sys
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -53,7 +55,8 @@ def collect() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_model(),
         "cpu_generation": cpu_generation(),
-        "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": usable_cores()},
+        "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": usable_cores()}
+        | ({"quota": quota} if (quota := cpu_quota()) else {}),
         "huge_pages": huge_pages(),
         "ram_bytes": psutil.virtual_memory().total,
         "gpu": gpu(),
@@ -138,9 +141,34 @@ def huge_pages() -> str | None:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on: fewer than the machine's where it is pinned."""
+    """Cores that this process may keep busy: fewer than there are where it is pinned or its container has a quota."""
     process = psutil.Process()
-    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
+    cores = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
+    return max(1, min(cores, math.ceil(cpu_quota() or cores)))
+
+
+def cpu_quota(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores' worth of time that a container may use, the least of its control groups' (version 2, then 1); None: all.
+
+    It is neither a number of cores nor an affinity: threads beyond it only wait for each other.
+    """
+    quotas = []
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = PurePosixPath(path)
+        for folder in (group, *group.parents):
+            for place in (controllers, "cpu") if controllers else ("",):  # inside of a container its own is the top
+                with contextlib.suppress(OSError, ValueError):  # "max", or not there: no limit at this level
+                    top = control_groups / place / str(folder).lstrip("/")
+                    if controllers:
+                        files = (top / "cpu.cfs_quota_us", top / "cpu.cfs_period_us")
+                        quota, period = (float(file.read_text()) for file in files)
+                    else:
+                        quota, period = map(float, (top / "cpu.max").read_text().split())
+                    quotas += [quota / period] if quota > 0 else []
+    return min(quotas, default=None)
 
 
 def default_threads() -> int:
@@ -189,7 +217,9 @@ def machine(device: str) -> str:
     torch_version = packages()["torch"]
     if device.startswith("cuda"):
         return f"{_card(device) or 'unknown GPU'}, torch {torch_version}"
-    return f"{cpu_model()}, {usable_cores()} cores, torch {torch_version}"
+    quota = cpu_quota()
+    share = f" (a quota of {quota:g})" if quota else ""
+    return f"{cpu_model()}, {usable_cores()} cores{share}, torch {torch_version}"
 
 
 def device_slug(device: str) -> str:

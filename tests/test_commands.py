@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import evaluate, gradcam, predict, run, train
+from harness import doctor, evaluate, gradcam, predict, run, train
 from harness.datasets import __main__ as datasets
 from harness.spec import options
 from harness.spec.reader import UsageError
@@ -20,6 +20,7 @@ PARSERS = {
     "harness.evaluate": evaluate.COMMAND,
     "harness.predict": predict.COMMAND,
     "harness.gradcam": gradcam.COMMAND,
+    "harness.doctor": doctor.COMMAND,
 }
 PRINTED = re.compile(r"python -m ((?:attention_zoo|backbones|benchmarks|harness|reports)[\w.]*)([^\n`]*)")
 PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "results").rglob("*.md")] if path.is_file())

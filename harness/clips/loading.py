@@ -26,10 +26,10 @@ from harness.clips.decoding import VideoError
 from harness.clips.reading import LoadingError, opened
 from harness.clips.transforms import augmented, test_view, with_short_side
 from harness.datasets import DataSet, Item, readable
-from harness.processes import cores
 from harness.spec.clip import Augmentation
 from harness.spec.recipe import Testing
 from harness.spec.sampling import Sampling, reordered, test_indices, training_indices
+from records import provenance
 
 TRIES = 10  # other clips that are tried in place of one that cannot be decoded
 ORDER, CLIP, CONTROL = 1, 2, 3  # what a random stream is for: no two purposes share one
@@ -378,7 +378,7 @@ def preload(
 
     places: list[Any] = [None] * count
     threads = torch.get_num_threads()
-    number = workers or cores()
+    number = workers or provenance.usable_cores()
     try:
         torch.set_num_threads(1)
         # A few, spread over the list, tell whether the rest will fit.

@@ -25,8 +25,9 @@ from harness.motion import photographs
 from harness.motion.drawing import pictures
 from harness.motion.encoding import encode
 from harness.motion.scenes import REPERTOIRES, Repertoire, Scene, scene
-from harness.processes import cores, pool
+from harness.processes import pool
 from harness.progress import line
+from records import provenance
 from records.record import write_bytes, write_json, write_text
 
 FORMAT = 3  # raised whenever a pixel, a name or a label changes: other clips then lie in another folder
@@ -243,7 +244,7 @@ def _in_processes(
     shown: dict[tuple[int, int], tuple[str, ...]] = {}
     say(f"{version.name}: rendering {total} {split} clips into {root} (once)")
     try:
-        with pool(max(1, min(cores(), PARALLEL, len(scenes) // 8))) as workers:
+        with pool(max(1, min(provenance.usable_cores(), PARALLEL, len(scenes) // 8))) as workers:
             running = {workers.submit(render_scene, version, split, *scene, root): scene for scene in scenes}
             for done in as_completed(running):
                 shown[running[done]] = done.result()
