@@ -222,6 +222,7 @@ def read_record(path: str | Path) -> Record:
             name: Measurement(**_known(Measurement, measurement, f"measurement {name}"))
             for name, measurement in raw.pop("measurements").items()
         }
+        _agree(measurements.get("macs"))
         return Record(measurements=measurements, **_known(Record, raw, "record"))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise RecordError(f"{path} is not a whole record: {error}; delete it and run the case again") from error
@@ -287,6 +288,13 @@ def _read_object(path: Path, kind: str) -> dict[str, Any]:
             f"{path} has schema {schema}, this version reads up to {SCHEMA}; update the project to read it"
         )
     return raw
+
+
+def _agree(macs: Measurement | None) -> None:
+    """Raises: ValueError where a count is not what its own closed form says, of which one was changed afterwards."""
+    closed = macs.details.get("closed_form") if macs is not None and macs.samples else None
+    if closed is not None and closed != macs.value:
+        raise ValueError(f"macs are {macs.value:,}, their closed form says {closed:,}")
 
 
 def _known(kind: type, raw: dict[str, Any], what: str) -> dict[str, Any]:

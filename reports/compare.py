@@ -47,12 +47,18 @@ from reports.table import AblationTable, Row, facts, visits
 from reports.text import UNITS, counted, nearest, table_lines
 
 COMMAND = "python -m harness.compare"
-FAIL_ON = ("nothing", "slower")
+FAIL_ON = {
+    "slower": "a timing that is slower beyond noise, or that B could not take",
+    "larger": "more memory beyond noise, or memory that B could not measure",
+    "counts": "an exact count that is worse, or that differs where neither is better",
+    "accuracy": "an accuracy that is lower by the paired test over seeds; of one seed: whose interval lies lower",
+}
 NOT_OF_THE_CASE = ("device", "threads")  # never matched
 LOOSELY = ("dtype", "kernel", "compile")  # not matched where no case is the same in them
 GENERATION = "cpu generation"
 TOLD = ("device", GENERATION, "torch", "dtype", "kernel", "operators", "mode", "threads", "clip", "commit")
 WHAT_RAN = ("kernel", "operators")
+WORSE = {"timed": "slower", "sized": "larger", "shared": "slower", "counted": "counts", "scored": "accuracy"}  # by kind
 MANY = 4  # rows that move alike say more of the machine than of themselves
 
 
@@ -72,7 +78,7 @@ class Line:
     ratio: Ratio | None = None
     verdict: str = ""
     notes: tuple[str, ...] = ()
-    worse: bool = False
+    worse: str | None = None  # the word of FAIL_ON that fails on it
 
 
 @dataclass
@@ -103,20 +109,20 @@ class Comparison:
     matched: int = 0
     same_counts: int = 0
 
-    @property
-    def slower(self) -> list[Line]:
-        """What fails a comparison: timings that are slower beyond noise, and those that B could not measure."""
-        return [line for line in (*self.timings, *self.lost) if line.worse]
+    def worse(self, fail_on: Iterable[str] = FAIL_ON) -> list[Line]:
+        """What fails a comparison under some words of `FAIL_ON`."""
+        return [line for line in (*self.timings, *self.counts, *self.lost) if line.worse in fail_on]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 1 when `fail_on=slower` and a row is slower beyond noise, 2 for a wrong command."""
+    """Returns 0, 1 where B is worse in what `fail_on` names, 2 for a wrong command or record."""
     argv = sys.argv[1:] if argv is None else argv
     if any(argument in ("-h", "--help") for argument in argv):
-        print(f"usage: {COMMAND} A B [fail_on=slower]\n\n{__doc__}")
-        print("options\n  fail_on=slower  exit with 1 if B is slower in any row, or no longer measured; else always 0")
-        print(f"\nexample\n  {COMMAND} results/laptop outputs fail_on=slower\n")
-        print("exit status: 0 compared, 1 slower beyond noise and asked to fail on it, 2 the command is wrong")
+        print(f"usage: {COMMAND} A B [fail_on=[{','.join(FAIL_ON)}]]\n\n{__doc__}")
+        print("options\n  fail_on=WORD, or several as fail_on=[slower,counts]: exit with 1 if in any row B has")
+        print("\n".join(f"    {word:<9} {meaning}" for word, meaning in FAIL_ON.items()))
+        print(f"\nexample\n  {COMMAND} results/laptop outputs 'fail_on=[{','.join(FAIL_ON)}]'\n")
+        print("exit status: 0 compared, 1 worse and asked to fail on it, 2 the command or a record is wrong")
         return 0
     try:
         folders, fail_on = parse(argv)
@@ -128,22 +134,28 @@ def main(argv: list[str] | None = None) -> int:
         _show(found, folders, Console(highlight=False))
     else:
         print(markdown(found, *map(str, folders)), end="")
-    return 1 if fail_on == "slower" and found.slower else 0
+    worse = found.worse(fail_on)
+    for line in worse:
+        said = f"{line.ablation}, {line.row}, {line.name}: {line.before} -> {line.after}"
+        print(f"failed on {line.worse}: {said}", file=sys.stderr)
+    return int(bool(worse))
 
 
-def parse(argv: list[str]) -> tuple[list[Path], str]:
-    """The two folders and the option. Raises: CompareError naming the argument and what is allowed."""
-    folders, fail_on = [], "nothing"
+def parse(argv: list[str]) -> tuple[list[Path], list[str]]:
+    """The two folders and what to fail on. Raises: CompareError naming the argument and what is allowed."""
+    folders, fail_on = [], []
     for argument in argv:
         key, equals, value = argument.partition("=")
         if equals and key.isidentifier() and not Path(argument).exists():
             if key != "fail_on":
                 raise CompareError(f"unknown option {key!r}; {nearest(key, ['fail_on'])}")
-            if value not in FAIL_ON:
-                raise CompareError(f"unknown fail_on {value!r}; {nearest(value, FAIL_ON)}")
-            fail_on = value
+            words = [word.strip() for word in value.removeprefix("[").removesuffix("]").split(",")]
+            for word in words:
+                if word not in FAIL_ON and word != "nothing":
+                    raise CompareError(f"unknown fail_on {word!r}; {nearest(word, list(FAIL_ON))}")
+            fail_on = [word for word in words if word in FAIL_ON]
         elif argument.startswith("-"):
-            raise CompareError(f"unknown flag {argument!r}; allowed: --help, and fail_on=slower")
+            raise CompareError(f"unknown flag {argument!r}; allowed: --help, and fail_on=WORD")
         else:
             folders.append(Path(argument))
     if len(folders) != 2:
@@ -312,27 +324,30 @@ def _set_against(found: Comparison, one: Row, other: Row, name: str) -> None:
     where = (one.record.ablation, one.name, name)
     if not before.samples or not after.samples:
         if before.samples or after.samples or before.missing != after.missing:
-            worse = bool(before.samples) and before.ran
+            worse = WORSE[before.kind] if before.samples else None
             found.lost.append(Line(*where, _text(before), _text(after), worse=worse))
         return
     if not before.ran:
         if before.samples == after.samples:
             found.same_counts += 1
         else:
-            verdict = _accuracies(before, after) if before.kind == "scored" else "differs"
-            found.counts.append(Line(*where, _text(before), _text(after), verdict=verdict))
+            verdict, worse = _accuracies(before, after) if before.kind == "scored" else _counts(before, after)
+            word = WORSE[before.kind] if worse else None
+            found.counts.append(Line(*where, _text(before), _text(after), verdict=verdict, worse=word))
         return
     ratio = None
     if before.median and after.median:
         pair, spreads = (visits(other, name), visits(one, name)), (other.spreads.get(name), one.spreads.get(name))
         ratio = statistics.ratio(*pair, before.kind, *spreads, least=statistics.LEAST_FLOOR)
-    verdict, worse = NOT_DISTINGUISHABLE, False
+    verdict, worse = NOT_DISTINGUISHABLE, None
     if ratio is None:
         verdict = "not comparable: a median is 0"
     elif ratio.distinguishable:
         up, down = _directions(before)
         verdict = up if ratio.interval.value > 1 else down
-        worse = verdict == "slower"
+        rose = ratio.interval.value > 1
+        if before.better != "none" and rose == (before.better == "lower"):
+            worse = WORSE[before.kind]
     ran = _what_ran(before, one.record), _what_ran(after, other.record)
     notes = [f"{key}: {ran[0][key]} → {ran[1][key]}" for key in WHAT_RAN if ran[0].get(key) != ran[1].get(key)]
     notes += [
@@ -352,15 +367,31 @@ def _directions(measured: Measurement) -> tuple[str, str]:
     return ("more", "less") if measured.unit.startswith("bytes") else ("higher", "lower")
 
 
-def _accuracies(before: Measurement, after: Measurement) -> str:
-    """What two runs of the same seeds say: the mean difference in points, paired over the seeds they share."""
+def _counts(before: Measurement, after: Measurement) -> tuple[str, bool]:
+    """Words, and whether the second is worse: where neither is better by itself, any other number is."""
+    rose = after.median > before.median
+    return "differs", before.better == "none" or rose == (before.better == "lower")
+
+
+def _accuracies(before: Measurement, after: Measurement) -> tuple[str, bool]:
+    """What two runs of the same seeds say, paired over the seeds they share, and whether the second is worse.
+
+    With one seed no test over seeds is possible: two shares of its videos then differ where their intervals are apart,
+    and where nothing says how many videos there were, any lower one is worse.
+    """
     ours, theirs = map(accuracy.by_seed, (after, before))
     shared = [seed for seed in ours if seed in theirs]
     if len(shared) < 2:
-        return "differs; no test with fewer than 2 shared seeds"
+        text = "differs; no test with fewer than 2 shared seeds"
+        videos = [m.details.get("videos") for m in (before, after)]
+        if all(videos):
+            was, now = (means.share_interval(m.median / 100, n) for m, n in zip((before, after), videos, strict=True))
+            return text, now.high < was.low
+        return text, after.median < before.median
     found = means.paired([ours[seed] for seed in shared], [theirs[seed] for seed in shared]).interval
     text = f"{found.value:+.1f} points [{found.low:+.1f}, {found.high:+.1f}]"
-    return text if found.low > 0 or found.high < 0 else f"{NOT_DISTINGUISHABLE}: {text}"
+    apart = found.low > 0 or found.high < 0
+    return text if apart else f"{NOT_DISTINGUISHABLE}: {text}", found.high < 0
 
 
 def _what_ran(measurement: Measurement, record: Record) -> dict[str, str]:

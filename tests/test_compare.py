@@ -9,7 +9,7 @@ import pytest
 from flat import flat
 from test_reports import MACS, one_record, write
 
-from records.record import Visit
+from records.record import Quantity, RecordError, Visit, read_record
 from reports import compare
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_what_is_slower_faster_and_neither(tmp_path):
     }
     assert (throughput["slow"].verdict, throughput["fast"].verdict) == ("slower", "faster")
     assert latency["slow"].ratio.interval.value == pytest.approx(1.4)
-    assert {line.row for line in found.slower} == {"slow"}
+    assert {line.row for line in found.worse(["slower"])} == {"slow"}
     assert (found.counts, found.lost, found.circumstances) == ([], [], {})
     page = compare.markdown(found, "A", "B")
     assert "| example | slow | latency | 500.5 ms | 700.7 ms | 1.40 (" in page
@@ -110,7 +110,7 @@ def test_rows_ablations_and_measurements_in_one_only(tmp_path):
     found = compared(first, second)
     assert found.only == {"A": ["scales: gone"], "B": ["other (all 1 rows)", "scales: new"]}
     (line,) = found.lost
-    assert (line.row, line.after, line.worse) == ("full", "— (out of memory)", True)
+    assert (line.row, line.after, line.worse) == ("full", "— (out of memory)", "slower")
 
 
 def test_an_ablation_s_folder_and_an_outputs_folder_both_do(tmp_path):
@@ -142,7 +142,66 @@ def test_the_command_and_its_exit_status(tmp_path, capsys):
     assert compare.main([str(before), str(after), "fail_on=slower"]) == 1
     assert compare.main([str(after), str(before), "fail_on=slower"]) == 0
     assert compare.main(["--help"]) == 0
-    assert "fail_on=slower" in capsys.readouterr().out
+    assert "fail_on=[slower,larger,counts,accuracy]" in capsys.readouterr().out
+
+
+def seeded(top1, videos=400):
+    """An accuracy with one training for each value."""
+    quantity = Quantity("top1_quick", "scored", "top-1", "percent", "higher")
+    visits = tuple(Visit((value,), details={"seed": seed}) for seed, value in enumerate(top1))
+    return replace(quantity.of([0], {"videos": videos}), visits=visits)
+
+
+def with_measurements(folder, **changed):
+    one = record("x")
+    return write(folder / "scales", [replace(one, measurements=one.measurements | changed)], [{}], table=None)
+
+
+GATES = {  # before, after, the word that fails on it; another word does not
+    "slower": ({}, {"latency": flat("latency", "ms", "lower", (900.0, 901.0, 902.0))}),
+    "larger": (
+        {"peak_memory": flat("peak_memory", "bytes", "lower", (2**30,))},
+        {"peak_memory": flat("peak_memory", "bytes", "lower", (2**31,))},
+    ),
+    "counts": ({}, {"macs": Quantity("macs", "counted", "multiply-adds", "MAC", "lower").of([MACS + 10**9])}),
+    "accuracy": ({"top1_quick": seeded([82, 81, 83])}, {"top1_quick": seeded([12.5, 12, 13])}),
+}
+
+
+@pytest.mark.parametrize("word", GATES)
+def test_a_gate_fails_on_what_it_names_and_on_nothing_else(word, tmp_path, capsys):
+    before, after = (
+        with_measurements(tmp_path / side, **changed) for side, changed in zip("ab", GATES[word], strict=True)
+    )
+    every = "fail_on=[slower,larger,counts,accuracy]"
+    assert compare.main([str(before), str(after), every]) == 1
+    assert compare.main([str(before), str(after), f"fail_on={word}"]) == 1
+    assert f"failed on {word}: example, x, " in capsys.readouterr().err
+    others = ",".join(other for other in GATES if other != word)
+    assert compare.main([str(before), str(after), f"fail_on=[{others}]"]) == 0
+    assert compare.main([str(before), str(before), every]) == 0
+    if word != "slower":  # a better one is no fault
+        assert compare.main([str(after), str(before), every]) == 0
+
+
+@pytest.mark.parametrize(
+    "videos, top1, fails", [(400, (82, 12.5), True), (8, (75, 62.5), False), (None, (82, 81), True)]
+)
+def test_the_accuracy_of_one_seed_is_judged_by_its_videos(videos, top1, fails, tmp_path):
+    sides = [with_measurements(tmp_path / str(n), top1_quick=seeded([value], videos)) for n, value in enumerate(top1)]
+    assert compare.main([*map(str, sides), "fail_on=accuracy"]) == fails
+
+
+def test_a_count_that_its_closed_form_contradicts_is_an_error(tmp_path, capsys):
+    counted = Quantity("macs", "counted", "multiply-adds", "MAC", "lower").of([MACS], {"closed_form": MACS})
+    before = with_measurements(tmp_path / "a", macs=counted)
+    after = with_measurements(tmp_path / "b", macs=replace(counted, visits=(Visit((MACS + 10**9,)),)))
+    (path,) = after.glob("x-*.json")
+    with pytest.raises(RecordError, match="their closed form says") as caught:
+        read_record(path)
+    assert path.name in str(caught.value)
+    assert compare.main([str(before), str(after)]) == 2
+    assert "their closed form says" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -152,6 +211,7 @@ def test_the_command_and_its_exit_status(tmp_path, capsys):
         (["{a}", "nowhere"], "nowhere is not a folder"),
         (["{a}", "{empty}"], "no records in"),
         (["{a}", "{a}", "fail_on=slow"], "did you mean 'slower'"),
+        (["{a}", "{a}", "fail_on=[slower,count]"], "unknown fail_on 'count'; did you mean 'counts'"),
         (["{a}", "{a}", "fial_on=slower"], "unknown option 'fial_on'; did you mean 'fail_on'"),
         (["{a}", "{a}", "--fail"], "unknown flag '--fail'"),
         (["{a}", "{broken}"], "cannot be read as a record"),
@@ -182,9 +242,9 @@ def test_accuracies_are_compared_over_shared_seeds(tmp_path):
         return flat("top1_quick", "percent", "higher", samples, details={"seeds": seeds, "machine": "m"})
 
     before = measured([50.0, 52.0, 51.0], [0, 1, 2])
-    assert _accuracies(before, measured([60.1, 61.9, 61.0], [0, 1, 2])).startswith("+10.0 points")
-    assert "not distinguishable" in _accuracies(before, measured([50.5, 51.0, 52.0], [0, 1, 2]))
-    assert "fewer than 2" in _accuracies(before, measured([60.0], [0]))
+    assert _accuracies(before, measured([60.1, 61.9, 61.0], [0, 1, 2]))[0].startswith("+10.0 points")
+    assert "not distinguishable" in _accuracies(before, measured([50.5, 51.0, 52.0], [0, 1, 2]))[0]
+    assert "fewer than 2" in _accuracies(before, measured([60.0], [0]))[0]
 
 
 def test_accuracy_has_no_noise_floor_and_counts_as_none_of_the_timings(tmp_path):
