@@ -27,7 +27,6 @@ from filelock import FileLock
 from rich.console import Console
 
 from harness.cost.process import environment
-from harness.processes import cores
 from harness.training.job import Job, Stopped
 from harness.training.loop import train as train_job
 from records import provenance
@@ -73,7 +72,7 @@ def slots(device: str, jobs: int | None, threads: int = 1, beside: int = 1) -> l
 
 def beside(data: str) -> int:
     """How many trainings share a GPU: the models that a built-in data set can train leave a large one nearly idle."""
-    return max(1, min(MOST_BESIDE, cores() // 2)) if data.startswith("motion") else 1
+    return max(1, min(MOST_BESIDE, provenance.usable_cores() // 2)) if data.startswith("motion") else 1
 
 
 def run(tasks: list[Any], free: list[Slot], tick: Callable[[list[Any]], None]) -> Iterator[Done]:
