@@ -1,7 +1,8 @@
 """What a checkpoint sees in a video: `python -m harness.predict model=NAME checkpoint=FILE clip=video.mp4`.
 
 Prints the classes with the highest probability, averaged over views. Checkpoints written here say of which model they
-are; published ones (DualFormer, Video Swin) need `model=` or `recipe=`.
+are; published ones (DualFormer, Video Swin) need `model=` or `recipe=`. With `stream=true` a
+recurrent model answers after every frame, as the video plays.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,13 +18,17 @@ from harness.clips.decoding import VideoError, check_file
 from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.spec import options
 from harness.spec.options import option
-from harness.spec.reader import Count, UsageError
+from harness.spec.reader import Count, Flag, UsageError
+
+if TYPE_CHECKING:
+    from harness.evaluation.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TestOptions):
     clip: str = option(meaning="a video file")
     top: Count = option(5, "how many classes are printed")
+    stream: Flag = option(False, "the classes after each frame, as the video plays; for models that look back only")
     views: str | None = option(None, "clips x crops, as in views=4x1; for trained models as in their recipe, else 4x1")
 
 
@@ -51,6 +57,8 @@ def predict(given: Options) -> int:
     from harness.evaluation import trained, views  # torch: a slip above is told at once
 
     loaded = trained.load_trained(given, shown)
+    if given.stream:
+        return _streamed(given, path, loaded)
     try:
         clips = views.views_of(path, loaded.protocol)
     except VideoError as error:
@@ -72,6 +80,24 @@ def predict(given: Options) -> int:
     width = max(map(len, labels.values()))
     for place, index in enumerate(best, 1):
         print(f"{place:>3}  {labels[index]:<{width}}  {100 * probabilities[index]:5.1f} %")
+    return 0
+
+
+def _streamed(given: Options, path: Path, loaded: Trained) -> int:
+    """One line a frame, written at once. Raises: UsageError."""
+    from harness.evaluation import views
+
+    if not hasattr(loaded.model, "stream"):
+        raise UsageError(f"stream=true: {loaded.name} looks at whole clips; models of the family recurrent do not")
+    print(loaded.title)
+    try:
+        for number, fps, probabilities in views.streamed(loaded.model, path, loaded.protocol):
+            best = np.argsort(-probabilities, kind="stable")[: given.top]
+            names = (loaded.classes[index] if loaded.named else f"class {index}" for index in best)
+            told = ", ".join(f"{name} {100 * probabilities[k]:.1f} %" for name, k in zip(names, best, strict=True))
+            print(f"{number / fps:8.2f} s  {told}" if fps else f"frame {number:5}  {told}", flush=True)
+    except VideoError as error:
+        raise UsageError(named(path, error)) from None
     return 0
 
 

@@ -9,10 +9,16 @@ from colours import COLOURS, FRAMES, SIZE, colour_model, colour_video, published
 
 import backbones
 from harness import predict
+from harness.clips import transforms
+from harness.clips.reading import opened
+from harness.datasets import DataSet, Item
+from harness.evaluation import views
+from harness.evaluation.protocol import Protocol
 from harness.evaluation.trained import class_names
 from harness.spec import recipe
 from harness.spec.clip import Augmentation
 from harness.spec.reader import UsageError
+from harness.spec.recipe import Testing
 from harness.spec.sampling import Sampling
 
 # What makes the colour model out of a named one, as a user would give it for a published checkpoint of another size.
@@ -163,3 +169,29 @@ def test_names_of_classes_come_from_text_or_json(tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             class_names(tmp_path / name)
+
+
+def test_a_recurrent_model_answers_as_the_video_plays(folder, capsys, tmp_path):
+    """After the last frame it says what the clip form says of all of them."""
+    changes = {"width": 16, "num_heads": 2, "depth": 2, "clip": [4, SIZE, SIZE]}
+    torch.manual_seed(0)
+    model = backbones.create("rvit_small", len(COLOURS), changes=changes).eval()
+    path = backbones.save_checkpoint(model, tmp_path / "rvit.safetensors")
+    film = folder / "blue.mp4"
+    arguments = [f"checkpoint={path}", f"clip={film}", f"classes={folder / 'classes.txt'}", "stride=2"]
+    lines = said(capsys, *arguments, "stream=true", "top=3")
+    protocol = Protocol(Sampling(frames=4, stride=2), Testing(1, 1, SIZE), Augmentation(size=SIZE))
+    told = list(views.streamed(model, film, protocol))
+    assert len(lines) == 1 + len(told)
+    assert [number for number, *_ in told] == list(range(0, 2 * len(told), 2))
+    best = int(told[-1][2].argmax())
+    assert f"{COLOURS[best]} {100 * told[-1][2][best]:.1f} %" in lines[-1]
+    with opened(DataSet("clip", "test", folder, (), ("0",)), Item("blue.mp4", 0)) as source:
+        pixels = torch.from_numpy(source.read([number for number, *_ in told]))
+    whole = views.probabilities_of(model, transforms.test_view(pixels, SIZE, SIZE, 0, 1)[None], protocol)[0]
+    torch.testing.assert_close(told[-1][2], whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_whole_clips_does_not_stream(folder, capsys):
+    arguments = f"checkpoint={folder / 'model.safetensors'}", f"clip={folder / 'blue.mp4'}", "stream=true"
+    assert "looks at whole clips" in refused(capsys, *arguments)

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from harness import precision
 from harness.clips.decoding import VideoError
 from harness.clips.loading import Decoded, TestClips, loaded, shared
-from harness.clips.transforms import normalised
+from harness.clips.reading import opened
+from harness.clips.transforms import normalised, test_view
 from harness.datasets import DataSet, Item
 from harness.evaluation.predictions import DECODERS, RUN, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol
 from harness.progress import duration
 
+FRAMES_AT_ONCE = 32  # of a video that is streamed
 NOT_FINITE = "the model's scores are not finite"
 
 Say = Callable[[str], None]
@@ -158,6 +160,25 @@ def views_of(path: Path, protocol: Protocol) -> Tensor:
     if isinstance(views, str):
         raise VideoError(views)
     return views
+
+
+def streamed(model: nn.Module, path: Path, protocol: Protocol) -> Iterator[tuple[int, float | None, np.ndarray]]:
+    """What a model that has `stream` says as a video plays, from its beginning to its end, every `stride`-th frame.
+
+    Yields the number of each frame, frames per second and the probabilities "k" after it. Few frames are held at once.
+
+    Raises: VideoError.
+    """
+    stream, testing = model.stream(), protocol.testing
+    with opened(DataSet("clip", "test", path.absolute().parent, (), ("0",)), Item(path.absolute().name, 0)) as source:
+        numbers = range(0, source.total, protocol.sampling.stride)
+        for first in range(0, len(numbers), FRAMES_AT_ONCE):
+            several = numbers[first : first + FRAMES_AT_ONCE]
+            pixels = torch.from_numpy(source.read(list(several)))
+            frames = test_view(pixels, protocol.size, testing.resize, 0, 1)
+            for place, number in enumerate(several):
+                frame = frames[None, :, place : place + 1]
+                yield number, source.fps, probabilities_of(lambda x: stream(x[:, :, 0]), frame, protocol)[0]
 
 
 def video_names(dataset: DataSet) -> list[str]:
