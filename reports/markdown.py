@@ -51,11 +51,10 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     """The whole report; `figures` maps the file name of each figure to its caption."""
     notes = Notes()
     pictures = [f"![{caption}]({name})" for name, caption in figures.items()]
-    if "scaling.png" in figures and (fitted := exponents.section(table, notes)):
-        place = list(figures).index("scaling.png")
-        pictures[place] += f"\n\n{fitted}\n\nThe same [as CSV]({exponents.FILE})."
     main, more = main_and_more(table, notes)
-    details = [*pictures[1:], *more, _runs(table), shares.said(table), accuracy_section.section(table, notes)]
+    fitted = exponents.section(table, notes) if "scaling.png" in figures else ""
+    details = [*pictures[1:], *more, f"{fitted}\n\nThe same [as CSV]({exponents.FILE})." if fitted else ""]
+    details += [_runs(table), shares.said(table), accuracy_section.section(table, notes)]
     details += [roofline.section(table, notes), _precision(table)]
     details = [part for part in details if part]
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
@@ -70,9 +69,10 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
 
 
 def summary(table: AblationTable) -> list[str]:
-    """The answer: what costs least, what the accuracies do, what became of the published costs."""
-    lines = [_cost_line(table), *accuracy_section.summary(table), _verdict_line(table), _absent_line(table)]
-    return [line for line in lines if line]
+    """The answer: what costs least, what the accuracies do, what became of the published costs; what ran goes first."""
+    lines = [*accuracy_section.summary(table), _verdict_line(table)]
+    lines.insert(0 if costs(table) else len(lines), _cost_line(table))
+    return [line for line in [*lines, _absent_line(table)] if line]
 
 
 def _verdict_line(table: AblationTable) -> str:

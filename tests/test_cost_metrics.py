@@ -592,7 +592,7 @@ def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_p
 
 def test_fitted_exponents_stand_below_the_figure_and_in_a_csv(machine):
     report.build(machine)
-    below = (machine / "report.md").read_text(encoding="utf-8").partition("(scaling.png)")[2].partition("| row |")[0]
+    below = (machine / "report.md").read_text(encoding="utf-8").partition("Exponents of")[2].partition("### ")[0]
     expected = [
         "| scheme, growing with | theirs in theory | multiply-adds: exponent | latency: exponent |",
         "| --- | ---: | ---: | ---: |",

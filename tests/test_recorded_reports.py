@@ -1,0 +1,74 @@
+"""What is committed under results/: each folder builds into the same bytes, in reports that a reader can take in."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from records.record import MANIFEST
+from reports import build, cost_page
+from reports.text import WIDEST
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+FOLDERS = sorted(path.parent for path in RESULTS.rglob(MANIFEST))
+PLACES = sorted({folder.parent for folder in FOLDERS})
+PAGES = sorted(path for path in RESULTS.rglob("*.md") if path.name != "README.md")
+
+pytestmark = pytest.mark.skipif(not FOLDERS, reason="no recorded run in this checkout")
+
+
+def name(path):
+    return path.relative_to(RESULTS).as_posix()
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    """A copy of results/ with nothing but records, from which every report was built."""
+    copy = tmp_path_factory.mktemp("clone") / "results"
+    shutil.copytree(RESULTS, copy, ignore=lambda _, names: [n for n in names if not n.endswith(".json") and "." in n])
+    assert build.main([str(copy)]) == 0
+    return copy
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, *PLACES], ids=name)
+def test_what_is_committed_is_what_its_records_give(folder, rebuilt):
+    """The text and the pictures, of each ablation and of each machine, and nothing that is not built."""
+    committed = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    committed.pop("compare.md", None)  # of two folders, see below
+    again = {
+        path.name: path.read_bytes() for path in (rebuilt / folder.relative_to(RESULTS)).iterdir() if path.is_file()
+    }
+    assert sorted(again) == sorted(committed)
+    differ = [file for file in again if again[file] != committed[file]]
+    assert not differ, f"`python -m reports.build {folder.relative_to(ROOT)}` changes {', '.join(differ)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_table_is_wider_than_a_reader_takes_in(page):
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    for line in rows:
+        assert len(re.findall(r"(?<!\\)\|", line)) - 1 <= WIDEST, line
+    if page.name == "report.md" and (page.parent / MANIFEST).is_file():
+        assert rows, "a report without a table"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name)
+def test_a_report_answers_first_and_says_how_to_build_it(folder):
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    head = page.partition("## Details")[0]
+    assert head.split("\n\n")[1].startswith("- ")
+    assert len(re.findall(r"^\| -", head, flags=re.M)) == 1
+    assert head.count("![") <= 1
+    assert f"python -m reports.build {folder.relative_to(ROOT)} " in page
+    for row in re.findall(r"^\|.*\|$", page, flags=re.M):
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")[1:]]
+        assert not cells or not all(cell.startswith("—") for cell in cells), f"a row without a figure: {row}"
+
+
+def test_the_page_of_costs_opens_every_section_with_one_table():
+    for page in (place / cost_page.PAGE for place in PLACES):
+        for section in page.read_text(encoding="utf-8").split("\n## ")[2:]:
+            tables = [part for part in section.split("\n\n") if part.startswith("| row |")]
+            assert len(tables) == 1, section.splitlines()[0]
