@@ -18,11 +18,6 @@ ONE_RUN = (
     "one seed: the interval is Wilson's over the test videos of that run, and leaves out how far another seed would "
     "move it"
 )
-CSV = (
-    "", "_low", "_high", "_interval", "_seeds", "_videos", "_data", "_frames", "_size", "_width_factor", "_epochs",
-    "_top5", "_mean_class", "_coverage", "_shuffled", "_single", "_difference", "_difference_low", "_difference_high",
-    "_p", "_p_holm", "_published_difference", "_ordering",
-)  # fmt: skip
 
 
 def main_columns(table: AblationTable, notes: Notes) -> list[Columns]:
@@ -291,14 +286,6 @@ def _params(row: Row, name: str) -> str:
 def summary(table: AblationTable) -> list[str]:
     """One sentence for each accuracy."""
     return [sentence(line) for name in accuracy.names(table) if (line := accuracy.summary(table, name))]
-
-
-def csv_columns(table: AblationTable) -> list[str]:
-    columns = []
-    for name in accuracy.names(table):
-        columns += [f"{name}{column}" for column in CSV]
-        columns += [f"{name}_verdict"] if accuracy.full_column(table, name) else []
-    return columns
 
 
 def csv_row(table: AblationTable, row: Row, orderings: dict[str, dict[str, Ordering]]) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def groups(table: AblationTable, notes: Notes) -> list[Columns]:
     others = [n for kind in ("shared", "counted") for n, q in quantities.items() if q.kind == kind]
     others = [n for n in others if quantities[n].better != "none" and n not in PUBLISHED_COUNTS.values()]
     made += [measured_columns(table, [name], notes) for name in others]
-    return [*made, differing_columns(table)]
+    return [*made, shares.columns(table), differing_columns(table)]
 
 
 def costs(table: AblationTable) -> list[str]:

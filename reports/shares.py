@@ -1,7 +1,6 @@
 """What the operators of a row belong to: the groups in words, and how far their measured time can be trusted."""
 
 from records.groups import GROUPS
-from records.record import Quantity
 from reports import statistics
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Columns
@@ -51,8 +50,3 @@ def columns(table: AblationTable) -> Columns:
 def _percent(row: Row, kind: str, group: str) -> str:
     parts = shares_of(row, kind)
     return f"{100 * parts[group]:.0f}" if parts else MISSING
-
-
-def apart(name: str, quantity: Quantity) -> bool:
-    """Whether a part of a whole has a column of its own: the groups of operators are shown as shares alone."""
-    return quantity.kind == "shared" and not name.startswith("time_")
