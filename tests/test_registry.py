@@ -95,7 +95,7 @@ def test_the_message_names_the_value_and_the_way_out(arguments, error, message):
 
 
 def test_options_and_their_defaults():
-    assert attention_zoo.options_of("full") == {}
+    assert attention_zoo.options_of("full") == dict(qkv_bias=True)
     assert attention_zoo.options_of("local_window") == dict(window=(8, 7, 7), relative_bias=False)
     assert "kernel" not in attention_zoo.options_of("shifted_window")
 
