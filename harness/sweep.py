@@ -34,11 +34,12 @@ from harness.spec.case import Ablation, Case, Clip, Entry, Settings, case_id
 from harness.spec.effort import effort_for
 from harness.spec.reader import UsageError
 from harness.store import Store, clear_parts
-from records import provenance, visits
-from records.record import Measurement, canonical, write_manifest
+from records import falling, provenance, visits
+from records.record import Measurement, Record, canonical, write_manifest
 from reports.console import human, is_shown
 
 TIMING_LOCK = ".timing.lock"
+RETAKES = 3  # of visits that were disturbed and were so again: the machine is then taken to stay busy
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Run:
     trainings: Trainings | None = None
     failures: list[str] = field(default_factory=list)
     unfit: Unfit = field(default_factory=dict)
+    retakes: int = RETAKES
     without: set[tuple[str, str]] = field(default_factory=set)  # cases and metrics that an earlier step had no value of
 
     @cached_property
@@ -131,8 +133,34 @@ class Run:
             names = [name for name in step.names if (case_id(step.entry.case), name) not in self.without]
             with progress.step(step.kind, step.label(names)) as say:
                 say(self._do(step, names, *clips.get(clip_key(step.entry.case.clip), (None, None))))
+        self._again_what_falls([step.entry for step in work if step.kind == "time"], clips)
         if self.trainings is not None:
             self.failures += self.trainings.go(self.store, how.console, how.deadline)
+
+    def _again_what_falls(self, timed: list[Entry], clips: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+        """Time a case again that costs more than one with a larger clip does, if this run timed it; tell what stays."""
+        entries = {case_id(entry.case): entry for entry in timed}
+        if self.how.quick or not entries:
+            return
+        suspects = {}
+        for small, _, name in self._falling():
+            of = [metric for metric in self.names if name in metrics.get(metric).measures]
+            if small.case_id in entries and of:
+                suspects[small.case_id, of[0]] = self._rounds_of(of[0])
+        for (identifier, name), wanted in suspects.items():
+            if self.how.deadline.passed:
+                break
+            entry = entries[identifier]
+            say = f"    {name} of {entry.case.row} is above that of a larger clip; it is measured again"
+            self.how.console.print(say, highlight=False)
+            clip = clips.get(clip_key(entry.case.clip), (None, None))
+            for number in sorted(self.store.repeat(entry, name, wanted)):
+                self._do(Step("time", entry, [name], (number, wanted)), [name], *clip)
+        for pair in self._falling():
+            self.how.console.print(f"warning: {falling.warning(*pair)}", markup=False, soft_wrap=True)
+
+    def _falling(self) -> list[tuple[Record, Record, str]]:
+        return falling.falling(record for entry in self.chosen if (record := self.store.read(entry)))
 
     def _steps(self) -> list[Step]:
         """Counted metrics of all cases, then the rounds of the timed ones: what the records lack."""
@@ -208,9 +236,26 @@ class Run:
             if not self.how.force:
                 number, wanted = step.round
                 names = [name for name in names if number in self.store.left(step.entry, name, wanted)]
-            return self._measured(step.entry.case, names, clip) if names else []
+            return self._undisturbed(step.entry.case, names, clip) if names else []
         finally:
             lock.release()
+
+    def _undisturbed(self, case: Case, names: list[str], clip: Path | None) -> list[Measurement]:
+        """The measurements of one visit; of one that was disturbed those of a second one, if that one was not.
+
+        Not in quick mode, not beyond the deadline, and not on a machine that stays busy.
+        """
+        measured = self._measured(case, names, clip)
+        if not any(m.details.get("disturbed") for m in measured) or self.how.quick:
+            return measured
+        if not self.retakes or self.how.deadline.passed:
+            return measured
+        self.how.console.print(f"    {_disturbed(measured)}; the visit is taken again", highlight=False)
+        again = self._measured(case, names, clip)
+        if any(m.missing or m.details.get("disturbed") for m in again):
+            self.retakes -= 1
+            return measured
+        return again
 
     def _note_unfit_before(self) -> None:
         """What the records of earlier runs on this machine say, where no other try is to be made."""
@@ -327,10 +372,15 @@ def _but_for_clip(case: Case, name: str) -> tuple[str, str]:
 def _in_words(measured: list[Measurement]) -> str:
     if not measured:
         return "another run measured it meanwhile"
+    disturbed = [_disturbed(measured)] if any(m.details.get("disturbed") for m in measured) else []
     shown = []
     for m in measured:
         if m.missing:
             shown.append(f"{m.name} — {m.missing}")
         elif is_shown(m):
             shown.append(f"{m.title} {human(m)}")
-    return ", ".join(dict.fromkeys(shown))
+    return ", ".join(dict.fromkeys([*shown, *disturbed]))
+
+
+def _disturbed(measured: list[Measurement]) -> str:
+    return f"disturbed: {' and '.join(dict.fromkeys(w for m in measured for w in m.details.get('disturbed', [])))}"

@@ -14,7 +14,9 @@ from records import provenance
 from records.record import Measurement, Visit
 
 ROUNDS, QUICK_ROUNDS = 5, 1
-OF_A_VISIT = ("started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms")
+OF_A_VISIT = (
+    "started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms", "beside", "disturbed", "load",
+)  # fmt: skip
 
 
 def order(entries: list, number: int) -> list:

@@ -370,6 +370,11 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
     text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
     if False in measured.said("settled"):
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
+    disturbed = [visit.details.get("disturbed", measured.details.get("disturbed")) for visit in measured.visits]
+    if any(disturbed):
+        words = " and ".join(dict.fromkeys(word for of_visit in disturbed for word in of_visit or ()))
+        rounds = f"{sum(map(bool, disturbed))} of {len(disturbed)} visits"
+        text += notes.mark(f"disturbed in {rounds}, where {words}: take it as rough")
     if max(measured.said("launch_share"), default=0) > LAUNCH_BOUND:
         text += notes.mark("the host was busy launching for most of this time: the device alone may be faster")
     if measured.details.get("bound", "memory") != "memory":

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from records import falling
 from records.record import Measurement, Record, RecordError, outputs_of, read_manifest, read_record, record_paths
 from reports import counting, paper_table, statistics, verdict
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
@@ -310,6 +311,8 @@ def load(folder: str | Path) -> AblationTable:
         )
     name = f"{manifest['name']}/{folder.resolve().name}" if setting else manifest["name"]
     quick = outputs_of(folder.resolve()).name == "quick"
+    if not quick:  # whose few samples say nothing of the kind
+        warnings += [falling.warning(*pair) for pair in falling.falling(row.record for row in rows if row.record)]
     return AblationTable(
         name=name,
         question=f"{manifest['question']} With {setting}" if setting else manifest["question"],

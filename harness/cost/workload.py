@@ -38,7 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attention_zoo import fastest, kernels
 from harness.clips.transforms import normalise
-from harness.cost import card, memory
+from harness.cost import beside, card, memory
 from harness.cost.build import build
 from harness.cost.training_step import TrainingStep, targets
 from harness.spec.case import Case
@@ -215,11 +215,13 @@ class Workload:
             warm_up.append(one())
         runs = []
         start = time.perf_counter()
-        while not effort.enough(len(runs), time.perf_counter() - start):
-            runs.append(one())
+        with beside.Watch() as watch:
+            while not effort.enough(len(runs), time.perf_counter() - start):
+                runs.append(one())
         # A warm-up of fewer runs than the rule looks at, of a slow model, is judged with the first samples, if they do.
         judged = [*warm_up, *runs][: max(len(warm_up), WINDOW)]
-        return runs, {"warm_up": len(warm_up), **({"settled": _settled(judged)} if len(judged) >= WINDOW else {})}
+        settled = {"settled": _settled(judged)} if len(judged) >= WINDOW else {}
+        return runs, {"warm_up": len(warm_up), **settled, **watch.details}
 
     def _cuda_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
         """Events around each phase, the L2 cache overwritten between runs, one wait for up to ten of them.
