@@ -20,10 +20,15 @@ from typing import Generic, TypeVar
 Entry = TypeVar("Entry")
 
 
+MEANT = {"flops": "macs", "gflops": "macs", "flash": "sdpa", "flash_attention": "sdpa", "kinetics": "kinetics400"}
+"""What is called something else here than elsewhere, or is one of several that are spelled nearly alike."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the nearest valid one, then all of them."""
     allowed = sorted(allowed)
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    meant = [word for word in (MEANT.get(name.lower()),) if word in allowed]
+    close = meant or difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(allowed) or 'none'}"
 

@@ -337,6 +337,8 @@ def _read_pickle(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     first = (str(error).splitlines() or [""])[0]
+    if "weights" in first.lower():  # PyTorch's advice to run whatever the file says
+        first = "not a file of weights"
     return CheckpointError(
         f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}: {first}): cut off, damaged or another "
         "kind of file; copy or download it again"

@@ -83,3 +83,26 @@ def test_a_command_that_no_parser_takes_is_found():
         (command,) = commands(f"python -m {wrong}")
         with pytest.raises((UsageError, comparing.CompareError, AssertionError)):
             parse(*command)
+
+
+@pytest.mark.parametrize(
+    "words, way_out",
+    [
+        (["ablation=pyramid_scales", "quick"], "did you mean quick=true?"),
+        (["ablation=pyramid_scales", "metrics=[flops]"], "did you mean 'macs'?"),
+        (["ablation=pyramid_scales", "kernel=flash"], "did you mean 'sdpa'?"),
+    ],
+)
+def test_a_slip_is_told_the_way_out(words, way_out, capsys):
+    assert run.main(words) == 2
+    assert way_out in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_told_as_one(capsys):
+    assert datasets.main(["check", "my_clips"]) == 2
+    assert "unknown data set 'my_clips', and no such folder here" in capsys.readouterr().err
+
+
+def test_kinetics_alone_is_the_data_set_of_400_classes(capsys):
+    assert datasets.main(["check", "kinetics", "root=nowhere"]) == 2
+    assert "did you mean 'kinetics400'?" in capsys.readouterr().err

@@ -106,7 +106,9 @@ def test_a_missing_annotation_file_is_named_with_the_place_and_who_distributes_i
 
 
 def test_slips_in_names_splits_roots_and_options(tmp_path):
-    with pytest.raises(DataError, match="unknown data set 'kinetics40'; did you mean 'kinetics400'"):
+    with pytest.raises(
+        DataError, match="unknown data set 'kinetics40', and no such folder here; did you mean 'kinetics400'"
+    ):
         datasets.load("kinetics40", "train", tmp_path)
     with pytest.raises(DataError, match="unknown split 'validation'; allowed: test, train, val"):
         datasets.load("ucf101", "validation", tmp_path)

@@ -123,7 +123,8 @@ def _split(argument: str, command: Command, known: dict[str, Any], open_to: dict
     if argument.startswith(("+", "~")):
         raise UsageError(f"{argument!r}: options are neither added nor removed; write {bare}={raw}")
     if not equals:
-        meant = command.word(argument)
+        flag = bare in known and known[bare].default is False
+        meant = f"{bare}=true" if flag else command.word(argument)
         hint = f"did you mean {meant}?" if meant else nearest(bare, names)
         raise UsageError(f"unknown option {argument!r}; options are written key=value; {hint}")
     if key in open_to:
