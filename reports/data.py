@@ -13,6 +13,7 @@ The columns of `results.csv` are `LONG`, and stay what they are within a schema:
 """
 
 import json
+from decimal import Decimal
 from typing import Any
 
 from records.record import Measurement, Quantity
@@ -112,6 +113,10 @@ def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
         "comparable": _bool(row.comparable) if isinstance(row.comparable, bool) else row.comparable,
         "baseline": row.baseline,
     }
+    for column in table.celled:
+        made, judged = table.cell(row, column)
+        shown = str(made.shown) if isinstance(made.shown, Decimal) else _csv_cell(made.shown)
+        cells |= {f"measured_{column}": shown, f"verdict_{column}": str(judged)}
     for name, quantity in table.quantities().items():
         if quantity.kind != "scored":  # whose cells are of the section on accuracy
             cells |= _csv_measured(table, row, name, quantity)

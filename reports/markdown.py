@@ -199,7 +199,7 @@ def groups(table: AblationTable, notes: Notes) -> list[Columns]:
     """All columns, the first that answer: the first cost, accuracies, published beside counted; then all others."""
     quantities, own = table.quantities(), costs(table)
     made = [measured_columns(table, own[:1], notes, count=True), *accuracy_section.main_columns(table, notes)]
-    made += _count_columns(table, notes)
+    made += [*_count_columns(table, notes), *(_cell_columns(table, column, notes) for column in table.celled)]
     made += [measured_columns(table, [name], notes) for name in own[1:]]
     for column in printed(table):
         title = f"{_printed_title(column)}, {table.paper.units[column]}, published"
@@ -238,7 +238,8 @@ def measured_columns(table: AblationTable, names: list[str], notes: Notes, *, co
 
 def printed(table: AblationTable) -> list[str]:
     """The columns of the paper that hold numbers and are not set against counts: its accuracies above all."""
-    own = [column for column in (table.paper.units if table.paper else ()) if column not in PUBLISHED_COUNTS]
+    units, others = (table.paper.units if table.paper else ()), {*PUBLISHED_COUNTS, *table.celled}
+    own = [column for column in units if column not in others]
     return [column for column in own if any(isinstance(row.printed(column), int | float) for row in table.rows)]
 
 
@@ -285,6 +286,23 @@ def _count_columns(table: AblationTable, notes: Notes) -> list[Columns]:
             cell = lambda row, name=name, scale=scale: plain(row, name, scale, notes, decimals=3)  # noqa: E731
             made.append([(plain_title, cell)])
     return made
+
+
+def _cell_columns(table: AblationTable, column: str, notes: Notes) -> Columns:
+    """A further printed column, in the rows that stand for it, and what the models give with the verdict."""
+
+    def published(row: Row) -> str:
+        return _published_cell(row, column) if column in row.cells or row.published_only else MISSING
+
+    def measured(row: Row) -> str:
+        made, judged = table.cell(row, column)
+        if column not in row.cells or made.missing:
+            return MISSING + (notes.mark(made.missing) if made.missing else "")
+        shown = _number(made.shown) if isinstance(made.shown, Decimal) else str(made.shown)
+        return _judged(shown + (f" ({made.exact})" if made.exact else ""), row, judged, notes)
+
+    title = f"{_printed_title(column)}, {table.paper.units.get(column, 'as printed')}"
+    return [(f"{title}, published", published), (f"{title}, measured", measured)]
 
 
 def _judged(cell: str, row: Row, judged: Verdict, notes: Notes) -> str:

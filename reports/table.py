@@ -13,6 +13,7 @@ from typing import Any
 from records import falling
 from records.record import Measurement, Record, RecordError, outputs_of, read_manifest, read_record, record_paths
 from reports import counting, paper_table, statistics, verdict
+from reports.cells import Cell, cell
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable
 from reports.statistics import Interval, Ratio, Spread
 from reports.verdict import Verdict
@@ -38,6 +39,7 @@ class Row:
     note: str | None = None
     comparable: bool | str = True
     baseline: str | None = None
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)  # of printed columns, see reports/cells.py
     default_views: int | None = None
     default_counting: str | None = None
     default_params_count: str | None = None
@@ -103,8 +105,8 @@ class Row:
         return {key: value for key, value in facts(one).items() if key in WHAT_RAN}
 
     def printed(self, column: str) -> int | float | None:
-        """A published cell."""
-        return self.published.cells.get(column) if self.published else None
+        """A published cell, or a setting that is printed with the row."""
+        return (self.published.settings | self.published.cells).get(column) if self.published else None
 
     @property
     def macs_by_authors_rule(self) -> int | None:
@@ -261,8 +263,35 @@ class AblationTable:
 
     def verdicts(self) -> list[Verdict]:
         """The verdicts of all published cost cells, row by row."""
-        both = [v for row in self.rows for v in (row.verdict_flops, row.verdict_params)]
-        return [v for v in both if v.kind is not None]
+        every = [
+            verdict
+            for row in self.rows
+            for verdict in (row.verdict_flops, row.verdict_params, *(self.cell(row, name)[1] for name in self.celled))
+        ]
+        return [v for v in every if v.kind is not None]
+
+    @property
+    def celled(self) -> list[str]:
+        """The printed columns that rows say how to make, in the paper's order."""
+        named = dict.fromkeys(column for row in self.rows for column in row.cells)
+        units = list(self.paper.units) if self.paper else []
+        return [*(column for column in units if column in named), *(column for column in named if column not in units)]
+
+    def cell(self, row: Row, column: str) -> tuple[Cell, Verdict]:
+        """What stands against a printed cell, and the verdict on it; a row without one has only the paper's."""
+        printed = row.printed(column)
+        if column not in row.cells:
+            only_there = row.published_only and printed is not None
+            return Cell(), Verdict(verdict.PUBLISHED_ONLY if only_there else None)
+        made = cell(row.cells[column], row, {other.name: other for other in self.rows})
+        return made, verdict.judge(
+            printed,
+            made.shown,
+            explanation=row.explanation,
+            comparable=row.comparable,
+            missing=made.missing,
+            model_here=not row.published_only,
+        )
 
     @property
     def mixed(self) -> bool:
@@ -361,6 +390,7 @@ def _row(entry: dict[str, Any], folder: Path, paper: PaperTable | None, warnings
         note=entry.get("note"),
         comparable=entry.get("comparable", True),
         baseline=entry.get("baseline"),
+        cells=entry.get("cells") or {},
         **_defaults(paper, published),
     )
 

@@ -7,6 +7,7 @@ would call most of their tables wrong. Rounding is half up on exact integers.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from reports.text import rounded
 
@@ -54,8 +55,8 @@ def printed_params(count: int, decimals: int) -> Decimal:
 
 
 def judge(
-    published: int | float | None,
-    measured: Decimal | None,
+    published: Any,
+    measured: Any,
     *,
     explanation: str | None = None,
     comparable: bool | str = True,
@@ -79,6 +80,8 @@ def judge(
         return Verdict(NOT_COMPARED, not_comparable)
     if measured is None:
         return Verdict(NOT_COMPARED, missing or "not measured")
-    if Decimal(str(published)) != measured:
+    if isinstance(measured, Decimal):
+        published = Decimal(str(published))
+    if published != measured:
         return Verdict(NOT_REPRODUCED)
     return Verdict(EXPLAINED if explanation else REPRODUCED)

@@ -130,6 +130,8 @@ class Row:
     A row called `every_scheme` stands for one of each registered attention scheme that has no row of its own: the model
     `pyramid_tiny_<scheme>`, changed as that row says.
 
+    `cells` say how further printed columns come about, see `reports/cells.py`.
+
     `baseline` is the row that this one is set against where the ablation names none for all. `recipe` is how its model
     was trained for the published accuracy, and `training` what else differs when it is trained: fields of
     `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`.
@@ -149,6 +151,7 @@ class Row:
     recipe: said.Recipe | None = None
     training: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = None
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -238,6 +241,7 @@ class Entry:
             "note": row.note,
             "comparable": self.comparable,
             "baseline": self.baseline,
+            **({"cells": row.cells} if row.cells else {}),
         }
 
 
@@ -355,10 +359,20 @@ def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None
     if beside and beside.is_file():
         ablation.table_file = beside
     try:
-        printed = [row.name for row in tables.read(ablation.table_file or tables.FOLDER / f"{table}.yaml").rows]
+        read = tables.read(ablation.table_file or tables.FOLDER / f"{table}.yaml")
     except tables.PaperTableError as error:
         raise UsageError(f"{file}: {error}") from error
+    printed = [row.name for row in read.rows]
     for row in ablation.rows:
+        for column, spec in row.cells.items():
+            where = f"{file}, row {row.row!r}: cells.{column}"
+            columns = [*read.units, *read.rows[0].settings]
+            if column not in columns:
+                raise UsageError(f"{where} is no column of {table}; {nearest(column, columns)}")
+            try:
+                said.room("reports.cells").check(spec, [other.row for other in ablation.rows])
+            except ValueError as error:
+                raise UsageError(f"{where}: {error}") from None
         if row.published is not None and row.published not in printed:
             hint = nearest(row.published, printed)
             raise UsageError(f"{file}, row {row.row!r}: published is {row.published!r}, no row of {table}; {hint}")
@@ -427,7 +441,7 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Setti
     model = chosen.get("model") or row.model or ablation.model
     changes = row.changes | {axis: value for axis, value in chosen.items() if axis not in AXES} | settings.model
     try:
-        clip = _clip(row, chosen, settings, _named_config(model).clip)
+        clip = _clip(row, chosen, settings, _named_config(model))
         config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{where}: {_message(error)}") from error
@@ -473,12 +487,15 @@ def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Se
     return row.row + _points({**chosen, axis: _quick(axis, fixed) if settings.quick else fixed})
 
 
-def _clip(row: Row, chosen: dict[str, Any], settings: Settings, nominal) -> Clip:
+def _clip(row: Row, chosen: dict[str, Any], settings: Settings, config: Config) -> Clip:
     """The clip of a case: the model's own, then the row's, the axis', the run's. Images stay single frames."""
+    nominal = config.clip
     clip = Clip(frames=nominal.t, size=nominal.h)
     clip = replace(clip, **row.clip)
     if settings.quick:
-        clip = replace(clip, **_quick("clip", {"frames": clip.frames, "size": clip.size}))
+        small = _quick("clip", {"frames": clip.frames, "size": clip.size})
+        fitting = config.shrunk(1, None, (small["frames"], small["size"], small["size"])).clip
+        clip = replace(clip, frames=fitting.t, size=fitting.h)
     clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})
     clip = replace(clip, **chosen.get("clip", {}))
     given = {n: getattr(settings, n) for n in CLIP_AXES if getattr(settings, n) is not None}

@@ -8,12 +8,21 @@ from records.record import Measurement, Quantity
 
 PARAMS = Quantity("params", "counted", "parameters", "count", "lower")
 WITH_CLASSIFIER = Quantity("params_with_classifier", "counted", "parameters with classifier", "count")
+TRAINABLE = Quantity(
+    "trainable_params", "counted", "parameters that are tuned, adapters alone where there are", "count"
+)
 
 
-@register("params", PARAMS, WITH_CLASSIFIER)
+@register("params", PARAMS, WITH_CLASSIFIER, TRAINABLE)
 def params(case: Case) -> list[Measurement]:
-    """Counted on the meta device, so that no weights are drawn."""
+    """Counted on the meta device, so that no weights are drawn; the sizes of the model's stages are details."""
+    import backbones
     from harness.cost.count import count
 
     counted = count(case)
-    return [PARAMS.of([counted.params]), WITH_CLASSIFIER.of([counted.params + counted.classifier_params])]
+    sizes = backbones.read_config(case.config).sizes()
+    return [
+        PARAMS.of([counted.params], {"sizes": sizes}),
+        WITH_CLASSIFIER.of([counted.params + counted.classifier_params]),
+        TRAINABLE.of([counted.trainable]),
+    ]
