@@ -118,10 +118,12 @@ class Row:
         """The measured operations as the table would print them, in G."""
         if self.macs_by_authors_rule is None or not self.views:
             return None
+        return self.printed_by(self.macs_by_authors_rule)
+
+    def printed_by(self, count: int) -> Decimal:
+        """What the table would print for `count` operations of one view, in G."""
         total = self.precision.get("flops", {}).get("total_decimals")
-        return verdict.printed_flops(
-            self.macs_by_authors_rule, self.views, self.decimals("flops", "per_view_decimals"), total
-        )
+        return verdict.printed_flops(count, self.views, self.decimals("flops", "per_view_decimals"), total)
 
     @property
     def authors_params_exact(self) -> int | None:

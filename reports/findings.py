@@ -1,0 +1,139 @@
+"""What our own counts say against, or of, the printed costs: `python -m reports.findings outputs` writes `findings.md`.
+
+A paragraph for each cell that a count contradicts, or that it gives only by a rule of its own or with a setting that
+the paper does not state, with the arithmetic from the records; then what others counted of models that are not here.
+"""
+
+import argparse
+import shlex
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+from records.record import RecordError, ablation_folders, write_text
+from records.terminal import until_closed
+from reports import counting, verdict
+from reports.paper_table import PaperTableError
+from reports.table import AblationTable, Row, load
+from reports.text import rounded, sentence
+from reports.verdict import Verdict
+
+PAGE = "findings.md"
+
+
+def page(tables: list[AblationTable]) -> str:
+    """The findings of all tables, those of one published table together."""
+    parts = ["# Findings", "What the printed costs are, where our own counts contradict or explain them."]
+    cited: dict[str, str] = {}
+    for table in tables:
+        if table.paper is None:
+            continue
+        found = [paragraph for row in table.rows for paragraph in paragraphs(table, row)]
+        cited |= {line: "" for row in table.rows if (line := recounted(table, row))}
+        if found:
+            parts += [f"## {table.paper.table}: {table.paper.title}", f"{table.paper.paper}.", *found, again(table)]
+    if cited:
+        parts += ["## Recounted elsewhere", "No model here stands for these rows; the counts are cited.", *cited]
+    return "\n\n".join(parts) + "\n"
+
+
+def paragraphs(table: AblationTable, row: Row) -> list[str]:
+    """One for each printed cell of a row with something to say."""
+    if row.record is None or row.published is None or row.comparable is not True:
+        return []
+    made = []
+    if remarkable(table, row, row.verdict_flops, row.counting != table.paper.counting):
+        made.append(_paragraph(row, "operations", f"{row.printed('flops')} G", _operations(row), row.verdict_flops))
+    if remarkable(table, row, row.verdict_params, row.params_count != table.paper.params_count):
+        made.append(_paragraph(row, "parameters", f"{row.printed('params')} M", _parameters(row), row.verdict_params))
+    for column in table.celled:
+        cell, judged = table.cell(row, column)
+        if remarkable(table, row, judged, False):
+            shown = format(cell.shown, "f") if isinstance(cell.shown, Decimal) else str(cell.shown)
+            words = f"Our count: {shown}" + (f", from {cell.exact}." if cell.exact else ".")
+            made.append(_paragraph(row, column.replace("_", " "), str(row.printed(column)), words, judged))
+    return made
+
+
+def remarkable(table: AblationTable, row: Row, judged: Verdict, own_rule: bool) -> bool:
+    """Whether a cell is contradicted or explained, or comes out by another rule than its table's."""
+    return judged.kind in (verdict.NOT_REPRODUCED, verdict.EXPLAINED) or (
+        judged.kind == verdict.REPRODUCED and own_rule
+    )
+
+
+def _paragraph(row: Row, what: str, printed: str, arithmetic: str, judged: Verdict) -> str:
+    notes = [note for note in (row.explanation, row.note, row.published.note) if note]
+    said = " ".join(sentence(note) for note in dict.fromkeys(notes))
+    return f"**{row.name}, {what}: {printed} printed, {judged}.** {arithmetic}" + (f" {said}" if said else "")
+
+
+def _operations(row: Row) -> str:
+    """The figure of one view, and what each rule would print."""
+    views, printed = row.views, Decimal(str(row.printed("flops")))
+    said = [f"{printed} / {views} = {_short(printed / views)} G a view."] if views and views > 1 else []
+    by_rule: dict[str, list[str]] = {}
+    for rule in counting.RULES:
+        count = counting.operations(rule, row.value)
+        if count is None or not views:
+            continue
+        total = row.printed_by(count)
+        one = f"{rounded(count, 10**9, 2)}"
+        text = f"{format(total, 'f')} G" + (f" ({views} × {one})" if views > 1 else f" ({one})")
+        by_rule.setdefault(text, []).append(counting.WORDS[rule])
+    own = counting.WORDS.get(row.counting)
+    for text, words in by_rule.items():
+        if own in words:
+            said.append(f"By {own} we count {text}.")
+    others = [f"{' or '.join(words)}: {text}" for text, words in by_rule.items() if own not in words]
+    return " ".join([*said, f"By other rules: {'; '.join(others)}."] if others else said)
+
+
+def _parameters(row: Row) -> str:
+    counts = [("with the classifier", row.value("params_with_classifier")), ("without it", row.value("params"))]
+    said = [f"{count:,} {words}" for words, count in counts if count is not None]
+    return f"We count {', '.join(said)}."
+
+
+def recounted(table: AblationTable, row: Row) -> str | None:
+    """A count that others made of a model that is not here, beside the printed one."""
+    cited = row.published.recounted if row.published else None
+    if not cited or row.record is not None:
+        return None
+    views = row.views or 1
+    one = Decimal(str(row.printed("flops"))) / views
+    return (
+        f"**{row.name}.** Printed: {row.printed('flops')} G, {_short(one)} G for each of {views} views, and "
+        f"{row.printed('params')} M. Recounted elsewhere, not here: {cited.get('flops')} G and {cited.get('params')} M "
+        f"{cited.get('how', '')} ({cited['source']}). {sentence(row.published.note) if row.published.note else ''}"
+    ).rstrip()
+
+
+def again(table: AblationTable) -> str:
+    words = [f"ablation={table.name.partition('/')[0]}", "metrics=[params,macs]"]
+    return f"Counted again by `python -m harness.run {shlex.join(words)}`."
+
+
+def _short(value: Decimal) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def build(outputs: Path) -> Path:
+    """Write the page beside the ablations' folders. Raises: RecordError, PaperTableError."""
+    return write_text(page([load(folder) for folder in ablation_folders(outputs)]), outputs / PAGE)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m reports.findings", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("outputs", type=Path, help="the folder that holds the ablations' folders")
+    outputs = parser.parse_args(arguments).outputs
+    try:
+        print(build(outputs))
+    except (RecordError, PaperTableError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(until_closed(main))
