@@ -52,6 +52,7 @@ KNOWN = {
     },
     "kinetics": {
         "ViT-B-VTN": (R, N),
+        "VidTr-L": (N, None),
         "X-ViT (16x)": (N, None),
         "TimeSformer-L": (R, N),
         "MViT-B, 32x3": (R, R),
@@ -68,6 +69,8 @@ KNOWN = {
         "DualFormer-B (ImageNet-21K)": (R, R),
     },
     "transfer": {
+        "VidTr-M": (N, None),
+        "VidTr-L": (N, None),
         "TimeSformer": (R, None),
         "TimeSformer-L": (R, None),
         "DualFormer-T*": (E, None),
