@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from attention_zoo import chunks
 from attention_zoo.grid import Grid
+from attention_zoo.kernels import of_windows
 from attention_zoo.sequence import Groups, self_attention, self_attention_macs
 
 Padding = Literal["masked", "attended"]
@@ -285,6 +286,9 @@ def window_attention(
     kernel: str,
 ) -> Float[Tensor, "b t h w d"]:
     """Self-attention inside the windows of `tiling`, those with the same mask together."""
+    of_map = of_windows(kernel, x, qkv.out_features // 3 // num_heads)
+    if of_map is not None:
+        return proj(_on_the_map(of_map, qkv(x), qkv.bias, num_heads, tiling, bias))
     parts, b = slabs(tiling), x.shape[0]
     shared = None if bias is None else bias(tiling.window)
     groups = (_launches if x.device.type == "cuda" else _by_mask)(parts, tiling, shared, x, num_heads)
@@ -301,6 +305,28 @@ def window_attention(
     y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
     y = _Moved.apply(y.flatten(0, 1), back, there).view(b, *tiling.padded, -1)
     return _cropped(y, tiling)
+
+
+def _on_the_map(
+    attend: Callable[..., Tensor],
+    qkv: Float[Tensor, "b t h w _"],
+    of_padding: Tensor | None,
+    num_heads: int,
+    tiling: Tiling,
+    bias: RelativeBias | None,
+) -> Float[Tensor, "b t h w d"]:
+    """What a kernel that knows windows is told of them; padding is seen as what the linear map makes of zeros."""
+    padding = None
+    if tiling.padding == "attended" and tiling.padded != tiling.grid:
+        padding = qkv.new_zeros(qkv.shape[-1]) if of_padding is None else of_padding
+    shared = None if bias is None else bias(tiling.window)[0]
+    plain = sum(slab.count for slab in slabs(tiling) if not slab.forbids)
+    order = _constant(_order32, tiling, qkv.device)
+    return attend(qkv, padding, shared, order, plain, num_heads, tiling.padded, tiling.window, tiling.shift)
+
+
+def _order32(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:
+    return _order(tiling, device).int()
 
 
 def _by_mask(parts: list[Slab], tiling: Tiling, shared: Tensor | None, x: Tensor, num_heads: int) -> Groups:

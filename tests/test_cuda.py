@@ -11,7 +11,9 @@ import pytest
 import torch
 from small_cases import LITTLE, clip_file, tiny
 
-from attention_zoo import fastest, pooling
+import attention_zoo
+import attention_zoo.windows
+from attention_zoo import Grid, fastest, kernels, pooling, sequence
 from backbones import depthwise
 from harness import precision
 from harness.accuracy import pool
@@ -339,3 +341,44 @@ def test_the_fastest_way_is_measured_once_for_each_shape(monkeypatch):
     assert "plain" in calls
     x.device = torch.device("cpu")
     assert fastest.fastest("convolution", ways, x) == "plain"
+
+
+# windows on the map
+
+
+def test_windows_go_to_the_kernel_that_knows_them_in_one_call(monkeypatch):
+    """On CUDA, without gradients, for heads that it is written for; else they are cut as ever."""
+    seen = []
+
+    def on_the_map(qkv, padding, bias, order, plain, num_heads, padded, window, shift):
+        assert (qkv.shape, bias.shape) == ((2, 4, 6, 8, 96), (2, 24, 24))
+        assert (len(order), order.dtype, plain, padding) == (8, torch.int32, 1, None)
+        seen.append(shift)
+        return qkv[..., :32]
+
+    module = attention_zoo.build("shifted_window", 32, 2, Grid(4, 6, 8), window=(2, 3, 4))
+    monkeypatch.setattr(sequence, "attend", lambda *_, **__: pytest.fail("windows were cut"))
+    monkeypatch.setattr(attention_zoo.windows, "of_windows", lambda *_: on_the_map)
+    assert module(torch.randn(2, 4, 6, 8, 32)).shape == (2, 4, 6, 8, 32)
+    assert seen == [(1, 1, 2)]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("attention_zoo.kernels.triton.find_spec", lambda name: "there")
+    x = types.SimpleNamespace(device=CUDA, dtype=torch.float16)
+    assert kernels.of_windows("triton", x, 16) is None
+    with torch.no_grad():
+        assert kernels.of_windows("triton", x, 16) is kernels.registry.get("triton").windows
+        assert kernels.of_windows("triton", x, 24) is kernels.of_windows("sdpa", x, 16) is None
+        assert kernels.of_windows("auto", x, 16) is kernels.of_windows("triton", torch.empty(1), 16) is None
+
+
+def test_triton_says_what_it_needs(monkeypatch):
+    from attention_zoo.kernels import triton
+
+    assert "need a CUDA GPU" in kernels.missing("triton", "cpu", torch.float32)
+    for found, said in ((None, "pip install triton"), ("there", "not float64")):
+        monkeypatch.setattr(triton, "find_spec", lambda name, found=found: found)
+        assert said in kernels.missing("triton", "cuda", torch.float64)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "capability 8.0" in kernels.missing("triton", "cuda", torch.float16)

@@ -51,6 +51,44 @@ def interpreted(program, interpret="1"):
     assert done.stdout.endswith("agree\n"), done.stderr[-3000:]
 
 
+WINDOWS = """
+import itertools
+import torch
+from attention_zoo import Grid, build
+from attention_zoo.kernels import triton as kernel
+from attention_zoo.kernels import _windows
+from attention_zoo.windows import Tiling, _on_the_map, window_attention
+from attention_zoo.windows import RelativeBias
+
+torch.manual_seed(0)
+cases = [
+    (Grid(3, 5, 6), (2, 3, 4), (1, 1, 2), "masked", True),
+    (Grid(3, 5, 6), (2, 3, 4), (1, 1, 2), "attended", True),
+    (Grid(4, 6, 8), (2, 3, 4), (0, 0, 0), "masked", False),
+    (Grid(2, 5, 5), (8, 5, 4), (4, 2, 2), "masked", True),
+]
+for number, (grid, window, shift, padding, biased) in enumerate(cases):
+    tiling = Tiling.fitted(grid, Grid(*window), shift, padding)
+    dtype, tolerance = ((torch.float32, 1e-5), (torch.float16, 1e-2))[number % 2]
+    qkv, proj = torch.nn.Linear(32, 96).to(dtype), torch.nn.Linear(32, 32).to(dtype)
+    bias = RelativeBias(Grid(*window), 2).to(dtype) if biased else None
+    if bias is not None:
+        torch.nn.init.normal_(bias.table)
+    x = torch.randn(2, *grid, 32).to(dtype)
+    with torch.no_grad():
+        y = proj(_on_the_map(kernel.windows, qkv(x), qkv.bias, 2, tiling, bias))
+        exact = [None if part is None else part.double() for part in (qkv, proj, bias)]
+        wanted = window_attention(x.double(), exact[0], exact[1], 2, tiling, exact[2], kernel="reference")
+    assert y.dtype == dtype
+    assert (y.double() - wanted).abs().max() <= tolerance * wanted.abs().max(), (grid, shift, padding)
+print("agree")
+"""
+
+
+def test_windows_on_the_map():
+    interpreted(WINDOWS)
+
+
 def test_depthwise_convolution_and_its_gradients():
     interpreted(DEPTHWISE)
 
@@ -64,7 +102,8 @@ from triton.compiler import ASTSource
 def compiled(program, pointers, constants, capability, warps=4, **numbers):
     names = program.arg_names
     signature = {name: pointers.get(name) or numbers.get(name) or "constexpr" for name in names}
-    source = ASTSource(program, signature, constants)
+    aligned = {(number,): [["tt.divisibility", 16]] for number, name in enumerate(names) if name in pointers}
+    source = ASTSource(program, signature, constants, aligned)
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"]); file.flush()
@@ -87,8 +126,21 @@ for capability in (80, 90):
 print("agree")
 """
 
+SM_WINDOWS = """
+from attention_zoo.kernels._windows import _attend
+sizes = dict(T=16, H=56, W=56, PT=16, PH=56, PW=56, WT=8, WH=7, WW=7, ST=4, SH=3, SW=3, HEADS=3, C=32, HIDDEN=True,
+             QUERIES=64, KEYS=64)
+pointers = dict(QKV="*bf16", PADDING="*bf16", BIAS="*bf16", WINDOWS="*i32", Y="*bf16")
+for capability, instruction in ((80, "HMMA"), (90, "HGMMA")):
+    for mixed, biased in ((False, False), (True, True)):
+        constants = dict(sizes, MIXED=mixed, BIASED=biased)
+        sass = compiled(_attend, pointers, constants, capability, clips="i32", scale="fp32")
+        assert instruction in sass, capability  # tensor cores
+print("agree")
+"""
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [SM], ids=["depthwise"])
+@pytest.mark.parametrize("program", [SM, SM_WINDOWS], ids=["depthwise", "windows"])
 def test_programs_compile_without_spills_for_cards_of_today(program):
     interpreted(COMPILED + program, interpret="0")

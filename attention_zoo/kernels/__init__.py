@@ -31,12 +31,17 @@ class KernelUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to compute attention. `missing(device, dtype, backward)` is the reason it cannot run so, or None."""
+    """A way to compute attention. `missing(device, dtype, backward)` is the reason it cannot run so, or None.
+
+    `windows` is a way to attend inside windows of a whole map without gradients, for heads of so many `channels`.
+    """
 
     name: str
     run: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
     needs: str
     missing: Callable[[torch.device, torch.dtype, bool], str | None] = lambda device, dtype, backward: None
+    windows: Callable[..., Tensor] | None = None
+    channels: tuple[int, ...] = ()
 
 
 def add(kernel: Kernel) -> Kernel:
@@ -75,6 +80,14 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
         there = ", ".join(available(device, dtype, backward))
         raise KernelUnavailable(f"kernel {name!r} cannot run here: {reason}; available: {there}, or kernel='auto'")
     return name
+
+
+def of_windows(name: str, x: Tensor, channels: int) -> Callable[..., Tensor] | None:
+    """How the kernel attends inside windows of a whole map, or None where it does so window by window."""
+    if name == AUTO or torch.is_grad_enabled() or x.device.type != "cuda":
+        return None
+    kernel = registry.get(resolve(name, x.device, x.dtype))
+    return kernel.windows if channels in kernel.channels else None
 
 
 def check_name(name: str) -> str:
