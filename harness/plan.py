@@ -27,8 +27,12 @@ from records.visits import QUICK_ROUNDS, ROUNDS
 if TYPE_CHECKING:
     from harness.spec.suite import Step, Suite
 
-RATES = {"cpu": 2e10, "cuda": 5e12}  # multiply-adds a second: guesses, of a few cores and of a recent GPU
+RATES = {"cpu": 2e10, "cuda": 5e13}  # multiply-adds a second: guesses, of a few cores and of a large GPU in 16 bits
 START = 4.0  # seconds until a process has loaded torch and a model
+SETTLED = 1.0  # seconds after which a GPU is warm; a CPU may take all of its warm-up
+COMPILED, CHECKED = 25.0, 4.5  # seconds to compile a model, and to compare one in miniature with float64
+MORE = {"energy": 7.0, "ceilings": 2.0, "operator_share": 2.0, "largest_batch": 30.0, "training_largest_batch": 30.0}
+"""Seconds of metrics that take others than the samples of a series do."""
 COUNTING = 1.0  # seconds for the counts of one case
 STEP = 3  # a training step computes about three forward passes
 RECORD_BYTES = 20_000
@@ -96,16 +100,41 @@ def show(
 
 
 def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Training, console: Console) -> int:
-    """Print the steps of a suite, each with the most time that it gets."""
+    """Print the steps of a suite, each with the time that it is predicted to take and the most that it gets."""
     console.print(f"suite {suite.name}: {suite.question}", markup=False)
     device = settings.device or suite.device
+    total, checked = 0.0, set()
     for step in steps:
         trained = training.budget or step.accuracy if step.accuracy else None
         what = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
         what += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
-        console.print(f"  {step.step}: {what}; at most {step.seconds:g} s", markup=False, soft_wrap=True)
-    console.print(f"at most {suite.minutes:g} minutes on {device}; nothing was measured", markup=False)
+        seconds = min(predicted(step, replace(settings, device=device), checked), step.seconds)
+        total += seconds
+        console.print(
+            f"  {step.step}: {what}; about {seconds:.0f} s, at most {step.seconds:g} s", markup=False, soft_wrap=True
+        )
+    console.print(
+        f"about {_minutes(total)}, at most {suite.minutes:g} minutes on {device}; nothing was measured", markup=False
+    )
     return 0
+
+
+def predicted(step: Step, settings: Settings, checked: set[str]) -> float:
+    """Seconds of a step where no record is there yet. `checked` are the comparisons of the steps before it, which it
+    shares, and is added to.
+    """
+    from harness.cost import errors  # torch
+
+    seconds, asked = 0.0, step.composed(settings.quick)
+    for entry in step.entries(settings):
+        estimate = estimated(entry.case, None, asked.metrics, step.rounds, settings.quick)
+        seconds += estimate.guessed + sum(MORE.get(name, 0.0) for name in asked.metrics)
+        seconds += COMPILED * entry.case.compile * step.rounds
+        for process in {metrics.get(name).process for name in asked.metrics if metrics.get(name).timed}:
+            new = {f"{name} {errors.key(entry.case)}" for name in errors.needed(entry.case, process)} - checked
+            checked |= new
+            seconds += CHECKED * len(new)
+    return seconds
 
 
 def estimated(case: Case, record: Record | None, names: list[str], wanted: int, quick: bool) -> Estimate:
@@ -143,7 +172,8 @@ def _guess(case: Case, macs: int, process: str, wanted: int, quick: bool) -> flo
     once = passes * macs * case.batch_size / RATES["cuda" if case.device.startswith("cuda") else "cpu"]
     effort = effort_for(case.device, quick).split(wanted)
     sampling = min(max(effort.seconds, effort.samples * once), max(effort.budget, effort.fewest * once))
-    return START + max(effort.warm_up_seconds, once) + sampling
+    warm_up = SETTLED if case.device.startswith("cuda") else effort.warm_up_seconds
+    return START + max(warm_up, once) + sampling
 
 
 def _visits(measurement) -> list[float]:

@@ -52,6 +52,9 @@ class Options:
         None, "of a CPU's memory; keep: what is freed is kept instead of mapped afresh; none: default"
     )
     graph: Flag | list[Flag] | None = option(None, "on CUDA: replay the forward pass as a CUDA graph; none: false")
+    mixed: Flag | list[Flag] | None = option(
+        None, "training steps: weights in float32, autocast to dtype, as training does; none: all in dtype"
+    )
     seed: Whole | list[Whole] | None = option(None, "of the random weights; none: 0")
     threads: Count | None = option(None, "CPU threads; none: one per physical core, 1 in quick mode")
     path: str | None = option(

@@ -436,6 +436,8 @@ def facts(record: Record) -> dict[str, str]:
         words["dtype"] = str(case.get("dtype"))
         words |= _kernel(ran, case) | _operators(ran)
         words["mode"] = "compiled" if case.get("compile") else "eager"
+        if case.get("mixed"):
+            words["dtype"] += " (training: autocast over float32)"
         if case.get("graph"):
             words["mode"] += ", as a CUDA graph"
         words["batch"] = str(case.get("batch_size"))

@@ -382,3 +382,22 @@ def test_triton_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "capability 8.0" in kernels.missing("triton", "cuda", torch.float16)
+
+
+# training as it is
+
+
+def test_a_mixed_step_has_weights_of_float32_and_products_of_16_bits(tmp_path):
+    one = tiny(dtype="bfloat16", mixed=True, batch_size=2)
+    step = Workload(one, clip_file(tmp_path, one), LITTLE, "here").training
+    formats = set()
+    linear = next(module for module in step.model.modules() if isinstance(module, torch.nn.Linear))
+    linear.register_forward_hook(lambda module, inputs, output: formats.add(output.dtype))
+    sizes = step.first()
+    assert formats == {torch.bfloat16}
+    assert {p.dtype for p in step.model.parameters()} == {torch.float32}
+    assert sizes["parameters"] == sizes["gradients"] == 4 * sum(p.numel() for p in step.model.parameters())
+    assert step.clips.dtype == torch.float32
+    assert "mixed" not in tiny().to_dict()
+    with pytest.raises(NotImplementedError, match="use dtype=bfloat16 or float16"):
+        _ = Workload(tiny(mixed=True), clip_file(tmp_path, one), LITTLE, "here").training

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from small_cases import TINY
 
-from harness import run, suite
+from harness import plan, run, sanity, suite
 from harness.cost import metrics
 from harness.deadline import Deadline
 from harness.session import Training
@@ -59,8 +59,20 @@ def test_every_step_composes(name, step, quick):
 def test_the_time_of_a_suite_holds_its_first_steps(name):
     chosen = suites.load(name)
     assert chosen.minutes * 60 + 40 < 8 * 60
-    assert sum(step.seconds for step in chosen.steps[:4]) < chosen.minutes * 60
+    assert sum(step.seconds for step in chosen.steps[:3]) < chosen.minutes * 60
     assert all(step.needs < chosen.minutes * 60 for step in chosen.steps)
+
+
+def test_by_its_predicted_times_all_of_the_gpu_suite_fits(capsys):
+    """The first step is one program five times: how well it repeats is known before anything is compared."""
+    gpu, checked = suites.load("gpu"), set()
+    predicted = [plan.predicted(step, Settings(device="cuda"), checked) for step in gpu.steps]
+    assert sum(predicted) < gpu.minutes * 60
+    assert all(seconds < step.seconds for seconds, step in zip(predicted, gpu.steps, strict=True))
+    first = gpu.steps[0]
+    assert (len(first.entries(Settings(device="cuda"))), first.rounds) == (1, 5)
+    assert run.main(["suite=gpu", "plan=true"]) == 0
+    assert "repeat: 1 cases of attention_schemes; macs, latency; about" in capsys.readouterr().out
 
 
 def test_steps_of_one_folder_share_their_cases():
@@ -171,7 +183,10 @@ def test_records_of_a_device_have_a_folder_of_their_own(monkeypatch):
 
 def test_a_step_of_the_gpu_suite_runs_on_a_cpu_with_a_tiny_model(tmp_path):
     """One of those that take least; all of them: the slow test below."""
-    gpu, settings = suites.load("gpu"), Settings(device="cpu", quick=True, threads=1, model=TINY, frames=2, size=32)
+    gpu, settings = (
+        suites.load("gpu_more"),
+        Settings(device="cpu", quick=True, threads=1, model=TINY, frames=2, size=32),
+    )
     steps = gpu.chosen(["dtypes"])
     assert suite.run(gpu, steps, settings, Training(), tmp_path) == 0
     assert (tmp_path / "quick" / "cost.md").is_file()
@@ -195,6 +210,32 @@ def test_the_gpu_suite_runs_on_a_cpu_in_its_smallest_form(tmp_path):
     for step in suites.load("gpu").steps:
         if step.ablation and not step.accuracy and f"left out: {step.step}" not in done.stdout:
             assert read_records(folder / step.step), step.step
+
+
+def test_the_names_of_before_run_what_scripts_mean_by_them(monkeypatch):
+    from benchmarks import peers
+
+    called = []
+    monkeypatch.setattr(run, "main", lambda argv: called.append(argv) or 0)
+    assert sanity.main(["device=cpu", "seconds=65", "quick=true"]) == 0
+    assert called.pop() == ["suite=gpu", "steps=[equivalence]", "device=cpu", "quick=true"]
+    assert peers.main(["device=cpu", "modes=[training]", "pairs=20", "size=64"]) == 0
+    assert called.pop()[3:] == ["metrics=[training_latency]", "rounds=2", "device=cpu", "clip.size=64"]
+
+
+SCRIPT = ROOT.parent / "shared" / "gpu" / "run.sh"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SCRIPT.is_file(), reason="no shared/gpu/run.sh beside this checkout")
+@pytest.mark.parametrize("step", ["probe", "ops", "sanity", "peers", "operators"])
+def test_the_script_for_the_first_minutes_on_a_gpu_runs_on_a_cpu(step, tmp_path):
+    folders = {"OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work"), "TOTAL": "900"}
+    environment = {**os.environ, **folders, "DEVICE": "cpu", "PY": sys.executable, "STEPS": step}
+    done = subprocess.run(["bash", str(SCRIPT)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    logs = [path.read_text()[-2000:] for path in (tmp_path / "work" / "logs").glob("*.txt")]
+    assert f"{step}: status 0" in (tmp_path / "out" / "summary.txt").read_text(), (done.stdout, *logs)
+    assert (tmp_path / "out" / "records.tar.gz").is_file()
 
 
 # output into a pipe whose reader has had enough

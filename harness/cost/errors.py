@@ -41,7 +41,14 @@ def miniature(case: Case) -> Case:
     config = config.shrunk(1, 1, (frames, size, size))
     clip = replace(case.clip, frames=frames, size=size)
     return replace(
-        case, config=config.to_dict(), clip=clip, num_classes=CLASSES, batch_size=CLIPS, compile=False, graph=False
+        case,
+        config=config.to_dict(),
+        clip=clip,
+        num_classes=CLASSES,
+        batch_size=CLIPS,
+        compile=False,
+        graph=False,
+        mixed=False,
     )
 
 

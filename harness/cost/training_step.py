@@ -1,11 +1,12 @@
 """One step of training: forward in train mode, cross-entropy, backward, AdamW, gradients freed.
 
-Everything is in the number format of the case: no autocast, no second copy of the weights. The loss is taken in
-float32, as training codes do.
+Everything is in the number format of the case, or, in a mixed one, in float32 with autocast to it, which is what
+`harness.train` does. The loss is taken in float32, as training codes do.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,11 +22,20 @@ OPTIMIZER = {"lr": 1e-4, "weight_decay": 0.05, "fused": True}  # fused: one pass
 class TrainingStep:
     """A model with an optimizer and one batch; call it for a whole step, or `phases` for its parts."""
 
-    def __init__(self, model: nn.Module, clips: Tensor, targets: Tensor, *, compiled: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        clips: Tensor,
+        targets: Tensor,
+        *,
+        compiled: bool = False,
+        narrow: torch.dtype | None = None,
+    ):
         self.model, self.clips, self.targets = model.train(), clips, targets
         self.scores = torch.compile(self.model) if compiled else self.model
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, **OPTIMIZER)
+        self.autocast = torch.autocast(clips.device.type, narrow) if narrow else contextlib.nullcontext()
         self.loss: Tensor | None = None
         self.phases = {"forward": self.forward, "backward": self.backward, "optimizer": self.update}
 
@@ -35,7 +45,8 @@ class TrainingStep:
 
     def eagerly(self) -> Tensor:
         """Class scores without compilation, with gradients on."""
-        return self.model(self.clips)
+        with self.autocast:
+            return self.model(self.clips)
 
     def __call__(self) -> Tensor:
         """One step. Returns its loss, before the update."""
@@ -44,7 +55,9 @@ class TrainingStep:
         return self.loss
 
     def forward(self) -> None:
-        self.loss = cross_entropy(self.scores(self.clips).float(), self.targets)
+        with self.autocast:
+            scores = self.scores(self.clips)
+        self.loss = cross_entropy(scores.float(), self.targets)
 
     def backward(self) -> None:
         self.loss.backward()

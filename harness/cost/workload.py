@@ -25,7 +25,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,16 @@ class Workload:
         if self.case.graph:
             raise NotImplementedError("a step of training is no CUDA graph here; use graph=false")
         kernels.resolve(self.case.kernel, self.device, self.dtype, backward=True)
+        case, clips = self.case, self.input
+        if case.mixed and self.dtype not in (torch.bfloat16, torch.float16):
+            raise NotImplementedError(f"autocast to {case.dtype}; use dtype=bfloat16 or float16, or mixed=false")
+        model = build(replace(case, dtype="float32") if case.mixed else case)
         return TrainingStep(
-            build(self.case), self.input, targets(self.case, self.case.batch_size), compiled=self.case.compile
+            model,
+            clips.float() if case.mixed else clips,
+            targets(case, case.batch_size),
+            compiled=case.compile,
+            narrow=self.dtype if case.mixed else None,
         )
 
     def synchronize(self) -> None:

@@ -34,7 +34,7 @@ CLIP_AXES = get_args(ClipAxis)
 ClipChange = dict[ClipAxis, Count]
 AXES: dict[str, Any] = {
     "batch_size": Count, "device": said.Device, "dtype": said.Dtype, "kernel": said.Kernel, "compile": Flag,
-    "graph": Flag, "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
+    "graph": Flag, "mixed": Flag, "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
     "allocator": Allocator, "trainable": str, **{f"clip.{n}": Count for n in CLIP_AXES},
 }  # fmt: skip
 """The axes of a case with the kind of their values; any other axis is a dotted path into the row's model."""
@@ -62,7 +62,8 @@ class Case:
 
     `allocator` "keep" has the C library of a CPU keep all that is freed, instead of mapping large tensors afresh.
     `trainable` names the part of the model that learns in a step of training, see `backbones.learning`.
-    `graph` replays a forward pass as a CUDA graph, without the host that launches it.
+    `graph` replays a forward pass as a CUDA graph, without the host that launches it. `mixed` trains as training does:
+    weights in float32, autocast to the number format of the case; without it the weights are in that format.
     """
 
     row: str
@@ -80,6 +81,7 @@ class Case:
     allocator: str = "default"
     trainable: str = "all"
     graph: bool = False
+    mixed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
@@ -89,6 +91,7 @@ class Case:
             ("allocator", "default"),
             ("trainable", "all"),
             ("graph", False),
+            ("mixed", False),
         ):  # younger than the first records
             if raw[name] == value:
                 del raw[name]
@@ -215,6 +218,7 @@ class Settings:
     kernel: str | None = None
     compile: bool | None = None
     graph: bool | None = None
+    mixed: bool | None = None
     allocator: Allocator | None = None
     seed: int | None = None
     threads: int | None = None

@@ -33,7 +33,7 @@ class Effort:
 
 
 CPU = Effort()
-CUDA = Effort(samples=50, seconds=2.0, budget=30.0, fewest=10, warm_up_seconds=10.0)
+CUDA = Effort(samples=50, seconds=1.4, budget=30.0, fewest=10, warm_up_seconds=10.0)
 QUICK = Effort(samples=3, seconds=0.0, budget=1.0, fewest=3, warm_up_seconds=0.2)
 
 

@@ -35,6 +35,7 @@ class StepSettings:
     kernel: said.Kernel | None = None
     compile: Flag | None = None
     graph: Flag | None = None
+    mixed: Flag | None = None
     seed: Whole | None = None
 
 

@@ -122,7 +122,7 @@ def training_largest_batch(workload: Workload) -> list[Measurement]:
     def prepare(size: int) -> Callable[[], Any]:
         step.loss = None  # with it goes what a failed step kept
         step.free_gradients()
-        step.clips, step.targets = workload.batch(size), targets(workload.case, size)
+        step.clips, step.targets = workload.batch(size).to(step.clips.dtype), targets(workload.case, size)
         return step
 
     return _measured(workload, "training_largest_batch", prepare)

@@ -47,6 +47,8 @@ def _kernel(case: Case) -> str:
 
     if case.compile:
         raise kernels.KernelUnavailable("what a compiled step keeps is the compiler's choice; use compile=false")
+    if case.mixed:
+        raise kernels.KernelUnavailable("what autocast keeps beside float32 weights is not predicted; use mixed=false")
     kernel = kernels.resolve(case.kernel, torch.device(case.device), getattr(torch, case.dtype), backward=True)
     if kernel == "flex":
         raise kernels.KernelUnavailable("kernel flex is compiled when it runs, which tensors without data cannot")

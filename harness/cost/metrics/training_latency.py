@@ -40,6 +40,7 @@ def training_latency(workload: Workload) -> list[Measurement]:
         "operators": operators,
         **ran,
         "compile": workload.case.compile,
+        **({"weights": "float32, autocast"} if workload.case.mixed else {}),
         "parts_ms": {name: median(part) for name, part in zip(step.phases, zip(*parts, strict=True), strict=True)},
         "optimizer": step.optimizer_text,
         "finite_loss": finite,
