@@ -264,7 +264,7 @@ def test_a_graph_off_cuda_is_a_reason_and_a_case_without_one_keeps_its_name(tmp_
 def test_trainings_of_small_models_share_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(pool, "cores", lambda: 6)
+    monkeypatch.setattr(provenance, "usable_cores", lambda: 6)
     for data, count in (("motion_large", 6), ("kinetics400", 2)):
         slots = pool.slots("cuda", None, beside=pool.beside(data))
         assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1"] * (count // 2)
