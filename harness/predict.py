@@ -1,8 +1,8 @@
 """What a checkpoint sees in a video: `python -m harness.predict model=NAME checkpoint=FILE clip=video.mp4`.
 
 Prints the classes with the highest probability, averaged over views. Checkpoints written here say of which model they
-are; published ones (DualFormer, Video Swin) need `model=` or `recipe=`. With `stream=true` a
-recurrent model answers after every frame, as the video plays.
+are; published ones (DualFormer, Video Swin) need `model=` or `recipe=`. With `stream=true` a recurrent model
+answers after every frame, as the video plays.
 """
 
 from __future__ import annotations

@@ -142,7 +142,6 @@ class ManySets:
         informative: weight of the informative loss; 0 leaves it out.
         std_weight, cov_weight: of its two terms.
         weights: of sets by name, 1 where none is named.
-        sampling: "proportional" to the sizes of the sets, or "balanced": every set fills the same share of an epoch.
     """
 
     hidden: Count = 2048
@@ -154,7 +153,6 @@ class ManySets:
     std_weight: FromZero = 25.0
     cov_weight: FromZero = 1.0
     weights: dict[str, FromZero] = field(default_factory=dict)
-    sampling: Literal["proportional", "balanced"] = "proportional"
 
 
 @dataclass(frozen=True, config=STRICT)
