@@ -100,9 +100,10 @@ def norm_width(block: backbones.Block) -> int:
 
 
 def scheme_of(block: backbones.Block) -> str:
-    """The schemes that a block attends with, by their registered names."""
+    """The schemes that a block attends with, by their registered names, or by what a family's own says it is `like`."""
     names = {attention_zoo.schemes.get(name): name for name in attention_zoo.schemes.names()}
-    return " + ".join(dict.fromkeys(names[type(module)] for module in block.modules() if type(module) in names))
+    told = (names.get(type(module)) or getattr(module, "like", None) for module in block.modules())
+    return " + ".join(dict.fromkeys(filter(None, told)))
 
 
 def convert(file: str, name: str, out: str, console: Console) -> None:

@@ -103,7 +103,7 @@ class EncodersConfig(ColumnarConfig):
 class WindowedAttention(nn.Module):
     """Each frame sees the frames around it and the class token; the class token, with maps of its own, sees all."""
 
-    takes_prefix = True
+    takes_prefix, like = True, "windowed"
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, window: int, kernel: str = AUTO):
         super().__init__()

@@ -115,7 +115,7 @@ class CrossTokens(nn.Module):
 class CrossAttention(nn.Module):
     """Separable attention of all tokens of the larger grid."""
 
-    takes_prefix = True
+    takes_prefix, like = True, "separable"
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, positions: CrossTokens | None, kernel: str = AUTO):
         super().__init__()

@@ -27,6 +27,14 @@ def test_stages_add_up_to_the_model(capsys):
     assert {line.split()[4] for line in lines[3:]} == {"pooling"}
 
 
+@pytest.mark.parametrize(
+    ("name", "attention"), [("vidtr_small", ["separable"]), ("vtn_base_250f", ["space_only", "windowed"])]
+)
+def test_attention_of_a_familys_own_is_named(name, attention, capsys):
+    assert main(["describe", name]) == 0
+    assert [line.split()[4] for line in capsys.readouterr().out.splitlines()[3:]] == attention
+
+
 def test_a_released_layout_is_converted(tmp_path, capsys):
     config = {"width": 16, "depths": [1, 1], "clip": [4, 32, 32]}
     model = backbones.create("mvit_base_16f", 5, changes=config)
