@@ -190,7 +190,7 @@ class Run:
         case, deadline = step.entry.case, self.how.deadline
         spared = {name: absent for name in names if (absent := self._too_large(case, name))}
         tried = [name for name in names if name not in spared]
-        measured = self._timed(step, tried, clip) if step.kind == "time" else self._measured(case, tried, clip)
+        measured = self._timed(step, tried, clip) if step.kind == "time" else self._measured(case, tried, clip, 1)
         cut = [m.name for m in measured if TIME_LIMIT in (m.missing or "")] if deadline.overrun else []
         measured = [m for m in measured if m.name not in cut]
         if cut:  # not a result: the next run has more time
@@ -206,7 +206,7 @@ class Run:
         self.without |= {(case_id(case), name) for name in names if absent & set(metrics.get(name).measures)}
         return _in_words(measured) if measured or not cut else "left out: it would have taken too long"
 
-    def _measured(self, case: Case, names: list[str], clip: Path | None) -> list[Measurement]:
+    def _measured(self, case: Case, names: list[str], clip: Path | None, number: int) -> list[Measurement]:
         """Metrics in groups of those that share the effort of several rounds: a process that only the first round has
         gets the whole effort.
         """
@@ -219,6 +219,7 @@ class Run:
                 effort=effort.split(rounds),
                 time_limit=self.how.time_limit,
                 deadline=self.how.deadline,
+                round=number,
             )
         return measured
 
@@ -236,22 +237,22 @@ class Run:
             if not self.how.force:
                 number, wanted = step.round
                 names = [name for name in names if number in self.store.left(step.entry, name, wanted)]
-            return self._undisturbed(step.entry.case, names, clip) if names else []
+            return self._undisturbed(step.entry.case, names, clip, step.round[0]) if names else []
         finally:
             lock.release()
 
-    def _undisturbed(self, case: Case, names: list[str], clip: Path | None) -> list[Measurement]:
+    def _undisturbed(self, case: Case, names: list[str], clip: Path | None, number: int) -> list[Measurement]:
         """The measurements of one visit; of one that was disturbed those of a second one, if that one was not.
 
         Not in quick mode, not beyond the deadline, and not on a machine that stays busy.
         """
-        measured = self._measured(case, names, clip)
+        measured = self._measured(case, names, clip, number)
         if not any(m.details.get("disturbed") for m in measured) or self.how.quick:
             return measured
         if not self.retakes or self.how.deadline.passed:
             return measured
         self.how.console.print(f"    {_disturbed(measured)}; the visit is taken again", highlight=False)
-        again = self._measured(case, names, clip)
+        again = self._measured(case, names, clip, number)
         if any(m.missing or m.details.get("disturbed") for m in again):
             self.retakes -= 1
             return measured

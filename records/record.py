@@ -28,6 +28,7 @@ KINDS = {
     "timed": "a duration or a rate of a program that runs; rounds differ",
     "sized": "memory, or what fits into it; rounds differ a little",
     "shared": "a part of a whole that was taken apart, read beside the other parts",
+    "probed": "answers of a tiny model that was trained on one small question: one visit for each seed",
     "scored": "answers of a trained model held against the right ones: one visit for each seed",
 }
 

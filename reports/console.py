@@ -15,7 +15,7 @@ from reports.paper_table import PaperTableError
 from reports.statistics import Spread, by_visit, median_interval
 from reports.text import MISSING, counted, heading, shown, unit
 
-ORDER = ("counted", "timed", "sized")  # an accuracy comes last; what is shared out is for the report
+ORDER = ("counted", "timed", "sized", "probed")  # an accuracy comes last; what is shared out is for the report
 
 
 def results(folder: Path, case_ids: Iterable[str]) -> Group:

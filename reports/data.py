@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from records.record import Measurement, Quantity
-from reports import accuracy, accuracy_section, roofline
+from reports import accuracy, accuracy_section, probes, roofline
 from reports.markdown import FACTS, NOT_DISTINGUISHABLE, PUBLISHED_COUNTS, has_ratio
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row
@@ -84,7 +84,10 @@ def csv(table: AblationTable) -> str:
     """
     orderings = {name: accuracy.orderings(table, name) for name in accuracy.names(table)}
     rows = [
-        _csv_row(table, row) | roofline.csv_row(table, row) | accuracy_section.csv_row(table, row, orderings)
+        _csv_row(table, row)
+        | roofline.csv_row(table, row)
+        | accuracy_section.csv_row(table, row, orderings)
+        | probes.csv_row(table, row)
         for row in table.rows
     ]
     columns = [column for row in rows for column in row if column not in (*FACTS, "case_id", "missing")]
@@ -118,7 +121,7 @@ def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
         shown = str(made.shown) if isinstance(made.shown, Decimal) else _csv_cell(made.shown)
         cells |= {f"measured_{column}": shown, f"verdict_{column}": str(judged)}
     for name, quantity in table.quantities().items():
-        if quantity.kind != "scored":  # whose cells are of the section on accuracy
+        if quantity.kind not in ("scored", "probed"):  # whose cells are of their sections
             cells |= _csv_measured(table, row, name, quantity)
     absent = [f"{name}: {one.missing}" for name, one in measured.items() if one.missing]
     cells |= {key: row.facts().get(key) for key in FACTS}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from records.record import Measurement, Quantity
-from reports import accuracy, accuracy_section, counting, exponents, roofline, shares, statistics, text, verdict
+from reports import accuracy, accuracy_section, counting, exponents, probes, roofline, shares, statistics, text, verdict
 from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
 from reports.text import (
@@ -55,7 +55,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     fitted = exponents.section(table, notes) if "scaling.png" in figures else ""
     details = [*pictures[1:], *more, f"{fitted}\n\nThe same [as CSV]({exponents.FILE})." if fitted else ""]
     details += [_runs(table), shares.said(table), accuracy_section.section(table, notes)]
-    details += [roofline.section(table, notes), _precision(table)]
+    details += [probes.section(table), roofline.section(table, notes), _precision(table)]
     details = [part for part in details if part]
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
     parts += [*main, *pictures[:1], _legend(table), "## Details" if details else "", *details]
@@ -70,7 +70,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
 
 def summary(table: AblationTable) -> list[str]:
     """The answer: what costs least, what the accuracies do, what became of the published costs; what ran goes first."""
-    lines = [*accuracy_section.summary(table), _verdict_line(table)]
+    lines = [*accuracy_section.summary(table), *probes.summary(table), _verdict_line(table)]
     lines.insert(0 if costs(table) else len(lines), _cost_line(table))
     return [line for line in [*lines, _absent_line(table)] if line]
 
@@ -158,6 +158,7 @@ def circumstances(table: AblationTable) -> str:
             said.append(f"{HEADINGS.get(key, key)} {found[key][0]}" if named else found[key][0])
     differ = [key for key in FACTS if len(found.get(key, [])) > 1]
     start = "Measured on: " if timed else "Counted without running (no timings in these records): "
+    start = "Trained here, nothing timed: " if probes.names(table) and not timed else start
     line = start + ", ".join(said) + "." if said else ""
     if differ:
         line += f" The rows differ in {', '.join(HEADINGS.get(key, key) for key in differ)}: see those columns."
@@ -199,7 +200,11 @@ def groups(table: AblationTable, notes: Notes) -> list[Columns]:
     """All columns, the first that answer: the first cost, accuracies, published beside counted; then all others."""
     quantities, own = table.quantities(), costs(table)
     made = [measured_columns(table, own[:1], notes, count=True), *accuracy_section.main_columns(table, notes)]
-    made += [*_count_columns(table, notes), *(_cell_columns(table, column, notes) for column in table.celled)]
+    made += [
+        probes.columns(table, notes),
+        *_count_columns(table, notes),
+        *(_cell_columns(table, column, notes) for column in table.celled),
+    ]
     made += [measured_columns(table, [name], notes) for name in own[1:]]
     for column in printed(table):
         title = f"{_printed_title(column)}, {table.paper.units[column]}, published"

@@ -444,7 +444,7 @@ def facts(record: Record) -> dict[str, str]:
         if not str(case.get("device")).startswith("cuda"):
             words["threads"] = _said(ran, record, "threads") or "default"
     clip, source = case.get("clip") or {}, (record.provenance.get("clip") or {}).get("source")
-    if clip:
+    if clip and not (measured and all(m.kind == "probed" for m in measured)):  # whose maps of tokens are no clips
         length = "1 frame" if clip.get("frames") == 1 else f"{clip.get('frames')} frames at stride {clip.get('stride')}"
         size = f"{length}, {clip.get('size')}x{clip.get('size')} pixels"
         words["clip"] = size + (f" ({source})" if tried and source else "")

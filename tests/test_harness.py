@@ -594,7 +594,7 @@ def test_a_value_of_an_axis_that_the_command_replaces_is_no_baseline():
 
 def test_every_registered_scheme_is_in_the_tables_of_schemes():
     for name in ("attention_schemes", "scaling", "operators", "training", "kernels", "dtypes", "compile",
-                 "scheme_accuracy", "equivalence"):  # fmt: skip
+                 "scheme_accuracy", "equivalence", "probes"):  # fmt: skip
         rows = {row.row: row.model for row in case.load(name).rows}
         for scheme in attention_zoo.schemes.names():
             assert rows[scheme] == f"pyramid_tiny_{scheme}", name

@@ -106,7 +106,7 @@ def test_every_timed_metric_of_a_case(tmp_path):
     one = tiny(batch_size=2, kernel="sdpa")  # `auto` takes plain softmax for so few tokens
     # Energy needs a counter that a CPU lacks, and the searches for a batch take their time: both have tests of theirs.
     # What fvcore counts is of no machine.
-    left_out = ("energy", "largest_batch", "training_largest_batch", "fvcore_macs")
+    left_out = ("energy", "largest_batch", "training_largest_batch", "fvcore_macs", "probes")
     timed = [name for name in metrics.names() if metrics.get(name).timed and name not in left_out]
     measured = by_name(measure.measure(one, timed, clip_file(tmp_path, one), effort=LITTLE))
     assert set(measured) == {name for metric in timed for name in metrics.get(metric).measures}

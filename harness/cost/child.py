@@ -26,7 +26,7 @@ for registry in (kernels, schemes, metrics):
 
 @dataclass(frozen=True)
 class Request:
-    """A case, the timed metrics that are wanted of it, and the file of its decoded clip."""
+    """A case, the timed metrics that are wanted of it, the file of its decoded clip, and which visit of it this is."""
 
     case: Case
     metrics: list[str]
@@ -34,6 +34,7 @@ class Request:
     effort: Effort
     machine: str
     time_limit: float
+    round: int = 1
 
 
 def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
@@ -53,7 +54,7 @@ def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
     if torch.device(case.device).index is not None:  # events are recorded where the current device works
         torch.cuda.set_device(case.device)
     memory.keep_freed(case.allocator)
-    workload = Workload(case, request.clip, request.effort, request.machine, request.time_limit)
+    workload = Workload(case, request.clip, request.effort, request.machine, request.time_limit, request.round)
     free = memory.limit() if workload.device.type == "cpu" else None
     for metric in wanted:
         if reason is not None:  # what one metric lacked, memory or support, the next would lack too

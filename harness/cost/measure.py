@@ -30,11 +30,13 @@ def measure(
     effort: Effort = CPU,
     time_limit: float = 900,
     deadline: Deadline | None = None,
+    round: int = 1,
 ) -> list[Measurement]:
     """The measurements of some metrics for one case.
 
     `clip` is a file of decoded frames (`numpy.save`, uint8 `t h w 3`) and needed by timed metrics only. `time_limit` is
-    in seconds, for all timed metrics of the case that share a process; near a `deadline` a process gets less.
+    in seconds, for all timed metrics of the case that share a process; near a `deadline` a process gets less. `round`
+    is the number of this visit, by which a metric that draws at random tells its visits apart.
     """
     chosen = [metrics.get(name) for name in names]
     measured = []
@@ -58,7 +60,7 @@ def measure(
             measured += [m for metric in timed for m in metric.missing(wrong, retry=False, details=machine)]
             continue
         known = {one.name: one.value for one in checked if one.samples}
-        of_process = _in_child(case, timed, Path(clip), effort, limit)
+        of_process = _in_child(case, timed, Path(clip), effort, limit, round)
         measured += [replace(one, details={**known, **one.details}) for one in of_process]
     return measured
 
@@ -90,7 +92,7 @@ def _errors(case: Case, of_process: str, clip: Path, effort: Effort, time_limit:
 
 
 def _in_child(
-    case: Case, timed: list[metrics.Metric], clip: Path, effort: Effort, time_limit: float
+    case: Case, timed: list[metrics.Metric], clip: Path, effort: Effort, time_limit: float, round: int = 1
 ) -> list[Measurement]:
     """Have a process measure, and turn whatever happens to it into measurements.
 
@@ -102,7 +104,7 @@ def _in_child(
     failure, end = None, time.monotonic() + time_limit
     while failure is None and (names := [metric.name for metric in timed if metric.name not in answered]):
         left = max(0.0, end - time.monotonic()) if answered else time_limit
-        request = child.Request(case, names, str(clip.absolute()), effort, machine, left)
+        request = child.Request(case, names, str(clip.absolute()), effort, machine, left, round)
         answers, failure = process.run(child.answer, (request,), left)
         answered |= answers
         if not answers:

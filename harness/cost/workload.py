@@ -69,8 +69,16 @@ class Series:
 class Workload:
     """The model and input of one case on its device."""
 
-    def __init__(self, case: Case, clip: str | Path, effort: Effort, machine: str, time_limit: float = math.inf):
-        self.case, self.effort, self.machine = case, effort, machine
+    def __init__(
+        self,
+        case: Case,
+        clip: str | Path,
+        effort: Effort,
+        machine: str,
+        time_limit: float = math.inf,
+        round: int = 1,
+    ):
+        self.case, self.effort, self.machine, self.round = case, effort, machine, round
         self.device, self.dtype = torch.device(case.device), getattr(torch, case.dtype)
         self.clip_file, self.time_limit = clip, time_limit
         self.compile_seconds: float | None = None

@@ -1,0 +1,106 @@
+"""What the schemes of a case can see: the answers of tiny models, one training for each question (harness/probes).
+
+Two blocks with the schemes of the case's first stage, on maps of 64 tokens, with the options that a scheme names as its
+`example`, so that windows are smaller than the maps; what the case changes in its model goes before. Each round is one
+seed. Nothing here is timed: the trainings of a visit run side by side, each on one thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.cost.metrics import register
+from records.record import Measurement, Quantity
+
+if TYPE_CHECKING:
+    from harness.cost.workload import Workload
+    from harness.probes.train import Block, Effort
+    from harness.spec.case import Case
+
+TITLES = {
+    "space": "recall in space", "time": "recall in time", "order": "order of two events", "majority": "majority",
+    "motion": "motion over a moving ground", "cut": "match across a cut",
+}  # fmt: skip
+PROBES = {name: Quantity(f"probe_{name}", "probed", title, "percent", "higher") for name, title in TITLES.items()}
+
+
+@register("probes", *PROBES.values(), timed=True, process="probes")
+def probes(workload: Workload) -> list[Measurement]:
+    """Mean accuracy over the values of each question's dial; each value, the reach and the curve are in the details."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from harness.probes.train import FULL, QUICK
+    from records import provenance
+
+    case, surroundings = workload.case, workload.surroundings()
+    if case.dtype != "float32" or workload.device.type != "cpu":
+        reason = f"probes are trained in float32 on the CPU, not in {case.dtype} on {case.device}"
+        return [probe.absent(reason, details={"machine": workload.machine}) for probe in PROBES.values()]
+    blocks = blocks_of(case)
+    effort = QUICK if workload.effort.warm_up_seconds < 1 else FULL
+    # Forked before this process has computed anything: threads would not survive it.
+    with ProcessPoolExecutor(provenance.default_threads(), multiprocessing.get_context("fork")) as pool:
+        answers = {name: pool.submit(answer, name, blocks, workload.round, effort, case.kernel) for name in PROBES}
+        return [measured(name, blocks, workload.round, effort, answers[name].result(), surroundings) for name in PROBES]
+
+
+def answer(name: str, blocks: list[Block], seed: int, effort: Effort, kernel: str) -> dict[str, Any] | str:
+    """What one training gave, or why a scheme refuses the grid. Runs in a process of its own."""
+    import torch
+
+    from harness.probes.tasks import TASKS
+    from harness.probes.train import Probe, train
+
+    torch.set_num_threads(1)
+    try:
+        with torch.device("meta"):
+            Probe(TASKS[name], blocks, kernel)
+    except ValueError as error:
+        return f"not on a map of {'x'.join(map(str, TASKS[name].grid))}: {error}"
+    return train(TASKS[name], blocks, seed, effort, kernel)
+
+
+def measured(
+    name: str, blocks: list[Block], seed: int, effort: Effort, given: dict[str, Any] | str, details: dict[str, Any]
+) -> Measurement:
+    """The measurement of one question."""
+    from harness.probes.tasks import TASKS
+
+    if isinstance(given, str):
+        return PROBES[name].absent(given, details={"machine": details["machine"]})
+    task = TASKS[name]
+    of_task = {
+        "asks": task.asks,
+        "dial": task.dial,
+        "values": list(task.values),
+        "grid": list(task.grid),
+        "chance": 100 / task.classes,
+        "tested": effort.tested,
+        "trained": f"{effort.steps} steps of {effort.batch} maps, largest learning rate {effort.rate:g}",
+        "last_maps": effort.steps // 10 * effort.batch,
+        "blocks": [f"{block.scheme} {block.options}" if block.options else block.scheme for block in blocks],
+    }
+    mean = sum(given["by_dial"]) / len(given["by_dial"])
+    return PROBES[name].of([mean], {**details, **of_task, "seed": seed, **given})
+
+
+def blocks_of(case: Case) -> list[Block]:
+    """Two blocks: the pattern of the first stage, repeated. Raises: ValueError for a family without such stages."""
+    import backbones
+    from attention_zoo import schemes
+    from harness.probes.train import Block
+
+    config = case.config
+    if "stages" not in config or "attention" not in config:
+        raise ValueError(f"model {case.model!r} has no stages with attention schemes; probes are of pyramids")
+    usual = backbones.config(case.model).to_dict()["attention"]
+    blocks = []
+    for place in range(2):
+        word = config["stages"][0][place % len(config["stages"][0])]
+        entry = config["attention"].get(word, {"scheme": word})
+        given = {key: value for key, value in entry.items() if usual.get(word, {}).get(key) != value}
+        scheme = entry["scheme"]
+        changed = {key: value for key, value in given.items() if key != "scheme"}
+        blocks.append(Block(scheme, {**schemes.get(scheme).example, **changed}))
+    return blocks
