@@ -152,7 +152,7 @@ WITH_TABLES = (  # made by numpy, between two graphs
     "neighborhood", "sliding_tile", "radial",
     "video_sparse", "block_topk", "sparse_linear", "mixture_of_blocks", "pyramid_sparse",
 )  # fmt: skip
-NO_SOFTMAX = ("linear", "depthwise_relation")
+NO_SOFTMAX = ("linear", "depthwise_relation", "recurrent_gate")
 FUSED, UNFUSED = "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_attention_math"
 
 
