@@ -187,7 +187,7 @@ def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys)
     written = {path: path.stat().st_mtime_ns for path in results(tmp_path)}
     capsys.readouterr()
     assert ran(tmp_path, clips, "seeds=[0,1]") == 0  # again: nothing to do
-    assert "6 of 6 trainings are there" in capsys.readouterr().out
+    assert "6 of 6 trainings are there" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in results(tmp_path)} == written
     results(tmp_path)[0].unlink()  # as if killed before its end
     assert ran(tmp_path, clips, "seeds=[0,1]") == 0

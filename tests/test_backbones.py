@@ -425,7 +425,7 @@ def test_changed():
         ({"attention.g2.scales": [[8, 7, 7]]}, "did you mean 'G2'"),
         ({"attention.G2.scale": [[8, 7, 7]]}, "did you mean 'scales'"),
         ({"attention.G2.scales.7": [8, 7, 7]}, "allowed: 0, 1"),
-        ({"attention.Q": {"scheme": "full"}}, "no stage uses 'Q'"),
+        ({"attention.Q": {"scheme": "full"}}, "no block uses 'Q'"),
         ({"positon": "none"}, "did you mean 'position'"),
         ({"clip.frames": 16}, "allowed: 0, 1, 2, h, t, w"),
         ({"drop_path.x": 1}, "single value"),

@@ -56,7 +56,7 @@ class Meter:
         self.running, self.most = 0, 0
         monkeypatch.setattr(sweep, "measure", self)
 
-    def __call__(self, one, names, clip, *, effort, time_limit, deadline=None):
+    def __call__(self, one, names, clip, *, effort, time_limit, deadline=None, round=1):
         timed = any(metrics.get(name).timed for name in names)
         self.running += timed
         self.most = max(self.most, self.running)

@@ -161,7 +161,7 @@ def test_what_is_not_there_is_a_row_with_its_reason_and_remedy(package, model, t
     assert not latency.retry
 
 
-def in_this_process(of, timed, clip, effort, limit):
+def in_this_process(of, timed, clip, effort, limit, round=1):
     from harness.cost import child
 
     request = child.Request(of, [metric.name for metric in timed], str(clip), LITTLE, "a machine", 60)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from records.record import MANIFEST
-from reports import build, cost_page
+from reports import build, cost_page, findings
 from reports.text import WIDEST
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,8 @@ def rebuilt(tmp_path_factory):
     copy = tmp_path_factory.mktemp("clone") / "results"
     shutil.copytree(RESULTS, copy, ignore=lambda _, names: [n for n in names if not n.endswith(".json") and "." in n])
     assert build.main([str(copy)]) == 0
+    for page in RESULTS.rglob("findings.md"):
+        assert findings.main([str(copy / page.parent.relative_to(RESULTS))]) == 0
     return copy
 
 

@@ -89,7 +89,7 @@ class Trainings:
         self.gather(store, self.tasks, {})
         if not missing:
             return []
-        beside = pool.beside(self.setup.data)
+        beside = pool.beside(self.setup.data_name)
         slots = functools.partial(pool.slots, self.setup.device, self.setup.asked.jobs, self.setup.threads, beside)
         run = self.run or (lambda tasks, tick: pool.run(tasks, slots(), tick))
         failures: dict[tuple[str, int], str] = {}
