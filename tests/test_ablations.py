@@ -23,6 +23,7 @@ SLOW = (  # every scheme is compiled; takes steps of training, and one of them i
     "compile",
     "training",
     "probes",
+    "peers",  # needs transformers and torchvision; tests/test_peers.py runs its rows
 )
 
 
