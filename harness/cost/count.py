@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.family import part
 from harness.cost.build import build, example
 from harness.cost.operators import macs_by_group
 from harness.spec.case import Case
@@ -45,7 +44,6 @@ class Count:
     batchnorm_elements: int
     attention_products: int
     mlp_macs: int
-    trainable: int
 
 
 _counts: dict[str, Count] = {}  # equal models occur in many tables of one run
@@ -81,7 +79,6 @@ def _count(case: Case) -> Count:
                 f"multiply-adds {name}: the counter says {counted}, the closed form macs() says {closed} "
                 f"(difference {counted - closed}); one of the two is wrong, so neither is reported"
             )
-    tuned = part(model, "adapters" if "adapters" in model.tunable else "all")
     classifier_params = sum(p.numel() for p in classifier.parameters())
     return Count(
         params=sum(p.numel() for p in model.parameters()) - classifier_params,
@@ -93,7 +90,6 @@ def _count(case: Case) -> Count:
         batchnorm_elements=sum(total.get(op, 0) for op in BATCHNORM),
         attention_products=parts.get("attention", 0),
         mlp_macs=parts.get("mlp", 0),
-        trainable=sum(p.numel() for name, p in model.named_parameters() if tuned.search(name)),
     )
 
 

@@ -8,12 +8,9 @@ from records.record import Measurement, Quantity
 
 PARAMS = Quantity("params", "counted", "parameters", "count", "lower")
 WITH_CLASSIFIER = Quantity("params_with_classifier", "counted", "parameters with classifier", "count")
-TRAINABLE = Quantity(
-    "trainable_params", "counted", "parameters that are tuned, adapters alone where there are", "count"
-)
 
 
-@register("params", PARAMS, WITH_CLASSIFIER, TRAINABLE)
+@register("params", PARAMS, WITH_CLASSIFIER)
 def params(case: Case) -> list[Measurement]:
     """Counted on the meta device, so that no weights are drawn; the sizes of the model's stages are details."""
     import backbones
@@ -24,5 +21,4 @@ def params(case: Case) -> list[Measurement]:
     return [
         PARAMS.of([counted.params], {"sizes": sizes}),
         WITH_CLASSIFIER.of([counted.params + counted.classifier_params]),
-        TRAINABLE.of([counted.trainable]),
     ]
