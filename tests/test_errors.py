@@ -98,7 +98,7 @@ def asked(monkeypatch):
     class Asked(list):
         details = {"of": "scores", "tolerance": 1e-5}
 
-        def __call__(self, of, timed, clip, effort, limit):
+        def __call__(self, of, timed, clip, effort, limit, visit=1):
             self.append([metric.name for metric in timed])
             return [
                 quantity.of([1e-3 if "error" in name else 7.0], self.details)

@@ -439,6 +439,18 @@ def test_a_forking_process_that_dies_before_it_is_asked_is_a_reason(monkeypatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="cases are forked on Linux only")
+def test_a_deep_temporary_folder_is_no_reason_to_fail(tmp_path):
+    """A socket's path has 107 bytes at most, and the process that forks the others listens on one."""
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    code = "from harness.cost import process; import test_killed; print(process.run(test_killed.answer, (), 300))"
+    environment = {**os.environ, "TMPDIR": str(deep)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(provenance.ROOT), str(Path(__file__).parent)])
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "(['measured'], None)", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cases are forked on Linux only")
 def test_kills_of_real_processes_lose_nothing(tmp_path):
     check_real(Trial(tmp_path, rows=ROWS[:1]), ["child", "child", "forker", "run"], 0, random.Random(1))
 

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -29,6 +30,7 @@ from records import provenance
 TIME_LIMIT = "time limit"  # in what `run` says of a process that took too long
 SERVER_GONE = 255  # what multiprocessing gives as the exit status where the server died before it could tell one
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
+SOCKET_PATH = 107  # bytes at most, of Linux; multiprocessing takes the last 32 ("/pymp-12345678/listener-12345678")
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 
 _starting = threading.Lock()
@@ -49,8 +51,10 @@ def run(work: Callable[..., Iterable[Any]], arguments: tuple, time_limit: float)
             _start(process)
             writer.close()
             status = _listen(process, reader, answers, time.monotonic() + time_limit)
-        except (OSError, EOFError):  # the server was killed before or while it was asked
+        except (ConnectionError, EOFError):  # the server was killed before or while it was asked
             status = SERVER_GONE
+        except OSError as error:  # no file, socket or process is to be had
+            return answers, f"no measuring process could be started: {provenance.without_folders(str(error))}"
         finally:  # Ctrl-C above all: nothing may go on measuring
             if process.pid is not None:
                 _end_group(process)
@@ -63,7 +67,7 @@ def _start(process: Any) -> None:
     """Start a process that loads nothing of the command line and finds this checkout's code."""
     path = os.pathsep.join(filter(None, [str(provenance.ROOT), os.environ.get("PYTHONPATH")]))
     # numpy's own threads would make a fork unsafe, and nothing that is measured uses them
-    with _starting, environment({"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}):
+    with _starting, _short_folder(), environment({"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}):
         CONTEXT.set_forkserver_preload(["harness.cost.child"])
         # A child would otherwise run the file of the command line again, half a second for every case.
         main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
@@ -71,6 +75,20 @@ def _start(process: Any) -> None:
             process.start()
         finally:
             sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[None]:
+    """Lets the server's socket lie where its path is short enough, however deep the system's temporary folder is."""
+    before = tempfile.tempdir
+    if sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) > SOCKET_PATH - 32:
+        tempfile.tempdir = next(
+            (folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK)), before
+        )
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _listen(process: Any, reader: Any, answers: list[Any], end: float) -> int | None:
