@@ -18,7 +18,7 @@ from harness import session
 from harness.cost import metrics
 from harness.spec import budget
 from harness.spec.budget import Training
-from harness.spec.case import Ablation, Case, Entry, Settings, case_id, resolve
+from harness.spec.case import Ablation, Case, Entry, Settings, case_id, program, resolve
 from harness.spec.effort import effort_for
 from records import visits
 from records.record import Record, RecordError, read_record
@@ -103,12 +103,12 @@ def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Tr
     """Print the steps of a suite, each with the time that it is predicted to take and the most that it gets."""
     console.print(f"suite {suite.name}: {suite.question}", markup=False)
     device = settings.device or suite.device
-    total, checked = 0.0, set()
+    total, known = 0.0, set()
     for step in steps:
         trained = training.budget or step.accuracy if step.accuracy else None
         what = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
         what += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
-        seconds = min(predicted(step, replace(settings, device=device), checked), step.seconds)
+        seconds = min(predicted(step, replace(settings, device=device), known), step.seconds)
         total += seconds
         console.print(
             f"  {step.step}: {what}; about {seconds:.0f} s, at most {step.seconds:g} s", markup=False, soft_wrap=True
@@ -119,20 +119,24 @@ def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Tr
     return 0
 
 
-def predicted(step: Step, settings: Settings, checked: set[str]) -> float:
-    """Seconds of a step where no record is there yet. `checked` are the comparisons of the steps before it, which it
+def predicted(step: Step, settings: Settings, known: set[str]) -> float:
+    """Seconds of a step where no record is there yet. `known` are rows and comparisons of the steps before it, which it
     shares, and is added to.
     """
     from harness.cost import errors  # torch
 
     seconds, asked = 0.0, step.composed(settings.quick)
     for entry in step.entries(settings):
-        estimate = estimated(entry.case, None, asked.metrics, step.rounds, settings.quick)
-        seconds += estimate.guessed + sum(MORE.get(name, 0.0) for name in asked.metrics)
-        seconds += COMPILED * entry.case.compile * step.rounds
-        for process in {metrics.get(name).process for name in asked.metrics if metrics.get(name).timed}:
-            new = {f"{name} {errors.key(entry.case)}" for name in errors.needed(entry.case, process)} - checked
-            checked |= new
+        of = {name: f"{name} {program(entry.case.to_dict())}" for name in asked.metrics}
+        left = [name for name in of if of[name] not in known]
+        known |= set(of.values())
+        estimate = estimated(entry.case, None, left, step.rounds, settings.quick)
+        seconds += estimate.guessed + sum(MORE.get(name, 0.0) for name in left)
+        timed = [metrics.get(name) for name in left if metrics.get(name).timed]
+        seconds += COMPILED * entry.case.compile * step.rounds * bool(timed)
+        for process in {metric.process for metric in timed}:
+            new = {f"{name} {errors.key(entry.case)}" for name in errors.needed(entry.case, process)} - known
+            known |= new
             seconds += CHECKED * len(new)
     return seconds
 

@@ -52,6 +52,7 @@ def run(
     arguments: list[str] | None = None,
     remake: list[str] | None = None,
     apart: bool = True,
+    part_of: tuple[str, list[Path]] | None = None,
 ) -> int:
     """Measure the metrics `names` (None: each ablation's own), train the rows where accuracy is wanted, and write the
     reports.
@@ -59,7 +60,8 @@ def run(
     Results go to the `console`, what is being done to `progress` (None: to the console too). `arguments` are the words
     of the command line: with them the run says how to go on and how to make a report again; `remake` are the words for
     the latter where they are others. Where the settings make other cases than the ablation has by itself, their records
-    are kept `apart`, in a folder below that of the ablation. Nothing is begun once a `deadline` has passed.
+    are kept `apart`, in a folder below that of the ablation. Nothing is begun once a `deadline` has passed. `part_of`:
+    the name of a longer run, and the folders of its parts before this one.
 
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted. Raises: UsageError, before any work.
     """
@@ -77,6 +79,7 @@ def run(
     how = sweep.How(
         out, progress or console, deadline or Deadline.never(), settings.quick, force,
         rounds or (QUICK_ROUNDS if settings.quick else ROUNDS), time_limit,
+        *((part_of[0], tuple(part_of[1])) if part_of else ()),
     )  # fmt: skip
     runs = []
     for ablation in ablations:

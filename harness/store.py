@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from filelock import FileLock
 from rich.console import Console
 
 from harness.cost import metrics
-from harness.spec.case import Entry, case_id
+from harness.spec.case import Entry, case_id, program
 from records import provenance, visits
-from records.record import Measurement, Record, RecordError, read_record, write_record
+from records.record import Measurement, Record, RecordError, read_record, record_paths, write_record
 
 RECORD_LOCK = ".records.lock"
 ABANDONED = 3600  # seconds after which a part of a file is no other run's any more
@@ -52,6 +54,26 @@ class Store:
                     text = f"{error}\n    the case is measured again"
                     self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         return None
+
+    def share(self, entry: Entry, names: list[str], folders: Iterable[Path]) -> None:
+        """Begin the record of a case with what the same run measured of the same program for other tables."""
+        if self.read(entry) is not None:
+            return
+        wanted = {measurement for name in names for measurement in metrics.get(name).measures}
+        held: dict[str, Measurement] = {}
+        source: dict[str, Any] = {}
+        for path in (path for folder in folders for path in record_paths(folder)):
+            with contextlib.suppress(RecordError):  # its own run tells of it
+                theirs = read_record(path)
+                same = program(theirs.case) == program(entry.case.to_dict())
+                for name in wanted - held.keys() if same else ():
+                    measured = theirs.get(name)
+                    if measured and not measured.missing and {v.run for v in measured.visits} == {self.source["run"]}:
+                        held[name] = replace(measured, details={"step": path.parent.name, **measured.details})
+                        source = theirs.provenance
+        if held:
+            case = entry.case
+            write_record(Record(case_id(case), self.ablation, case.row, case.to_dict(), held, source), self.folder)
 
     def counted(self, entry: Entry, name: str) -> bool:
         """Whether the record of a case settles a counted metric."""

@@ -6,6 +6,7 @@ steps at the end; the next one goes on there.
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,8 @@ def run(
 ) -> int:
     """Run the steps; `settings` hold the device and quick mode. `out` None: results/<device>, quick: outputs.
 
-    Results go to the `console`, what is being done to `progress` (None: to the console too).
+    Results go to the `console`, what is being done to `progress` (None: to the console too). A row that an earlier step
+    measured under another name is not measured again: the steps are one run.
 
     Returns the exit status: 0 done or out of time, 1 something failed, 130 interrupted. Raises: UsageError.
     """
@@ -49,7 +51,7 @@ def run(
     out = out or (Path("outputs") if settings.quick else Path("results", provenance.device_slug(settings.device)))
     begun, deadline = time.monotonic(), Deadline.after(60 * suite.minutes)
     progress.print(f"suite {suite.name}: {len(steps)} steps, {suite.minutes:g} minutes at most, records in {out}")
-    statuses = []
+    statuses, run, done = [], secrets.token_hex(6), []
     for number, step in enumerate(steps, start=1):
         progress.print(f"\n[{number}/{len(steps)}] {step.step}: {_meaning(step)}", markup=False)
         why = _left_out(step, deadline, settings, training)
@@ -58,7 +60,11 @@ def run(
             deadline.left_out.append(f"{step.step}: {why}")
             continue
         own = Deadline(min(deadline.at, time.monotonic() + step.seconds))
-        statuses.append(_measure(suite, step, settings, training, out, own, force, time_limit, console, progress))
+        part_of = run, list(done)
+        statuses.append(
+            _measure(suite, step, settings, training, out, own, force, time_limit, console, progress, part_of)
+        )
+        done.append(session.folder_of(out, step.folder or step.step, settings.quick))
         deadline.left_out += [f"{step.step}: {what}" for what in own.left_out]
         if statuses[-1] == 130:
             break
@@ -92,6 +98,7 @@ def _measure(
     time_limit: float | None,
     console: Console,
     progress: Console,
+    part_of: tuple[str, list[Path]],
 ) -> int:
     """One step."""
     accuracy = (
@@ -117,6 +124,7 @@ def _measure(
         console=console,
         progress=progress,
         remake=[*remake, *(["quick=true"] if settings.quick else [])],
+        part_of=part_of,
     )
 
 

@@ -44,7 +44,10 @@ RETAKES = 3  # of visits that were disturbed and were so again: the machine is t
 
 @dataclass(frozen=True)
 class How:
-    """What one call of the command line sets for all of its ablations: `rounds` of timing, seconds for one visit."""
+    """What one call of the command line sets for all of its ablations: `rounds` of timing, seconds for one visit.
+
+    `run` names a run that has more parts, and `earlier` the folders of those before, whose measurements it shares.
+    """
 
     out: Path
     console: Console
@@ -53,6 +56,8 @@ class How:
     force: bool = False
     rounds: int = visits.ROUNDS
     time_limit: float = 900
+    run: str | None = None
+    earlier: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ class Run:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.ablation.name, self.folder, self.how.console, provenance.collect(), self.above)
+        source = provenance.collect() | ({"run": self.how.run} if self.how.run else {})
+        return Store(self.ablation.name, self.folder, self.how.console, source, self.above)
 
     def go(self, clips: dict[str, tuple[Path, dict[str, Any]]]) -> None:
         """Do what is missing, step by step; `clips` are those of `decode_clips`.
@@ -116,6 +122,8 @@ class Run:
         how, wanted = self.how, self.how.rounds
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_parts(self.folder)
+        for entry in self.chosen:
+            self.store.share(entry, self.names, how.earlier)
         self._write_manifest()
         work = self._steps()
         if self.names:

@@ -65,14 +65,19 @@ def test_the_time_of_a_suite_holds_its_first_steps(name):
 
 def test_by_its_predicted_times_all_of_the_gpu_suite_fits(capsys):
     """The first step is one program five times: how well it repeats is known before anything is compared."""
-    gpu, checked = suites.load("gpu"), set()
-    predicted = [plan.predicted(step, Settings(device="cuda"), checked) for step in gpu.steps]
+    gpu, known = suites.load("gpu"), set()
+    predicted = [plan.predicted(step, Settings(device="cuda"), known) for step in gpu.steps]
+    alone = [plan.predicted(step, Settings(device="cuda"), set()) for step in gpu.steps]
+    assert sum(alone) - sum(predicted) > 60  # what steps share is measured once
     assert sum(predicted) < gpu.minutes * 60
     assert all(seconds < step.seconds for seconds, step in zip(predicted, gpu.steps, strict=True))
     first = gpu.steps[0]
     assert (len(first.entries(Settings(device="cuda"))), first.rounds) == (1, 5)
     assert run.main(["suite=gpu", "plan=true"]) == 0
-    assert "repeat: 1 cases of attention_schemes; macs, latency; about" in capsys.readouterr().out
+    assert (
+        "repeat: 1 cases of attention_schemes; params, macs, latency, throughput, peak_memory; about 32"
+        in capsys.readouterr().out
+    )
 
 
 def test_steps_of_one_folder_share_their_cases():
@@ -113,6 +118,27 @@ def test_what_does_not_fit_is_left_out_and_the_next_run_goes_on(tmp_path, monkey
     assert len(read_records(tmp_path / "quick" / "one")) == 1
     assert go(chosen, tmp_path, console) == 0
     assert "every measurement is there already" in capsys.readouterr().out
+
+
+def test_a_step_takes_over_the_rows_that_an_earlier_one_measured(tmp_path, capsys):
+    """The program that was repeated is the baseline of the next table, and its rounds give that one a noise floor."""
+    first = {"step": "repeat", "seconds": 60, "ablation": "kernels", "rows": ["local + global"], "vary": {}}
+    first |= {"rounds": 3, "metrics": ["macs", "latency"], "baseline": "local + global"}
+    second = first | {"step": "then", "rounds": 1, "vary": {"kernel": ["auto", "reference"]}, "baseline": "kernel=auto"}
+    both = suites.from_dict({"question": "?", "device": "cpu", "steps": [first, second]}, "trial.yaml")
+    assert go(both, tmp_path, Console(width=200)) == 0
+    said = capsys.readouterr().out
+    assert "then: 2 cases, 2 steps to do" in said  # the count and the one visit of the reference
+    (repeated,) = read_records(tmp_path / "quick" / "repeat")
+    auto, reference = sorted(read_records(tmp_path / "quick" / "then"), key=lambda record: record.row)
+    assert auto.get("latency").samples == repeated.get("latency").samples
+    assert auto.get("latency").said("step") == ["repeat"] != reference.get("latency").said("step")
+    report = (tmp_path / "quick" / "then" / "report.md").read_text()
+    assert "Taken for repeat, minutes before the others" in report
+    assert "Noise floor (A/A): latency" in report
+    assert "were not measured in turn" not in report
+    assert go(both, tmp_path, Console(width=200)) == 0
+    assert capsys.readouterr().out.count("every measurement is there already") == 2
 
 
 def test_nothing_is_trained_in_quick_mode_unless_asked_for(tmp_path, capsys):

@@ -106,6 +106,11 @@ def case_id(case: Case) -> str:
     return record.case_id(case.row, case.to_dict())
 
 
+def program(case: dict[str, Any]) -> str:
+    """Equal for cases, as a record holds them, that run the same: they differ in what they are called alone."""
+    return record.canonical({**case, "row": "", "model": ""})
+
+
 def axes(vary: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Axes with their values, each of its kind. Raises: UsageError."""
     for axis, values in vary.items():
