@@ -23,7 +23,7 @@ PARSERS = {
     "harness.doctor": doctor.COMMAND,
 }
 PRINTED = re.compile(r"python -m ((?:attention_zoo|backbones|benchmarks|harness|reports)[\w.]*)([^\n`]*)")
-PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "results").rglob("*.md")] if path.is_file())
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").rglob("*.md")])
 
 
 def parse(module: str, words: list[str]) -> None:
