@@ -218,6 +218,7 @@ def _report(runs: list[Run], console: Console) -> list[str]:
     table that cannot be made costs no other its report.
     """
     import reports.build  # brings scipy, which takes as long to load as a wrong command may take in all
+    import reports.explore
     from reports.console import results
 
     failures = []
@@ -237,11 +238,15 @@ def _report(runs: list[Run], console: Console) -> list[str]:
 
     for run in runs:
         attempt(f"no report of {run.ablation.name}", lambda run=run: show(run))
-    for index in dict.fromkeys((run.above or run.folder).parent for run in runs):
-        attempt(
-            "no list of the reports",
-            lambda index=index: console.print(f"  {reports.build.build_index(index)}", markup=False, soft_wrap=True),
-        )
+
+    def make(build: Any, folder: Path) -> None:
+        console.print(f"  {build(folder)}", markup=False, soft_wrap=True)
+
+    indexes = list(dict.fromkeys((run.above or run.folder).parent for run in runs))
+    for folder in indexes:
+        attempt("no list of the reports", lambda folder=folder: make(reports.build.build_index, folder))
+    for folder in dict.fromkeys(map(reports.explore.top, indexes)):
+        attempt("no page to explore", lambda folder=folder: make(reports.explore.build, folder))
     return failures
 
 

@@ -267,7 +267,7 @@ def judge_full(table: AblationTable, row: Row, name: str) -> Verdict:
         return Verdict(verdict.NOT_COMPARED, reason(row, name))
     if found.interval is None:
         return Verdict(verdict.NOT_COMPARED, "one run without its number of videos has no interval")
-    smaller = _not_full(row, measured)
+    smaller = not_full(row, measured)
     if smaller:
         return Verdict(verdict.NOT_COMPARED, smaller)
     half = Decimal(1).scaleb(Decimal(str(printed)).as_tuple().exponent) / 2
@@ -288,7 +288,7 @@ def full_column(table: AblationTable, name: str) -> str | None:
     return None
 
 
-def _not_full(row: Row, measured: Measurement) -> str | None:
+def not_full(row: Row, measured: Measurement) -> str | None:
     """How a run at full scale is smaller than the row it belongs to."""
     if measured.details.get("width_factor", 1) != 1:
         return f"trained at width factor {measured.details['width_factor']}"
@@ -307,7 +307,7 @@ def macs_per_view(row: Row, name: str) -> float | None:
     the row itself was trained."""
     measured = row.measurement(name)
     stated = measured.details.get("macs")
-    return stated if stated is not None else None if _not_full(row, measured) else row.value("macs")
+    return stated if stated is not None else None if not_full(row, measured) else row.value("macs")
 
 
 def said(table: AblationTable, name: str, key: str) -> list[Any]:

@@ -3,17 +3,19 @@ outputs/kinetics`.
 
 Writes `report.md`, `table.csv`, `table.tex` and the figures into each folder, then beside the folders `report.md`, the
 list of all ablations, `results.csv`, all figures of all of them, and `cost.md`, the page of costs, where something was
-timed (`reports/cost_page.py`). The same files give the same bytes.
+timed (`reports/cost_page.py`), and `index.html`, all of it as a page to explore (`reports/explore.py`), which for
+`results` is one page of all machines. The same files give the same bytes.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from records.record import MANIFEST, RecordError, ablation_folders, outputs_of, write_text
 from records.terminal import until_closed
-from reports import cost_page, data, exponents, figures, index, markdown, table
+from reports import cost_page, data, explore, exponents, figures, index, markdown, table
 from reports.paper_table import PaperTableError
 
 EXPECTED = (RecordError, PaperTableError)
@@ -65,7 +67,8 @@ def build_index(outputs: str | Path) -> Path:
             broken[folder.relative_to(outputs).as_posix()] = str(error).replace(f"{outputs}/", "")
     page = cost_page.build(outputs).name if cost_page.has_content(tables) else None
     write_text(data.long_csv(tables), outputs / "results.csv")
-    return write_text(index.index(tables, broken, page, table.place(outputs)), outputs / "report.md")
+    explored = os.path.relpath(explore.top(outputs) / explore.PAGE, outputs)
+    return write_text(index.index(tables, broken, page, explored, table.place(outputs)), outputs / "report.md")
 
 
 def _ablations(folder: Path) -> list[Path]:
@@ -94,10 +97,13 @@ def main(arguments: list[str] | None = None) -> int:
             failed.append(folder.name)
     if failed and len(folders) > 1:
         print(f"{len(failed)} of {len(folders)} reports failed: {', '.join(failed)}", file=sys.stderr)
-    for outputs in dict.fromkeys(outputs_of(folder) for folder in folders if (folder / MANIFEST).is_file()):
+    every = dict.fromkeys(outputs_of(folder) for folder in folders if (folder / MANIFEST).is_file())
+    for outputs in every:
         print(build_index(outputs))
         if (outputs / cost_page.PAGE).is_file():
             print(outputs / cost_page.PAGE)
+    for whole in dict.fromkeys(explore.top(outputs) for outputs in every):
+        print(explore.build(whole))
     return 1 if failed else 0
 
 

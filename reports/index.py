@@ -64,9 +64,9 @@ def ordering_counts(table: AblationTable) -> dict[str, int]:
     return found[-1] if found else {}
 
 
-def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None, where: str) -> str:
+def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None, explore: str, where: str) -> str:
     """The page; `broken` maps a folder to what is wrong with it, `costs` is the file name of the page of costs, if any,
-    `where` the folder as it is called from a clone."""
+    `explore` the path of the page to explore, `where` the folder as it is called from a clone."""
     orders = {table.name: ordering_counts(table) for table in tables}
     columns: Columns = [
         ("ablation", lambda table: f"[{table.name}]({table.name}/report.md)"),
@@ -93,6 +93,10 @@ def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None
         )
     lines = ["# Ablations", "", " ".join(said), "", table_lines(tables, columns)]
     lines += ["", "[All figures as one table](results.csv): a line for each row and measurement."]
+    lines += [
+        "",
+        f"[The same to explore]({explore}): one page for a browser, in which axes, rows and order are chosen.",
+    ]
     if costs:
         lines += ["", f"[What attention costs here]({costs}): all that was timed, on one page."]
     if broken:

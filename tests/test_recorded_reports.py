@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from records.record import MANIFEST
-from reports import build, cost_page, findings
+from reports import build, cost_page, explore, findings
 from reports.text import WIDEST
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +46,14 @@ def test_what_is_committed_is_what_its_records_give(folder, rebuilt):
     assert sorted(again) == sorted(committed)
     differ = [file for file in again if again[file] != committed[file]]
     assert not differ, f"`python -m reports.build {folder.relative_to(ROOT)}` changes {', '.join(differ)}"
+
+
+def test_the_committed_page_to_explore_is_what_the_records_give(rebuilt):
+    """But for plotly's bundle, whose packed bytes are of its version and of the compressing library."""
+    pages = [(folder / explore.PAGE).read_text(encoding="utf-8") for folder in (RESULTS, rebuilt)]
+    committed, again = (re.sub(r'(?s)(type="text/plain">).*?<|plotly [\d.]+', r"\1", page) for page in pages)
+    assert again == committed, "`python -m reports.build results` changes results/index.html"
+    assert len(pages[0]) < 2.3e6
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -1,0 +1,162 @@
+"""A page to explore: `index.html`, one file that needs no network, with every row of every ablation and machine.
+
+The axes of its plot are chosen there; its table sorts and filters. plotly's own bundle stands in it, packed, so that
+the page is a third of the bundle's size; the browser unpacks it. The page is `explore.html`, filled in here. The same
+files and the same plotly give the same page, but for how their compression packs it.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from records.record import MANIFEST, Measurement, RecordError, write_text
+from reports import accuracy, exponents, table
+from reports.paper_table import PaperTableError
+from reports.table import AblationTable, Row
+from reports.text import unit
+
+PAGE = "index.html"
+TEMPLATE = Path(__file__).with_suffix(".html")
+TOKENS = {"title": "tokens", "unit": "count", "better": "none", "kind": "counted"}
+FACTS = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads", "clip", "commit")
+
+
+def top(outputs: Path) -> Path:
+    """The folder whose page shows an outputs folder: all of `results`, or the outputs folder alone."""
+    known = [*outputs.parents, *outputs.resolve().parents]  # as the folder was named, if that says it
+    return next((path for path in known if path.name == "results"), outputs)
+
+
+def build(folder: Path) -> Path:
+    """Write the page of all ablations below a folder; what cannot be read is named on it."""
+    tables, broken = [], []
+    for path in sorted(path.parent for path in folder.rglob(MANIFEST)):
+        where = path.relative_to(folder)
+        if "quick" in where.parts[:-1]:  # whose figures say nothing; they have a page of their own
+            continue
+        try:
+            tables.append((where, table.load(path)))
+        except (RecordError, PaperTableError) as error:
+            broken.append(f"{where}: {str(error).replace(f'{folder}/', '')}")
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for mark, value in (("DATA", _json(data(tables, broken))), ("VERSION", version("plotly")), ("PLOTLY", packed())):
+        text = text.replace(f"@{mark}@", value)
+    return write_text(text, folder / PAGE)
+
+
+@lru_cache(1)
+def packed() -> str:
+    """plotly's bundle as the page holds it: zlib, then base64."""
+    package = Path(find_spec("plotly").origin).parent
+    return base64.b64encode(zlib.compress((package / "package_data" / "plotly.min.js").read_bytes(), 9)).decode()
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand in a script element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def data(tables: Iterable[tuple[Path, AblationTable]], broken: list[str]) -> dict[str, Any]:
+    """Columns by name with what they are, and rows with [value, low, high] of each in the unit that is shown.
+
+    A circumstance is a number: its place among all values that circumstances take, `facts`. `smaller` holds, by
+    accuracy, the costs of the model that was trained where that is not the row's own.
+    """
+    columns: dict[str, dict[str, str]] = {"tokens": TOKENS}
+    rows, facts = [], {}
+    for where, one in tables:
+        for name, quantity in one.quantities().items():
+            columns.setdefault(name, _column(quantity))
+        for row in one.measured:
+            said = {key: facts.setdefault(value, len(facts)) for key, value in row.facts().items()}
+            rows.append(_row(where, one, row) | {"facts": said})
+    return {"columns": columns, "facts": list(facts), "rows": rows, "broken": broken}
+
+
+def _column(quantity: Measurement) -> dict[str, str]:
+    name = quantity.title
+    if quantity.kind == "scored":  # of which there are several by one title
+        name = " ".join([name, *(str(quantity.details[key]) for key in ("data", "budget") if key in quantity.details)])
+    return {"title": name, "unit": unit(quantity)[0], "better": quantity.better, "kind": quantity.kind}
+
+
+def _row(where: Path, one: AblationTable, row: Row) -> dict[str, Any]:
+    tokens = exponents.tokens(row)
+    values: dict[str, list] = {"tokens": [tokens]} if tokens else {}
+    missing = {}
+    for name, measured in row.record.measurements.items():
+        if measured.missing:
+            missing[name] = measured.missing
+        else:
+            values[name] = [_short(value) for value in _figures(row, measured)]
+    smaller = {
+        name: _trained(row, measured)
+        for name, measured in row.record.measurements.items()
+        if measured.kind == "scored" and measured.samples and accuracy.not_full(row, measured)
+    }
+    verdicts = {key: str(judged) for key, judged in (("macs", row.verdict_flops), ("params", row.verdict_params))}
+    return {
+        "row": row.name,
+        "ablation": one.name,
+        "folder": where.as_posix(),
+        "record": row.record.case_id,
+        "model": row.record.case.get("model") or "",
+        "schemes": ", ".join(_schemes(row.record.case)),
+        "values": values,
+        "smaller": smaller,
+        "missing": missing,
+        "verdicts": {key: judged for key, judged in verdicts.items() if judged},
+    }
+
+
+def _trained(row: Row, measured: Measurement) -> dict[str, list[float]]:
+    """The costs of the smaller model that an accuracy is of: no other may be set against it."""
+    counts = {
+        "macs": (accuracy.macs_per_view(row, measured.name), 1e9),
+        "params": (measured.details.get("params"), 1e6),
+    }
+    return {name: [_short(count / scale)] for name, (count, scale) in counts.items() if count is not None}
+
+
+def _schemes(case: dict[str, Any]) -> list[str]:
+    """The attention schemes of a case's blocks, as its config names them."""
+    config = case.get("config")
+    if not config:
+        return [case["scheme"]] if case.get("scheme") else []
+    entries = config.get("attention") or {}
+    named = [name for part in config.get("stages") or config.get("blocks") or entries for name in _flat(part)]
+    return list(dict.fromkeys(entries.get(name, {}).get("scheme", name) for name in named))
+
+
+def _flat(part: Any) -> Iterator[str]:
+    """The names in nested lists."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, list):
+        for each in part:
+            yield from _flat(each)
+
+
+def _figures(row: Row, measured: Measurement) -> Iterator[float]:
+    """Value and, where there is one, interval, in the unit that is shown."""
+    scale = unit(measured)[1]
+    if measured.kind == "scored":
+        scored = accuracy.accuracy(measured)
+        value, interval = (scored.value, scored.interval) if scored else (measured.value, None)
+    else:
+        value, interval = row.value(measured.name), row.interval(measured.name) if measured.ran else None
+    yield value / scale
+    if interval and interval.high > interval.low:
+        yield from (interval.low / scale, interval.high / scale)
+
+
+def _short(value: float) -> float:
+    """Six digits: a page to look at is no place for more."""
+    return float(f"{value:.6g}")
