@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from records.record import Measurement, Quantity
-from reports import accuracy, accuracy_section, probes, roofline
+from reports import accuracy, accuracy_section, probes, roofline, sparsity
 from reports.markdown import FACTS, NOT_DISTINGUISHABLE, PUBLISHED_COUNTS, has_ratio
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row
@@ -88,6 +88,7 @@ def csv(table: AblationTable) -> str:
         | roofline.csv_row(table, row)
         | accuracy_section.csv_row(table, row, orderings)
         | probes.csv_row(table, row)
+        | sparsity.csv_row(table, row)
         for row in table.rows
     ]
     columns = [column for row in rows for column in row if column not in (*FACTS, "case_id", "missing")]

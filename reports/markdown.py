@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 
 from records.record import Measurement, Quantity
-from reports import accuracy, accuracy_section, counting, exponents, probes, roofline, shares, statistics, text, verdict
+from reports import (
+    accuracy,
+    accuracy_section,
+    counting,
+    exponents,
+    probes,
+    roofline,
+    shares,
+    sparsity,
+    statistics,
+    text,
+    verdict,
+)
 from reports.statistics import Interval, Ratio
 from reports.table import NOT_YET, AblationTable, Row
 from reports.text import (
@@ -72,7 +84,7 @@ def summary(table: AblationTable) -> list[str]:
     """The answer: what costs least, what the accuracies do, what became of the published costs; what ran goes first."""
     lines = [*accuracy_section.summary(table), *probes.summary(table), _verdict_line(table)]
     lines.insert(0 if costs(table) else len(lines), _cost_line(table))
-    return [line for line in [*lines, _absent_line(table)] if line]
+    return [line for line in [*sparsity.summary(table), *lines, _absent_line(table)] if line]
 
 
 def _verdict_line(table: AblationTable) -> str:
@@ -199,7 +211,8 @@ def main_and_more(table: AblationTable, notes: Notes) -> tuple[list[str], list[s
 def groups(table: AblationTable, notes: Notes) -> list[Columns]:
     """All columns, the first that answer: the first cost, accuracies, published beside counted; then all others."""
     quantities, own = table.quantities(), costs(table)
-    made = [measured_columns(table, own[:1], notes, count=True), *accuracy_section.main_columns(table, notes)]
+    made = [sparsity.columns(table, notes), measured_columns(table, own[:1], notes, count=True)]
+    made += accuracy_section.main_columns(table, notes)
     made += [
         probes.columns(table, notes),
         *_count_columns(table, notes),

@@ -39,6 +39,7 @@ class Row:
     note: str | None = None
     comparable: bool | str = True
     baseline: str | None = None
+    dial: str | None = None  # the row of the ablation that this one is a point of, where it is turned
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)  # of printed columns, see reports/cells.py
     default_views: int | None = None
     default_counting: str | None = None
@@ -392,6 +393,7 @@ def _row(entry: dict[str, Any], folder: Path, paper: PaperTable | None, warnings
         note=entry.get("note"),
         comparable=entry.get("comparable", True),
         baseline=entry.get("baseline"),
+        dial=entry.get("dial"),
         cells=entry.get("cells") or {},
         **_defaults(paper, published),
     )

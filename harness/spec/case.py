@@ -143,6 +143,9 @@ class Row:
     `baseline` is the row that this one is set against where the ablation names none for all. `recipe` is how its model
     was trained for the published accuracy, and `training` what else differs when it is trained: fields of
     `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`.
+
+    `dial` holds values of dotted paths of this row's model alone, such as `attention.neighborhood.window`, each of
+    which is a case; an axis of the ablation would ask them of every row.
     """
 
     __pydantic_config__ = STRICT
@@ -160,6 +163,7 @@ class Row:
     training: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = None
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dial: Vary = field(default_factory=dict)
 
 
 @dataclass
@@ -251,6 +255,7 @@ class Entry:
             "comparable": self.comparable,
             "baseline": self.baseline,
             **({"cells": row.cells} if row.cells else {}),
+            **({"dial": row.row} if row.dial else {}),
         }
 
 
@@ -414,17 +419,22 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     for axis, values in ablation.vary.items():
         fixed = getattr(settings, axis.removeprefix("clip."), None) if axis in AXES and axis != "model" else None
         axes[axis] = [fixed] if fixed is not None else _left_open(values, settings) if axis == "clip" else values
-        if settings.quick and len(axes[axis]) > 2:
-            axes[axis] = [axes[axis][0], axes[axis][-1]]
+        axes[axis] = _ends(axes[axis], settings)
         if settings.quick and fixed is None:
             small = [_quick(axis, value) for value in axes[axis]]
             axes[axis] = [value for number, value in enumerate(small) if value not in small[:number]]
     entries = []
     for row in ablation.rows:
         for point in itertools.product(*axes.values()):
-            chosen = dict(zip(axes, point, strict=True))
-            entries.append(_entry(ablation, row, chosen, settings))
+            for turned in itertools.product(*(_ends(values, settings) for values in row.dial.values())):
+                chosen, dial = dict(zip(axes, point, strict=True)), dict(zip(row.dial, turned, strict=True))
+                entries.append(_entry(ablation, row, chosen, dial, settings))
     return entries
+
+
+def _ends(values: list[Any], settings: Settings) -> list[Any]:
+    """The values of an axis or a dial; in quick mode the first and the last."""
+    return [values[0], values[-1]] if settings.quick and len(values) > 2 else values
 
 
 def _left_open(clips: list[dict[str, int]], settings: Settings) -> list[dict[str, int]]:
@@ -444,11 +454,13 @@ def _quick(axis: str, value: Any) -> Any:
     return value
 
 
-def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> Entry:
-    name = row.row + _points(chosen)
+def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str, Any], settings: Settings) -> Entry:
+    # A dial is of one row: its last word says enough.
+    name = row.row + _points({path.rpartition(".")[2]: value for path, value in dial.items()}) + _points(chosen)
     where = f"ablation {ablation.name}, row {name!r}"
     model = chosen.get("model") or row.model or ablation.model
-    changes = row.changes | {axis: value for axis, value in chosen.items() if axis not in AXES} | settings.model
+    axes = {axis: value for axis, value in chosen.items() if axis not in AXES}
+    changes = row.changes | dial | axes | settings.model
     try:
         clip = _clip(row, chosen, settings, _named_config(model))
         config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})

@@ -27,22 +27,31 @@ PROBES = {name: Quantity(f"probe_{name}", "probed", title, "percent", "higher") 
 @register("probes", *PROBES.values(), timed=True, process="probes")
 def probes(workload: Workload) -> list[Measurement]:
     """Mean accuracy over the values of each question's dial; each value, the reach and the curve are in the details."""
+    from harness.probes.train import FULL, QUICK
+
+    return asked(workload, tuple(PROBES), QUICK if quick(workload) else FULL)
+
+
+def quick(workload: Workload) -> bool:
+    return workload.effort.warm_up_seconds < 1
+
+
+def asked(workload: Workload, names: tuple[str, ...], effort: Effort) -> list[Measurement]:
+    """The answers to some questions, each of a training."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    from harness.probes.train import FULL, QUICK
     from records import provenance
 
     case, surroundings = workload.case, workload.surroundings()
     if case.dtype != "float32" or workload.device.type != "cpu":
         reason = f"probes are trained in float32 on the CPU, not in {case.dtype} on {case.device}"
-        return [probe.absent(reason, details={"machine": workload.machine}) for probe in PROBES.values()]
+        return [PROBES[name].absent(reason, details={"machine": workload.machine}) for name in names]
     blocks = blocks_of(case)
-    effort = QUICK if workload.effort.warm_up_seconds < 1 else FULL
     # Forked before this process has computed anything: threads would not survive it.
     with ProcessPoolExecutor(provenance.default_threads(), multiprocessing.get_context("fork")) as pool:
-        answers = {name: pool.submit(answer, name, blocks, workload.round, effort, case.kernel) for name in PROBES}
-        return [measured(name, blocks, workload.round, effort, answers[name].result(), surroundings) for name in PROBES]
+        answers = {name: pool.submit(answer, name, blocks, workload.round, effort, case.kernel) for name in names}
+        return [measured(name, blocks, workload.round, effort, answers[name].result(), surroundings) for name in names]
 
 
 def answer(name: str, blocks: list[Block], seed: int, effort: Effort, kernel: str) -> dict[str, Any] | str:
@@ -99,7 +108,7 @@ def blocks_of(case: Case) -> list[Block]:
     for place in range(2):
         word = config["stages"][0][place % len(config["stages"][0])]
         entry = config["attention"].get(word, {"scheme": word})
-        given = {key: value for key, value in entry.items() if usual.get(word, {}).get(key) != value}
+        given = {key: value for key, value in entry.items() if usual.get(word, {}).get(key, ...) != value}
         scheme = entry["scheme"]
         changed = {key: value for key, value in given.items() if key != "scheme"}
         blocks.append(Block(scheme, {**schemes.get(scheme).example, **changed}))

@@ -1,0 +1,166 @@
+"""What a sparse scheme gives for what it costs: recall against multiply-adds and against milliseconds, along its dial.
+
+Multiply-adds saved are a promise, and time saved is what a machine made of it; the gap between the two is what masks,
+gathers and small products take. A front holds the rows that no other beats in recall and cost at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from reports import probes
+from reports.statistics import Ratio
+from reports.table import AblationTable, Row
+from reports.text import MISSING, Columns, Notes, listed
+
+NEAR = 5.0  # percentage points of recall below the baseline's, up to which a row counts as good as it
+COSTS = {"macs": "multiply-adds", "latency": "milliseconds"}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Shares of the baseline's multiply-adds and time that a row does without; less than 0 where it needs more."""
+
+    macs: float
+    time: Ratio | None
+
+    @property
+    def gap(self) -> float | None:
+        """Percentage points by which the time saved stays behind the multiply-adds saved."""
+        return None if self.time is None else 100 * (self.macs - (1 - self.time.interval.value))
+
+
+def turned(table: AblationTable) -> bool:
+    """Whether rows stand along dials, with something that they are good for."""
+    return bool(probes.names(table)) and any(row.dial for row in table.rows)
+
+
+def gain(table: AblationTable, row: Row) -> float | None:
+    """The mean accuracy of all questions that were asked of a row; None where one has no answer."""
+    values = [row.value(name) for name in probes.names(table)]
+    return None if None in values else fmean(values)
+
+
+def saved(table: AblationTable, row: Row) -> Saved | None:
+    base = table.baseline_of(row)
+    if base is None or row.value("macs") is None or base.value("macs") is None:
+        return None
+    ratio = table.ratio(row, "latency")
+    return Saved(1 - row.value("macs") / base.value("macs"), ratio if isinstance(ratio, Ratio) else None)
+
+
+def front(table: AblationTable, cost: str) -> list[Row]:
+    """The rows that nothing beats, cheapest first: every other one costs more or gives no more."""
+    known = [
+        (row.value(cost), -value, row)
+        for row in table.measured
+        if (value := gain(table, row)) is not None and row.value(cost) is not None
+    ]
+    best: list[Row] = []
+    for _, _, row in sorted(known, key=lambda point: point[:2]):
+        if not best or gain(table, row) > gain(table, best[-1]):
+            best.append(row)
+    return best
+
+
+def as_good(table: AblationTable, cost: str) -> Row | None:
+    """The cheapest row with a recall near its baseline's, or above, where it costs less than that; else None."""
+    for row in front(table, cost):
+        base = table.baseline_of(row)
+        known = base is not None and gain(table, base) is not None and base.value(cost) is not None
+        if known and gain(table, row) >= gain(table, base) - NEAR:
+            return row if row.value(cost) < base.value(cost) else None
+    return None
+
+
+def summary(table: AblationTable) -> list[str]:
+    """What gives most for its multiply-adds, and what for its milliseconds; then both fronts."""
+    if not turned(table):
+        return []
+    words, fronts = [], []
+    for cost, title in COSTS.items():
+        if not (rows := front(table, cost)):
+            continue
+        best = as_good(table, cost)
+        if best is None:
+            words.append(
+                f"for its {title}, none: of those within {NEAR:g} points of the baseline's recall none is cheaper"
+            )
+        else:
+            base = table.baseline_of(best)
+            share = 100 * (1 - best.value(cost) / base.value(cost))
+            recalls = f"recall {gain(table, best):.0f} % against {gain(table, base):.0f} %"
+            words.append(f"for its {title}, {best.name}: it saves {share:.0f} % of {base.name}'s ({recalls})")
+        fronts.append(f"{title}: {listed([row.name for row in rows])}")
+    if not words:
+        return []
+    return [
+        f"Gives most {'; '.join(words)}.",
+        f"What no other row beats in recall and cost, by {'; by '.join(fronts)}.",
+    ]
+
+
+def _whole(points: float) -> str:
+    """A number of points, with a minus that is no hyphen."""
+    return f"{round(points) + 0:d}".replace("-", "−")
+
+
+def columns(table: AblationTable, notes: Notes) -> Columns:
+    """Recall, what is saved of multiply-adds and time, how far the second stays behind, and on which front a row is."""
+    if not turned(table):
+        return []
+    fronts = {title: {row.name for row in front(table, cost)} for cost, title in COSTS.items()}
+
+    def of_gain(row: Row) -> str:
+        value = gain(table, row)
+        return MISSING if value is None else f"{value:.0f}"
+
+    def of_macs(row: Row) -> str:
+        one = saved(table, row)
+        return MISSING if one is None else _whole(100 * one.macs)
+
+    def of_time(row: Row) -> str:
+        one = saved(table, row)
+        if one is None or one.time is None:
+            return MISSING
+        ratio = one.time.interval
+        value, low, high = (_whole(100 * (1 - at)) for at in (ratio.value, ratio.high, ratio.low))
+        return value if one.time.once else f"{value} ({low} to {high})"
+
+    def of_gap(row: Row) -> str:
+        one = saved(table, row)
+        return MISSING if one is None or one.gap is None else _whole(one.gap)
+
+    def of_front(row: Row) -> str:
+        return ", ".join(title for title, names in fronts.items() if row.name in names) or MISSING
+
+    return [
+        ("recall ↑, %", of_gain),
+        ("multiply-adds saved ↑, %", of_macs),
+        ("time saved ↑, % (95 % interval)", of_time),
+        ("gap ↓, points" + notes.mark(GAP), of_gap),
+        ("on the front of", of_front),
+    ]
+
+
+GAP = (
+    "by how much the share of time saved stays behind the share of multiply-adds saved, against the baseline: what "
+    "masks, gathers and small products take, which no count of multiply-adds holds"
+)
+
+
+def csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
+    """The same figures; empty where no dial is turned."""
+    if not turned(table):
+        return {}
+    one = saved(table, row)
+    return {
+        "dial": row.dial,
+        "recall": gain(table, row),
+        "macs_saved": None if one is None else one.macs,
+        "time_saved": None if one is None or one.time is None else 1 - one.time.interval.value,
+        "gap_points": None if one is None else one.gap,
+        **{f"front_{cost}": str(row in front(table, cost)).lower() for cost in COSTS},
+    }
