@@ -30,7 +30,8 @@ from torch import Tensor
 
 import attention_zoo
 from backbones.family import Backbone, create, layouts_of, part, read_config
-from backbones.layouts import Translated, renamed
+from backbones.layouts import NATIVE_NAME, Layout, Translated, renamed
+from backbones.sets import OF_A_SET, SetClassifiers, with_sets
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ ENTRIES = ("state_dict", "model_state", "model")  # where training codes keep th
 CLASSIFIER = "classifier."
 COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
 PART, BACKBONE = "part", "backbone"  # in the metadata of a trained part: its name, and the digest of the frozen rest
+SETS = "sets"  # in the metadata of a model that was trained on several data sets: its classifiers
 SHOWN = 5  # names listed of each kind of misfit
 
 
@@ -103,17 +105,19 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
     path = Path(path)
     tensors, metadata = read(path)
     try:
-        found = translate(tensors, model.config and model.config.family)
+        # What we wrote has our names; those of a trained part alone, such as a classifier, would not tell the layout.
+        ours = Translated(Layout(NATIVE_NAME, ""), tensors, {key: key for key in tensors}, {})
+        found = ours if "config" in metadata else translate(tensors, model.config and model.config.family)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     own = weights_of(model)
     ignored = dict(found.ignored)
-    if not model.num_classes:
-        unused = [key for key in found.tensors if key.startswith(CLASSIFIER)]
-        ignored |= {found.origin[key]: "the model has no classifier" for key in unused}
-        given = {key: tensor for key, tensor in found.tensors.items() if key not in unused}
-    else:
-        given = found.tensors
+    several = any(map(OF_A_SET.match, [*own, *found.tensors]))  # a classifier for each set, here or in the file
+    strangers = [key for key in found.tensors if key.startswith(CLASSIFIER) and key not in own]
+    unused = strangers if several or not model.num_classes else []
+    why = "the model's classifiers are of other data sets" if model.num_classes else "the model has no classifier"
+    ignored |= {found.origin[key]: why for key in unused}
+    given = {key: tensor for key, tensor in found.tensors.items() if key not in unused}
     given = {key: _of_one_frame(tensor, own[key]) if key in own else tensor for key, tensor in given.items()}
     if BACKBONE in metadata:
         _check_backbone(path, metadata, {key: tensor for key, tensor in own.items() if key not in given})
@@ -226,6 +230,8 @@ def save_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> Path:
         "config": json.dumps(model.config.to_dict(), sort_keys=True),
         "num_classes": str(model.num_classes),
     }
+    if isinstance(model.classifier, SetClassifiers):
+        metadata |= {SETS: model.classifier.metadata()}
     tensors, frozen = parted(model)
     if frozen:
         metadata |= {PART: model.learns, BACKBONE: digest(frozen)}
@@ -269,6 +275,8 @@ def from_checkpoint(
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: the model config in its metadata is damaged: {error}") from error
     model = create(config, num_classes, kernel=kernel)
+    if SETS in metadata:
+        with_sets(model, **json.loads(metadata[SETS]))
     if BACKBONE in metadata:
         if backbone is None:
             raise CheckpointError(

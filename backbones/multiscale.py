@@ -416,10 +416,11 @@ MULTI = replace(
     RELEASED,
     name="MultiTrain",
     sign=r"^blocks\.\d+\.proj_max_pool\.",
+    renames=((r"^head\.heads\.", "classifier."), *RELEASED.renames),  # of each data set, see `backbones.sets`
     ignored=(
         (
-            r"^(?:head\.heads|head\.cross_dataset_heads|expander)\.",
-            "heads of data sets belong to the training, see harness.training.many_sets",
+            r"^(?:head\.cross_dataset_heads|expander)\.",
+            "projections and expander belong to the training, see harness.training.many_sets",
         ),
     ),
 )

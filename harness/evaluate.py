@@ -21,6 +21,7 @@ from rich.console import Console
 from harness.clips.reading import LoadingError
 from harness.datasets import DataError, DataSet, Split
 from harness.datasets import load as load_data
+from harness.datasets.several import name_of
 from harness.evaluation.predictions import DECODERS, FILE, RUN, Predictions, PredictionsError
 from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.evaluation.scores import Scores, by_views, scores
@@ -76,9 +77,21 @@ def evaluate(given: Options) -> int:
     shown = parsed_views(given.views)
     dataset = _listed(given, given.data, given.root, given.data_changes) if given.data else None
 
-    from harness.evaluation import trained, views  # torch: a slip above is told at once
+    from harness.evaluation import trained  # torch: a slip above is told at once
 
-    loaded = trained.load_trained(given, shown)
+    try:
+        several = trained.each(given, shown) if dataset is None else [trained.load_trained(given, shown)]
+    except trained.SeveralSets as error:
+        if name_of(given.data) not in error.sets:
+            raise
+        several = [trained.load_trained(replace(given, set=name_of(given.data)), shown)]
+    return max(_evaluated(given, loaded, dataset, beside=len(several) > 1) for loaded in several)
+
+
+def _evaluated(given: Options, loaded: Trained, dataset: DataSet | None, beside: bool) -> int:
+    """Returns the exit status. `beside`: whether other data sets of the same model are tested as well."""
+    from harness.evaluation import views
+
     if dataset is None:
         if loaded.data is None:
             raise UsageError("data is missing; give data=NAME and root=FOLDER, or data=FOLDER of clips")
@@ -89,6 +102,7 @@ def evaluate(given: Options) -> int:
     protocol = replace(loaded.protocol, workers=given.workers, order=given.order or loaded.protocol.order)
     layout = f"{protocol.testing.clips}x{protocol.testing.crops}"
     folder = Path(given.out) if given.out else OUT / f"{data}-{dataset.split}-{layout}-{digest[:8]}"
+    folder = folder / loaded.set if given.out and beside else folder
     print(f"{loaded.title}, weights {digest[:8]}")
     print(f"{data} {dataset.split}: {len(dataset)} videos; {protocol}", end="")
     print(f"; frames {protocol.order}" if protocol.order != "ordered" else "", flush=True)

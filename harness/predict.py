@@ -54,15 +54,26 @@ def predict(given: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
     path, shown = checked_clip(given.clip), parsed_views(given.views)
 
-    from harness.evaluation import trained, views  # torch: a slip above is told at once
+    from harness.evaluation import trained  # torch: a slip above is told at once
 
-    loaded = trained.load_trained(given, shown)
+    several = trained.each(given, shown)
     if given.stream:
-        return _streamed(given, path, loaded)
+        if len(several) > 1:
+            raise trained.SeveralSets(several[0].checkpoint, [loaded.set for loaded in several])
+        return _streamed(given, path, several[0])
     try:
-        clips = views.views_of(path, loaded.protocol)
+        for loaded in several:
+            _predicted(given, path, loaded)
     except VideoError as error:
         raise UsageError(named(path, error)) from None
+    return 0
+
+
+def _predicted(given: Options, path: Path, loaded: Trained) -> None:
+    """The classes of one model. Raises: UsageError, VideoError."""
+    from harness.evaluation import views
+
+    clips = views.views_of(path, loaded.protocol)
     parts = clips.split(given.batch_size)
     rows = [views.probabilities_of(loaded.model, part, loaded.protocol) for part in parts]
     probabilities = np.concatenate(rows).mean(axis=0, dtype=np.float64)
@@ -80,7 +91,6 @@ def predict(given: Options) -> int:
     width = max(map(len, labels.values()))
     for place, index in enumerate(best, 1):
         print(f"{place:>3}  {labels[index]:<{width}}  {100 * probabilities[index]:5.1f} %")
-    return 0
 
 
 def _streamed(given: Options, path: Path, loaded: Trained) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from harness import datasets
+from attention_zoo.registry import nearest
+from harness.datasets import several
 from harness.spec import options, recipe
 from harness.spec.options import option
 from harness.spec.reader import UsageError
@@ -55,9 +57,11 @@ def job(given: Options) -> Job:
     try:
         chosen = recipe.load(given.recipe, given.recipe_source).changed(given.recipe_changes)
         config = model_config(given.model, chosen, given.model_changes)
-        classes = len(datasets.load(given.data, "train", given.root, **given.data_changes).classes)
+        sets = several.chosen(given.data, given.root, given.data_changes)
+        counts = {one.name: len(one.load("train").classes) for one in sets}
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(str(error.args[0]) if error.args else str(error)) from error
+    check_sets(chosen, given.data, counts)
     strategy = given.strategy
     if strategy == "auto":
         strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "single"
@@ -67,11 +71,28 @@ def job(given: Options) -> Job:
         **kept | {"threads": threads},
         config=config,
         recipe=chosen,
-        classes=classes,
+        classes=sum(counts.values()),
+        sets={} if isinstance(given.data, str) else counts,
         folder=Path(given.out),
         strategy=strategy,
         data_options=given.data_changes,
     )
+
+
+def check_sets(chosen: recipe.Recipe, data: str | list[str], sets: Collection[str]) -> None:
+    """Whether a recipe and the data sets that are named fit each other. Raises: UsageError."""
+    if isinstance(data, str):
+        if chosen.many_sets:
+            raise UsageError(
+                f"recipe {chosen.name} trains on several data sets, data={data} is one; give data=[{data},...], or "
+                "recipe.many_sets=none"
+            )
+        return
+    if chosen.token_labels:
+        raise UsageError(f"recipe {chosen.name} has token labels, which are of one data set; give one as data=")
+    for name in chosen.many_sets.sets if chosen.many_sets else ():
+        if name not in sets:
+            raise UsageError(f"recipe.many_sets.sets: {name!r} is no data set of this run; {nearest(name, sets)}")
 
 
 def work(given: Options) -> int:
@@ -106,6 +127,9 @@ def told(result: Result, folder: Path) -> list[str]:
     lines = [
         f"top-1 {figure(scores, 'top1')}, top-5 {figure(scores, 'top5')}, mean class {figure(scores, 'mean_class')}; "
         f"{scores['decoded']} of {scores['videos']} videos decoded"
+    ]
+    lines += [
+        f"  {name}: top-1 {figure(of_set, 'top1')}, {of_set['videos']} videos" for name, of_set in result.sets.items()
     ]
     lines += [f"control, {order} frames: top-1 {figure(of_one, 'top1')}" for order, of_one in result.controls.items()]
     seconds = result.seconds

@@ -10,7 +10,8 @@ from harness.spec.reader import UsageError
 from harness.spec.recipe import load
 from records.record import slug
 
-BUILT_IN = ("motion_small", "motion", "motion_large")
+HALVES = ("motion_short", "motion_long", "motion_small_short", "motion_small_long")
+BUILT_IN = ("motion_small", "motion", "motion_large", *HALVES)
 
 
 @dataclass(frozen=True)

@@ -76,12 +76,15 @@ class Keys:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for epoch, steps in itertools.groupby(range(self.first, self.last), lambda step: step // self.steps_per_epoch):
-            order = permutation(self.seed, epoch, self.count)
+            order = self.order(epoch)
             for step in steps:
                 start = step % self.steps_per_epoch * self.batch
                 for k in range(self.rank, self.batch // self.micro, self.world):
-                    part = order[start + k * self.micro : start + (k + 1) * self.micro]
-                    yield [(epoch, int(index)) for index in part]
+                    yield order[start + k * self.micro : start + (k + 1) * self.micro]
+
+    def order(self, epoch: int) -> list[tuple[int, int]]:
+        """The keys of all clips of an epoch, in the order in which they are taken."""
+        return [(epoch, int(index)) for index in permutation(self.seed, epoch, self.count)]
 
 
 class Place(NamedTuple):
@@ -188,6 +191,10 @@ class TrainingClips(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def path(self, index: int) -> str:
+        """Of an item, as its data set lists it."""
+        return self.dataset.items[index].path
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         failed, reason = [], ""
@@ -280,7 +287,7 @@ def collated(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {**batch, "failed": [index for s in samples for index in s["failed"]]}
 
 
-def training_batches(clips: TrainingClips, keys: Keys, *, workers: int = 0, pin: bool = False) -> Iterator[dict]:
+def training_batches(clips: Dataset, keys: Keys, *, workers: int = 0, pin: bool = False) -> Iterator[dict]:
     """The micro-batches of one process, in order. With workers, each is loaded as a whole by one of these processes."""
     return loaded(clips, keys, collated, workers=workers, pin=pin)
 

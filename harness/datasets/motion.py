@@ -12,7 +12,8 @@ Classes come in pairs; a clip of the second class of a pair is a clip of the fir
 
 `motion_small` has eight, easier to see: move_left / move_right, move_up / move_down, approach / recede and
 around_clockwise / around_counterclockwise, with bright objects before dark backgrounds, which are photographs blurred
-until only a gentle gradient of colour is left.
+until only a gentle gradient of colour is left. The short and the long classes of either are data sets of their own as
+well: `motion_short`, `motion_long`, `motion_small_short` and `motion_small_long`.
 
 By construction, two neighbouring pictures decide the short ones (all but those between which an object jumps back to
 its first size); in the long ones no window shorter than a sixth of the clip sees more than one event, and one event
@@ -34,6 +35,7 @@ epochs, about 45 CPU seconds): 70 %; trained and tested on shuffled frames 47 %,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.datasets import DataError, DataSet, Item, register
@@ -65,6 +67,50 @@ def motion_small(split: str, root: Path | None = None, *, cache: str | None = No
 def motion_large(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
     """Built in: as motion, but 6 000 training, 600 validation and 1 200 test clips of 48 frames, 128 x 128."""
     return _rendered("motion_large", split, root, cache)
+
+
+@register("motion_short")
+def motion_short(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
+    """Built in: the 8 classes of motion that a few neighbouring pictures decide."""
+    return half(_rendered("motion", split, root, cache), "short")
+
+
+@register("motion_long")
+def motion_long(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
+    """Built in: the 4 classes of motion that only pictures far apart decide."""
+    return half(_rendered("motion", split, root, cache), "long")
+
+
+@register("motion_small_short")
+def motion_small_short(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
+    """Built in: the 6 classes of motion_small that a few neighbouring pictures decide."""
+    return half(_rendered("motion_small", split, root, cache), "short")
+
+
+@register("motion_small_long")
+def motion_small_long(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
+    """Built in: the 2 classes of motion_small that only pictures far apart decide."""
+    return half(_rendered("motion_small", split, root, cache), "long")
+
+
+def half(whole: DataSet, reach: str) -> DataSet:
+    """Of a built-in data set the classes that are told apart by what is near in time ("short") or far apart ("long"),
+    as a data set of its own, to train on both halves as two sets."""
+    ranges = {
+        name: pair.range
+        for shown in REPERTOIRES.values()
+        for pair in shown.pairs
+        for name in (pair.forward, pair.backward)
+    }
+    kept = [label for label, name in enumerate(whole.classes) if ranges[name] == reach]
+    place = {label: number for number, label in enumerate(kept)}
+    return replace(
+        whole,
+        name=f"{whole.name}_{reach}",
+        items=tuple(replace(item, label=place[item.label]) for item in whole.items if item.label in place),
+        classes=tuple(whole.classes[label] for label in kept),
+        mirror={place[label]: place[other] for label, other in (whole.mirror or {}).items() if label in place},
+    )
 
 
 def _rendered(name: str, split: str, root: Path | None, cache: str | None) -> DataSet:

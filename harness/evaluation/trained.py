@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from attention_zoo.registry import nearest
 from backbones import checkpoint as files
 from backbones.family import Backbone
 from backbones.layouts import NATIVE_NAME
+from backbones.sets import answering, sets_in, sets_of, with_sets
+from harness.datasets.several import chosen
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
 from harness.spec.reader import UsageError
@@ -39,12 +42,30 @@ class Trained:
     data: str | None = None  # what it was trained on, where that is known, as are `root` and `data_options`
     root: str | None = None
     data_options: dict[str, Any] = field(default_factory=dict)
+    set: str | None = None  # of a model of several data sets, the one that it answers for
 
     @property
     def title(self) -> str:
         """One line on what it is."""
         file = "" if self.name == self.checkpoint.name else f" from {self.checkpoint.name}"
-        return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes"
+        of = f" of {self.set}" if self.set else ""
+        return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes{of}"
+
+
+class SeveralSets(UsageError):
+    """A model that answers for several data sets, none of which was chosen."""
+
+    def __init__(self, path: Path, sets: Collection[str]):
+        super().__init__(f"{path} answers for several data sets; give set=NAME: {', '.join(sets)}")
+        self.sets = tuple(sets)
+
+
+def each(given: TestOptions, views: tuple[int, int] | None = None) -> list[Trained]:
+    """The model that the options name, of several data sets once for each, if none is chosen. Raises: UsageError."""
+    try:
+        return [load_trained(given, views)]
+    except SeveralSets as several:
+        return [load_trained(replace(given, set=name), views) for name in several.sets]
 
 
 def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Trained:
@@ -68,12 +89,14 @@ def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Tr
         model, name, layout = _model(given, path, recipe, job)
     except (backbones.CheckpointError, OSError) as error:
         raise UsageError(str(error)) from None
+    model, of_set = _of_set(given, path, model)
+    recipe = recipe.of_set(of_set) if recipe and of_set else recipe
     clip = model.clip
     if clip.h != clip.w and given.size is None:
         raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
     names = class_names(Path(given.classes).expanduser(), model.num_classes) if given.classes else None
     if names is None and job:
-        names = _names_beside(job["folder"], model.num_classes)
+        names = _names_beside(job["folder"], of_set, model.num_classes)
     try:
         order = job["order"] if job else "ordered"
         shown = protocol(given, recipe, frames=clip.t, size=clip.h, views=views, order=order)
@@ -87,8 +110,33 @@ def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Tr
         classes=tuple(names or map(str, range(model.num_classes))),
         named=names is not None,
         protocol=shown,
-        **({key: job[key] for key in ("data", "root", "data_options")} if job else {}),
+        set=of_set,
+        **(_trained_on(job, of_set) if job else {}),
     )
+
+
+def _of_set(given: TestOptions, path: Path, model: Backbone) -> tuple[Backbone, str | None]:
+    """The model as one of the chosen data set, where it has several. Raises: UsageError."""
+    sets = sets_of(model)
+    if not sets:
+        if given.set:
+            raise UsageError(f"set={given.set}: {path} has one classifier, for one data set; leave set out")
+        return model, None
+    if given.set is None and len(sets) > 1:
+        raise SeveralSets(path, sets)
+    name = given.set or next(iter(sets))
+    if name not in sets:
+        raise UsageError(f"{path}: unknown set {name!r}; {nearest(name, sets)}")
+    return answering(model, name), name
+
+
+def _trained_on(job: dict[str, Any], of_set: str | None) -> dict[str, Any]:
+    """Data, root and options of a job, of several data sets those of one."""
+    if isinstance(job["data"], str) or of_set is None:
+        return {key: job[key] for key in ("data", "root", "data_options")}
+    known = {one.name: one for one in chosen(job["data"], job["root"], job["data_options"])}
+    one = known.get(of_set)
+    return {"data": one.data, "root": one.root, "data_options": one.options} if one else {}
 
 
 def check_device(device: str) -> None:
@@ -161,10 +209,11 @@ def job_beside(checkpoint: Path) -> dict[str, Any] | None:
     return None
 
 
-def _names_beside(folder: Path, count: int) -> list[str] | None:
+def _names_beside(folder: Path, of_set: str | None, count: int) -> list[str] | None:
     """The class names that the predictions of a finished training run hold."""
     try:
-        names = Predictions.load(folder / FILE).classes
+        file = Path(FILE)
+        names = Predictions.load(folder / (f"{file.stem}-{of_set}{file.suffix}" if of_set else FILE)).classes
     except (FileNotFoundError, PredictionsError):
         return None
     return names if len(names) == count else None
@@ -188,16 +237,20 @@ def _model(
     if name not in backbones.names():
         raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
     try:
-        weight = files.translate(tensors, backbones.config(name).family).tensors.get("classifier.weight")
+        known = files.translate(tensors, backbones.config(name).family).tensors
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
-    if weight is None:
+    weight, several = known.get("classifier.weight"), sets_in(known)
+    if weight is None and not several:
         raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
     changes: dict[str, Any] = dict(recipe.model_changes) if recipe and recipe.model == name else {}
     for key, value in (("clip.t", given.frames), ("clip.h", given.size), ("clip.w", given.size)):
         changes |= {key: value} if value else {}
     try:
-        model = backbones.create(name, weight.shape[0], kernel=given.kernel, changes=changes | given.model_changes)
+        count = 1 if weight is None else weight.shape[0]
+        model = backbones.create(name, count, kernel=given.kernel, changes=changes | given.model_changes)
+        if several:
+            with_sets(model, **several)
     except (ValueError, KeyError) as error:
         raise UsageError(f"model={name}: {error.args[0] if error.args else error}") from None
     try:

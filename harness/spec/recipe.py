@@ -14,7 +14,7 @@ Imports no torch: a slip on a command line is answered at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,7 +25,7 @@ from attention_zoo.registry import nearest
 from harness.spec import reader
 from harness.spec.clip import Augmentation, Mixing
 from harness.spec.reader import STRICT, Count, Flag, FromZero, Part, Positive, Share, UsageError, typed
-from harness.spec.sampling import Sampling
+from harness.spec.sampling import Kind, Sampling
 
 FOLDER = Path(__file__).parents[1] / "conf" / "recipe"
 Source = Literal["paper", "code"]
@@ -35,6 +35,7 @@ BORROWED, DEFAULT = "stated by the {other} only", "stated by neither; our defaul
 Groups = Literal["paper", "code", "plain"]
 Schedule = Literal["cosine_per_epoch", "cosine", "linear", "step"]
 Grouping = Literal["strided", "neighbours"]
+Draw = Literal["proportional", "balanced"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -130,10 +131,32 @@ class TokenLabels:
 
 
 @dataclass(frozen=True, config=STRICT)
+class OfSet:
+    """What is otherwise for one of several data sets; None as the recipe says for all.
+
+    Args:
+        weight: of its loss.
+        copies: how often the set is in an epoch, where clips are drawn in proportion.
+        flip: chance of a mirrored clip; a set where left and right matter has none in any case.
+        sampling, stride: how frames are chosen.
+        clips, crops: views in testing.
+    """
+
+    weight: FromZero = 1.0
+    copies: Count = 1
+    flip: Share | None = None
+    sampling: Kind | None = None
+    stride: Count | None = None
+    clips: Count | None = None
+    crops: Count | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class ManySets:
     """Training on several data sets at once, see `harness.training.many_sets`. Defaults are those of the released code.
 
     Args:
+        draw: "proportional" takes each clip of an epoch once, "balanced" as many of each set in each batch.
         hidden: width between the two linear maps of each set's classifier.
         expander: the same of the expander, 2048 in the supplement.
         dropout: of the classifiers.
@@ -141,9 +164,10 @@ class ManySets:
         projection_weight: of the mean loss of the projections onto a clip's set.
         informative: weight of the informative loss; 0 leaves it out.
         std_weight, cov_weight: of its two terms.
-        weights: of sets by name, 1 where none is named.
+        sets: what is otherwise for a set, by its name.
     """
 
+    draw: Draw = "proportional"
     hidden: Count = 2048
     expander: Count = 4096
     dropout: Part = 0.5
@@ -152,7 +176,10 @@ class ManySets:
     informative: FromZero = 0.1
     std_weight: FromZero = 25.0
     cov_weight: FromZero = 1.0
-    weights: dict[str, FromZero] = field(default_factory=dict)
+    sets: dict[str, OfSet] = field(default_factory=dict)
+
+    def of(self, name: str) -> OfSet:
+        return self.sets.get(name, OfSet())
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -170,6 +197,7 @@ class Recipe:
             "fan_in" (one over the root of the inputs), without which models of a quarter of the width learn little
             for epochs: their branches start at almost nothing.
         token_labels: None for training without them.
+        many_sets: of a training on several data sets; None: of one, or of several with what `ManySets` says by itself.
         notes: what the fields cannot say.
         differs: dotted path -> {"paper": value, "code": value}, where both state one and they differ.
         assumed: dotted path -> reason, for each value that the chosen source does not state.
@@ -191,6 +219,7 @@ class Recipe:
     initial: str | None = None
     linear_maps: Literal["published", "fan_in"] = "published"
     token_labels: TokenLabels | None = None
+    many_sets: ManySets | None = None
     notes: tuple[str, ...] = ()
     differs: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, str] = field(default_factory=dict)
@@ -205,6 +234,22 @@ class Recipe:
         if not isinstance(values, Mapping) or "name" not in values:
             raise UsageError(f"a recipe is a mapping with at least a name, not {values!r}")
         return typed(cls, dict(values), f"recipe {values['name']}")
+
+    def of_set(self, name: str) -> Recipe:
+        """What holds for one of several data sets."""
+        if self.many_sets is None:
+            return self
+        own = self.many_sets.of(name)
+
+        def said(section: Any, **values: Any) -> Any:
+            return replace(section, **{key: value for key, value in values.items() if value is not None})
+
+        return replace(
+            self,
+            sampling=said(self.sampling, kind=own.sampling, stride=own.stride),
+            augmentation=said(self.augmentation, flip=own.flip),
+            testing=said(self.testing, clips=own.clips, crops=own.crops),
+        )
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy in which the values at dotted paths are others: `{"optimisation.lr": 3e-4, "token_labels": None}`.
@@ -229,7 +274,9 @@ SECTIONS = {
     "optimisation": Optimisation,
     "testing": Testing,
     "token_labels": TokenLabels,
+    "many_sets": ManySets,
 }
+SWITCHED = ("token_labels", "many_sets")  # sections that a recipe may be without
 STATED = ("drop_path", "dropout", "initial")  # with the values of the sections: what a source states
 FREE = ("model_changes", "differs", "assumed")  # mappings whose keys are no fields
 WRITTEN = tuple(f.name for f in fields(Recipe) if f.name not in ("name", "recipe_source", "differs"))
@@ -288,7 +335,7 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
     """The paths of what a published recipe leaves to our defaults, where that means something for its run."""
     given = {name: values.get(name) or {} for name in SECTIONS}
     optimisation, mixing = given["optimisation"], given["mixing"]
-    silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror"}
+    silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror", "many_sets.sets"}
     if optimisation.get("schedule") == "step":
         silent |= {"optimisation.end_lr"}
     else:
@@ -303,7 +350,7 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
         silent |= {"mixing.probability", "mixing.switch"}
     if given["augmentation"].get("crop", "random_resized") != "random_resized":
         silent |= {"augmentation.area", "augmentation.aspect"}
-    used = {name: kind for name, kind in SECTIONS.items() if name != "token_labels" or given[name]}
+    used = {name: kind for name, kind in SECTIONS.items() if name not in SWITCHED or given[name]}
     paths = [f"{name}.{f.name}" for name, kind in used.items() for f in fields(kind) if f.name not in given[name]]
     paths += [name for name in STATED if name not in values]
     return [path for path in paths if path not in silent]
@@ -376,9 +423,15 @@ def _assign(state: dict[str, Any], path: str, value: Any) -> None:
         state[head][rest] = value
     elif head in SECTIONS:
         inside = [f.name for f in fields(SECTIONS[head])]
-        if rest not in inside:
+        if rest not in inside and not (head == "many_sets" and rest.startswith("sets.")):
             raise UsageError(f"{head} has no field {rest!r} (path {path!r}); {nearest(rest, inside)}")
-        state[head] = {**(state[head] or {}), rest: value}
+        rest, *inner = rest.split(".", 1)
+        state[head] = dict(state[head] or {})
+        if inner:  # of one of several data sets: many_sets.sets.NAME.weight
+            name, _, entry = inner[0].partition(".")
+            entries = dict(state[head].get(rest) or {})
+            value = entries | {name: {**entries.get(name, {}), entry: value} if entry else value}
+        state[head][rest] = value
     else:
         raise UsageError(f"the path {path!r} goes on after {head!r}, which is the single value {state[head]!r}")
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.family import Backbone, create
+from backbones.sets import as_in
 from harness.training.job import Job, TrainingError
 
 TIMEOUT = timedelta(minutes=30)  # one process may decode, save or evaluate while the others wait
@@ -185,7 +186,7 @@ def plain(model: Backbone, group: Group, kernel: str) -> Backbone:
         return model
     tensors = {name: whole(tensor).detach().clone() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
-        copy = create(model.config, model.num_classes, kernel=kernel)
+        copy = as_in(create(model.config, model.num_classes, kernel=kernel), model)
     copy.load_state_dict(tensors, assign=True)
     for name, buffer in model.named_buffers():  # also those that follow from the config and stand in no checkpoint
         owner, _, last = name.rpartition(".")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from harness.clips.loading import Decoded, Keys, TrainingClips, preload, training_batches
+from harness.clips.several import SetClips, SetKeys, seed_of
 from harness.datasets import DataSet
 from harness.progress import line
 from harness.training.distributed import Group
@@ -31,73 +32,90 @@ class Kept(NamedTuple):
 
 
 def frames(
-    dataset: DataSet, resize: Any, job: Job, processes: int, kept: dict[str, Kept], console: Console
-) -> Decoded | None:
-    """All frames of a data set, where the job wants them in memory; they stay in `kept`, the last set of each split.
+    sets: list[DataSet], resize: Any, job: Job, processes: int, kept: dict[str, Kept], console: Console
+) -> list[Decoded | None]:
+    """All frames of the data sets of a split, where the job wants them in memory; they stay in `kept`, the last ones of
+    each split.
 
     `processes` of this machine do the same at the same time, each with frames of its own.
 
     Raises: LoadingError, where memory does not suffice for all of them.
     """
     if not job.preload:
-        return None
+        return [None] * len(sets)
     short_side, shared = resize if isinstance(resize, int) else None, job.workers > 0
-    of = (dataset.digest, dataset.root, short_side, shared)
-    there = kept.get(dataset.split)
-    if there is None or there.of != of:
-        kept.pop(dataset.split, None)  # two sets at once may be more than the memory takes
-        with line(console) as say:
-            told = partial(_told_of_decoding, say, dataset.split)
-            decoded = preload(dataset, short_side, job.threads or 0, shared=shared, processes=processes, say=told)
-        kept[dataset.split] = there = Kept(of, decoded)
-    return there.frames
+    split = sets[0].split
+    wanted = {
+        f"{split} {number}" if number else split: (dataset.digest, dataset.root, short_side, shared)
+        for number, dataset in enumerate(sets)
+    }
+    for key in [key for key in kept if key.split()[0] == split and kept[key].of != wanted.get(key)]:
+        del kept[key]  # two sets at once may be more than the memory takes
+    for dataset, (key, of) in zip(sets, wanted.items(), strict=True):
+        if key not in kept:
+            with line(console) as say:
+                told = partial(_told_of_decoding, say, split)
+                decoded = preload(dataset, short_side, job.threads or 0, shared=shared, processes=processes, say=told)
+            kept[key] = Kept(of, decoded)
+    return [kept[key].frames for key in wanted]
 
 
 def _told_of_decoding(say: Callable[[str], None], split: str, done: int, count: int) -> None:
     say(f"decoding {split} {done}/{count}")
 
 
+def keys(sets: list[DataSet], job: Job, micro: int, **places: int) -> Keys:
+    """The order in which the clips of a job's training sets are taken; `places` as in `Keys`."""
+    settings, sizes = job.many_sets, tuple(map(len, sets))
+    common = dict(batch=job.recipe.optimisation.batch_size, micro=micro, seed=job.seed, **places)
+    if not job.sets:
+        return Keys(count=sizes[0], **common)
+    copies = tuple(settings.of(name).copies for name in job.sets)
+    count = sum(size * times for size, times in zip(sizes, copies, strict=True))
+    return SetKeys(count=count, sizes=sizes, copies=copies, balanced=settings.draw == "balanced", **common)
+
+
 def batches(
-    dataset: DataSet, preloaded: Decoded | None, job: Job, schedule: Schedule, group: Group, counters: Counters
+    sets: list[DataSet],
+    preloaded: list[Decoded | None],
+    job: Job,
+    schedule: Schedule,
+    group: Group,
+    counters: Counters,
 ) -> Iterator[dict[str, Any]]:
     """The micro-batches of this process that are left; what could not be decoded is counted and told of.
 
     Raises: TrainingError, while they are taken, where clips cannot be loaded.
     """
-    recipe = job.recipe
-    clips = TrainingClips(
-        dataset, recipe.sampling, recipe.augmentation, seed=job.seed, order=job.order, preloaded=preloaded
-    )
-    keys = Keys(
-        len(dataset),
-        recipe.optimisation.batch_size,
-        schedule.micro,
-        job.seed,
-        counters.step,
-        schedule.last,
-        group.rank,
-        group.world,
-    )
-    loaded = training_batches(clips, keys, workers=job.workers, pin=group.device.type == "cuda")
-    return _counted(loaded, dataset, job, counters)
+    parts = []
+    for number, (dataset, frames) in enumerate(zip(sets, preloaded, strict=True)):
+        recipe = job.recipe.of_set(list(job.sets)[number]) if job.sets else job.recipe
+        seed = seed_of(job.seed, number) if job.sets else job.seed
+        parts.append(
+            TrainingClips(dataset, recipe.sampling, recipe.augmentation, seed=seed, order=job.order, preloaded=frames)
+        )
+    clips = SetClips(parts) if job.sets else parts[0]
+    order = keys(sets, job, schedule.micro, first=counters.step, last=schedule.last, rank=group.rank, world=group.world)
+    loaded = training_batches(clips, order, workers=job.workers, pin=group.device.type == "cuda")
+    return _counted(loaded, clips.path, job, counters)
 
 
 def _counted(
-    loaded: Iterator[dict[str, Any]], dataset: DataSet, job: Job, counters: Counters
+    loaded: Iterator[dict[str, Any]], path: Callable[[int], str], job: Job, counters: Counters
 ) -> Iterator[dict[str, Any]]:
     failed: set[int] = set()  # files told of
     for batch in loaded:
         counters.replaced += int(batch["replaced"].sum())
         for index in set(batch["failed"]) - failed:
             failed.add(index)
-            path = dataset.items[index].path
-            logger.warning("%s cannot be decoded; another clip takes its place, here and in later epochs", path)
+            logger.warning("%s cannot be decoded; another clip takes its place, here and in later epochs", path(index))
         drawn = counters.drawn + len(batch["label"])
         if counters.drawn < FIRST_CLIPS <= drawn and counters.replaced > FIRST_CLIPS / 2:
-            names = ", ".join(sorted(dataset.items[index].path for index in failed)[:5])
+            names = ", ".join(sorted(map(path, failed))[:5])
+            data, root = (job.data, job.root) if isinstance(job.data, str) else ("NAME", "FOLDER")
             raise TrainingError(
                 f"{counters.replaced} of the first {drawn} training clips cannot be decoded, such as {names}; look at "
-                f"all files with python -m harness.datasets check {job.data} root={job.root or dataset.root}"
+                f"all files with python -m harness.datasets check {data}{f' root={root}' if root else ''}"
             )
         counters.drawn = drawn
         yield batch

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets import DataSet
+from harness.datasets.several import digest
 from harness.training import state
 from harness.training.distributed import Group
 from harness.training.job import Job, Result, TrainingError, first_difference
@@ -36,10 +37,10 @@ def stored_result(job: Job) -> Result | None:
     return result if result.controls or not job.controls else None
 
 
-def store_job(job: Job, data: dict[str, DataSet], micro_batch: int, group: Group) -> dict[str, Any]:
+def store_job(job: Job, data: dict[str, list[DataSet]], micro_batch: int, group: Group) -> dict[str, Any]:
     """job.json, or a check that it is this job's. Returns the content of data and initial weights, as digests."""
     content = {"micro_batch": micro_batch}  # of None: what it comes to
-    content |= {f"data.{split}": dataset.digest for split, dataset in data.items()}
+    content |= {f"data.{split}": digest(sets) for split, sets in data.items()}
     labels = job.recipe.token_labels
     for name, path in (("checkpoint", job.checkpoint), ("teacher", labels and labels.checkpoint)):
         if path is not None and Path(path).is_file():

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.datasets import Split
+from harness.datasets.several import Chosen, chosen
 from harness.spec.names import Dtype
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, FromZero, Positive, Whole
-from harness.spec.recipe import Recipe
+from harness.spec.recipe import ManySets, Recipe
 from harness.spec.sampling import Order
 
 Strategy = Literal["auto", "single", "ddp", "fsdp"]
@@ -54,8 +55,10 @@ class Settings:
     model: str = option(
         meaning="name of a model; python -m attention_zoo lists the schemes, an unknown name the models"
     )
-    data: str = option(meaning="name of a data set (python -m harness.datasets lists them), or a folder of videos")
-    root: str | None = option(None, "where the files of a named data set are")
+    data: str | list[str] = option(
+        meaning="name of a data set (python -m harness.datasets lists them), or a folder of videos; [a,b]: both at once"
+    )
+    root: str | list[str] | None = option(None, "where the files of a named data set are; of several one each")
     seed: Whole = option(0, "of weights, order of clips, augmentation and dropout")
     device: str = option("cpu", "cpu, cuda or cuda:1; under torchrun, cuda is one device for each process")
     dtype: Dtype = option("float32", "other than float32: number format of autocast")
@@ -88,7 +91,8 @@ class Job(Settings):
     Args:
         config: what is built of `model`, the name that people know it by (the config's `to_dict`).
         recipe: how it is trained and tested.
-        classes: number of classes, as the data set has.
+        classes: number of classes, as the data set has; of several, of all together.
+        sets: of several data sets, which `data` then lists, their names and numbers of classes.
         folder: receives job.json, log.jsonl, checkpoints/, predictions.npz and result.json.
         data_options: further options of the data set.
     """
@@ -99,6 +103,17 @@ class Job(Settings):
     folder: Path
     strategy: str = "single"
     data_options: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def many_sets(self) -> ManySets:
+        """How several data sets are trained on."""
+        return self.recipe.many_sets or ManySets()
+
+    @property
+    def chosen_data(self) -> tuple[Chosen, ...]:
+        """Raises: DataError."""
+        return chosen(self.data, self.root, self.data_options)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only. `folder` is left out: a run folder may be moved."""
@@ -119,7 +134,11 @@ class Job(Settings):
             raw.pop("trainable")
         if raw["recipe"]["token_labels"]:
             raw["recipe"]["token_labels"].pop("checkpoint")
-        return _flat(raw | {"device": self.device.partition(":")[0], "data": Path(self.data).name})
+        raw["recipe"]["many_sets"] = asdict(self.many_sets)
+        if not self.sets:  # nor these
+            raw.pop("sets"), raw["recipe"].pop("many_sets")
+        data = Path(self.data).name if isinstance(self.data, str) else [Path(one).name for one in self.data]
+        return _flat(raw | {"device": self.device.partition(":")[0], "data": data})
 
     @property
     def digest(self) -> str:
@@ -134,8 +153,9 @@ class Job(Settings):
 class Result:
     """What a finished run leaves in result.json.
 
-    `scores` is `Scores.to_dict()` of the final evaluation; `controls` the same of the same weights with the frames
-    "shuffled" and with a "single" frame repeated. `seconds`: "train", "evaluate", "total" (over all starts of the run).
+    `scores` is `Scores.to_dict()` of the final evaluation; of several data sets, each video is answered among the
+    classes of its own. `controls` the same of the same weights with the frames "shuffled" and with a "single" frame
+    repeated. `seconds`: "train", "evaluate", "total" (over all starts of the run).
     """
 
     scores: dict[str, Any]
@@ -156,6 +176,7 @@ class Result:
     provenance: dict[str, Any]
     history: list[dict[str, Any]] = field(default_factory=list)  # evaluations during training
     trained: int | None = None  # parameters that learn, where some are frozen
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of several data sets the scores of each
 
     @property
     def top1(self) -> float:

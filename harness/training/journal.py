@@ -19,7 +19,7 @@ from backbones import Backbone
 from harness.evaluation.predictions import DECODERS, RUN, Predictions
 from harness.evaluation.scores import scores as score
 from harness.progress import duration
-from harness.training import state
+from harness.training import start, state
 from harness.training.distributed import Group
 from harness.training.folder import LOG
 from harness.training.job import Job, Result, TrainingError, digest
@@ -101,7 +101,7 @@ class Journal:
         """
         found, counters = self._pending(), self.counters
         first = counters.step - len(found)
-        guessing = max(1.0, math.log(self.job.classes))
+        guessing = start.guessing(self.job)
         for number, (loss, _) in enumerate(found):
             step = first + number + 1
             if not math.isfinite(loss):
@@ -178,13 +178,15 @@ def outcome(
     counters: Counters,
     predictions: Predictions,
     controls: dict[str, Predictions],
+    sets: dict[str, Predictions],
     *,
     content: dict[str, Any],
     kernel: str,
     model: Backbone,
     seconds: float,
 ) -> Result:
-    """What result.json holds. `content`: digests of the data, by split; `seconds`: of all starts of the run."""
+    """What result.json holds. `sets`: predictions of each of several data sets, of which `predictions` are all.
+    `content`: digests of the data, by split; `seconds`: of all starts of the run."""
     found, device = score(predictions), str(group.device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     train_seconds, test_seconds = counters.training_seconds, counters.evaluating_seconds
@@ -217,4 +219,5 @@ def outcome(
             DECODERS: predictions.facts.get(RUN, {}).get(DECODERS, {}),  # of the test videos
         },
         history=counters.history,
+        sets={name: score(of_set).to_dict() for name, of_set in sets.items()},
     )

@@ -23,13 +23,13 @@ from rich.markup import escape
 
 from attention_zoo import kernels
 from backbones import CheckpointError
+from backbones.sets import answering
 from harness import precision
 from harness.clips.loading import Decoded, LoadingError
 from harness.datasets import DataError, DataSet
 from harness.evaluation.predictions import Predictions, PredictionsError
 from harness.evaluation.scores import scores as score
 from harness.progress import line
-from harness.spec.recipe import Testing
 from harness.training import distributed, feed, state
 from harness.training.distributed import Group
 from harness.training.feed import Kept
@@ -40,7 +40,7 @@ from harness.training.start import check_device, data_sets, new_model, objective
 from harness.training.state import storing
 from harness.training.step import Learner
 from harness.training.stopping import between_steps
-from harness.training.testing import tested
+from harness.training.testing import tested, together
 from records.record import write_json
 
 # What `train` raises for a reason that the user can mend.
@@ -109,7 +109,7 @@ class _Run:
         self.started = time.monotonic()
         data = data_sets(job)
         self.training, self.testing = data["train"], data[job.test_split]
-        self.schedule = schedule(job, group, len(self.training))
+        self.schedule = schedule(job, group, feed.keys(self.training, job, 1, first=0, last=0).count)
         self.content = store_job(job, data, self.schedule.micro, group)
         self.kernel = kernels.resolve(job.kernel, group.device, getattr(torch, job.dtype), backward=True)
         self.model = new_model(job, self.kernel, console)
@@ -125,16 +125,18 @@ class _Run:
         job, counters = self.job, self.counters
         if counters.step < self.schedule.last:
             self._train()
-        predictions = self._evaluated(job.recipe.testing, job.order, PREDICTIONS)
+        predictions = self._evaluated(job.order, PREDICTIONS)
         controls = {}
         if job.controls:
             for order in ("shuffled", "single"):
-                controls[order] = self._evaluated(job.recipe.testing, order, f"{PREDICTIONS}-{order}")
+                controls[order] = self._evaluated(order, f"{PREDICTIONS}-{order}")
         result = None
         if self.group.first:
+            whole = {order: together(found) for order, found in ({job.order: predictions} | controls).items()}
             result = outcome(
-                job, self.schedule, self.group, counters, predictions, controls, content=self.content,
-                kernel=self.kernel, model=self.model, seconds=self._seconds(),
+                job, self.schedule, self.group, counters, whole.pop(job.order), whole,
+                predictions if job.sets else {}, content=self.content, kernel=self.kernel, model=self.model,
+                seconds=self._seconds(),
             )  # fmt: skip
             with storing(job.folder):
                 write_json(result.to_dict(), job.folder / RESULT)
@@ -175,10 +177,10 @@ class _Run:
                     raise Stopped(f"stopped after step {step} of {last}; the same command goes on from {path}")
         self.console.print(escape(journal.told(0.0)), soft_wrap=True)
 
-    def _preloaded(self, dataset: DataSet, resize: Any) -> Decoded | None:
+    def _preloaded(self, sets: list[DataSet], resize: Any) -> list[Decoded | None]:
         processes = self.group.beside * self.beside
         try:
-            return feed.frames(dataset, resize, self.job, processes, self.decoded, self.console)
+            return feed.frames(sets, resize, self.job, processes, self.decoded, self.console)
         except LoadingError as error:
             if self.beside == 1:
                 raise
@@ -236,8 +238,9 @@ class _Run:
     def _evaluate_now(self) -> None:
         """One view per video, as the published training codes validate."""
         counters, step = self.counters, self.counters.step
-        predictions = self._evaluated(replace(self.job.recipe.testing, clips=1, crops=1), self.job.order, None)
-        top1 = self.group.agreed(score(predictions).top1.value if self.group.first else None)
+        predictions = self._evaluated(self.job.order, None)
+        found = together(predictions) if self.group.first else None
+        top1 = self.group.agreed(found and score(found).top1.value)
         better = top1 > counters.best_top1
         counters.history.append({"step": step, "epoch": round(step / self.schedule.per_epoch, 4), "top1": top1})
         if better:
@@ -245,18 +248,25 @@ class _Run:
             self._save()
         self.learner.module.train()
 
-    def _evaluated(self, testing: Testing, order: str, name: str | None) -> Predictions | None:
-        """Predictions of the test videos by the model as it is; the first process has those of all."""
-        begun, group = time.monotonic(), self.group
-        preloaded = self._preloaded(self.testing, testing.resize)
+    def _evaluated(self, order: str, name: str | None) -> dict[str, Predictions]:
+        """Predictions of the test videos by the model as it is, for each data set; the first process has those of all.
+
+        Those without a name are of one view of each video and are not stored.
+        """
+        begun, group, job = time.monotonic(), self.group, self.job
+        preloaded = self._preloaded(self.testing, job.recipe.testing.resize)
         distributed.average_statistics(self.model, group)
         model = distributed.plain(self.model, group, self.kernel)
-        keep = self.job.folder / f"{name}.npz" if name else None
-        batch = max(testing.clips * testing.crops, min(self.schedule.micro, 64))
-        with line(self.console) as say:
-            found = tested(
-                model, self.testing, testing, self.job, group, order=order, batch_size=batch, preloaded=preloaded,
-                say=say, keep=keep, step=self.counters.step,
-            )  # fmt: skip
+        names, found = list(job.sets) or [""], {}
+        for of_set, dataset, frames in zip(names, self.testing, preloaded, strict=True):
+            testing = job.recipe.of_set(of_set).testing if name else replace(job.recipe.testing, clips=1, crops=1)
+            keep = job.folder / f"{'-'.join(filter(None, (name, of_set)))}.npz" if name else None
+            batch = max(testing.clips * testing.crops, min(self.schedule.micro, 64))
+            with line(self.console) as say:
+                found[of_set] = tested(
+                    answering(model, of_set) if of_set else model, dataset, job.recipe.of_set(of_set), testing, job,
+                    group, order=order, batch_size=batch, preloaded=frames, say=say, keep=keep,
+                    step=self.counters.step,
+                )  # fmt: skip
         self.counters.evaluating_seconds += time.monotonic() - begun
         return found

@@ -6,54 +6,26 @@ A second loss keeps the features from repeating each other.
 
 Source: Liang et al., Multi-dataset Training of Transformers for Robust Action Recognition (MultiTrain),
 arXiv:2209.12362, its supplement, and JunweiLiang/MultiTrain at commit 16723114. Projections and expander serve training
-only. How sets are told apart in a batch: the classes of all sets stand in one list, set after set (`Spans`).
+only. How sets are told apart in a batch: the classes of all sets stand in one list, set after set
+(`backbones.sets.Spans`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu
+from torch.nn.functional import cross_entropy
 
 from backbones.family import Backbone
 from backbones.layouts import Layout
+from backbones.sets import SetClassifiers, Spans, TwoMaps, initialise
 from harness.spec.recipe import ManySets
 from harness.training.objective import Batch
-
-
-class Spans(NamedTuple):
-    """Where the classes of each set stand in the list of all: name -> (first, behind the last)."""
-
-    of: dict[str, tuple[int, int]]
-
-    @classmethod
-    def made(cls, classes: Mapping[str, int]) -> Spans:
-        spans, first = {}, 0
-        for name, count in classes.items():
-            spans[name] = (first, first + count)
-            first += count
-        return cls(spans)
-
-    def mask(self, name: str, labels: Int[Tensor, " b"]) -> Tensor:
-        """Which clips are of a set."""
-        first, end = self.of[name]
-        return (labels >= first) & (labels < end)
-
-
-class TwoMaps(nn.Module):
-    """Linear, GELU, linear; with dropout behind both, as the released heads have it: scores are dropped, too."""
-
-    def __init__(self, dim: int, hidden: int, out_dim: int, dropout: float = 0.0):
-        super().__init__()
-        self.fc1, self.fc2, self.dropout = nn.Linear(dim, hidden), nn.Linear(hidden, out_dim), nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b _d"]:
-        return self.dropout(self.fc2(self.dropout(gelu(self.fc1(x)))))
 
 
 class Answers(NamedTuple):
@@ -65,51 +37,39 @@ class Answers(NamedTuple):
 
 
 class ManySetsModel(nn.Module):
-    """A backbone without classifier, and beside it what belongs to the sets.
+    """A backbone with a classifier for each set (`backbones.sets`), and beside it what serves training only.
 
-    Args:
-        student: the backbone; it alone is what a checkpoint's weights are of.
-        classes: how many each set has, in the order of the list of all classes.
+    Raises: ValueError, where the names of sets leave open which projection is whose.
     """
 
-    def __init__(self, student: Backbone, classes: Mapping[str, int], settings: ManySets):
+    def __init__(self, student: Backbone, settings: ManySets):
         super().__init__()
-        if student.num_classes:
-            raise ValueError(f"the backbone has a classifier of {student.num_classes} classes; make it with 0")
-        dim = student.norm.normalized_shape[0]
+        classifier = student.classifier
+        assert isinstance(classifier, SetClassifiers)
+        classes, dim = classifier.classes, classifier.dim
+        classifier.shows_features = True
         self.student, self.spans = student, Spans.made(classes)
-        self.classifiers = nn.ModuleDict(
-            {name: TwoMaps(dim, settings.hidden, count, settings.dropout) for name, count in classes.items()}
-        )
+        pairs = [(a, b) for a in classes for b in classes if a != b and settings.projections]
+        self.projected = {pair: "_".join(pair) for pair in pairs}
+        if len(set(self.projected.values())) < len(pairs):
+            raise ValueError(f"the names of the sets {', '.join(classes)} make two pairs of one name; rename one")
         self.projections = nn.ModuleDict(
-            {
-                f"{a}_{b}": nn.Linear(classes[a], classes[b], bias=False)
-                for a in classes
-                for b in classes
-                if a != b and settings.projections
-            }
+            {key: nn.Linear(classes[a], classes[b], bias=False) for (a, b), key in self.projected.items()}
         )
-        self.expander = TwoMaps(dim, settings.expander, dim)
-        for module in (self.classifiers, self.projections, self.expander):
-            for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
-                nn.init.trunc_normal_(linear.weight, std=0.02)
-                if linear.bias is not None:
-                    nn.init.zeros_(linear.bias)
+        self.expander = TwoMaps(dim, settings.expander, dim) if settings.informative else None
+        initialise(self.projections)
+        if self.expander is not None:
+            initialise(self.expander)
 
     def forward(self, clip: Tensor) -> Answers | Float[Tensor, "b k"]:
         """In training all answers; in evaluation the scores of all sets side by side, as their classes are listed."""
-        features = self.student(clip)
-        scores = {name: classifier(features) for name, classifier in self.classifiers.items()}
+        found = self.student(clip)
         if not self.training:
-            return torch.cat(list(scores.values()), 1)
-        names = list(scores)
-        projected = {
-            (a, b): self.projections[f"{a}_{b}"](scores[a])
-            for a in names
-            for b in names
-            if f"{a}_{b}" in self.projections
-        }
-        return Answers(scores, projected, self.expander(features))
+            return found
+        scores = {name: found[:, first:end] for name, (first, end) in self.spans.of.items()}
+        features = found[:, self.student.num_classes :]
+        projected = {pair: self.projections[key](scores[pair[0]]) for pair, key in self.projected.items()}
+        return Answers(scores, projected, features if self.expander is None else self.expander(features))
 
 
 class ManySetsObjective:
@@ -156,7 +116,7 @@ def classification(
         for projected in others:
             part = cross_entropy(projected.to(total.dtype), own, reduction="none")
             losses = losses + settings.projection_weight / len(others) * part
-        weight = settings.weights.get(name, 1.0)
+        weight = settings.of(name).weight
         total = total + weight * (losses * spans.mask(name, labels)).sum()
     return total / len(labels)
 
@@ -191,12 +151,8 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-RELEASED = Layout(  # the names of the released code beside the backbone's, which `backbones.multiscale` knows
+RELEASED = Layout(  # the names of the released code beside the model's, which `backbones.multiscale` knows
     "MultiTrain",
-    r"^head\.heads\.",
-    renames=(
-        (r"^head\.heads\.", "classifiers."),
-        (r"^head\.cross_dataset_heads\.", "projections."),
-        (r"^expander\.", "expander."),
-    ),
+    r"^head\.cross_dataset_heads\.",
+    renames=((r"^head\.cross_dataset_heads\.", "projections."),),
 )

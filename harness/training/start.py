@@ -7,6 +7,7 @@ initialised is told, never passed over.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, replace
@@ -23,11 +24,11 @@ from attention_zoo import UnknownName
 from backbones import Backbone, CheckpointError, LoadReport, learning, load_checkpoint, save_checkpoint
 from backbones.checkpoint import CLASSIFIER, listed
 from backbones.family import part
-from harness import datasets
+from backbones.sets import with_sets
 from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
 from harness.cost.build import unavailable
 from harness.datasets import DataSet
-from harness.training import token_labels
+from harness.training import many_sets, token_labels
 from harness.training.distributed import Group
 from harness.training.folder import BACKBONE
 from harness.training.job import Job, TrainingError
@@ -50,14 +51,20 @@ def check_device(job: Job) -> None:
         raise TrainingError(reason)
 
 
-def data_sets(job: Job) -> dict[str, DataSet]:
-    """What is trained on and what is tested on, by split. Raises: DataError, TrainingError."""
-    found = {split: datasets.load(job.data, split, job.root, **job.data_options) for split in ("train", job.test_split)}
-    for split, dataset in found.items():
-        if not len(dataset):
-            raise TrainingError(f"{job.data}, {split}: no videos are listed; look at the list")
-        if len(dataset.classes) != job.classes:
-            raise TrainingError(f"{job.data}, {split}: {len(dataset.classes)} classes, but the job says {job.classes}")
+def data_sets(job: Job) -> dict[str, list[DataSet]]:
+    """What is trained on and what is tested on, by split: one data set, or several in the order of the job's `sets`.
+
+    Raises: DataError, TrainingError.
+    """
+    found: dict[str, list[DataSet]] = {}
+    counts = list(job.sets.values()) or [job.classes]
+    for split in ("train", job.test_split):
+        found[split] = [one.load(split) for one in job.chosen_data]
+        for one, dataset, count in zip(job.chosen_data, found[split], counts, strict=True):
+            if not len(dataset):
+                raise TrainingError(f"{one.data}, {split}: no videos are listed; look at the list")
+            if len(dataset.classes) != count:
+                raise TrainingError(f"{one.data}, {split}: {len(dataset.classes)} classes, but the job says {count}")
     return found
 
 
@@ -80,6 +87,21 @@ class Schedule:
     every: int
 
 
+def data_words(job: Job) -> str:
+    """What `data` names, in words."""
+    return job.data if isinstance(job.data, str) else " and ".join(job.data)
+
+
+def guessing(job: Job) -> float:
+    """About the loss of a model that knows nothing."""
+    loss, settings = math.log(job.classes), job.many_sets
+    if job.sets:
+        projected = len(job.sets) > 1 and settings.projections
+        loss *= 1 + settings.projection_weight * projected
+        loss += settings.informative * settings.std_weight
+    return max(1.0, loss)
+
+
 def schedule(job: Job, group: Group, count: int) -> Schedule:
     """Of `count` training videos. Raises: TrainingError, where the batch does not fit them or cannot be split."""
     micro, parts = _parts(job, group, count)
@@ -100,7 +122,7 @@ def _parts(job: Job, group: Group, count: int) -> tuple[int, int]:
     batch, world = job.recipe.optimisation.batch_size, group.world
     if count < batch:
         raise TrainingError(
-            f"a batch of {batch} is more than the {count} training videos of {job.data}; "
+            f"a batch of {batch} is more than the {count} training videos of {data_words(job)}; "
             f"give recipe.optimisation.batch_size={count} or less"
         )
     micro = job.micro_batch or batch // world
@@ -118,6 +140,8 @@ def new_model(job: Job, kernel: str, console: Console) -> Backbone:
     """The model with its initial weights, the same in every process."""
     torch.manual_seed(job.seed)
     model = backbones.create(backbones.read_config(job.config), job.classes, kernel=kernel)
+    if job.sets:
+        with_sets(model, job.sets, job.many_sets.hidden, job.many_sets.dropout)
     if job.recipe.linear_maps == "fan_in":
         scale_to_inputs(model)
     if job.checkpoint is not None:
@@ -142,6 +166,11 @@ def autocast(job: Job, device: torch.device) -> torch.autocast:
 def objective(job: Job, model: Backbone, device: torch.device) -> tuple[nn.Module, Objective]:
     """What is trained, which is the model or wraps it, and what its steps make smaller."""
     settings = job.recipe.token_labels
+    if job.sets:
+        whole = many_sets.ManySetsModel(model, job.many_sets)
+        if job.recipe.linear_maps == "fan_in":
+            scale_to_inputs(whole.projections)
+        return whole, many_sets.ManySetsObjective(whole.spans, job.many_sets)
     if settings is None:
         return model, classification
     if settings.checkpoint is None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from backbones.family import Backbone
+from backbones.sets import Spans
 from harness.clips.loading import Decoded
 from harness.datasets import DataSet
 from harness.evaluation.predictions import DECODERS, RUN, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol
 from harness.evaluation.views import predict, video_names, weights_digest
-from harness.spec.recipe import Testing
+from harness.spec.recipe import Recipe, Testing
 from harness.training.distributed import Group
 from harness.training.job import Job
 from harness.training.state import storing
@@ -24,6 +25,7 @@ from harness.training.state import storing
 def tested(
     model: Backbone,
     dataset: DataSet,
+    recipe: Recipe,
     testing: Testing,
     job: Job,
     group: Group,
@@ -46,7 +48,6 @@ def tested(
         preloaded = preloaded and preloaded.part(slice(group.rank, None, group.world))
     elif keep is not None and not _continues(keep, model):
         keep.unlink()
-    recipe = job.recipe
     protocol = Protocol(
         recipe.sampling, testing, recipe.augmentation, order,
         device=str(group.device), dtype=job.dtype, batch_size=batch_size, workers=job.workers,
@@ -64,6 +65,33 @@ def tested(
         with storing(job.folder):
             found.save(keep)
     return found
+
+
+def together(of_sets: dict[str, Predictions]) -> Predictions:
+    """Predictions of several data sets as those of one: their classes in one list, a video answered among its own
+    set's; as one view, the mean of those that each set is tested with."""
+    if len(of_sets) == 1:
+        return next(iter(of_sets.values()))
+    sets = list(of_sets.items())
+    spans = Spans.made({name: len(found.classes) for name, found in sets})
+    scores = np.zeros((sum(len(found.names) for _, found in sets), 1, sum(len(found.classes) for _, found in sets)))
+    place, labels, failures, decoders = 0, [], {}, Counter()
+    for name, found in sets:
+        first, end = spans.of[name]
+        scores[place : place + len(found.names), 0, first:end] = found.averaged()
+        place += len(found.names)
+        labels += [first + label for label in found.labels]
+        failures |= {f"{name}/{video}": why for video, why in found.failures.items()}
+        decoders += Counter(found.facts.get(RUN, {}).get(DECODERS, {}))
+    return Predictions(
+        scores,
+        np.array(labels, np.int64),
+        [f"{name}/{video}" for name, found in sets for video in found.names],
+        [(0, 0)],
+        [f"{name}/{of_set}" for name, found in sets for of_set in found.classes],
+        failures,
+        {RUN: {DECODERS: dict(sorted(decoders.items()))}},
+    )
 
 
 def _continues(path: Path, model: Backbone) -> bool:
