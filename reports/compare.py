@@ -126,18 +126,18 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         folders, fail_on = parse(argv)
-        found = compare(*map(load, folders))
+        comparison = compare(*map(load, folders))
     except (CompareError, RecordError) as error:
         print(f"error: {error}\n`{COMMAND} --help` explains the options.", file=sys.stderr)
         return 2
     if sys.stdout.isatty():
-        _show(found, folders, Console(highlight=False))
+        _show(comparison, folders, Console(highlight=False))
     else:
-        print(markdown(found, *map(str, folders)), end="")
-    worse = found.worse(fail_on)
+        print(markdown(comparison, *map(str, folders)), end="")
+    worse = comparison.worse(fail_on)
     for line in worse:
-        said = f"{line.ablation}, {line.row}, {line.name}: {line.before} -> {line.after}"
-        print(f"failed on {line.worse}: {said}", file=sys.stderr)
+        change = f"{line.ablation}, {line.row}, {line.name}: {line.before} -> {line.after}"
+        print(f"failed on {line.worse}: {change}", file=sys.stderr)
     return int(bool(worse))
 
 
@@ -170,66 +170,66 @@ def load(folder: Path) -> dict[str, AblationTable]:
     """
     if not folder.is_dir():
         raise CompareError(f"{folder} is not a folder; give an ablation's folder or one that holds several")
-    found = [folder] if (folder / MANIFEST).is_file() else ablation_folders(folder)
-    if not found:
+    folders = [folder] if (folder / MANIFEST).is_file() else ablation_folders(folder)
+    if not folders:
         raise CompareError(
             f"no records in {folder}: neither {MANIFEST} nor a folder with one; is it an outputs folder?"
         )
     tables = {}
-    for one in found:
-        manifest = read_manifest(one)
+    for ablation_folder in folders:
+        manifest = read_manifest(ablation_folder)
         rows = tuple(
-            Row(entry["row"], record=read_record(path), baseline=entry.get("baseline"))
+            Row(entry["row"], record=read_record(record_path), baseline=entry.get("baseline"))
             for entry in manifest["rows"]
-            if (path := one / f"{entry.get('case_id')}.json").is_file()
+            if (record_path := ablation_folder / f"{entry.get('case_id')}.json").is_file()
         )
-        name = manifest["name"] if one == folder else one.relative_to(folder).as_posix()
+        name = manifest["name"] if ablation_folder == folder else ablation_folder.relative_to(folder).as_posix()
         tables[name] = AblationTable(name, manifest["question"], rows)
     return tables
 
 
 def compare(first: dict[str, AblationTable], second: dict[str, AblationTable]) -> Comparison:
     """Set the second run against the first."""
-    found = Comparison()
+    comparison = Comparison()
     for name in dict.fromkeys([*first, *second]):
         for side, ours, theirs in (("A", first, second), ("B", second, first)):
             if name in ours and name not in theirs:
-                found.only[side].append(f"{name} (all {len(ours[name].rows)} rows)")
+                comparison.only[side].append(f"{name} (all {len(ours[name].rows)} rows)")
     matched: dict[str, list[tuple[Row, Row]]] = {}
     for name in first:
         if name in second:
             matched[name], only = match(first[name].rows, second[name].rows)
             for side, rows in zip("AB", only, strict=True):
-                found.only[side] += [f"{name}: {row}" for row in rows]
+                comparison.only[side] += [f"{name}: {row}" for row in rows]
     pairs = [pair for rows in matched.values() for pair in rows]
-    found.matched = len(pairs)
-    found.floors = _floors(run[name] for name in matched for run in (first, second))
+    comparison.matched = len(pairs)
+    comparison.floors = _floors(run[name] for name in matched for run in (first, second))
     for ablation, rows in matched.items():
-        for name, floor in found.floors.items():
+        for name, floor in comparison.floors.items():
             agreement = _agreement((first[ablation], second[ablation]), rows, name, floor)
             if agreement.pairs or agreement.baselines:
-                found.agreements.append(agreement)
-    for one, other in pairs:
-        _circumstances(found, one.record, other.record)
-        for name in dict.fromkeys([*one.record.measurements, *other.record.measurements]):
-            _set_against(found, one, other, name)
-    return found
+                comparison.agreements.append(agreement)
+    for before, after in pairs:
+        _circumstances(comparison, before.record, after.record)
+        for name in dict.fromkeys([*before.record.measurements, *after.record.measurements]):
+            _set_against(comparison, before, after, name)
+    return comparison
 
 
 def match(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[tuple[Row, Row]], tuple[list[str], list[str]]]:
     """Pairs of rows with the same case in the order of the first run, and the names of those that have no partner."""
     partners: dict[int, Row] = {}
-    left = list(second)
+    unmatched = list(second)
     for loosely in (False, True):
         rest = [row for row in first if id(row) not in partners]
         for row in rest:
             key = _key(row.record, loosely)
-            same = [other for other in left if _key(other.record, loosely) == key]
-            if len(same) == 1 and sum(_key(other.record, loosely) == key for other in rest) == 1:
+            same = [candidate for candidate in unmatched if _key(candidate.record, loosely) == key]
+            if len(same) == 1 and sum(_key(candidate.record, loosely) == key for candidate in rest) == 1:
                 partners[id(row)] = same[0]
-                left.remove(same[0])
+                unmatched.remove(same[0])
     pairs = [(row, partners[id(row)]) for row in first if id(row) in partners]
-    return pairs, ([row.name for row in first if id(row) not in partners], [row.name for row in left])
+    return pairs, ([row.name for row in first if id(row) not in partners], [row.name for row in unmatched])
 
 
 def _key(record: Record, loosely: bool) -> tuple[str, str]:
@@ -245,7 +245,7 @@ def _floors(tables: Iterable[AblationTable]) -> dict[str, float]:
     for table in tables:
         kinds = {n: m.kind for row in table.measured for n, m in row.record.measurements.items() if m.ran and m.samples}
         for name, kind in kinds.items():
-            rounds = {row.name: of for row in table.rows if (of := visits(row, name))}
+            rounds = {row.name: samples for row in table.rows if (samples := visits(row, name))}
             floor = statistics.noise_floor(rounds, common_drift=False)
             floor = statistics.ASSUMED_FLOORS.get(kind, statistics.LEAST_FLOOR) if floor is None else floor
             floors[name] = max(floors.get(name, 0.0), floor)
@@ -254,46 +254,48 @@ def _floors(tables: Iterable[AblationTable]) -> dict[str, float]:
 
 def _agreement(tables: Sequence[AblationTable], pairs: list[tuple[Row, Row]], name: str, floor: float) -> Agreement:
     """Judge one measurement; a pair is one row in both runs."""
-    found = Agreement(tables[0].name, name)
-    both = [pair for pair in pairs if all((m := row.measurement(name)) and m.samples and m.ran for row in pair)]
-    _judge_order(found, both, floor)
-    _judge_ratios(found, tables, both, floor)
-    return found
+    agreement = Agreement(tables[0].name, name)
+    measured = [pair for pair in pairs if all((m := row.measurement(name)) and m.samples and m.ran for row in pair)]
+    _judge_order(agreement, measured, floor)
+    _judge_ratios(agreement, tables, measured, floor)
+    return agreement
 
 
-def _judge_order(found: Agreement, both: list[tuple[Row, Row]], floor: float) -> None:
+def _judge_order(agreement: Agreement, measured: list[tuple[Row, Row]], floor: float) -> None:
     alike: dict[str, list[tuple[Row, list[Interval]]]] = {}
-    for pair in both:
-        intervals = [_reach(row.interval(found.name), floor, found.name, row) for row in pair]
-        alike.setdefault(canonical([_point(row, found.name) for row in pair]), []).append((pair[0], intervals))
-    for (one, ours), (other, theirs) in (two for rows in alike.values() for two in combinations(rows, 2)):
-        found.pairs += 1
+    for pair in measured:
+        intervals = [_reach(row.interval(agreement.name), floor, agreement.name, row) for row in pair]
+        alike.setdefault(canonical([_point(row, agreement.name) for row in pair]), []).append((pair[0], intervals))
+    for (first, ours), (second, theirs) in (two for rows in alike.values() for two in combinations(rows, 2)):
+        agreement.pairs += 1
         runs = list(zip(ours, theirs, strict=True))
         orders = [_order(*run) for run in runs]
-        found.apart += all(orders)
+        agreement.apart += all(orders)
         if all(orders) and orders[0] != orders[1]:
-            unit = one.measurement(found.name).unit
-            said = [f"{_spread(a, unit)} {'<' if a.value < b.value else '>'} {_spread(b, unit)}" for a, b in runs]
-            found.reversed.append((f"{one.name} and {other.name}", *said))
+            unit = first.measurement(agreement.name).unit
+            texts = [f"{_spread(a, unit)} {'<' if a.value < b.value else '>'} {_spread(b, unit)}" for a, b in runs]
+            agreement.reversed.append((f"{first.name} and {second.name}", *texts))
 
 
-def _judge_ratios(found: Agreement, tables: Sequence[AblationTable], both: list[tuple[Row, Row]], floor: float) -> None:
-    for pair in both:
+def _judge_ratios(
+    agreement: Agreement, tables: Sequence[AblationTable], measured: list[tuple[Row, Row]], floor: float
+) -> None:
+    for pair in measured:
         row, baseline = pair[0].name, pair[0].baseline
-        ratios = [_to_baseline(table, row, found.name, floor) for table, row in zip(tables, pair, strict=True)]
+        ratios = [_to_baseline(table, row, agreement.name, floor) for table, row in zip(tables, pair, strict=True)]
         if None in ratios or baseline != pair[1].baseline:
             continue
-        found.baselines.append(baseline)
-        found.mutual += not (ratios[0].excludes(ratios[1].value) or ratios[1].excludes(ratios[0].value))
+        agreement.baselines.append(baseline)
+        agreement.mutual += not (ratios[0].excludes(ratios[1].value) or ratios[1].excludes(ratios[0].value))
         values = sorted(ratio.value for ratio in ratios)
         if _order(*ratios) and values[1] > values[0] * (1 + floor):  # below the floor nothing is told apart
-            found.outside.append((f"{row} / {baseline}", *map(_spread, ratios)))
+            agreement.outside.append((f"{row} / {baseline}", *map(_spread, ratios)))
 
 
 def _point(row: Row, name: str) -> list[Any]:
     """What rows share before they are ranked, as on the page of costs: there too schemes may run other operators."""
-    said = {key: value for key, value in row.circumstances(name).items() if key != "operators"}
-    return [said, row.record.case.get("clip")]
+    circumstances = {key: value for key, value in row.circumstances(name).items() if key != "operators"}
+    return [circumstances, row.record.case.get("clip")]
 
 
 def _to_baseline(table: AblationTable, row: Row, name: str, floor: float) -> Interval | None:
@@ -312,32 +314,32 @@ def _reach(interval: Interval, floor: float, name: str, *rows: Row) -> Interval:
     return Interval(value, min(interval.low, value / (1 + floor)), max(interval.high, value * (1 + floor)))
 
 
-def _order(one: Interval, other: Interval) -> int:
+def _order(first: Interval, second: Interval) -> int:
     """-1 where `one` lies below, 1 where it lies above, 0 where the two overlap."""
-    return (one.low > other.high) - (one.high < other.low)
+    return (first.low > second.high) - (first.high < second.low)
 
 
-def _set_against(found: Comparison, one: Row, other: Row, name: str) -> None:
-    before, after = one.measurement(name), other.measurement(name)
+def _set_against(comparison: Comparison, first: Row, second: Row, name: str) -> None:
+    before, after = first.measurement(name), second.measurement(name)
     if before is None or after is None:
         return  # not asked for in one of the runs, which is no change
-    where = (one.record.ablation, one.name, name)
+    where = (first.record.ablation, first.name, name)
     if not before.samples or not after.samples:
         if before.samples or after.samples or before.missing != after.missing:
             worse = WORSE[before.kind] if before.samples else None
-            found.lost.append(Line(*where, _text(before), _text(after), worse=worse))
+            comparison.lost.append(Line(*where, _text(before), _text(after), worse=worse))
         return
     if not before.ran:
         if before.samples == after.samples:
-            found.same_counts += 1
+            comparison.same_counts += 1
         else:
             verdict, worse = _accuracies(before, after) if before.kind == "scored" else _counts(before, after)
             word = WORSE[before.kind] if worse else None
-            found.counts.append(Line(*where, _text(before), _text(after), verdict=verdict, worse=word))
+            comparison.counts.append(Line(*where, _text(before), _text(after), verdict=verdict, worse=word))
         return
     ratio = None
     if before.median and after.median:
-        pair, spreads = (visits(other, name), visits(one, name)), (other.spreads.get(name), one.spreads.get(name))
+        pair, spreads = (visits(second, name), visits(first, name)), (second.spreads.get(name), first.spreads.get(name))
         ratio = statistics.ratio(*pair, before.kind, *spreads, least=statistics.LEAST_FLOOR)
     verdict, worse = NOT_DISTINGUISHABLE, None
     if ratio is None:
@@ -348,14 +350,14 @@ def _set_against(found: Comparison, one: Row, other: Row, name: str) -> None:
         rose = ratio.interval.value > 1
         if before.better != "none" and rose == (before.better == "lower"):
             worse = WORSE[before.kind]
-    ran = _what_ran(before, one.record), _what_ran(after, other.record)
+    ran = _what_ran(before, first.record), _what_ran(after, second.record)
     notes = [f"{key}: {ran[0][key]} → {ran[1][key]}" for key in WHAT_RAN if ran[0].get(key) != ran[1].get(key)]
     notes += [
         f"{side} has {len(statistics.by_round(m))} of {m.rounds_wanted} rounds"
         for side, m in zip("AB", (before, after), strict=True)
         if len(statistics.by_round(m)) < m.rounds_wanted
     ]
-    found.timings.append(Line(*where, _text(before), _text(after), ratio, verdict, tuple(notes), worse))
+    comparison.timings.append(Line(*where, _text(before), _text(after), ratio, verdict, tuple(notes), worse))
 
 
 def _directions(measured: Measurement) -> tuple[str, str]:
@@ -385,62 +387,64 @@ def _accuracies(before: Measurement, after: Measurement) -> tuple[str, bool]:
         text = "differs; no test with fewer than 2 shared seeds"
         videos = [m.details.get("videos") for m in (before, after)]
         if all(videos):
-            was, now = (means.share_interval(m.median / 100, n) for m, n in zip((before, after), videos, strict=True))
-            return text, now.high < was.low
+            old, new = (means.share_interval(m.median / 100, n) for m, n in zip((before, after), videos, strict=True))
+            return text, new.high < old.low
         return text, after.median < before.median
-    found = means.paired([ours[seed] for seed in shared], [theirs[seed] for seed in shared]).interval
-    text = f"{found.value:+.1f} points [{found.low:+.1f}, {found.high:+.1f}]"
-    apart = found.low > 0 or found.high < 0
-    return text if apart else f"{NOT_DISTINGUISHABLE}: {text}", found.high < 0
+    difference = means.paired([ours[seed] for seed in shared], [theirs[seed] for seed in shared]).interval
+    text = f"{difference.value:+.1f} points [{difference.low:+.1f}, {difference.high:+.1f}]"
+    apart = difference.low > 0 or difference.high < 0
+    return text if apart else f"{NOT_DISTINGUISHABLE}: {text}", difference.high < 0
 
 
 def _what_ran(measurement: Measurement, record: Record) -> dict[str, str]:
-    asked = record.case.get("kernel")
+    kernel = record.case.get("kernel")
     operators = sorted({str(name) for some in measurement.said("operators") for name in some})
     return {
-        "kernel": " / ".join(map(str, measurement.said("kernel"))) or str(measurement.details.get("kernel", asked)),
+        "kernel": " / ".join(map(str, measurement.said("kernel"))) or str(measurement.details.get("kernel", kernel)),
         "operators": ", ".join(operators) or "not recorded",
     }
 
 
-def _circumstances(found: Comparison, one: Record, other: Record) -> None:
+def _circumstances(comparison: Comparison, before: Record, after: Record) -> None:
     """Note under which circumstances the two records differ, with the row."""
     sides = []
-    for record in (one, other):
+    for record in (before, after):
         timed = {name: m for name, m in record.measurements.items() if m.samples and m.ran}
-        said = facts(replace(record, measurements=timed)) if timed else facts(record)
+        circumstances = facts(replace(record, measurements=timed)) if timed else facts(record)
         versions = {str(version) for m in timed.values() for version in m.said("torch")}
         if versions:
-            said["torch"] = " / ".join(sorted(versions))
+            circumstances["torch"] = " / ".join(sorted(versions))
         operators = {op for m in timed.values() for some in m.said("operators") for op in some}
         if operators:
-            said["operators"] = ", ".join(sorted(operators))
-        sides.append(said)
-    generations = [record.provenance.get("cpu_generation") for record in (one, other)]
+            circumstances["operators"] = ", ".join(sorted(operators))
+        sides.append(circumstances)
+    generations = [record.provenance.get("cpu_generation") for record in (before, after)]
     if all(generations) and "device" in sides[0] and sides[0]["device"] == sides[1].get("device"):
-        for said, text in zip(sides, _generations(*generations), strict=True):
-            said[GENERATION] = text
+        for circumstances, text in zip(sides, _generations(*generations), strict=True):
+            circumstances[GENERATION] = text
     for key in TOLD:
-        before, after = (said.get(key) for said in sides)
-        if before != after and before is not None and after is not None:
-            rows = found.circumstances.setdefault(key, {}).setdefault((before, after), [])
-            rows.append(f"{one.ablation}: {one.row}")
+        change = tuple(side.get(key) for side in sides)
+        if change[0] != change[1] and None not in change:
+            rows = comparison.circumstances.setdefault(key, {}).setdefault(change, [])
+            rows.append(f"{before.ablation}: {before.row}")
 
 
-def _generations(*both: dict[str, Any]) -> list[str]:
+def _generations(*sides: dict[str, Any]) -> list[str]:
     """In what two processors of one name differ; the same words where they do not."""
-    differ = [key for key in dict.fromkeys([*both[0], *both[1]]) if both[0].get(key) != both[1].get(key)]
-    said = [{key: one.get(key, "not known") for key in differ} for one in both]
-    for one in said:
-        one.update({key: " ".join(names) or "none" for key, names in one.items() if isinstance(names, list)})
-    return [", ".join(f"{key} {value}" for key, value in one.items()) for one in said]
+    differ = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(key) != sides[1].get(key)]
+    differing = [{key: generation.get(key, "not known") for key in differ} for generation in sides]
+    for generation in differing:
+        generation.update(
+            {key: " ".join(names) or "none" for key, names in generation.items() if isinstance(names, list)}
+        )
+    return [", ".join(f"{key} {value}" for key, value in generation.items()) for generation in differing]
 
 
 def _spread(interval: Interval, unit: str = "") -> str:
     """With more digits than a report has: what is told here may be a small difference."""
-    shown, scale = UNITS.get(unit, (unit, 1))
-    value, low, high = (f"{one / scale:.5g}" for one in (interval.value, interval.low, interval.high))
-    return f"{value} ({low}–{high}) {shown}".rstrip()
+    label, scale = UNITS.get(unit, (unit, 1))
+    value, low, high = (f"{bound / scale:.5g}" for bound in (interval.value, interval.low, interval.high))
+    return f"{value} ({low}–{high}) {label}".rstrip()
 
 
 def _text(measurement: Measurement) -> str:
@@ -456,27 +460,32 @@ def _text(measurement: Measurement) -> str:
 # what is shown
 
 
-def _sections(found: Comparison) -> Iterator[tuple[str, list[str], list[tuple[str, ...]]]]:
+def _sections(comparison: Comparison) -> Iterator[tuple[str, list[str], list[tuple[str, ...]]]]:
     """Every table of the comparison: title, headings, rows."""
-    rows = [_timing(line) for line in found.timings if line.verdict != NOT_DISTINGUISHABLE]
+    rows = [_timing(line) for line in comparison.timings if line.verdict != NOT_DISTINGUISHABLE]
     if rows:
         yield "Timings and memory that differ", ["ablation", "row", "measurement", "A", "B", "B / A", "verdict"], rows
-    for title, what in (("Rows in another order", "reversed"), ("Ratios that differ", "outside")):
-        rows = [(one.ablation, one.name, *said) for one in found.agreements for said in getattr(one, what)]
+    for title, field_name in (("Rows in another order", "reversed"), ("Ratios that differ", "outside")):
+        rows = [
+            (judged.ablation, judged.name, *sides)
+            for judged in comparison.agreements
+            for sides in getattr(judged, field_name)
+        ]
         if rows:
             yield title, ["ablation", "measurement", "rows", "A", "B"], rows
-    for title, lines in (("Exact counts that differ", found.counts), ("Measured in one only", found.lost)):
+    for title, lines in (("Exact counts that differ", comparison.counts), ("Measured in one only", comparison.lost)):
         if lines:
             rows = [(line.ablation, line.row, line.name, line.before, line.after) for line in lines]
             yield title, ["ablation", "row", "measurement", "A", "B"], rows
-    if found.circumstances:
+    if comparison.circumstances:
         rows = []
-        for key, changes in found.circumstances.items():
+        for key, changes in comparison.circumstances.items():
             for (before, after), where in changes.items():
-                rows.append((key, before, after, "all" if len(where) == found.matched else "; ".join(where)))
+                rows.append((key, before, after, "all" if len(where) == comparison.matched else "; ".join(where)))
         yield "Different circumstances", ["what", "A", "B", "rows"], rows
-    if any(found.only.values()):
-        yield "Rows in one only", ["in", "ablation: row"], [(s, row) for s, rows in found.only.items() for row in rows]
+    if any(comparison.only.values()):
+        rows = [(side, row) for side, names in comparison.only.items() for row in names]
+        yield "Rows in one only", ["in", "ablation: row"], rows
 
 
 def _timing(line: Line) -> tuple[str, ...]:
@@ -484,75 +493,80 @@ def _timing(line: Line) -> tuple[str, ...]:
     return line.ablation, line.row, line.name, line.before, line.after, ratio, "; ".join([line.verdict, *line.notes])
 
 
-def summary(found: Comparison) -> list[str]:
+def summary(comparison: Comparison) -> list[str]:
     """The result in a few sentences."""
     verdicts: dict[str, int] = {}
-    for line in found.timings:
+    for line in comparison.timings:
         verdicts[line.verdict] = verdicts.get(line.verdict, 0) + 1
-    said = [f"{found.matched} cases in both."]
-    if found.timings:
+    text = [f"{comparison.matched} cases in both."]
+    if comparison.timings:
         counted = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items()))
-        said.append(f"Of {len(found.timings)} timings and peaks of memory: {counted}.")
-    level = [line.ratio.interval.value for line in found.timings if line.ratio and line.verdict == NOT_DISTINGUISHABLE]
+        text.append(f"Of {len(comparison.timings)} timings and peaks of memory: {counted}.")
+    level = [
+        line.ratio.interval.value for line in comparison.timings if line.ratio and line.verdict == NOT_DISTINGUISHABLE
+    ]
     if level:
-        said.append(f"What is not distinguishable is not listed: B / A lies from {min(level):.3g} to {max(level):.3g}.")
-    for name in dict.fromkeys(line.name for line in found.timings):
-        ratios = [line.ratio.interval.value for line in found.timings if line.name == name and line.ratio]
+        text.append(f"What is not distinguishable is not listed: B / A lies from {min(level):.3g} to {max(level):.3g}.")
+    for name in dict.fromkeys(line.name for line in comparison.timings):
+        ratios = [line.ratio.interval.value for line in comparison.timings if line.name == name and line.ratio]
         typical = median(ratios) if len(ratios) >= MANY else 1.0
-        if max(typical, 1 / typical) - 1 > found.floors[name]:
+        if max(typical, 1 / typical) - 1 > comparison.floors[name]:
             words = f"{name.replace('_', ' ')} B / A is {typical:.3g} in the median over all rows"
-            said.append(f"The {words}: what moves all rows alike may be the load or the clock of the machine.")
-    said += [_agreement_text(one) for one in found.agreements]
-    if found.same_counts or found.counts:
-        said.append(f"Exact counts: {found.same_counts} equal, {len(found.counts)} differ.")
-    if "device" in found.circumstances:
-        said.append("The machines differ: ratios compare machines, not code.")
-    if GENERATION in found.circumstances:
-        said.append("Under one machine's name the processors differ: ratios compare machines, not code.")
-    if any(key in found.circumstances for key in WHAT_RAN):
-        said.append("Different kernels or operators ran: see the notes of the rows.")
-    if found.floors:
-        floors = ", ".join(f"{name.replace('_', ' ')} {floor:.1%}" for name, floor in found.floors.items())
-        said.append(
+            text.append(f"The {words}: what moves all rows alike may be the load or the clock of the machine.")
+    text += [_agreement_text(agreement) for agreement in comparison.agreements]
+    if comparison.same_counts or comparison.counts:
+        text.append(f"Exact counts: {comparison.same_counts} equal, {len(comparison.counts)} differ.")
+    if "device" in comparison.circumstances:
+        text.append("The machines differ: ratios compare machines, not code.")
+    if GENERATION in comparison.circumstances:
+        text.append("Under one machine's name the processors differ: ratios compare machines, not code.")
+    if any(key in comparison.circumstances for key in WHAT_RAN):
+        text.append("Different kernels or operators ran: see the notes of the rows.")
+    if comparison.floors:
+        floors = ", ".join(f"{name.replace('_', ' ')} {floor:.1%}" for name, floor in comparison.floors.items())
+        text.append(
             f"Noise floors, from how much the rounds of a row differ (where no row has two, "
             f"{statistics.ASSUMED_FLOORS['timed']:.0%} and of memory {statistics.ASSUMED_FLOORS['sized']:.0%}), "
             f"never less than {statistics.LEAST_FLOOR:.0%}: {floors}."
         )
-    return said
+    return text
 
 
-def _agreement_text(one: Agreement) -> str:
-    said = []
-    if one.pairs:
-        said.append(f"{one.apart} of {counted(one.pairs, 'pair')} of rows can be told apart in both runs")
-        if one.apart:
-            same = f"{one.apart - len(one.reversed)} in the same order, {len(one.reversed)} reversed"
-            said[-1] += f", {same if one.reversed else 'all in the same order'}"
-    if one.baselines:
-        names = {name.split(" · ")[0] for name in one.baselines}  # a baseline for each clip is one scheme
-        baseline = names.pop() if len(names) == 1 else "the baseline"
-        ratios = len(one.baselines)
-        said.append(
-            f"of {counted(ratios, 'ratio')} to {baseline}, {ratios - len(one.outside)} have intervals that overlap or "
-            f"differ by less than the noise floor, {one.mutual} with each value in the other's interval"
+def _agreement_text(agreement: Agreement) -> str:
+    clauses = []
+    if agreement.pairs:
+        clauses.append(
+            f"{agreement.apart} of {counted(agreement.pairs, 'pair')} of rows can be told apart in both runs"
         )
-    return f"{one.ablation}, {one.name.replace('_', ' ')}: {'; '.join(said)}."
+        if agreement.apart:
+            same = f"{agreement.apart - len(agreement.reversed)} in the same order, {len(agreement.reversed)} reversed"
+            clauses[-1] += f", {same if agreement.reversed else 'all in the same order'}"
+    if agreement.baselines:
+        names = {name.split(" · ")[0] for name in agreement.baselines}  # a baseline for each clip is one scheme
+        baseline = names.pop() if len(names) == 1 else "the baseline"
+        ratios = len(agreement.baselines)
+        clauses.append(
+            f"of {counted(ratios, 'ratio')} to {baseline}, {ratios - len(agreement.outside)} have intervals that "
+            f"overlap or differ by less than the noise floor, {agreement.mutual} with each value in the other's "
+            "interval"
+        )
+    return f"{agreement.ablation}, {agreement.name.replace('_', ' ')}: {'; '.join(clauses)}."
 
 
-def markdown(found: Comparison, before: str, after: str) -> str:
+def markdown(comparison: Comparison, before: str, after: str) -> str:
     """The comparison as a page of Markdown."""
-    parts = ["# What changed", f"A: {before}  \nB: {after}", "\n".join(f"- {line}" for line in summary(found))]
-    for title, headings, rows in _sections(found):
+    parts = ["# What changed", f"A: {before}  \nB: {after}", "\n".join(f"- {line}" for line in summary(comparison))]
+    for title, headings, rows in _sections(comparison):
         columns = [(heading, lambda row, place=place: row[place]) for place, heading in enumerate(headings)]
         parts.append(f"## {title}\n\n{table_lines(rows, columns)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _show(found: Comparison, folders: list[Path], console: Console) -> None:
+def _show(comparison: Comparison, folders: list[Path], console: Console) -> None:
     console.print(f"A: {folders[0]}\nB: {folders[1]}", markup=False)
-    for line in summary(found):
+    for line in summary(comparison):
         console.print(line, markup=False)
-    for title, headings, rows in _sections(found):
+    for title, headings, rows in _sections(comparison):
         table = Table(*headings, title=title, title_justify="left", box=box.SIMPLE)
         for row in rows:
             table.add_row(*map(Text, row))

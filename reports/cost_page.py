@@ -32,16 +32,16 @@ def build(folder: str | Path) -> Path:
             tables.append(table.load(path))
         except EXPECTED as error:
             broken.append(f"{path.relative_to(folder)}: {str(error).replace(f'{folder}/', '')}")
-    timed = [one for one in tables if is_timed(one)]
+    timed = [ablation for ablation in tables if is_timed(ablation)]
     if not timed:
         raise RecordError(f"no timed record below {folder}; `python -m harness.run ablation=scaling` writes some")
-    devices = [row.facts().get("device") for one in timed for row in one.measured]
+    devices = [row.facts().get("device") for ablation in timed for row in ablation.measured]
     machines = [device for device in dict.fromkeys(devices) if device is not None]
     parts = [f"# What attention costs on {' and '.join(machines)}"]
     if len(machines) > 1:
         parts.append("The records come from several machines. Nothing below is compared across them.")
     parts += [_floors(timed), *cheapest(timed)]
-    parts += [_section(one, folder) for one in timed]
+    parts += [_section(ablation, folder) for ablation in timed]
     if timed:
         parts.append(
             "↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians; they hold the true "
@@ -55,55 +55,62 @@ def build(folder: str | Path) -> Path:
 
 def has_content(tables: Sequence[AblationTable]) -> bool:
     """Whether there is anything to be shown of these ablations."""
-    return any(is_timed(one) for one in tables)
+    return any(is_timed(ablation) for ablation in tables)
 
 
-def is_timed(one: AblationTable) -> bool:
-    return any(_timed(row) for row in one.measured)
+def is_timed(ablation: AblationTable) -> bool:
+    return any(_timed(row) for row in ablation.measured)
 
 
 def _floors(tables: list[AblationTable]) -> str:
     """One line: from which difference on this machine tells two rows apart."""
-    said = markdown.floors_in_words({title: _floor(tables, name) for name, title in _costs(tables).items()})
-    if len(tables) > 1 and "A/A" in said:
-        said += " Of several tables the largest, which decides the ranking; the ratios of a table are held to its own."
-    return said
+    text = markdown.floors_in_words({title: _floor(tables, name) for name, title in _costs(tables).items()})
+    if len(tables) > 1 and "A/A" in text:
+        text += " Of several tables the largest, which decides the ranking; the ratios of a table are held to its own."
+    return text
 
 
 def _floor(tables: list[AblationTable], name: str) -> float | None:
     """The largest noise floor of any table; None where no row of any of them has two rounds."""
-    return max((floor for one in tables if (floor := one.floor(name)) is not None), default=None)
+    return max((floor for ablation in tables if (floor := ablation.floor(name)) is not None), default=None)
 
 
 def _costs(tables: list[AblationTable]) -> dict[str, str]:
     """What was measured of time and memory, less of which is better: name and title."""
-    costs = {name: one.quantities()[name] for one in tables for name in markdown.costs(one) if one.has(name)}
+    costs = {
+        name: ablation.quantities()[name]
+        for ablation in tables
+        for name in markdown.costs(ablation)
+        if ablation.has(name)
+    }
     timed_first = sorted(costs.values(), key=lambda quantity: quantity.kind != "timed")
     return {quantity.name: quantity.title for quantity in timed_first if markdown.has_ratio(quantity)}
 
 
-def _clips_of_a_scheme(one: AblationTable) -> int:
+def _clips_of_a_scheme(ablation: AblationTable) -> int:
     """On how many clips a table has the same scheme: where on several, its rows are schemes and clips."""
     clips: dict[str, set[tuple]] = {}
-    for row in one.measured:
+    for row in ablation.measured:
         clips.setdefault(exponents.scheme_of(row), set()).add(tuple((row.record.case.get("clip") or {}).items()))
     return max(map(len, clips.values()), default=0)
 
 
 def cheapest(tables: list[AblationTable]) -> list[str]:
     """For each clip size on which several schemes were measured alike, which is cheapest: a text and a table."""
-    of_schemes = sorted((one for one in tables if _clips_of_a_scheme(one) > 1), key=_clips_of_a_scheme, reverse=True)
-    costs = _costs(of_schemes)
+    varying = sorted(
+        (ablation for ablation in tables if _clips_of_a_scheme(ablation) > 1), key=_clips_of_a_scheme, reverse=True
+    )
+    costs = _costs(varying)
     points: dict[tuple, dict[str, Row]] = {}
-    for one in of_schemes:
-        for row in one.measured:
+    for ablation in varying:
+        for row in ablation.measured:
             if _timed(row) and row.record.case.get("clip"):
                 points.setdefault(_circumstances(row), {}).setdefault(exponents.scheme_of(row), row)
     schemes = list(dict.fromkeys(scheme for rows in points.values() for scheme in rows))
     points = {key: rows for key, rows in points.items() if len(rows) > 1}
     if not points:
         return []
-    floors = {name: _floor(of_schemes, name) for name in costs}
+    floors = {name: _floor(varying, name) for name in costs}
     parts = ["## Which scheme is cheapest"]
     for settings in dict.fromkeys(key[:-2] for key in points):
         keys = sorted((key for key in points if key[:-2] == settings), key=lambda key: (key[-1] ** 2 * key[-2], key))
@@ -151,50 +158,53 @@ class Ranking:
 
 def ranking(rows: dict[str, Row], name: str, floor: float | None, schemes: Sequence[str] = ()) -> Ranking | None:
     """The `schemes` that have a row on this clip by their cost; None where fewer than two have a value."""
-    known = {scheme: row for scheme, row in rows.items() if row.value(name)}
-    if len(known) < 2:
+    measured = {scheme: row for scheme, row in rows.items() if row.value(name)}
+    if len(measured) < 2:
         return None
-    absent = tuple(scheme for scheme, row in rows.items() if (one := row.measurement(name)) and one.missing)
-    untried = tuple(scheme for scheme in schemes if scheme not in {*known, *absent})
-    best, *others = sorted(known, key=lambda scheme: known[scheme].value(name))
-    ratios = {scheme: _ratio(known[scheme], known[best], name) for scheme in others}
+    absent = tuple(scheme for scheme, row in rows.items() if (lost := row.measurement(name)) and lost.missing)
+    untried = tuple(scheme for scheme in schemes if scheme not in {*measured, *absent})
+    best, *others = sorted(measured, key=lambda scheme: measured[scheme].value(name))
+    ratios = {scheme: _ratio(measured[scheme], measured[best], name) for scheme in others}
     level = [scheme for scheme in others if not ratios[scheme].distinguishable]
-    held = max(ratio.floor for ratio in ratios.values())
+    least = max(ratio.floor for ratio in ratios.values())
     times = _with_interval(ratios[others[-1]].interval)
     return Ranking(
-        (best, *level), _quantity(known[best], name), others[-1], times, absent, untried, held, floor is None
+        (best, *level), _quantity(measured[best], name), others[-1], times, absent, untried, least, floor is None
     )
 
 
-def _ratio(one: Row, other: Row, name: str) -> statistics.Ratio:
-    pair = table.visits(one, name), table.visits(other, name)
-    return statistics.ratio(*pair, one.measurement(name).kind, one.spreads.get(name), other.spreads.get(name))
+def _ratio(row: Row, reference: Row, name: str) -> statistics.Ratio:
+    pair = table.visits(row, name), table.visits(reference, name)
+    return statistics.ratio(*pair, row.measurement(name).kind, row.spreads.get(name), reference.spreads.get(name))
 
 
-def _with_interval(found: statistics.Interval, scale: float = 1, unit: str = "") -> str:
-    value, low, high = (significant(one / scale) for one in (found.value, found.low, found.high))
-    rough = ", rough" if found.wide else ""
-    return f"{value}{unit}" + (f" ({low}–{high}{rough})" if found.low < found.high else "")
+def _with_interval(interval: statistics.Interval, scale: float = 1, unit: str = "") -> str:
+    value, low, high = (significant(bound / scale) for bound in (interval.value, interval.low, interval.high))
+    rough = ", rough" if interval.wide else ""
+    return f"{value}{unit}" + (f" ({low}–{high}{rough})" if interval.low < interval.high else "")
 
 
 def _what_ran(points: dict[tuple, dict[str, Row]]) -> str:
     """Which operator computed the attention; where they differ with the schemes, and with the clips of a scheme that
     has several.
     """
-    found: dict[str, dict[str, list[tuple]]] = {}
+    by_operator: dict[str, dict[str, list[tuple]]] = {}
     for key, rows in points.items():
         for scheme, row in rows.items():
-            if said := row.facts().get("operators"):
-                found.setdefault(said, {}).setdefault(scheme, []).append(key)
-    if len(found) == 1:
-        return f" Attention operator: {next(iter(found))}."
+            if operator := row.facts().get("operators"):
+                by_operator.setdefault(operator, {}).setdefault(scheme, []).append(key)
+    if len(by_operator) == 1:
+        return f" Attention operator: {next(iter(by_operator))}."
 
     def where(scheme: str, keys: list[tuple]) -> str:
-        several = sum(scheme in schemes for schemes in found.values()) > 1
+        several = sum(scheme in schemes for schemes in by_operator.values()) > 1
         return scheme + (f" (at {_listed([_clip(key) for key in keys])})" if several else "")
 
-    said = [f"{operator} for {_listed([where(*one) for one in of.items()])}" for operator, of in found.items()]
-    return f" Attention operators differ: {'; '.join(said)}." if said else ""
+    clauses = [
+        f"{operator} for {_listed([where(*scheme_and_keys) for scheme_and_keys in schemes_and_keys.items()])}"
+        for operator, schemes_and_keys in by_operator.items()
+    ]
+    return f" Attention operators differ: {'; '.join(clauses)}." if clauses else ""
 
 
 def _in_words(words: str, by_key: dict[tuple, Ranking | None]) -> str:
@@ -205,8 +215,8 @@ def _in_words(words: str, by_key: dict[tuple, Ranking | None]) -> str:
             clips.setdefault(_listed(sorted(ranked.best)) + ranked.tie, []).append(_clip(key))
     if len(clips) == 1:
         return f"Least {words} at every size: {next(iter(clips))}."
-    said = [f"at {_listed(at)} {winners}" for winners, at in clips.items()]
-    return f"Least {words}: {'; '.join(said)}."
+    clauses = [f"at {_listed(places)} {winners}" for winners, places in clips.items()]
+    return f"Least {words}: {'; '.join(clauses)}."
 
 
 def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | None]], costs: dict[str, str]) -> str:
@@ -220,16 +230,16 @@ def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | No
     return "\n\n".join(tables_of(keys, ("clip", _clip), groups))
 
 
-def _least(one: Ranking | None) -> str:
-    return f"{', '.join(one.best)}: {one.value}" if one else MISSING
+def _least(ranked: Ranking | None) -> str:
+    return f"{', '.join(ranked.best)}: {ranked.value}" if ranked else MISSING
 
 
-def _most(one: Ranking | None) -> str:
-    if one is None:
+def _most(ranked: Ranking | None) -> str:
+    if ranked is None:
         return MISSING
-    lost = {"no value": one.absent, "not measured": one.untried}
-    said = [f"; {why}: {', '.join(schemes)}" for why, schemes in lost.items() if schemes]
-    return f"{one.worst}: {one.times} times as much{''.join(said)}"
+    lost = {"no value": ranked.absent, "not measured": ranked.untried}
+    clauses = [f"; {why}: {', '.join(schemes)}" for why, schemes in lost.items() if schemes]
+    return f"{ranked.worst}: {ranked.times} times as much{''.join(clauses)}"
 
 
 def _clip(key: tuple) -> str:
@@ -247,27 +257,28 @@ def _timed(row: Row) -> bool:
 def _circumstances(row: Row) -> tuple:
     """What must agree before two rows are compared; the clip comes last."""
     facts, clip = row.facts(), row.record.case["clip"]
-    said = [facts["device"], facts["dtype"], facts["mode"]]
-    said += [f"{key} {facts[key]}" for key in ("kernel", "batch") if key in facts]
+    parts = [facts["device"], facts["dtype"], facts["mode"]]
+    parts += [f"{key} {facts[key]}" for key in ("kernel", "batch") if key in facts]
     if "threads" in facts:
         number = facts["threads"]
-        said.append(counted(int(number), "thread") if number.isdigit() else f"{number} threads")
-    return (*said, clip["frames"], clip["size"])
+        parts.append(counted(int(number), "thread") if number.isdigit() else f"{number} threads")
+    return (*parts, clip["frames"], clip["size"])
 
 
-def _section(one: AblationTable, folder: Path) -> str:
+def _section(ablation: AblationTable, folder: Path) -> str:
     """One ablation in short: its answer, under which circumstances, its table, its plots, its footnotes."""
     notes = Notes()
-    links = f"[The whole report]({one.name}/report.md), [as CSV]({one.name}/table.csv)."
-    parts = [*markdown.summary(one)[:1], markdown.circumstances(one), *markdown.main_and_more(one, notes)[0]]
-    for name in figures.wanted(one):
-        if (folder / one.name / f"{name}.png").is_file():
-            parts.append(f"![{name.replace('_', ' ')}, {one.name}]({one.name}/{name}.png)")
-            parts += [exponents.section(one, notes)] if name == "scaling" else []
-    waiting = [row for row in one.rows if row.missing == table.NOT_YET]
+    links = f"[The whole report]({ablation.name}/report.md), [as CSV]({ablation.name}/table.csv)."
+    parts = [*markdown.summary(ablation)[:1], markdown.circumstances(ablation)]
+    parts += markdown.main_and_more(ablation, notes)[0]
+    for name in figures.wanted(ablation):
+        if (folder / ablation.name / f"{name}.png").is_file():
+            parts.append(f"![{name.replace('_', ' ')}, {ablation.name}]({ablation.name}/{name}.png)")
+            parts += [exponents.section(ablation, notes)] if name == "scaling" else []
+    waiting = [row for row in ablation.rows if row.missing == table.NOT_YET]
     if waiting:
         parts.append(f"{counted(len(waiting), 'row')} not measured yet: the whole report says how.")
-    page, footnotes = notes.numbered("\n\n".join(part for part in [f"## {one.question}", links, *parts] if part))
+    page, footnotes = notes.numbered("\n\n".join(part for part in [f"## {ablation.question}", links, *parts] if part))
     return "\n\n".join([page, "\n".join(footnotes)] if footnotes else [page])
 
 

@@ -40,8 +40,8 @@ class Line:
 
     def exponent(self, name: str) -> float | None:
         """None with fewer than two sizes."""
-        found = exponent(self.points(name))
-        return None if found is None else found[0]
+        fit = exponent(self.points(name))
+        return None if fit is None else fit[0]
 
     @property
     def fixed(self) -> str:
@@ -50,12 +50,12 @@ class Line:
 
 def lines(table: AblationTable) -> list[Line]:
     """Of each scheme one line of frames and one of size, as far as the rows vary them."""
-    found = []
+    grown = []
     for axis, rows in axes(table).items():
         for scheme in dict.fromkeys(scheme_of(row) for row in rows):
-            of_scheme = tuple(row for row in rows if scheme_of(row) == scheme)
-            found.append(Line(scheme, axis, of_scheme, theory(table.growth, of_scheme[0], axis)))
-    return found
+            points = tuple(row for row in rows if scheme_of(row) == scheme)
+            grown.append(Line(scheme, axis, points, theory(table.growth, points[0], axis)))
+    return grown
 
 
 def axes(table: AblationTable) -> dict[str, list[Row]]:
@@ -66,11 +66,11 @@ def axes(table: AblationTable) -> dict[str, list[Row]]:
 
 def _longest(rows: list[Row], axis: str) -> list[Row]:
     """The rows that differ in one axis of the clip alone: of all values of the other, that with the longest line."""
-    other = {"frames": "size", "size": "frames"}[axis]
+    second = {"frames": "size", "size": "frames"}[axis]
     groups: dict[int, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.record.case["clip"][other], []).append(row)
-    lengths = {value: len({row.record.case["clip"][axis] for row in of}) for value, of in groups.items()}
+        groups.setdefault(row.record.case["clip"][second], []).append(row)
+    lengths = {value: len({row.record.case["clip"][axis] for row in members}) for value, members in groups.items()}
     best = max(lengths, key=lambda value: (lengths[value], value), default=None)
     return groups[best] if best is not None and lengths[best] > 1 else []
 
@@ -126,9 +126,9 @@ def theory(growth: Growth, row: Row, axis: str) -> str | None:
 
 def quantities(table: AblationTable) -> list[str]:
     """What grows: the products of attention, then costs by kind; not rates, nor what all clips have in common."""
-    found = [name for name in names(table, "counted") if name in table.metrics] + names(table, "timed", "sized")
-    found = [name for name in found if _lower(table, name) and any(_grows(line, name) for line in lines(table))]
-    return [ATTENTION] * table.has(ATTENTION) + found
+    growing = [name for name in names(table, "counted") if name in table.metrics] + names(table, "timed", "sized")
+    growing = [name for name in growing if _lower(table, name) and any(_grows(line, name) for line in lines(table))]
+    return [ATTENTION] * table.has(ATTENTION) + growing
 
 
 def _lower(table: AblationTable, name: str) -> bool:
@@ -160,8 +160,8 @@ def exponent(points: list[tuple[float, float]]) -> tuple[float, float] | None:
 
 def section(table: AblationTable, notes: Notes) -> str:
     """The exponents of each scheme in a table; empty where no line has two points."""
-    found = lines(table)
-    kinds = [name for name in quantities(table) if any(line.exponent(name) is not None for line in found)]
+    fitted = lines(table)
+    kinds = [name for name in quantities(table) if any(line.exponent(name) is not None for line in fitted)]
     if not kinds:
         return ""
     groups = []
@@ -171,16 +171,16 @@ def section(table: AblationTable, notes: Notes) -> str:
         if name == ATTENTION:
             groups[-1].append(("theirs in theory", lambda line: line.theory or MISSING))
     lead = "scheme, growing with", lambda line: f"{line.scheme}, {line.axis} at {line.fixed}"
-    return "\n\n".join([SAID, *tables(found, lead, groups)])
+    return "\n\n".join([SAID, *tables(fitted, lead, groups)])
 
 
 def _cell(line: Line, name: str, notes: Notes) -> str:
     lost = dict.fromkeys(lacks(row, name) for row in line.rows if grows(row, name) is None)
     mark = "".join(notes.mark(why) for why in lost)
-    found = line.exponent(name)
-    if found is None:
+    slope = line.exponent(name)
+    if slope is None:
         return MISSING + mark
-    return f"{round(found, 2) + 0:.2f} ({len(line.points(name))})" + mark  # + 0: not -0.00
+    return f"{round(slope, 2) + 0:.2f} ({len(line.points(name))})" + mark  # + 0: not -0.00
 
 
 def to_csv(table: AblationTable) -> str:
@@ -188,8 +188,8 @@ def to_csv(table: AblationTable) -> str:
     fitted = []
     for line in lines(table):
         for name in quantities(table):
-            if (found := line.exponent(name)) is not None:
-                known = line.theory if name == ATTENTION else None
-                cells = line.scheme, line.axis, line.fixed, name, f"{found:.6g}", len(line.points(name)), known
+            if (slope := line.exponent(name)) is not None:
+                theoretical = line.theory if name == ATTENTION else None
+                cells = line.scheme, line.axis, line.fixed, name, f"{slope:.6g}", len(line.points(name)), theoretical
                 fitted.append(dict(zip(CSV, cells, strict=True)))
     return table_csv(fitted, CSV)

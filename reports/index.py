@@ -19,13 +19,13 @@ def verdict_counts(table: AblationTable) -> dict[str, int]:
 
 def distinct(tables: list[AblationTable]) -> dict[tuple, str]:
     """By model, clip, column and printed figure, the verdict of each published cost that was tried."""
-    found: dict[tuple, str] = {}
+    verdicts: dict[tuple, str] = {}
     for table in tables:
         for row in table.measured:
             for column, judged in (("flops", row.verdict_flops), ("params", row.verdict_params)):
                 if judged.kind in TRIED:
-                    found.setdefault((_model(row), column, row.printed(column)), judged.kind)
-    return found
+                    verdicts.setdefault((_model(row), column, row.printed(column)), judged.kind)
+    return verdicts
 
 
 def _model(row: Row) -> str:
@@ -59,9 +59,11 @@ def ordering_counts(table: AblationTable) -> dict[str, int]:
 
     Other data and smaller budgets judge the same orders; they stand in the report itself.
     """
-    own = [name for name in accuracy.names(table) if accuracy.is_built_in(table, name)]
-    found = [counts for name in own if (counts := accuracy.verdict_counts(accuracy.orderings(table, name).values()))]
-    return found[-1] if found else {}
+    names = [name for name in accuracy.names(table) if accuracy.is_built_in(table, name)]
+    tallies = [
+        counts for name in names if (counts := accuracy.verdict_counts(accuracy.orderings(table, name).values()))
+    ]
+    return tallies[-1] if tallies else {}
 
 
 def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None, explore: str, where: str) -> str:
@@ -77,21 +79,21 @@ def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None
         columns.append((kind, lambda t, kind=kind: str(verdict_counts(t).get(kind, 0)) if t.paper else MISSING))
     if any(orders.values()):
         columns.append((f"order {', '.join(accuracy.DECIDED)}", lambda table: _orders(orders[table.name])))
-    found = list(distinct(tables).values())
-    by_kind = ", ".join(f"{found.count(kind)} {kind}" for kind in TRIED)
-    cells, left = not_tried(tables)
-    said = [
-        f"Of {counted(len(found), 'distinct published cost figure')} (operations and parameters) that were tried: "
+    kinds = list(distinct(tables).values())
+    by_kind = ", ".join(f"{kinds.count(kind)} {kind}" for kind in TRIED)
+    cells, untried = not_tried(tables)
+    sentences = [
+        f"Of {counted(len(kinds), 'distinct published cost figure')} (operations and parameters) that were tried: "
         f"{by_kind}. The same model in several tables is counted once; a line below counts what its own table holds.",
-        f"The papers' tables at hand print {cells} cost figures; {left} of them were not attempted: no model here "
+        f"The papers' tables at hand print {cells} cost figures; {untried} of them were not attempted: no model here "
         "stands for the row, or what the paper counts is not known.",
     ]
     if any(orders.values()):
-        said.append(
+        sentences.append(
             "Orders are published differences in accuracy to a baseline, held against small models trained here, by "
             "paired tests over seeds."
         )
-    lines = ["# Ablations", "", " ".join(said), "", table_lines(tables, columns)]
+    lines = ["# Ablations", "", " ".join(sentences), "", table_lines(tables, columns)]
     lines += ["", "[All figures as one table](results.csv): a line for each row and measurement."]
     lines += [
         "",

@@ -26,24 +26,24 @@ def read(path: Path) -> Curve:
         tests = raw["by_views"] if "by_views" in raw else raw["views"]
         return Curve(title, points(tests), raw.get("macs_per_view"), printed)
     except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        what = f"no entry {error}" if isinstance(error, KeyError) else error
-        raise RecordError(f"{path} cannot be read as tests with several views: {what}") from error
+        reason = f"no entry {error}" if isinstance(error, KeyError) else error
+        raise RecordError(f"{path} cannot be read as tests with several views: {reason}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.testing_views", description=__doc__.partition("\n\n")[0])
     parser.add_argument("views", type=Path, metavar="SCORES.json", help="an evaluation's scores, or a list of tests")
     parser.add_argument("figure", type=Path, metavar="OUT.png", help="the figure to write, or OUT.svg, OUT.pdf")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        curve = read(given.views)
+        curve = read(options.views)
         from reports import drawing  # matplotlib takes a second: a slip is answered before
         from reports.figures import testing_views
 
-        kind = drawing.format_of(given.figure)
+        kind = drawing.format_of(options.figure)
         with drawing.styled():
-            made = drawing.rendered(*testing_views.of_curves([curve], str(given.views.name)), [kind])
-        print(write_bytes(made.files[kind], given.figure))
+            drawn = drawing.rendered(*testing_views.of_curves([curve], str(options.views.name)), [kind])
+        print(write_bytes(drawn.files[kind], options.figure))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

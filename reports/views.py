@@ -42,21 +42,21 @@ class Curve:
 
 def points(by_views: Sequence[dict[str, Any]]) -> tuple[Point, ...]:
     """The tests of an evaluation, sorted by crops, then clips. Raises: ValueError naming the entry that lacks what."""
-    found = []
+    tests = []
     for entry in by_views:
         try:
             whole = (int(entry["clips"]), int(entry["crops"]))
-            found.append(Point(*whole, *(float(entry[key]) for key in ("top1", "low", "high"))))
+            tests.append(Point(*whole, *(float(entry[key]) for key in ("top1", "low", "high"))))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{entry!r} is no test; expected clips, crops, top1, low and high as numbers") from error
-    if not found:
+    if not tests:
         raise ValueError("there are no tests to show; expected a list of clips, crops, top1, low and high")
-    return tuple(sorted(found, key=lambda point: (point.crops, point.clips)))
+    return tuple(sorted(tests, key=lambda point: (point.crops, point.clips)))
 
 
 def published(model: str, data: str) -> tuple[Point, ...]:
     """The points that the papers' tables print for a model on a data set: ("DualFormer-S", "diving48")."""
-    found: dict[tuple, Point] = {}
+    distinct: dict[tuple, Point] = {}
     for name in paper_table.names():
         table = paper_table.load(name)
         for row in table.rows:
@@ -67,8 +67,8 @@ def published(model: str, data: str) -> tuple[Point, ...]:
                 value = row.cells.get(column)
                 if column != "top1" and isinstance(value, int | float):
                     point = Point(int(views[1]), int(views[2]), value, source=f"{row.name}, {table.table}")
-                    found.setdefault((point.clips, point.crops, value), point)
-    return tuple(found.values())
+                    distinct.setdefault((point.clips, point.crops, value), point)
+    return tuple(distinct.values())
 
 
 def markdown(curve: Curve) -> str:
@@ -89,21 +89,21 @@ def markdown(curve: Curve) -> str:
 
 
 def _printed(curve: Curve, point: Point) -> str:
-    printed = [one for one in curve.published if (one.clips, one.crops) == (point.clips, point.crops)]
-    return "; ".join(f"{one.top1} ({one.source})" for one in printed) or MISSING
+    printed = [test for test in curve.published if (test.clips, test.crops) == (point.clips, point.crops)]
+    return "; ".join(f"{test.top1} ({test.source})" for test in printed) or MISSING
 
 
 def curves(table: AblationTable, name: str) -> list[Curve]:
     """One curve for each row whose accuracy was also taken over parts of its views (`by_views` in the details)."""
-    found = []
+    drawn = []
     for row in table.rows:
         measured = row.measurement(name)
         tests = measured.details.get("by_views") if measured and measured.samples else None
         if tests:
             data = accuracy.data_of(table, name)
             printed = () if accuracy.is_built_in(table, name) else published(_model(row), data)
-            found.append(Curve(row.name, points(tests), accuracy.macs_per_view(row, name), printed))
-    return found
+            drawn.append(Curve(row.name, points(tests), accuracy.macs_per_view(row, name), printed))
+    return drawn
 
 
 def _model(row: Row) -> str:
@@ -115,12 +115,12 @@ def _model(row: Row) -> str:
 
 def section(table: AblationTable, name: str) -> list[str]:
     """The parts of a report on testing views; none where no row has them."""
-    found = curves(table, name)
-    if not found:
+    drawn = curves(table, name)
+    if not drawn:
         return []
     parts = ["##### What more views at test time buy"]
-    for curve in found:
-        parts += [*([f"{curve.title}:"] if len(found) > 1 else []), markdown(curve)]
+    for curve in drawn:
+        parts += [*([f"{curve.title}:"] if len(drawn) > 1 else []), markdown(curve)]
     parts.append(
         "All of a row's tests come from one set of predictions: the probabilities of the views are averaged, so the "
         "points of a row share their errors. The intervals are those of a share of the test videos."
