@@ -287,7 +287,7 @@ def window_attention(
 ) -> Float[Tensor, "b t h w d"]:
     """Self-attention inside the windows of `tiling`, those with the same mask together."""
     of_map = of_windows(kernel, x, qkv.out_features // 3 // num_heads)
-    if of_map is not None:
+    if of_map is not None and not (torch.is_grad_enabled() and _sees_padding(tiling)):
         return proj(_on_the_map(of_map, qkv(x), qkv.bias, num_heads, tiling, bias))
     parts, b = slabs(tiling), x.shape[0]
     shared = None if bias is None else bias(tiling.window)
@@ -317,12 +317,16 @@ def _on_the_map(
 ) -> Float[Tensor, "b t h w d"]:
     """What a kernel that knows windows is told of them; padding is seen as what the linear map makes of zeros."""
     padding = None
-    if tiling.padding == "attended" and tiling.padded != tiling.grid:
+    if _sees_padding(tiling):
         padding = qkv.new_zeros(qkv.shape[-1]) if of_padding is None else of_padding
     shared = None if bias is None else bias(tiling.window)[0]
     plain = sum(slab.count for slab in slabs(tiling) if not slab.forbids)
     order = _constant(_order32, tiling, qkv.device)
     return attend(qkv, padding, shared, order, plain, num_heads, tiling.padded, tiling.window, tiling.shift)
+
+
+def _sees_padding(tiling: Tiling) -> bool:
+    return tiling.padding == "attended" and tiling.padded != tiling.grid
 
 
 def _order32(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:

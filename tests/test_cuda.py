@@ -347,7 +347,7 @@ def test_the_fastest_way_is_measured_once_for_each_shape(monkeypatch):
 
 
 def test_windows_go_to_the_kernel_that_knows_them_in_one_call(monkeypatch):
-    """On CUDA, without gradients, for heads that it is written for; else they are cut as ever."""
+    """On CUDA, for heads that it is written for; else they are cut as ever."""
     seen = []
 
     def on_the_map(qkv, padding, bias, order, plain, num_heads, padded, window, shift):
@@ -365,11 +365,19 @@ def test_windows_go_to_the_kernel_that_knows_them_in_one_call(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("attention_zoo.kernels.triton.find_spec", lambda name: "there")
     x = types.SimpleNamespace(device=CUDA, dtype=torch.float16)
-    assert kernels.of_windows("triton", x, 16) is None
+    assert kernels.of_windows("triton", x, 16) is kernels.registry.get("triton").windows
+    assert kernels.of_windows("triton", x, 24) is kernels.of_windows("sdpa", x, 16) is None
+    assert kernels.of_windows("auto", x, 16) is kernels.of_windows("triton", torch.empty(1), 16) is None
+
+
+def test_padding_that_learns_is_seen_window_by_window(monkeypatch):
+    """The program on the map knows no gradient of what padding is made of."""
+    module = attention_zoo.build("shifted_window", 32, 2, Grid(3, 5, 6), window=(2, 3, 4), padding="attended")
+    monkeypatch.setattr(attention_zoo.windows, "of_windows", lambda *_: lambda qkv, *_: qkv[..., :32] * 0)
+    x = torch.randn(1, 3, 5, 6, 32)
+    assert module(x).flatten(0, 3).std(0).min() > 1e-4
     with torch.no_grad():
-        assert kernels.of_windows("triton", x, 16) is kernels.registry.get("triton").windows
-        assert kernels.of_windows("triton", x, 24) is kernels.of_windows("sdpa", x, 16) is None
-        assert kernels.of_windows("auto", x, 16) is kernels.of_windows("triton", torch.empty(1), 16) is None
+        assert module(x).flatten(0, 3).std(0).max() < 1e-6
 
 
 def test_triton_says_what_it_needs(monkeypatch):

@@ -44,49 +44,75 @@ print("agree")
 """
 
 
-def interpreted(program, interpret="1"):
+def interpreted(program, *arguments, interpret="1"):
     environment = {**os.environ, "TRITON_INTERPRET": interpret, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, "-W", "ignore", "-c", program]
+    command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.endswith("agree\n"), done.stderr[-3000:]
 
 
 WINDOWS = """
-import itertools
+import itertools, random, sys
 import torch
-from attention_zoo import Grid, build
+from attention_zoo import Grid
 from attention_zoo.kernels import triton as kernel
 from attention_zoo.kernels import _windows
-from attention_zoo.windows import Tiling, _on_the_map, window_attention
-from attention_zoo.windows import RelativeBias
+from attention_zoo.windows import RelativeBias, Tiling, _on_the_map, window_attention
 
-torch.manual_seed(0)
-cases = [
-    (Grid(3, 5, 6), (2, 3, 4), (1, 1, 2), "masked", True),
-    (Grid(3, 5, 6), (2, 3, 4), (1, 1, 2), "attended", True),
-    (Grid(4, 6, 8), (2, 3, 4), (0, 0, 0), "masked", False),
-    (Grid(2, 5, 5), (8, 5, 4), (4, 2, 2), "masked", True),
-]
-for number, (grid, window, shift, padding, biased) in enumerate(cases):
-    tiling = Tiling.fitted(grid, Grid(*window), shift, padding)
-    dtype, tolerance = ((torch.float32, 1e-5), (torch.float16, 1e-2))[number % 2]
+first, count, gradients = map(int, sys.argv[1:])
+_windows.QUERIES, _windows.BIAS_PROGRAMS = 16, 8  # several tiles and parts even where windows are small
+
+def agree(got, wanted, tolerance, *case):
+    assert got.isfinite().all(), case
+    error = (got.double() - wanted).abs().max().item() / wanted.abs().max().item()
+    assert error <= tolerance, (error, *case)
+
+for seed in range(first, first + count):
+    draw = random.Random(seed)
+    grid = Grid(draw.randint(1, 3), draw.randint(2, 5), draw.randint(2, 5))
+    window = Grid(draw.randint(1, 3), draw.randint(2, 4), draw.randint(2, 4))
+    shift = tuple(draw.randint(0, size - 1) for size in window)
+    padding = "masked" if gradients else draw.choice(("masked", "attended"))
+    tiling = Tiling.fitted(grid, window, shift, padding)
+    dtype, tolerance = ((torch.float32, 1e-5), (torch.float16, 1e-2))[seed % 2]
+    torch.manual_seed(seed)
     qkv, proj = torch.nn.Linear(32, 96).to(dtype), torch.nn.Linear(32, 32).to(dtype)
-    bias = RelativeBias(Grid(*window), 2).to(dtype) if biased else None
+    bias = RelativeBias(window, 2).to(dtype) if draw.random() < 0.7 else None
     if bias is not None:
         torch.nn.init.normal_(bias.table)
-    x = torch.randn(2, *grid, 32).to(dtype)
-    with torch.no_grad():
-        y = proj(_on_the_map(kernel.windows, qkv(x), qkv.bias, 2, tiling, bias))
-        exact = [None if part is None else part.double() for part in (qkv, proj, bias)]
-        wanted = window_attention(x.double(), exact[0], exact[1], 2, tiling, exact[2], kernel="reference")
+    x = torch.randn(draw.randint(1, 2), *grid, 32).to(dtype)
+    case = (seed, tiling, bias is not None)
+    exact = [None if part is None else part.double() for part in map(__import__("copy").deepcopy, (qkv, proj, bias))]
+    with torch.set_grad_enabled(bool(gradients)):
+        mapped = qkv(x.requires_grad_(bool(gradients)))
+        y = proj(_on_the_map(kernel.windows, mapped, qkv.bias, 2, tiling, bias))
+        x64 = x.detach().double().requires_grad_(bool(gradients))
+        wanted = window_attention(x64, exact[0], exact[1], 2, tiling, exact[2], kernel="reference")
     assert y.dtype == dtype
-    assert (y.double() - wanted).abs().max() <= tolerance * wanted.abs().max(), (grid, shift, padding)
+    agree(y, wanted, tolerance, *case)
+    if gradients:
+        probe = torch.randn(wanted.shape).to(dtype)
+        ours = [x, qkv.weight, *([] if bias is None else [bias.table])]
+        theirs = [x64, exact[0].weight, *([] if bias is None else [exact[2].table])]
+        got = torch.autograd.grad(y, ours, probe, retain_graph=True)
+        again = torch.autograd.grad(y, ours, probe)
+        for one, other, want in zip(got, again, torch.autograd.grad(wanted, theirs, probe.double()), strict=True):
+            assert one.equal(other), case  # the same in every run
+            agree(one, want, 3 * tolerance, *case)
 print("agree")
 """
 
 
-def test_windows_on_the_map():
-    interpreted(WINDOWS)
+@pytest.mark.parametrize("gradients", [0, 1], ids=["forward", "backward"])
+def test_windows_on_the_map(gradients):
+    """Some drawn tilings, shifts and paddings; many more in the slow test."""
+    interpreted(WINDOWS, 0, 4, gradients)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradients", [0, 1], ids=["forward", "backward"])
+def test_windows_of_many_tilings_on_the_map(gradients):
+    interpreted(WINDOWS, 100, 40, gradients)
 
 
 def test_depthwise_convolution_and_its_gradients():
@@ -104,7 +130,8 @@ def compiled(program, pointers, constants, capability, warps=4, **numbers):
     signature = {name: pointers.get(name) or numbers.get(name) or "constexpr" for name in names}
     aligned = {(number,): [["tt.divisibility", 16]] for number, name in enumerate(names) if name in pointers}
     source = ASTSource(program, signature, constants, aligned)
-    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32),
+                            options={"num_warps": warps, "num_stages": 2})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"]); file.flush()
         tool = triton.knobs.nvidia.cuobjdump.path
@@ -112,7 +139,7 @@ def compiled(program, pointers, constants, capability, warps=4, **numbers):
         sass = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True).stdout
     usage = said.stdout + said.stderr
     print(program.__name__, capability, " ".join(re.findall("(?:REG|STACK|SHARED):[0-9]+", usage)))
-    assert "STACK:0 " in usage, usage  # nothing that did not fit into registers
+    assert "STACK:0 " in usage and "LOCAL:0 " in usage, usage  # nothing that did not fit into registers
     return sass
 """
 
@@ -127,15 +154,23 @@ print("agree")
 """
 
 SM_WINDOWS = """
-from attention_zoo.kernels._windows import _attend
-sizes = dict(T=16, H=56, W=56, PT=16, PH=56, PW=56, WT=8, WH=7, WW=7, ST=4, SH=3, SW=3, HEADS=3, C=32, HIDDEN=True,
-             QUERIES=64, KEYS=64)
-pointers = dict(QKV="*bf16", PADDING="*bf16", BIAS="*bf16", WINDOWS="*i32", Y="*bf16")
+from attention_zoo.kernels import _windows
+from attention_zoo.kernels._windows import _attend, _of_bias, _of_keys, _of_queries
+sizes = dict(T=16, H=56, W=56, PT=16, PH=56, PW=56, WT=8, WH=7, WW=7, ST=4, SH=3, SW=3, HEADS=3, C=32,
+             QUERIES=_windows.QUERIES, KEYS=_windows.KEYS)
+pointers = dict(QKV="*bf16", PADDING="*bf16", BIAS="*bf16", WINDOWS="*i32", Y="*bf16", SUMS="*fp32", G="*bf16",
+                MEANS="*fp32", OF_QKV="*bf16", OF_BIAS="*fp32")
+numbers = dict(clips="i32", scale="fp32", count="i32")
+more = {_attend: dict(HIDDEN=True, KEPT=True), _of_queries: {}, _of_keys: {}, _of_bias: dict(EACH=147)}
 for capability, instruction in ((80, "HMMA"), (90, "HGMMA")):
-    for mixed, biased in ((False, False), (True, True)):
-        constants = dict(sizes, MIXED=mixed, BIASED=biased)
-        sass = compiled(_attend, pointers, constants, capability, clips="i32", scale="fp32")
-        assert instruction in sass, capability  # tensor cores
+    for program, own in more.items():
+        for mixed, biased in ((False, False), (True, True)):
+            constants = dict(sizes, MIXED=mixed, BIASED=biased, **own)
+            names = [name for name in program.arg_names if name in pointers]
+            constants = {name: value for name, value in constants.items() if name in program.arg_names}
+            of = {name: pointers[name] for name in names}
+            sass = compiled(program, of, constants, capability, _windows.WARPS, **numbers)
+            assert instruction in sass, (program.__name__, capability)  # tensor cores
 print("agree")
 """
 

@@ -33,7 +33,7 @@ class KernelUnavailable(RuntimeError):
 class Kernel:
     """A way to compute attention. `missing(device, dtype, backward)` is the reason it cannot run so, or None.
 
-    `windows` is a way to attend inside windows of a whole map without gradients, for heads of so many `channels`.
+    `windows` is a way to attend inside windows of a whole map, for heads of so many `channels`.
     """
 
     name: str
@@ -84,7 +84,7 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
 
 def of_windows(name: str, x: Tensor, channels: int) -> Callable[..., Tensor] | None:
     """How the kernel attends inside windows of a whole map, or None where it does so window by window."""
-    if name == AUTO or torch.is_grad_enabled() or x.device.type != "cuda":
+    if name == AUTO or x.device.type != "cuda":
         return None
     kernel = registry.get(resolve(name, x.device, x.dtype))
     return kernel.windows if channels in kernel.channels else None

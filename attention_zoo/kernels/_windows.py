@@ -1,18 +1,22 @@
 """Attention inside windows as one program of Triton, which reads queries, keys and values where the linear map wrote
 them and writes the result where the next one reads it: no roll, no partition, no mask, no reverse.
 
-Forward only. Imported where a GPU asks for it; Triton need not be installed. With TRITON_INTERPRET=1 it runs on CPU
-tensors, as the tests do.
+The backward pass computes shares again from the logarithm of their sum, which the forward pass keeps; no two programs
+add to the same number, so its results repeat. Imported where a GPU asks for it; Triton need not be installed. With
+TRITON_INTERPRET=1 it runs on CPU tensors, as the tests do.
 """
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
+from torch.utils.flop_counter import register_flop_formula
 
 QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 2  # of one program and of one turn of it
+BIAS_PROGRAMS = 1024  # for the gradient of a bias, which has few tiles: each then takes some of the windows
 LOG2_E = 1.4426950408889634
 
 
@@ -41,16 +45,16 @@ def _places(
 
 @triton.jit
 def _attend(
-    QKV, PADDING, BIAS, WINDOWS, Y, clips, scale,
+    QKV, PADDING, BIAS, WINDOWS, Y, SUMS, clips, scale,
     T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
     WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     HEADS: tl.constexpr, C: tl.constexpr, BIASED: tl.constexpr, HIDDEN: tl.constexpr, MIXED: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    KEPT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """One program: some queries of one head in one window of one clip. Heads run fastest: they share memory lines.
 
     HIDDEN: padding is not attended to; else its keys and values are those of PADDING, (3, m, c). MIXED: windows of
-    several regions.
+    several regions. KEPT: SUMS, (b, t, h, w, m), are wanted, the logarithms to base 2 of the sums of exponentials.
     """
     n: tl.constexpr = WT * WH * WW
     d: tl.constexpr = HEADS * C
@@ -95,40 +99,268 @@ def _attend(
         total = total * kept + tl.sum(share, 1)
         y = y * kept[:, None] + tl.dot(share.to(v.dtype), v, input_precision="ieee")
         highest = high
-    y = y / tl.where(total == 0.0, 1.0, total)[:, None]
+    total = tl.where(total == 0.0, 1.0, total)
+    if KEPT:
+        tl.store(SUMS + (clip + at) * HEADS + head, highest + tl.log2(total), mask=real)
+    y = y / total[:, None]
     tl.store(Y + (clip + at)[:, None] * d + channel[None, :], y.to(Y.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def _shares(
+    q, k, v, g, mean, level, BIAS, head, i, j, row, column, region, key_region, scale,
+    N: tl.constexpr, BIASED: tl.constexpr, MIXED: tl.constexpr,
+):  # fmt: skip
+    """Shares of keys `j` in what queries `i` find, computed again, and the gradient of their scores."""
+    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    allowed = row[:, None] & column[None, :]
+    if BIASED:
+        score += tl.load(BIAS + (head * N + i[:, None]) * N + j[None, :], mask=allowed, other=0.0) * 1.4426950408889634
+    if MIXED:
+        allowed = allowed & (region[:, None] == key_region[None, :])
+    share = tl.where(allowed, tl.exp2(score - level[:, None]), 0.0)
+    change = share * (tl.dot(g, tl.trans(v), input_precision="ieee") - mean[:, None])
+    return share, change
+
+
+@triton.jit
+def _of_queries(
+    QKV, BIAS, WINDOWS, G, MEANS, SUMS, OF_QKV, clips, scale,
+    T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+    WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    HEADS: tl.constexpr, C: tl.constexpr, BIASED: tl.constexpr, MIXED: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of some queries, a program as in `_attend`. MEANS: of what comes back, weighted with the result."""
+    n: tl.constexpr = WT * WH * WW
+    d: tl.constexpr = HEADS * C
+    tiles: tl.constexpr = (n + QUERIES - 1) // QUERIES
+    program = tl.program_id(0)
+    head, tile, rest = program % HEADS, program // HEADS % tiles, program // (HEADS * tiles)
+    clip = (rest % clips).to(tl.int64) * (T * H * W)
+    window = tl.load(WINDOWS + rest // clips)
+    channel = head * C + tl.arange(0, C)
+    i = tile * QUERIES + tl.arange(0, QUERIES)
+    at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+    real = real & (i < n)
+    of_q = (clip + at)[:, None] * (3 * d) + channel[None, :]
+    q = tl.load(QKV + of_q, mask=real[:, None], other=0.0)
+    g = tl.load(G + (clip + at)[:, None] * d + channel[None, :], mask=real[:, None], other=0.0)
+    mean = tl.load(MEANS + (clip + at) * HEADS + head, mask=real, other=0.0)
+    level = tl.load(SUMS + (clip + at) * HEADS + head, mask=real, other=0.0)
+    total = tl.zeros([QUERIES, C], tl.float32)
+    for start in range(0, n, KEYS):
+        j = start + tl.arange(0, KEYS)
+        of_key, seen, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+        seen = seen & (j < n)
+        line = QKV + (clip + of_key)[:, None] * (3 * d) + channel[None, :]
+        k = tl.load(line + d, mask=seen[:, None], other=0.0)
+        v = tl.load(line + 2 * d, mask=seen[:, None], other=0.0)
+        share, change = _shares(
+            q, k, v, g, mean, level, BIAS, head, i, j, real, seen, region, key_region, scale, n, BIASED, MIXED
+        )
+        total += tl.dot(change.to(k.dtype), k, input_precision="ieee")
+    total = total * (scale / 1.4426950408889634)
+    tl.store(OF_QKV + of_q, total.to(OF_QKV.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def _of_keys(
+    QKV, BIAS, WINDOWS, G, MEANS, SUMS, OF_QKV, clips, scale,
+    T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+    WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    HEADS: tl.constexpr, C: tl.constexpr, BIASED: tl.constexpr, MIXED: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of some keys and values: as `_of_queries`, keys and queries exchanged."""
+    n: tl.constexpr = WT * WH * WW
+    d: tl.constexpr = HEADS * C
+    tiles: tl.constexpr = (n + KEYS - 1) // KEYS
+    program = tl.program_id(0)
+    head, tile, rest = program % HEADS, program // HEADS % tiles, program // (HEADS * tiles)
+    clip = (rest % clips).to(tl.int64) * (T * H * W)
+    window = tl.load(WINDOWS + rest // clips)
+    channel = head * C + tl.arange(0, C)
+    j = tile * KEYS + tl.arange(0, KEYS)
+    of_key, seen, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+    seen = seen & (j < n)
+    line = (clip + of_key)[:, None] * (3 * d) + channel[None, :]
+    k = tl.load(QKV + line + d, mask=seen[:, None], other=0.0)
+    v = tl.load(QKV + line + 2 * d, mask=seen[:, None], other=0.0)
+    of_k = tl.zeros([KEYS, C], tl.float32)
+    of_v = tl.zeros([KEYS, C], tl.float32)
+    for start in range(0, n, QUERIES):
+        i = start + tl.arange(0, QUERIES)
+        at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+        real = real & (i < n)
+        q = tl.load(QKV + (clip + at)[:, None] * (3 * d) + channel[None, :], mask=real[:, None], other=0.0)
+        g = tl.load(G + (clip + at)[:, None] * d + channel[None, :], mask=real[:, None], other=0.0)
+        mean = tl.load(MEANS + (clip + at) * HEADS + head, mask=real, other=0.0)
+        level = tl.load(SUMS + (clip + at) * HEADS + head, mask=real, other=0.0)
+        share, change = _shares(
+            q, k, v, g, mean, level, BIAS, head, i, j, real, seen, region, key_region, scale, n, BIASED, MIXED
+        )
+        of_v += tl.dot(tl.trans(share).to(g.dtype), g, input_precision="ieee")
+        of_k += tl.dot(tl.trans(change).to(q.dtype), q, input_precision="ieee")
+    of_k = of_k * (scale / 1.4426950408889634)
+    tl.store(OF_QKV + line + d, of_k.to(OF_QKV.dtype.element_ty), mask=seen[:, None])
+    tl.store(OF_QKV + line + 2 * d, of_v.to(OF_QKV.dtype.element_ty), mask=seen[:, None])
+
+
+@triton.jit
+def _of_bias(
+    QKV, BIAS, WINDOWS, G, MEANS, SUMS, OF_BIAS, clips, scale, count,
+    T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+    WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    HEADS: tl.constexpr, C: tl.constexpr, MIXED: tl.constexpr, EACH: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of some pairs of the bias, summed over EACH of the `count` windows of all clips.
+
+    OF_BIAS is (parts, m, n, n), to be summed over the parts.
+    """
+    n: tl.constexpr = WT * WH * WW
+    d: tl.constexpr = HEADS * C
+    across: tl.constexpr = (n + KEYS - 1) // KEYS
+    tiles: tl.constexpr = (n + QUERIES - 1) // QUERIES * across
+    program = tl.program_id(0)
+    tile, head, part = program % tiles, program // tiles % HEADS, program // (tiles * HEADS)
+    channel = head * C + tl.arange(0, C)
+    i = tile // across * QUERIES + tl.arange(0, QUERIES)
+    j = tile % across * KEYS + tl.arange(0, KEYS)
+    total = tl.zeros([QUERIES, KEYS], tl.float32)
+    for turn in range(0, EACH):
+        number = part * EACH + turn
+        there = number < count
+        number = tl.where(there, number, 0)
+        clip = (number % clips).to(tl.int64) * (T * H * W)
+        window = tl.load(WINDOWS + number // clips)
+        at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+        of_key, seen, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+        real, seen = real & (i < n) & there, seen & (j < n)
+        q = tl.load(QKV + (clip + at)[:, None] * (3 * d) + channel[None, :], mask=real[:, None], other=0.0)
+        line = QKV + (clip + of_key)[:, None] * (3 * d) + channel[None, :]
+        k = tl.load(line + d, mask=seen[:, None], other=0.0)
+        v = tl.load(line + 2 * d, mask=seen[:, None], other=0.0)
+        g = tl.load(G + (clip + at)[:, None] * d + channel[None, :], mask=real[:, None], other=0.0)
+        mean = tl.load(MEANS + (clip + at) * HEADS + head, mask=real, other=0.0)
+        level = tl.load(SUMS + (clip + at) * HEADS + head, mask=real, other=0.0)
+        share, change = _shares(
+            q, k, v, g, mean, level, BIAS, head, i, j, real, seen, region, key_region, scale, n, True, MIXED
+        )
+        total += change
+    to = OF_BIAS + ((part * HEADS + head).to(tl.int64) * n + i[:, None]) * n + j[None, :]
+    tl.store(to, total, mask=(i < n)[:, None] & (j < n)[None, :])
 
 
 @triton_op("attention_zoo::window_attend", mutates_args={})
 def window_attend(
     qkv: Tensor, padding: Tensor | None, bias: Tensor | None, windows: Tensor, plain: int, num_heads: int,
-    padded: list[int], window: list[int], shift: list[int],
-) -> Tensor:  # fmt: skip
+    padded: list[int], window: list[int], shift: list[int], keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention of each token to those of its window and region.
 
     Args:
         qkv: (b, t, h, w, 3 * m * c), part-major.
-        padding: (3 * m * c), what queries, keys and values of padding are; None hides padding.
+        padding: (3 * m * c), what queries, keys and values of padding are; None hides padding. It has no gradient.
         bias: (m, n, n), added to the scaled scores.
         windows: the numbers of all windows, int32, of which the first `plain` forbid nothing.
         padded, window, shift: along (t, h, w).
+        keep: whether there will be a backward pass.
 
     Returns:
-        (b, t, h, w, m * c).
+        (b, t, h, w, m * c), and for the backward pass the logarithms of the sums of exponentials, (b, t, h, w, m).
     """
     qkv = qkv.contiguous()
     b, t, h, w, triple = qkv.shape
-    d, n = triple // 3, window[0] * window[1] * window[2]
-    y = qkv.new_empty(b, t, h, w, d)
-    size = min(QUERIES, max(16, triton.next_power_of_2(n)))
-    scale = LOG2_E * (d // num_heads) ** -0.5
+    d = triple // 3
+    y, sums = (
+        qkv.new_empty(b, t, h, w, d),
+        qkv.new_empty((b, t, h, w, num_heads) if keep else (0,), dtype=torch.float32),
+    )
+    size, sizes = _size(window), (t, h, w, *padded, *window, *shift, num_heads, d // num_heads)
     # Two launches: most windows forbid nothing, and comparing regions takes registers.
     for mixed, numbers in ((False, windows[:plain]), (True, windows[plain:])):
         if len(numbers):
-            programs = num_heads * triton.cdiv(n, size) * len(numbers) * b
-            wrap_triton(_attend)[(programs,)](
-                qkv, qkv if padding is None else padding, qkv if bias is None else bias, numbers, y, b, scale,
-                t, h, w, *padded, *window, *shift, num_heads, d // num_heads, bias is not None, padding is None, mixed,
-                size, min(KEYS, size), num_warps=WARPS, num_stages=STAGES,
+            wrap_triton(_attend)[(_programs(numbers, window, num_heads, b),)](
+                qkv, qkv if padding is None else padding, qkv if bias is None else bias, numbers, y, sums, b,
+                _scale(d // num_heads), *sizes, bias is not None, padding is None, mixed, keep,
+                size, size, num_warps=WARPS, num_stages=STAGES,
             )  # fmt: skip
-    return y
+    return y, sums
+
+
+@triton_op("attention_zoo::window_attend_backward", mutates_args={})
+def window_gradients(
+    gradient: Tensor, y: Tensor, sums: Tensor, qkv: Tensor, bias: Tensor | None, windows: Tensor, plain: int,
+    padded: list[int], window: list[int], shift: list[int], of_bias: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The gradients of `qkv` and, if it is wanted, of the bias, in float32; both the same in every run."""
+    qkv, gradient = qkv.contiguous(), gradient.contiguous()
+    b, t, h, w, num_heads = sums.shape
+    c, n = y.shape[-1] // num_heads, window[0] * window[1] * window[2]
+    means = (gradient.float() * y.float()).unflatten(-1, (num_heads, c)).sum(-1)
+    of_qkv = torch.empty_like(qkv)
+    size, sizes = _size(window), (t, h, w, *padded, *window, *shift, num_heads, c)
+    given = qkv if bias is None else bias
+    for mixed, numbers in ((False, windows[:plain]), (True, windows[plain:])):
+        for program in (_of_queries, _of_keys) if len(numbers) else ():
+            wrap_triton(program)[(_programs(numbers, window, num_heads, b),)](
+                qkv, given, numbers, gradient, means, sums, of_qkv, b, _scale(c), *sizes, bias is not None, mixed,
+                size, size, num_warps=WARPS, num_stages=STAGES,
+            )  # fmt: skip
+    if not of_bias:
+        return of_qkv, sums.new_empty(0)
+    count, pairs = len(windows) * b, num_heads * triton.cdiv(n, size) ** 2
+    each = triton.cdiv(count, max(1, min(count, BIAS_PROGRAMS // pairs)))
+    parts = triton.cdiv(count, each)
+    of_pairs = sums.new_empty(parts, num_heads, n, n)
+    wrap_triton(_of_bias)[(pairs * parts,)](
+        qkv, given, windows, gradient, means, sums, of_pairs, b, _scale(c), count, *sizes, plain < len(windows), each,
+        size, size, num_warps=WARPS, num_stages=STAGES,
+    )  # fmt: skip
+    return of_qkv, of_pairs.sum(0)
+
+
+def _size(window: list[int]) -> int:
+    """Of tiles: of queries, and of keys."""
+    return min(QUERIES, max(16, triton.next_power_of_2(window[0] * window[1] * window[2])))
+
+
+def _programs(numbers: Tensor, window: list[int], num_heads: int, clips: int) -> int:
+    return num_heads * triton.cdiv(window[0] * window[1] * window[2], _size(window)) * len(numbers) * clips
+
+
+def _scale(channels: int) -> float:
+    return LOG2_E * channels**-0.5
+
+
+def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    qkv, _, bias, windows, *ctx.sizes, _ = inputs
+    ctx.save_for_backward(qkv, bias, windows, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx, gradient: Tensor, _) -> tuple[Tensor | None, ...]:
+    qkv, bias, windows, y, sums = ctx.saved_tensors
+    plain, _, *sizes = ctx.sizes
+    of_bias = bias is not None and ctx.needs_input_grad[2]
+    of_qkv, of_pairs = window_gradients(gradient, y, sums, qkv, bias, windows, plain, *sizes, of_bias)
+    return of_qkv, None, of_pairs.to(bias.dtype) if of_bias else None, *[None] * 7
+
+
+window_attend.register_autograd(_gradients, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.attention_zoo.window_attend)
+def _flops(qkv, padding, bias, windows, plain, num_heads, padded, window, *args, out_shape=None, **kwargs) -> int:
+    """Two products for each pair of a window, as a counter of PyTorch counts fused attention."""
+    return 4 * qkv[0] * windows[0] * (window[0] * window[1] * window[2]) ** 2 * (qkv[-1] // 3)
+
+
+@register_flop_formula(torch.ops.attention_zoo.window_attend_backward)
+def _flops_backward(
+    gradient, y, sums, qkv, bias, windows, plain, padded, window, *args, out_shape=None, **kwargs
+) -> int:
+    """Five products for each pair, as for fused attention: what is computed again once more is not counted."""
+    return 10 * qkv[0] * windows[0] * (window[0] * window[1] * window[2]) ** 2 * (qkv[-1] // 3)

@@ -25,7 +25,9 @@ def windows(
 
     bias = None if bias is None else bias.to(qkv.dtype).contiguous()
     qkv, padding, bias = chunks.autocast(qkv, padding, bias)
-    return window_attend(qkv, padding, bias, order, plain, num_heads, list(padded), list(window), list(shift))
+    keep = torch.is_grad_enabled() and (qkv.requires_grad or (bias is not None and bias.requires_grad))
+    y, _ = window_attend(qkv, padding, bias, order, plain, num_heads, list(padded), list(window), list(shift), keep)
+    return y
 
 
 def _missing(device: torch.device, dtype: torch.dtype, backward: bool) -> str | None:
