@@ -108,7 +108,7 @@ def _row(where: Path, one: AblationTable, row: Row) -> dict[str, Any]:
         "folder": where.as_posix(),
         "record": row.record.case_id,
         "model": row.record.case.get("model") or "",
-        "schemes": ", ".join(_schemes(row.record.case)),
+        "schemes": ", ".join(table.schemes(row.record.case)),
         "values": values,
         "smaller": smaller,
         "missing": missing,
@@ -123,25 +123,6 @@ def _trained(row: Row, measured: Measurement) -> dict[str, list[float]]:
         "params": (measured.details.get("params"), 1e6),
     }
     return {name: [_short(count / scale)] for name, (count, scale) in counts.items() if count is not None}
-
-
-def _schemes(case: dict[str, Any]) -> list[str]:
-    """The attention schemes of a case's blocks, as its config names them."""
-    config = case.get("config")
-    if not config:
-        return [case["scheme"]] if case.get("scheme") else []
-    entries = config.get("attention") or {}
-    named = [name for part in config.get("stages") or config.get("blocks") or entries for name in _flat(part)]
-    return list(dict.fromkeys(entries.get(name, {}).get("scheme", name) for name in named))
-
-
-def _flat(part: Any) -> Iterator[str]:
-    """The names in nested lists."""
-    if isinstance(part, str):
-        yield part
-    elif isinstance(part, list):
-        for each in part:
-            yield from _flat(each)
 
 
 def _figures(row: Row, measured: Measurement) -> Iterator[float]:

@@ -15,7 +15,7 @@ from records.terminal import until_closed
 from reports import counting, verdict
 from reports.paper_table import PaperTableError
 from reports.table import AblationTable, Row, load
-from reports.text import rounded, sentence
+from reports.text import linked, rounded, sentence
 from reports.verdict import Verdict
 
 PAGE = "findings.md"
@@ -31,7 +31,12 @@ def page(tables: list[AblationTable]) -> str:
         found = [paragraph for row in table.rows for paragraph in paragraphs(table, row)]
         cited |= {line: "" for row in table.rows if (line := recounted(table, row))}
         if found:
-            parts += [f"## {table.paper.table}: {table.paper.title}", f"{table.paper.paper}.", *found, again(table)]
+            parts += [
+                f"## {table.paper.table}: {table.paper.title}",
+                f"{linked(table.paper.paper)}.",
+                *found,
+                again(table),
+            ]
     if cited:
         parts += ["## Recounted elsewhere", "No model here stands for these rows; the counts are cited.", *cited]
     return "\n\n".join(parts) + "\n"

@@ -34,6 +34,7 @@ from reports.text import (
     Notes,
     counted,
     heading,
+    linked,
     listed,
     packed,
     rounded,
@@ -599,8 +600,13 @@ def _rules(table: AblationTable) -> str:
 
 def _published(table: AblationTable) -> str:
     paper = table.paper
-    lines = ["## The published table", "", f"{paper.title}: {paper.table}, {paper.paper}. Source: {paper.source}."]
-    lines += ["", *(f"- {sentence(note)}" for note in paper.notes)] if paper.notes else []
+    lines = [
+        "## The published table",
+        "",
+        f"{paper.title}: {paper.table}, {linked(paper.paper)}. Source: {paper.source}.",
+    ]
+    lines += ["", *(f"- {linked(sentence(note))}" for note in paper.notes)] if paper.notes else []
+    lines += ["", f"To cite it: `python -m reports.cite {paper.name}`."]
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ is kept as a warning or a reason, nothing is dropped in silence. The text and fi
 these rows alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -499,3 +500,22 @@ def _commits(measured: list[Measurement], record: Record) -> str:
         dirty = source.get("dirty", record.provenance.get("dirty"))
         texts.append(commit[:10] + (" with local changes" if dirty else ""))
     return " / ".join(dict.fromkeys(texts))
+
+
+def schemes(case: dict[str, Any]) -> list[str]:
+    """The attention schemes of a case's blocks, as its config names them."""
+    config = case.get("config")
+    if not config:
+        return [case["scheme"]] if case.get("scheme") else []
+    entries = config.get("attention") or {}
+    named = [name for part in config.get("stages") or config.get("blocks") or entries for name in _flat(part)]
+    return list(dict.fromkeys(entries.get(name, {}).get("scheme", name) for name in named))
+
+
+def _flat(part: Any) -> Iterator[str]:
+    """The names in nested lists."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, list):
+        for each in part:
+            yield from _flat(each)

@@ -214,6 +214,11 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else text + "."
 
 
+def linked(text: str) -> str:
+    """Markdown in which an arXiv number leads to its paper."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The way out of a wrong name: the one that was meant, if one is close, and all that are allowed."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)

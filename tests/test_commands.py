@@ -11,6 +11,7 @@ from harness import doctor, evaluate, gradcam, predict, run, train
 from harness.datasets import __main__ as datasets
 from harness.spec import options
 from harness.spec.reader import UsageError
+from reports import cite
 from reports import compare as comparing
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ def parse(module: str, words: list[str]) -> None:
             assert dict(word.split("=", 1) for word in words).get("out", "heat.png").endswith(".png")
     elif module == "harness.compare":
         comparing.parse(words)
+    elif module == "reports.cite" and words:
+        assert cite.chosen(cite.entries(), words)
     elif module == "harness.datasets" and words:
         assert words[0] in datasets.COMMANDS
 
