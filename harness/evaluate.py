@@ -72,37 +72,39 @@ def main(argv: list[str] | None = None) -> int:
     return options.run(COMMAND, evaluate, argv)
 
 
-def evaluate(given: Options) -> int:
+def evaluate(options: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
-    shown = parsed_views(given.views)
-    dataset = _listed(given, given.data, given.root, given.data_changes) if given.data else None
+    view_counts = parsed_views(options.views)
+    dataset = _listed(options, options.data, options.root, options.data_changes) if options.data else None
 
     from harness.evaluation import trained  # torch: a slip above is told at once
 
     try:
-        several = trained.each(given, shown) if dataset is None else [trained.load_trained(given, shown)]
+        several = (
+            trained.each(options, view_counts) if dataset is None else [trained.load_trained(options, view_counts)]
+        )
     except trained.SeveralSets as error:
-        if name_of(given.data) not in error.sets:
+        if name_of(options.data) not in error.sets:
             raise
-        several = [trained.load_trained(replace(given, set=name_of(given.data)), shown)]
-    return max(_evaluated(given, loaded, dataset, beside=len(several) > 1) for loaded in several)
+        several = [trained.load_trained(replace(options, set=name_of(options.data)), view_counts)]
+    return max(_evaluated(options, loaded, dataset, beside=len(several) > 1) for loaded in several)
 
 
-def _evaluated(given: Options, loaded: Trained, dataset: DataSet | None, beside: bool) -> int:
+def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, beside: bool) -> int:
     """Returns the exit status. `beside`: whether other data sets of the same model are tested as well."""
     from harness.evaluation import views
 
     if dataset is None:
         if loaded.data is None:
             raise UsageError("data is missing; give data=NAME and root=FOLDER, or data=FOLDER of clips")
-        dataset = _listed(given, loaded.data, given.root or loaded.root, loaded.data_options | given.data_changes)
-    data = Path(given.data or loaded.data).name  # of a folder the last part
+        dataset = _listed(options, loaded.data, options.root or loaded.root, loaded.data_options | options.data_changes)
+    data = Path(options.data or loaded.data).name  # of a folder the last part
     check_classes(dataset, data, loaded)
     digest = views.weights_digest(loaded.model)
-    protocol = replace(loaded.protocol, workers=given.workers, order=given.order or loaded.protocol.order)
+    protocol = replace(loaded.protocol, workers=options.workers, order=options.order or loaded.protocol.order)
     layout = f"{protocol.testing.clips}x{protocol.testing.crops}"
-    folder = Path(given.out) if given.out else OUT / f"{data}-{dataset.split}-{layout}-{digest[:8]}"
-    folder = folder / loaded.set if given.out and beside else folder
+    folder = Path(options.out) if options.out else OUT / f"{data}-{dataset.split}-{layout}-{digest[:8]}"
+    folder = folder / loaded.set if options.out and beside else folder
     print(f"{loaded.title}, weights {digest[:8]}")
     print(f"{data} {dataset.split}: {len(dataset)} videos; {protocol}", end="")
     print(f"; frames {protocol.order}" if protocol.order != "ordered" else "", flush=True)
@@ -114,28 +116,28 @@ def _evaluated(given: Options, loaded: Trained, dataset: DataSet | None, beside:
                 protocol,
                 say=say,
                 keep=folder / FILE,
-                save_every_seconds=given.save_every_seconds,
+                save_every_seconds=options.save_every_seconds,
                 facts={"model": loaded.name, "config": loaded.model.config.to_dict()},
             )
-        found = scores(predictions)
+        score = scores(predictions)
     except (PredictionsError, OSError) as error:
         raise UsageError(str(error)) from error
     except LoadingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(summary(found, predictions))
+    print(summary(score, predictions))
     try:
-        write_scores(folder, found, predictions)
+        write_scores(folder, score, predictions)
     except OSError as error:
         raise UsageError(f"{folder}: the scores cannot be written: {error}") from error
-    written = [FILE, "scores.json", "per_class.csv", "per_class.md", "confusion.png"]
-    print(f"written to {folder}: {', '.join(name for name in written if (folder / name).is_file())}")
+    names = [FILE, "scores.json", "per_class.csv", "per_class.md", "confusion.png"]
+    print(f"written to {folder}: {', '.join(name for name in names if (folder / name).is_file())}")
     return 0
 
 
-def _listed(given: Options, name: str, root: str | None, more: dict[str, Any]) -> DataSet:
+def _listed(options: Options, name: str, root: str | None, more: dict[str, Any]) -> DataSet:
     try:
-        return load_data(name, given.split, root, **more)
+        return load_data(name, options.split, root, **more)
     except DataError as error:
         raise UsageError(str(error)) from None
 
@@ -155,16 +157,16 @@ def check_classes(dataset: DataSet, data: str, loaded: Trained) -> None:
         )
 
 
-def summary(found: Scores, predictions: Predictions) -> str:
+def summary(score: Scores, predictions: Predictions) -> str:
     """What a person reads at the end."""
     few = " (says nothing with so few classes)" if len(predictions.classes) <= 5 else ""
     lines = [
-        f"top-1       {found.top1}",
-        f"top-5       {found.top5}{few}",
-        f"mean class  {found.mean_class}",
-        f"coverage    {100 * found.coverage:.1f} % ({found.decoded} of {found.videos} videos; the rest count as misses)"
-        if found.decoded < found.videos
-        else f"coverage    100 % ({found.videos} videos)",
+        f"top-1       {score.top1}",
+        f"top-5       {score.top5}{few}",
+        f"mean class  {score.mean_class}",
+        f"coverage    {100 * score.coverage:.1f} % ({score.decoded} of {score.videos} videos; the rest count as misses)"
+        if score.decoded < score.videos
+        else f"coverage    100 % ({score.videos} videos)",
     ]
     failures = list(predictions.failures.items())
     lines += [f"    {reason}" if name in reason else f"    {name}: {reason}" for name, reason in failures[:SHOWN]]
@@ -173,20 +175,20 @@ def summary(found: Scores, predictions: Predictions) -> str:
     decoders = predictions.facts.get(RUN, {}).get(DECODERS, {})
     if decoders:
         lines.append(f"decoded by  {', '.join(f'{name} ({count})' for name, count in decoders.items())}")
-    wrong = (row for row in found.per_class if row.right < row.videos)
+    wrong = (row for row in score.per_class if row.right < row.videos)
     worst = sorted(wrong, key=lambda row: (row.right / row.videos, row.index))
     if worst:
         lines.append("hardest classes")
         for row in worst[:SHOWN]:
             times = "once" if row.confused == 1 else f"{row.confused} times"
-            taken = f", taken for {row.confused_with} {times}" if row.confused_with else ""
-            lines.append(f"    {row.name}: {row.right} of {row.videos}{taken}")
+            confused = f", taken for {row.confused_with} {times}" if row.confused_with else ""
+            lines.append(f"    {row.name}: {row.right} of {row.videos}{confused}")
     return "\n".join(lines)
 
 
-def write_scores(folder: Path, found: Scores, predictions: Predictions) -> None:
+def write_scores(folder: Path, score: Scores, predictions: Predictions) -> None:
     """scores.json (with accuracy against views), per_class.csv, per_class.md and confusion.png. Raises: OSError."""
-    content = found.to_dict() | {
+    content = score.to_dict() | {
         "by_views": by_views(predictions) if predictions.is_grid else [],
         "failures": predictions.failures,
         "facts": predictions.facts,
@@ -198,7 +200,7 @@ def write_scores(folder: Path, found: Scores, predictions: Predictions) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(table.getvalue(), folder / "per_class.csv")
-    write_text(_markdown(found), folder / "per_class.md")
+    write_text(_markdown(score), folder / "per_class.md")
     if len(predictions.classes) > 1:
         write_bytes(confusion.picture(content), folder / "confusion.png")
 
@@ -214,16 +216,16 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
     return names | counts | figures | {"confused_with": entry["confused_with"] or "", "confused": entry["confused"]}
 
 
-def _markdown(found: Scores) -> str:
+def _markdown(score: Scores) -> str:
     lines = [
         "| class | videos | decoded | top-1, % ↑ | 95 % interval | most often taken for |",
         "| --- | ---: | ---: | ---: | :---: | --- |",
     ]
-    for row in found.per_class:
-        taken = f"{_cell(row.confused_with)} ({row.confused})" if row.confused_with else "—"
+    for row in score.per_class:
+        confused = f"{_cell(row.confused_with)} ({row.confused})" if row.confused_with else "—"
         top1 = f"{row.top1.value:.1f} | {row.top1.low:.1f} to {row.top1.high:.1f}" if row.top1 else "— | —"
-        lines.append(f"| {_cell(row.name)} | {row.videos} | {row.decoded} | {top1} | {taken} |")
-    mean, total = found.mean_class, f"{found.videos} | {found.decoded}"
+        lines.append(f"| {_cell(row.name)} | {row.videos} | {row.decoded} | {top1} | {confused} |")
+    mean, total = score.mean_class, f"{score.videos} | {score.decoded}"
     lines.append(f"| **mean of the classes** | {total} | {mean.value:.1f} | {mean.low:.1f} to {mean.high:.1f} | |")
     return "\n".join(lines) + "\n"
 

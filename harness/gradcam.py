@@ -54,43 +54,43 @@ def main(argv: list[str] | None = None) -> int:
     return options.run(COMMAND, gradcam, argv)
 
 
-def gradcam(given: Options) -> int:
+def gradcam(options: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
-    path = checked_clip(given.clip)
-    png = Path(given.out) if given.out else OUT / f"{path.stem}.png"
+    path = checked_clip(options.clip)
+    png = Path(options.out) if options.out else OUT / f"{path.stem}.png"
     if png.suffix != ".png":
         raise UsageError(f"out={png} must end in .png; the film stands beside it")
-    if given.dtype != "float32":
-        raise UsageError(f"dtype={given.dtype}: heat is computed in float32; leave dtype out")
-    shown = parsed_views(given.views)
+    if options.dtype != "float32":
+        raise UsageError(f"dtype={options.dtype}: heat is computed in float32; leave dtype out")
+    view_counts = parsed_views(options.views)
 
     # torch and matplotlib: a slip above is told at once
     from harness.evaluation import gradcam as cam
     from harness.evaluation import pictures, trained, views
 
-    loaded = trained.load_trained(given, shown)
-    target = class_number(given.target, loaded)
+    loaded = trained.load_trained(options, view_counts)
+    target = class_number(options.target, loaded)
     try:
         pixels = views.views_of(path, loaded.protocol)
     except VideoError as error:
         raise UsageError(named(path, error)) from None
     clips = views.normalised_for(pixels, loaded.protocol)
     try:
-        found = cam.heat_maps(loaded.model, clips, target=target, block=given.block, batch_size=given.batch_size)
+        maps = cam.heat_maps(loaded.model, clips, target=target, block=options.block, batch_size=options.batch_size)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    name = loaded.classes[found.target] if loaded.named else f"class {found.target}"
-    share = f"{100 * found.probabilities[found.target].item():.1f} %"
-    print(f"{path.name}: {name}, {share}; {found.block} of {loaded.name}; {loaded.protocol}")
-    for number, (view, heat) in enumerate(zip(pixels, found.heat.cpu().numpy(), strict=True)):
+    name = loaded.classes[maps.target] if loaded.named else f"class {maps.target}"
+    share = f"{100 * maps.probabilities[maps.target].item():.1f} %"
+    print(f"{path.name}: {name}, {share}; {maps.block} of {loaded.name}; {loaded.protocol}")
+    for number, (view, heat) in enumerate(zip(pixels, maps.heat.cpu().numpy(), strict=True)):
         frames = view.permute(1, 2, 3, 0).numpy()
         under = pictures.coloured(frames, heat)
         where = png if len(pixels) == 1 else png.with_name(f"{png.stem}-{number + 1}.png")
-        film = where.with_suffix(f".{given.movie}")
+        film = where.with_suffix(f".{options.movie}")
         try:
             where.parent.mkdir(parents=True, exist_ok=True)
-            pictures.write_strip(where, frames, heat, under, f"{name}, {share} · {found.block}", given.frames_shown)
-            pictures.write_film(film, under, given.rate)
+            pictures.write_strip(where, frames, heat, under, f"{name}, {share} · {maps.block}", options.frames_shown)
+            pictures.write_film(film, under, options.rate)
         except OSError as error:
             raise UsageError(f"{where} cannot be written: {error}") from error
         print(f"written {where} and {film}" + ("" if heat.any() else " (the heat is the same everywhere)"))

@@ -50,50 +50,50 @@ def main(argv: list[str] | None = None) -> int:
     return options.run(COMMAND, predict, argv)
 
 
-def predict(given: Options) -> int:
+def predict(options: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
-    path, shown = checked_clip(given.clip), parsed_views(given.views)
+    path, view_counts = checked_clip(options.clip), parsed_views(options.views)
 
     from harness.evaluation import trained  # torch: a slip above is told at once
 
-    several = trained.each(given, shown)
-    if given.stream:
+    several = trained.each(options, view_counts)
+    if options.stream:
         if len(several) > 1:
             raise trained.SeveralSets(several[0].checkpoint, [loaded.set for loaded in several])
-        return _streamed(given, path, several[0])
+        return _streamed(options, path, several[0])
     try:
         for loaded in several:
-            _predicted(given, path, loaded)
+            _predicted(options, path, loaded)
     except VideoError as error:
         raise UsageError(named(path, error)) from None
     return 0
 
 
-def _predicted(given: Options, path: Path, loaded: Trained) -> None:
+def _predicted(options: Options, path: Path, loaded: Trained) -> None:
     """The classes of one model. Raises: UsageError, VideoError."""
     from harness.evaluation import views
 
     clips = views.views_of(path, loaded.protocol)
-    parts = clips.split(given.batch_size)
+    parts = clips.split(options.batch_size)
     rows = [views.probabilities_of(loaded.model, part, loaded.protocol) for part in parts]
     probabilities = np.concatenate(rows).mean(axis=0, dtype=np.float64)
     if not np.isfinite(probabilities).all():
         raise UsageError(
-            f"{loaded.checkpoint}: the scores are not finite; the weights have diverged, or dtype={given.dtype} is too "
-            "narrow for them: try dtype=float32"
+            f"{loaded.checkpoint}: the scores are not finite; the weights have diverged, or dtype={options.dtype} is "
+            "too narrow for them: try dtype=float32"
         )
     print(loaded.title)
     print(f"{path.name}: {loaded.protocol}")
     if not loaded.named:
         print("classes have no names; classes=FILE gives them, one a line")
-    best = np.argsort(-probabilities, kind="stable")[: given.top]
+    best = np.argsort(-probabilities, kind="stable")[: options.top]
     labels = {index: loaded.classes[index] if loaded.named else f"class {index}" for index in best}
     width = max(map(len, labels.values()))
     for place, index in enumerate(best, 1):
         print(f"{place:>3}  {labels[index]:<{width}}  {100 * probabilities[index]:5.1f} %")
 
 
-def _streamed(given: Options, path: Path, loaded: Trained) -> int:
+def _streamed(options: Options, path: Path, loaded: Trained) -> int:
     """One line a frame, written at once. Raises: UsageError."""
     from harness.evaluation import views
 
@@ -102,10 +102,10 @@ def _streamed(given: Options, path: Path, loaded: Trained) -> int:
     print(loaded.title)
     try:
         for number, fps, probabilities in views.streamed(loaded.model, path, loaded.protocol):
-            best = np.argsort(-probabilities, kind="stable")[: given.top]
+            best = np.argsort(-probabilities, kind="stable")[: options.top]
             names = (loaded.classes[index] if loaded.named else f"class {index}" for index in best)
-            told = ", ".join(f"{name} {100 * probabilities[k]:.1f} %" for name, k in zip(names, best, strict=True))
-            print(f"{number / fps:8.2f} s  {told}" if fps else f"frame {number:5}  {told}", flush=True)
+            answer = ", ".join(f"{name} {100 * probabilities[k]:.1f} %" for name, k in zip(names, best, strict=True))
+            print(f"{number / fps:8.2f} s  {answer}" if fps else f"frame {number:5}  {answer}", flush=True)
     except VideoError as error:
         raise UsageError(named(path, error)) from None
     return 0
@@ -124,8 +124,8 @@ def checked_clip(text: str) -> Path:
 def named(path: Path, error: object) -> str:
     """The error of a decoder, which names the path in one way or another, as one of the option `clip`."""
     text = str(error).removeprefix("clip=")
-    for known in (path.absolute(), path):
-        text = text.removeprefix(f"{known}: ")
+    for spelling in (path.absolute(), path):
+        text = text.removeprefix(f"{spelling}: ")
     return f"clip={path}: {text}"
 
 

@@ -91,7 +91,7 @@ class Options:
     out: str = option("outputs", "folder of records and reports, made if it is not there")
 
 
-def _meant(word: str) -> str | None:
+def _suggestion(word: str) -> str | None:
     return f"ablation={word}" if word in [*case.names(), case.ALL] or word.endswith(case.SUFFIXES) else None
 
 
@@ -158,111 +158,113 @@ PROGRAM = options.Command(
     ),
     without=listing,
     more=_more,
-    word=_meant,
+    word=_suggestion,
 )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0 done, 1 a case failed, 2 a wrong command, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    return options.run(PROGRAM, lambda given: _work(given, argv), argv)
+    return options.run(PROGRAM, lambda request: _work(request, argv), argv)
 
 
-def _work(given: Options, argv: list[str]) -> int:
+def _work(request: Options, argv: list[str]) -> int:
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
-    if given.metrics == [] and given.accuracy in (None, names.OFF):
+    if request.metrics == [] and request.accuracy in (None, names.OFF):
         raise UsageError(f"metrics is an empty list and accuracy is off; allowed: {', '.join(names.metrics())}")
-    if given.suite is not None:
-        return _suite(given, argv, console)
-    if given.steps is not None:
+    if request.suite is not None:
+        return _suite(request, argv, console)
+    if request.steps is not None:
         raise UsageError("steps are those of a suite; add suite=gpu, or leave them out")
-    ablations, settings = chosen(given)
-    out = Path(given.out)
-    if given.plan:
-        return plan.show(ablations, settings, given.metrics, training(given), out, rounds=given.rounds, console=console)
+    ablations, settings = chosen(request)
+    out = Path(request.out)
+    if request.plan:
+        return plan.show(
+            ablations, settings, request.metrics, training(request), out, rounds=request.rounds, console=console
+        )
     return session.run(
         ablations,
         settings,
-        given.metrics,
+        request.metrics,
         out,
-        training=training(given),
-        force=given.force,
-        rounds=given.rounds,
-        time_limit=given.time_limit or 900.0,
+        training=training(request),
+        force=request.force,
+        rounds=request.rounds,
+        time_limit=request.time_limit or 900.0,
         console=console,
         progress=console_of_errors(console),
         arguments=argv,
     )
 
 
-def chosen(given: Options) -> tuple[list[Ablation], Settings]:
+def chosen(request: Options) -> tuple[list[Ablation], Settings]:
     """The ablations with the axes that the command adds and the rows that it names, and the settings of all cases.
 
     Raises: UsageError.
     """
-    wanted = given.ablation if isinstance(given.ablation, list) else [given.ablation]
-    if wanted == [case.ALL]:
-        wanted = case.names_in_all()
-    if given.ablation is None or not wanted:
+    ablation_names = request.ablation if isinstance(request.ablation, list) else [request.ablation]
+    if ablation_names == [case.ALL]:
+        ablation_names = case.names_in_all()
+    if request.ablation is None or not ablation_names:
         raise UsageError(f"no ablation is named; add ablation=NAME; allowed: {', '.join([*case.names(), case.ALL])}")
-    if len(set(wanted)) != len(wanted):
-        raise UsageError(f"ablation=[{','.join(wanted)}]: one is named twice")
-    said = {f.name: value for f in fields(Settings) if (value := getattr(given, f.name, None)) is not None}
+    if len(set(ablation_names)) != len(ablation_names):
+        raise UsageError(f"ablation=[{','.join(ablation_names)}]: one is named twice")
+    overrides = {f.name: value for f in fields(Settings) if (value := getattr(request, f.name, None)) is not None}
     axes = {
         (f"clip.{name}" if name in case.CLIP_AXES else name): value
-        for name, value in said.items()
+        for name, value in overrides.items()
         if isinstance(value, list)
     }
-    axes |= case.axes({path: value if isinstance(value, list) else [value] for path, value in given.vary.items()})
-    ablations = [case.load(name) for name in wanted]
+    axes |= case.axes({path: value if isinstance(value, list) else [value] for path, value in request.vary.items()})
+    ablations = [case.load(name) for name in ablation_names]
     ablations = [ablation.varied(axes) for ablation in ablations] if axes else ablations
-    if given.rows:
-        case.choose(ablations, given.rows)
+    if request.rows:
+        case.choose(ablations, request.rows)
         ablations = [ablation for ablation in ablations if ablation.chosen]
-    single = {name: value for name, value in said.items() if not isinstance(value, list)}
-    return ablations, Settings(**single, model=given.model_changes)
+    single = {name: value for name, value in overrides.items() if not isinstance(value, list)}
+    return ablations, Settings(**single, model=request.model_changes)
 
 
-def training(given: Options) -> Training:
+def training(request: Options) -> Training:
     """What the command says of accuracy."""
     return Training(
-        budget=given.accuracy,
-        data=given.data,
-        root=given.root,
-        data_options=given.data_changes,
-        seeds=given.seeds,
-        recipe=given.recipe,
-        recipe_source=given.recipe_source or "paper",
-        recipe_changes=given.recipe_changes,
-        jobs=given.jobs,
-        cluster=given.cluster,
-        cluster_options=given.cluster_changes,
+        budget=request.accuracy,
+        data=request.data,
+        root=request.root,
+        data_options=request.data_changes,
+        seeds=request.seeds,
+        recipe=request.recipe,
+        recipe_source=request.recipe_source or "paper",
+        recipe_changes=request.recipe_changes,
+        jobs=request.jobs,
+        cluster=request.cluster,
+        cluster_options=request.cluster_changes,
     )
 
 
-def _suite(given: Options, argv: list[str], console: Console) -> int:
+def _suite(request: Options, argv: list[str], console: Console) -> int:
     """A suite instead of an ablation."""
     plain = Options()
     for f in fields(Options):
-        if f.name not in SUITE_OPTIONS and getattr(given, f.name) != getattr(plain, f.name):
+        if f.name not in SUITE_OPTIONS and getattr(request, f.name) != getattr(plain, f.name):
             name, allowed = options.written(f)[0].removesuffix(options.CHANGES), SUITE_OPTIONS[:-3]
             raise UsageError(f"{name} does not go with a suite, whose steps set it; allowed: {', '.join(allowed)}")
-    if isinstance(given.device, list):
+    if isinstance(request.device, list):
         raise UsageError("device is one for a whole suite")
-    whole = suites.load(given.suite)
-    steps = whole.chosen(given.steps)
-    settings = Settings(device=given.device, quick=given.quick, threads=given.threads)
-    if given.plan:
-        return plan.show_suite(whole, steps, settings, training(given), console)
-    out = Path(given.out) if any(word.startswith("out=") for word in argv) else None
+    whole = suites.load(request.suite)
+    steps = whole.chosen(request.steps)
+    settings = Settings(device=request.device, quick=request.quick, threads=request.threads)
+    if request.plan:
+        return plan.show_suite(whole, steps, settings, training(request), console)
+    out = Path(request.out) if any(word.startswith("out=") for word in argv) else None
     return suite.run(
         whole,
         steps,
         settings,
-        training(given),
+        training(request),
         out,
-        force=given.force,
-        time_limit=given.time_limit,
+        force=request.force,
+        time_limit=request.time_limit,
         console=console,
         progress=console_of_errors(console),
         arguments=argv,

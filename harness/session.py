@@ -66,8 +66,8 @@ def run(
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted. Raises: UsageError, before any work.
     """
     console, training, arguments = console or Console(quiet=True), training or Training(), arguments or []
-    wanted = {ablation.name: _metrics(ablation, names) for ablation in ablations}
-    timed = any(metrics.get(name).timed for of_one in wanted.values() for name in of_one)
+    by_ablation = {ablation.name: _metrics(ablation, names) for ablation in ablations}
+    timed = any(metrics.get(name).timed for metric_names in by_ablation.values() for name in metric_names)
     setups = {ablation.name: _setup(ablation, settings, training, names is None) for ablation in ablations}
     _check_writable(out)
     settings, usual = settled(settings)
@@ -89,7 +89,7 @@ def run(
         home = folder_of(out, ablation.name, settings.quick)
         runs.append(
             sweep.Run(
-                ablation, entries, chosen, wanted[ablation.name], home / folder_name(words, settings), how,
+                ablation, entries, chosen, by_ablation[ablation.name], home / folder_name(words, settings), how,
                 remake or _remake(ablation.name, arguments), ", ".join(words), home if words else None,
             )
         )  # fmt: skip
@@ -143,14 +143,14 @@ def folder_of(out: Path, ablation: str, quick: bool) -> Path:
 
 def setting(ablation: Ablation, entries: list[Entry], settings: Settings, usual: Settings) -> list[str]:
     """The settings, as words of the command line, without which the cases would be others than the `usual` ones."""
-    wanted, kept, words = [case.case_id(entry.case) for entry in entries], settings, []
+    identifiers, reduced, words = [case.case_id(entry.case) for entry in entries], settings, []
     for name in (f.name for f in fields(Settings) if f.name not in ("quick", "digest")):
         value, default = getattr(settings, name), getattr(usual, name)
         if value == default:
             continue
-        without = replace(kept, **{name: default}, **({"digest": None} if name == "path" else {}))
-        if _cases(ablation, without) == wanted:
-            kept = without
+        without = replace(reduced, **{name: default}, **({"digest": None} if name == "path" else {}))
+        if _cases(ablation, without) == identifiers:
+            reduced = without
         elif name == "model":
             words += [f"model.{field}={value[field]}".replace(" ", "") for field in value]
         else:
@@ -223,12 +223,12 @@ def _report(runs: list[Run], console: Console) -> list[str]:
 
     failures = []
 
-    def attempt(what: str, work: Any) -> None:
+    def attempt(failure: str, work: Any) -> None:
         try:
             work()
         except Exception as error:  # whatever is wrong with one table
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            failures.append(f"{what}: {type(error).__name__}: {text}")
+            failures.append(f"{failure}: {type(error).__name__}: {text}")
 
     def show(run: Run) -> None:
         files = reports.build.build(run.folder)

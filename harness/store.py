@@ -59,47 +59,47 @@ class Store:
         """Begin the record of a case with what the same run measured of the same program for other tables."""
         if self.read(entry) is not None:
             return
-        wanted = {measurement for name in names for measurement in metrics.get(name).measures}
-        held: dict[str, Measurement] = {}
+        required = {measurement for name in names for measurement in metrics.get(name).measures}
+        shared: dict[str, Measurement] = {}
         source: dict[str, Any] = {}
         for path in (path for folder in folders for path in record_paths(folder)):
             with contextlib.suppress(RecordError):  # its own run tells of it
                 theirs = read_record(path)
                 same = program(theirs.case) == program(entry.case.to_dict())
-                for name in wanted - held.keys() if same else ():
+                for name in required - shared.keys() if same else ():
                     measured = theirs.get(name)
                     if measured and not measured.missing and {v.run for v in measured.visits} == {self.source["run"]}:
-                        held[name] = replace(measured, details={"step": path.parent.name, **measured.details})
+                        shared[name] = replace(measured, details={"step": path.parent.name, **measured.details})
                         source = theirs.provenance
-        if held:
+        if shared:
             case = entry.case
-            write_record(Record(case_id(case), self.ablation, case.row, case.to_dict(), held, source), self.folder)
+            write_record(Record(case_id(case), self.ablation, case.row, case.to_dict(), shared, source), self.folder)
 
     def counted(self, entry: Entry, name: str) -> bool:
         """Whether the record of a case settles a counted metric."""
         record = self.read(entry)
-        held = [record.get(measurement) if record else None for measurement in metrics.get(name).measures]
-        return not any(m is None or (m.missing and m.retry) for m in held)
+        measurements = [record.get(measurement) if record else None for measurement in metrics.get(name).measures]
+        return not any(m is None or (m.missing and m.retry) for m in measurements)
 
-    def left(self, entry: Entry, name: str, wanted: int) -> set[int]:
+    def left(self, entry: Entry, name: str, rounds: int) -> set[int]:
         """The rounds of a timed metric that the record lacks; all of them where it holds nothing to go on from."""
         machine, record = provenance.machine(entry.case.device), self.read(entry)
         lacking: set[int] = set()
         for measurement in metrics.get(name).measures:
             key = (case_id(entry.case), measurement)
-            held = self.anew[key] if key in self.anew else record.get(measurement) if record else None
-            if held is not None and machine not in held.said("machine"):
-                lacking |= self.repeat(entry, name, wanted)
-            elif held is not None and held.samples and not visits.continues(held, machine, self.source):
-                lacking |= self.repeat(entry, name, wanted) if visits.left(held, wanted) else set()
+            earlier = self.anew[key] if key in self.anew else record.get(measurement) if record else None
+            if earlier is not None and machine not in earlier.said("machine"):
+                lacking |= self.repeat(entry, name, rounds)
+            elif earlier is not None and earlier.samples and not visits.continues(earlier, machine, self.source):
+                lacking |= self.repeat(entry, name, rounds) if visits.left(earlier, rounds) else set()
             else:
-                lacking |= visits.left(held, wanted)
+                lacking |= visits.left(earlier, rounds)
         return lacking
 
-    def repeat(self, entry: Entry, name: str, wanted: int) -> set[int]:
+    def repeat(self, entry: Entry, name: str, rounds: int) -> set[int]:
         """Begin a timed metric again."""
         self.anew |= {(case_id(entry.case), measurement): None for measurement in metrics.get(name).measures}
-        return set(range(1, wanted + 1))
+        return set(range(1, rounds + 1))
 
     def merge(
         self,
@@ -121,25 +121,27 @@ class Store:
             old = self.read(entry)
             if clip is None:  # nothing of this run looked at it
                 source["clip"] = old.provenance.get("clip") if old else None
-            held = dict(old.measurements) if old else {}
+            measurements = dict(old.measurements) if old else {}
             for measurement in measured:
                 stamped = visits.stamped(measurement, source, provenance.now())
                 if round is None:
-                    held[stamped.name] = stamped
+                    measurements[stamped.name] = stamped
                 else:
-                    self._join(identifier, held, stamped, *round)
-            write_record(Record(identifier, self.ablation, case.row, case.to_dict(), held, source), self.folder)
+                    self._join(identifier, measurements, stamped, *round)
+            write_record(Record(identifier, self.ablation, case.row, case.to_dict(), measurements, source), self.folder)
 
-    def _join(self, identifier: str, held: dict[str, Measurement], new: Measurement, number: int, wanted: int) -> None:
-        key, old = (identifier, new.name), held.get(new.name)
-        wanted = 1 if new.name in self.once else wanted
+    def _join(
+        self, identifier: str, measurements: dict[str, Measurement], new: Measurement, number: int, rounds: int
+    ) -> None:
+        key, old = (identifier, new.name), measurements.get(new.name)
+        rounds = 1 if new.name in self.once else rounds
         if key not in self.anew:
             if number not in visits.taken(old):  # else a run beside this one was faster
-                held[new.name] = visits.joined(old, new, number, wanted)
+                measurements[new.name] = visits.joined(old, new, number, rounds)
             return
-        fresh = visits.joined(self.anew[key], new, number, wanted)
+        fresh = visits.joined(self.anew[key], new, number, rounds)
         if visits.complete(fresh) or not visits.complete(old):
-            held[new.name] = fresh
+            measurements[new.name] = fresh
             del self.anew[key]
         else:
             self.anew[key] = fresh

@@ -59,13 +59,13 @@ def run(
             progress.print(f"left out: {why}", markup=False)
             deadline.left_out.append(f"{step.step}: {why}")
             continue
-        own = Deadline(min(deadline.at, time.monotonic() + step.seconds))
+        step_deadline = Deadline(min(deadline.at, time.monotonic() + step.seconds))
         part_of = run, list(done)
         statuses.append(
-            _measure(suite, step, settings, training, out, own, force, time_limit, console, progress, part_of)
+            _measure(suite, step, settings, training, out, step_deadline, force, time_limit, console, progress, part_of)
         )
         done.append(session.folder_of(out, step.folder or step.step, settings.quick))
-        deadline.left_out += [f"{step.step}: {what}" for what in own.left_out]
+        deadline.left_out += [f"{step.step}: {omission}" for omission in step_deadline.left_out]
         if statuses[-1] == 130:
             break
     _cost_page(out / "quick" if settings.quick else out, console)
@@ -150,8 +150,8 @@ def _finish(
     suite: Suite, statuses: list[int], left_out: list[str], seconds: float, arguments: list[str], console: Console
 ) -> int:
     console.print(f"\nsuite {suite.name}: {len(statuses)} steps in {seconds / 60:.1f} minutes")
-    for what in left_out:
-        console.print(f"  left out: {what}", markup=False, soft_wrap=True)
+    for omission in left_out:
+        console.print(f"  left out: {omission}", markup=False, soft_wrap=True)
     again = " ".join(word for word in arguments if not word.startswith("force="))
     if 130 in statuses or left_out:
         console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)

@@ -70,9 +70,9 @@ class Step:
     round: tuple[int, int] | None = None  # its number and how many are wanted
 
     def label(self, names: list[str]) -> str:
-        number, wanted = self.round or (1, 1)
-        which = f" · round {number} of {wanted}" if wanted > 1 else ""
-        return f"{self.entry.case.row} · {', '.join(names or self.names)}{which}"
+        number, total = self.round or (1, 1)
+        suffix = f" · round {number} of {total}" if total > 1 else ""
+        return f"{self.entry.case.row} · {', '.join(names or self.names)}{suffix}"
 
 
 Unfit = dict[tuple[str, str], list[tuple[Clip, Measurement]]]
@@ -119,7 +119,7 @@ class Run:
         costs. Then the rounds of the timed ones, each case of a round in a process of its own, then the trainings.
         Once the deadline has passed nothing more is begun.
         """
-        how, wanted = self.how, self.how.rounds
+        how, rounds = self.how, self.how.rounds
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_parts(self.folder)
         for entry in self.chosen:
@@ -133,7 +133,7 @@ class Run:
         if not how.force:
             self._note_unfit_before()
         counts = {kind: sum(step.kind == kind for step in work) for kind in ("count", "time")}
-        progress = Progress(how.console, counts, {"count": 2.0, "time": 6.0 if how.quick else 4.0 + 20.0 / wanted})
+        progress = Progress(how.console, counts, {"count": 2.0, "time": 6.0 if how.quick else 4.0 + 20.0 / rounds})
         for number, step in enumerate(work):
             if how.deadline.passed:
                 how.deadline.left_out.append(f"{len(work) - number} of {len(work)} steps of {self.ablation.name}")
@@ -152,18 +152,18 @@ class Run:
             return
         suspects = {}
         for small, _, name in self._falling():
-            of = [metric for metric in self.names if name in metrics.get(metric).measures]
-            if small.case_id in entries and of:
-                suspects[small.case_id, of[0]] = self._rounds_of(of[0])
-        for (identifier, name), wanted in suspects.items():
+            metric_names = [metric for metric in self.names if name in metrics.get(metric).measures]
+            if small.case_id in entries and metric_names:
+                suspects[small.case_id, metric_names[0]] = self._rounds_of(metric_names[0])
+        for (identifier, name), rounds in suspects.items():
             if self.how.deadline.passed:
                 break
             entry = entries[identifier]
             say = f"    {name} of {entry.case.row} is above that of a larger clip; it is measured again"
             self.how.console.print(say, highlight=False)
             clip = clips.get(clip_key(entry.case.clip), (None, None))
-            for number in sorted(self.store.repeat(entry, name, wanted)):
-                self._do(Step("time", entry, [name], (number, wanted)), [name], *clip)
+            for number in sorted(self.store.repeat(entry, name, rounds)):
+                self._do(Step("time", entry, [name], (number, rounds)), [name], *clip)
         for pair in self._falling():
             self.how.console.print(f"warning: {falling.warning(*pair)}", markup=False, soft_wrap=True)
 
@@ -243,8 +243,8 @@ class Run:
             lock.acquire()
         try:
             if not self.how.force:
-                number, wanted = step.round
-                names = [name for name in names if number in self.store.left(step.entry, name, wanted)]
+                number, rounds = step.round
+                names = [name for name in names if number in self.store.left(step.entry, name, rounds)]
             return self._undisturbed(step.entry.case, names, clip, step.round[0]) if names else []
         finally:
             lock.release()
@@ -270,22 +270,22 @@ class Run:
         """What the records of earlier runs on this machine say, where no other try is to be made."""
         for entry in self.entries:
             record, machine = self.store.read(entry), provenance.machine(entry.case.device)
-            held = [m for m in record.measurements.values() if machine in m.said("machine")] if record else []
+            measured = [m for m in record.measurements.values() if machine in m.said("machine")] if record else []
             for name in self.names:
-                self._note_unfit(entry.case, name, [m for m in held if not m.retry])
+                self._note_unfit(entry.case, name, [m for m in measured if not m.retry])
 
     def _note_unfit(self, case: Case, name: str, measured: list[Measurement]) -> None:
         """Remember the clip of a case if it was too large for all that a metric measures."""
-        of_it = [m for m in measured if m.name in metrics.get(name).measures]
-        if of_it and all(
-            (m.missing or "").startswith("out of memory") or TIME_LIMIT in (m.missing or "") for m in of_it
+        relevant = [m for m in measured if m.name in metrics.get(name).measures]
+        if relevant and all(
+            (m.missing or "").startswith("out of memory") or TIME_LIMIT in (m.missing or "") for m in relevant
         ):
-            self.unfit.setdefault(_but_for_clip(case, name), []).append((case.clip, of_it[0]))
+            self.unfit.setdefault(_but_for_clip(case, name), []).append((case.clip, relevant[0]))
 
     def _too_large(self, case: Case, name: str) -> list[Measurement]:
         """What a metric gives without a try where a smaller clip of the same model did not fit; else nothing."""
-        clip, known = case.clip, self.unfit.get(_but_for_clip(case, name), [])
-        for small, why in known if metrics.get(name).timed else []:
+        clip, unfit = case.clip, self.unfit.get(_but_for_clip(case, name), [])
+        for small, why in unfit if metrics.get(name).timed else []:
             if small != clip and small.frames <= clip.frames and small.size <= clip.size:
                 into = f"the {TIME_LIMIT}" if why.retry else "memory"
                 reason = f"not tried: did not fit into {into} at {small.frames}x{small.size}x{small.size}"
@@ -295,14 +295,14 @@ class Run:
 
     def _write_manifest(self) -> None:
         """Say which cases make the table, and which metrics: those asked for now and those in the records already."""
-        held = {name for entry in self.entries if (record := self.store.read(entry)) for name in record.measurements}
+        names = {name for entry in self.entries if (record := self.store.read(entry)) for name in record.measurements}
         quick = "quick mode: small clips, few samples; not the sizes of the papers"
         manifest = {
             "name": self.ablation.name,
             "question": self.ablation.question,
             "table": self.ablation.table,
             "published_rows": self.ablation.published_rows,
-            "metrics": [n for n in metrics.names() if n in self.names or held & set(metrics.get(n).measures)],
+            "metrics": [n for n in metrics.names() if n in self.names or names & set(metrics.get(n).measures)],
             "arguments": self.words,
             "rows": [entry.manifest() for entry in self.entries],
             "figures": self.ablation.figures,
@@ -350,12 +350,12 @@ def clip_key(clip: Clip) -> str:
     return f"{clip.frames} {clip.stride} {clip.size} {clip.path}"
 
 
-def by_rounds(names: list[str], wanted: int) -> list[tuple[list[str], int]]:
+def by_rounds(names: list[str], total: int) -> list[tuple[list[str], int]]:
     """Metrics with the number of rounds that share their effort: 1 in processes that only the first round has."""
     split = {metrics.get(name).process for name in names if not metrics.get(name).once}
     parts = [name for name in names if metrics.get(name).process in split]
     whole = [name for name in names if name not in parts]
-    return [(group, rounds) for group, rounds in ((parts, wanted), (whole, 1)) if group]
+    return [(group, rounds) for group, rounds in ((parts, total), (whole, 1)) if group]
 
 
 def _growth(entries: list[Entry]) -> dict[str, dict[str, tuple[float, float]]]:
@@ -382,13 +382,13 @@ def _in_words(measured: list[Measurement]) -> str:
     if not measured:
         return "another run measured it meanwhile"
     disturbed = [_disturbed(measured)] if any(m.details.get("disturbed") for m in measured) else []
-    shown = []
+    phrases = []
     for m in measured:
         if m.missing:
-            shown.append(f"{m.name} — {m.missing}")
+            phrases.append(f"{m.name} — {m.missing}")
         elif is_shown(m):
-            shown.append(f"{m.title} {human(m)}")
-    return ", ".join(dict.fromkeys([*shown, *disturbed]))
+            phrases.append(f"{m.title} {human(m)}")
+    return ", ".join(dict.fromkeys([*phrases, *disturbed]))
 
 
 def _disturbed(measured: list[Measurement]) -> str:

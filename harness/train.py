@@ -52,30 +52,30 @@ COMMAND = options.Command(
 )
 
 
-def job(given: Options) -> Job:
+def job(options: Options) -> Job:
     """The job that the options mean. Raises: UsageError."""
     try:
-        chosen = recipe.load(given.recipe, given.recipe_source).changed(given.recipe_changes)
-        config = model_config(given.model, chosen, given.model_changes)
-        sets = several.chosen(given.data, given.root, given.data_changes)
-        counts = {one.name: len(one.load("train").classes) for one in sets}
+        chosen = recipe.load(options.recipe, options.recipe_source).changed(options.recipe_changes)
+        config = model_config(options.model, chosen, options.model_changes)
+        sets = several.chosen(options.data, options.root, options.data_changes)
+        counts = {source.name: len(source.load("train").classes) for source in sets}
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(str(error.args[0]) if error.args else str(error)) from error
-    check_sets(chosen, given.data, counts)
-    strategy = given.strategy
+    check_sets(chosen, options.data, counts)
+    strategy = options.strategy
     if strategy == "auto":
         strategy = "ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "single"
-    kept = {field.name: getattr(given, field.name) for field in fields(Settings)}
-    threads = given.threads or (None if given.device != "cpu" else provenance.default_threads())
+    settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    threads = options.threads or (None if options.device != "cpu" else provenance.default_threads())
     return Job(
-        **kept | {"threads": threads},
+        **settings | {"threads": threads},
         config=config,
         recipe=chosen,
         classes=sum(counts.values()),
-        sets={} if isinstance(given.data, str) else counts,
-        folder=Path(given.out),
+        sets={} if isinstance(options.data, str) else counts,
+        folder=Path(options.out),
         strategy=strategy,
-        data_options=given.data_changes,
+        data_options=options.data_changes,
     )
 
 
@@ -95,8 +95,8 @@ def check_sets(chosen: recipe.Recipe, data: str | list[str], sets: Collection[st
             raise UsageError(f"recipe.many_sets.sets: {name!r} is no data set of this run; {nearest(name, sets)}")
 
 
-def work(given: Options) -> int:
-    chosen = job(given)
+def work(options: Options) -> int:
+    chosen = job(options)
 
     from harness.training import loop  # torch: a wrong command is refused without it
 
@@ -112,11 +112,11 @@ def work(given: Options) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if first:
-        print("\n".join(told(result, chosen.folder)))
+        print("\n".join(in_words(result, chosen.folder)))
     return 0
 
 
-def told(result: Result, folder: Path) -> list[str]:
+def in_words(result: Result, folder: Path) -> list[str]:
     """The result as a person reads it."""
 
     def figure(scores: dict[str, Any], name: str) -> str:
@@ -129,9 +129,10 @@ def told(result: Result, folder: Path) -> list[str]:
         f"{scores['decoded']} of {scores['videos']} videos decoded"
     ]
     lines += [
-        f"  {name}: top-1 {figure(of_set, 'top1')}, {of_set['videos']} videos" for name, of_set in result.sets.items()
+        f"  {name}: top-1 {figure(set_scores, 'top1')}, {set_scores['videos']} videos"
+        for name, set_scores in result.sets.items()
     ]
-    lines += [f"control, {order} frames: top-1 {figure(of_one, 'top1')}" for order, of_one in result.controls.items()]
+    lines += [f"control, {order} frames: top-1 {figure(control, 'top1')}" for order, control in result.controls.items()]
     seconds = result.seconds
     part = "" if result.trained is None else f" ({result.trained / 1e6:.3f} M trained)"
     lines.append(

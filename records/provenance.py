@@ -93,13 +93,13 @@ def commit() -> dict[str, Any]:
 
 def packages() -> dict[str, str | None]:
     """Installed versions; None where a package is not there."""
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 @lru_cache
@@ -122,22 +122,22 @@ def cpu_generation() -> dict[str, Any]:
     A virtual machine may report a name such as "AMD EPYC" and no more.
     """
     cpuinfo = Path("/proc/cpuinfo")
-    said: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for line in cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else ():
         key, _, value = line.partition(":")
-        said.setdefault(key.strip().lower(), value.strip())  # of the first core
-    numbers = {name: said[key] for name, key in GENERATION.items() if said.get(key, "").isdigit()}
-    flags = (said.get("flags") or said.get("features") or "").split()
+        entries.setdefault(key.strip().lower(), value.strip())  # of the first core
+    numbers = {name: entries[key] for name, key in GENERATION.items() if entries.get(key, "").isdigit()}
+    flags = (entries.get("flags") or entries.get("features") or "").split()
     return {**{name: int(n) for name, n in numbers.items()}, "vectors": [name for name in VECTORS if name in flags]}
 
 
 def huge_pages() -> str | None:
     """Whether Linux maps large pages by itself: always, madvise or never. It decides what new memory costs on a CPU."""
     try:
-        said = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+        choices = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
     except OSError:
         return None
-    return said.partition("[")[2].partition("]")[0] or None
+    return choices.partition("[")[2].partition("]")[0] or None
 
 
 def usable_cores() -> int:
@@ -147,13 +147,13 @@ def usable_cores() -> int:
     return max(1, min(cores, math.ceil(cpu_quota() or cores)))
 
 
-def cpu_quota(control_groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+def cpu_quota(control_groups: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float | None:
     """Cores' worth of time that a container may use, the least of its control groups' (version 2, then 1); None: all.
 
     It is neither a number of cores nor an affinity: threads beyond it only wait for each other.
     """
     quotas = []
-    for line in own.read_text().splitlines() if own.exists() else ():
+    for line in groups.read_text().splitlines() if groups.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -190,7 +190,7 @@ def of_torch(device: str) -> dict[str, Any]:
     """What the measuring process itself sees: versions, precision flags and, on CUDA, the card."""
     import torch
 
-    seen: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "torch": torch.__version__,
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
         "tf32_cudnn": torch.backends.cudnn.allow_tf32,
@@ -199,7 +199,7 @@ def of_torch(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(torch.device(device))
-        seen |= {
+        facts |= {
             "gpu": properties.name,
             "capability": f"{properties.major}.{properties.minor}",
             "cuda": torch.version.cuda,
@@ -207,8 +207,8 @@ def of_torch(device: str) -> dict[str, Any]:
             "l2_bytes": properties.L2_cache_size,
         }
     else:
-        seen["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    return seen
+        facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return facts
 
 
 @lru_cache
@@ -232,10 +232,10 @@ def device_slug(device: str) -> str:
 def _card(device: str) -> str | None:
     """The name of the card that "cuda" or "cuda:N" is, as far as the driver says; CUDA may see some of them only."""
     number, cards = int(device.partition(":")[2] or 0), gpu()
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if seen is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return cards[number]["name"] if number < len(cards) else None
-    chosen = [one.strip() for one in seen.split(",")]
+    chosen = [entry.strip() for entry in visible.split(",")]
     if number >= len(chosen) or not chosen[number]:
         return None
     if chosen[number].isdigit():

@@ -220,11 +220,11 @@ def read_record(path: str | Path) -> Record:
         if raw["schema"] == 1:
             raw = schema1.upgraded(raw)
         measurements = {
-            name: Measurement(**_known(Measurement, measurement, f"measurement {name}"))
+            name: Measurement(**_checked(Measurement, measurement, f"measurement {name}"))
             for name, measurement in raw.pop("measurements").items()
         }
         _agree(measurements.get("macs"))
-        return Record(measurements=measurements, **_known(Record, raw, "record"))
+        return Record(measurements=measurements, **_checked(Record, raw, "record"))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise RecordError(f"{path} is not a whole record: {error}; delete it and run the case again") from error
 
@@ -242,9 +242,9 @@ def record_paths(folder: str | Path) -> list[Path]:
 def ablation_folders(outputs: str | Path) -> list[Path]:
     """The folders of ablations in a folder of such; below the one of an ablation lie those of its other settings."""
     outputs = Path(outputs)
-    own = [path.parent for path in outputs.glob(f"*/{MANIFEST}")]
+    plain = [path.parent for path in outputs.glob(f"*/{MANIFEST}")]
     return sorted(
-        [*own, *(path.parent for path in outputs.glob(f"*/*/{MANIFEST}") if outputs_of(path.parent) == outputs)]
+        [*plain, *(path.parent for path in outputs.glob(f"*/*/{MANIFEST}") if outputs_of(path.parent) == outputs)]
     )
 
 
@@ -298,8 +298,8 @@ def _agree(macs: Measurement | None) -> None:
         raise ValueError(f"macs are {macs.value:,}, their closed form says {closed:,}")
 
 
-def _known(kind: type, raw: dict[str, Any], what: str) -> dict[str, Any]:
+def _checked(kind: type, raw: dict[str, Any], place: str) -> dict[str, Any]:
     unknown = sorted(set(raw) - {f.name for f in fields(kind)})
     if unknown:
-        raise ValueError(f"{what} has unknown entries {', '.join(unknown)}")
+        raise ValueError(f"{place} has unknown entries {', '.join(unknown)}")
     return raw

@@ -98,15 +98,15 @@ def _title(name: str) -> str:
 def _visits(samples: list, details: dict[str, Any], run: str | None) -> list[dict[str, Any]]:
     """The samples of each round; what a visit says of itself leaves the details. One that names no rounds is one."""
     rounds = details.pop("rounds", None) or [1] * len(samples)
-    said = {visit["round"]: visit for visit in details.pop("visits", ())}
+    by_round = {visit["round"]: visit for visit in details.pop("visits", ())}
     last = details.pop("run", None)
     visits = []
     for number in dict.fromkeys(rounds):
-        visit = said.get(number) or ({"run": last} if last and not said else {})
-        own = {key: visit[key] for key in OF_A_VISIT if key in visit}
-        of_it = [sample for place, sample in zip(rounds, samples, strict=True) if place == number]
-        visits.append({"samples": of_it, "round": number, "run": visit.get("run") or run, "details": own})
-    if said:
+        visit = by_round.get(number) or ({"run": last} if last and not by_round else {})
+        noted = {key: visit[key] for key in OF_A_VISIT if key in visit}
+        in_round = [sample for place, sample in zip(rounds, samples, strict=True) if place == number]
+        visits.append({"samples": in_round, "round": number, "run": visit.get("run") or run, "details": noted})
+    if by_round:
         for key in OF_A_VISIT:
             details.pop(key, None)
     return visits

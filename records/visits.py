@@ -36,11 +36,11 @@ def complete(measurement: Measurement | None) -> bool:
     return bool(measurement.missing) or len(taken(measurement)) >= measurement.rounds_wanted
 
 
-def left(measurement: Measurement | None, wanted: int) -> set[int]:
-    """The rounds to be measured for `wanted` of them in all."""
+def left(measurement: Measurement | None, rounds: int) -> set[int]:
+    """The rounds to be measured for `rounds` of them in all."""
     if measurement is not None and measurement.missing and not measurement.retry:
         return set()
-    return set(range(1, wanted + 1)) - taken(measurement)
+    return set(range(1, rounds + 1)) - taken(measurement)
 
 
 def continues(measurement: Measurement | None, machine: str, source: dict[str, Any]) -> bool:
@@ -56,8 +56,8 @@ def continues(measurement: Measurement | None, machine: str, source: dict[str, A
         return False
     if any(generation != source["cpu_generation"] for generation in measurement.said("cpu_generation")):
         return False
-    told = source["commit"] != provenance.UNKNOWN and not (any(measurement.said("dirty")) or source["dirty"])
-    return told or {visit.run for visit in measurement.visits} == {source["run"]}
+    reproducible = source["commit"] != provenance.UNKNOWN and not (any(measurement.said("dirty")) or source["dirty"])
+    return reproducible or {visit.run for visit in measurement.visits} == {source["run"]}
 
 
 def stamped(measurement: Measurement, source: dict[str, Any], time: str) -> Measurement:
@@ -67,26 +67,26 @@ def stamped(measurement: Measurement, source: dict[str, Any], time: str) -> Meas
     return replace(measurement, visits=visits, details={**stamp, "measured": time, **measurement.details})
 
 
-def joined(old: Measurement | None, new: Measurement, number: int, wanted: int) -> Measurement:
+def joined(old: Measurement | None, new: Measurement, number: int, rounds: int) -> Measurement:
     """`old` with what round `number` gave, be it samples or the reason for having none."""
     if old is None or not old.samples:
         shared = {key: value for key, value in new.details.items() if not (new.samples and key in OF_A_VISIT)}
-        return replace(new, visits=_apart(new, shared, number), rounds_wanted=wanted, details=shared)
+        return replace(new, visits=_apart(new, shared, number), rounds_wanted=rounds, details=shared)
     failed = {key: why for key, why in old.failed_rounds.items() if key != str(number)}
     if new.missing:
-        return replace(old, rounds_wanted=wanted, failed_rounds={**failed, str(number): new.missing})
+        return replace(old, rounds_wanted=rounds, failed_rounds={**failed, str(number): new.missing})
     shared = {
         key: value
         for key, value in old.details.items()
         if key not in OF_A_VISIT and key in new.details and new.details[key] == value
     }
     visits = (*_apart(old, shared), *_apart(new, shared, number))
-    return replace(new, visits=visits, rounds_wanted=wanted, failed_rounds=failed, details=shared)
+    return replace(new, visits=visits, rounds_wanted=rounds, failed_rounds=failed, details=shared)
 
 
 def _apart(measurement: Measurement, shared: dict[str, Any], number: int | None = None) -> tuple[Visit, ...]:
     """The visits with the details that are not shared."""
-    own = {key: value for key, value in measurement.details.items() if key not in shared}
+    unshared = {key: value for key, value in measurement.details.items() if key not in shared}
     return tuple(
-        replace(visit, round=number or visit.round, details=own | visit.details) for visit in measurement.visits
+        replace(visit, round=number or visit.round, details=unshared | visit.details) for visit in measurement.visits
     )

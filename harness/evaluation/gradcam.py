@@ -73,13 +73,13 @@ def heat_maps(
         if target is None:
             with torch.no_grad():
                 target = int(torch.cat([model(part).softmax(dim=-1) for part in parts]).mean(dim=0).argmax())
-        with _watched(model.get_submodule(block)) as seen:
-            found = [_of_views(model, part, target, len(clips), seen) for part in parts]
-    activations, gradients = (torch.cat([part[i] for part in found]) for i in (0, 1))
+        with _watched(model.get_submodule(block)) as outputs:
+            results = [_differentiated(model, part, target, len(clips), outputs) for part in parts]
+    activations, gradients = (torch.cat([part[i] for part in results]) for i in (0, 1))
     return HeatMaps(
         heat=localised(activations, gradients, clips.shape[2:]),
         target=target,
-        probabilities=torch.cat([part[2] for part in found]).mean(dim=0),
+        probabilities=torch.cat([part[2] for part in results]).mean(dim=0),
         block=block,
         activations=activations,
         gradients=gradients,
@@ -99,32 +99,32 @@ def localised(
     return (heat - low) / (high - low + TINY)
 
 
-def _of_views(
-    model: Backbone, part: Tensor, target: int, views: int, seen: list[Tensor]
+def _differentiated(
+    model: Backbone, part: Tensor, target: int, views: int, outputs: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Activations and gradients of the watched block, channels first, and the probabilities of these views."""
-    seen.clear()
+    outputs.clear()
     with torch.enable_grad():
         probabilities = model(part).softmax(dim=-1)
         score = probabilities[:, target].sum() / views  # the mean over all views, of which these are a part
-        (gradient,) = torch.autograd.grad(score, seen)
-    channels_first = (rearrange(x, "v t h w c -> v c t h w") for x in (seen[0].detach(), gradient))
+        (gradient,) = torch.autograd.grad(score, outputs)
+    channels_first = (rearrange(x, "v t h w c -> v c t h w") for x in (outputs[0].detach(), gradient))
     return (*channels_first, probabilities.detach())
 
 
 @contextlib.contextmanager
 def _watched(module: nn.Module) -> Iterator[list[Tensor]]:
     """The output of a module, cut off from what came before: gradients are needed from there on only."""
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def watch(_module: nn.Module, _inputs: tuple, output: Tokens) -> Tokens:
         cut = output.with_x(output.x.detach())
-        seen.append(cut.map.requires_grad_())
-        return cut.of(seen[-1], cut.head)
+        outputs.append(cut.map.requires_grad_())
+        return cut.of(outputs[-1], cut.head)
 
     handle = module.register_forward_hook(watch)
     try:
-        yield seen
+        yield outputs
     finally:
         handle.remove()
 
@@ -140,5 +140,5 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, needed in needs:
-            parameter.requires_grad_(needed)
+        for parameter, required in needs:
+            parameter.requires_grad_(required)

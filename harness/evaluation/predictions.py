@@ -55,18 +55,18 @@ class Predictions:
         self.views = [(int(clip), int(crop)) for clip, crop in self.views]
         if self.scores.ndim != 3:
             raise PredictionsError(f"scores have the shape {self.scores.shape}; expected videos x views x classes")
-        for what, count, axis in (
+        for kind, count, axis in (
             ("labels", len(self.labels), 0),
             ("names", len(self.names), 0),
             ("views", len(self.views), 1),
             ("classes", len(self.classes), 2),
         ):
             if count != self.scores.shape[axis]:
-                raise PredictionsError(f"{count} {what} do not fit scores of the shape {self.scores.shape}")
-        for what, values in (("name", self.names), ("view", self.views)):
+                raise PredictionsError(f"{count} {kind} do not fit scores of the shape {self.scores.shape}")
+        for kind, values in (("name", self.names), ("view", self.views)):
             if len(set(values)) != len(values):
                 twice = next(value for value in values if values.count(value) > 1)
-                raise PredictionsError(f"the {what} {twice!r} is given twice; every {what} has one row")
+                raise PredictionsError(f"the {kind} {twice!r} is given twice; every {kind} has one row")
         wrong = self.labels[(self.labels < 0) | (self.labels >= len(self.classes))]
         if len(wrong):
             raise PredictionsError(f"label {wrong[0]} is outside of the {len(self.classes)} classes (0 is the first)")
@@ -112,11 +112,11 @@ class Predictions:
             return list(range(len(self.views)))
         if not views:
             raise PredictionsError("no views are named; leave views out to take all")
-        known = {view: position for position, view in enumerate(self.views)}
+        place_of = {view: position for position, view in enumerate(self.views)}
         for view in views:
-            if tuple(view) not in known:
+            if tuple(view) not in place_of:
                 raise PredictionsError(f"view {tuple(view)} was not predicted; there are {self.layout}")
-        return [known[tuple(view)] for view in views]
+        return [place_of[tuple(view)] for view in views]
 
     @property
     def is_grid(self) -> bool:

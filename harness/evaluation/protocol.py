@@ -108,7 +108,7 @@ def parsed_views(text: str | None) -> tuple[int, int] | None:
 
 
 def protocol(
-    given: TestOptions, recipe: Recipe | None, *, frames: int, size: int, views: tuple[int, int] | None, order: str
+    options: TestOptions, recipe: Recipe | None, *, frames: int, size: int, views: tuple[int, int] | None, order: str
 ) -> Protocol:
     """What the options, else the recipe, else the model's own clip say. Raises: UsageError."""
     sampling = recipe.sampling if recipe else Sampling(frames=frames)
@@ -116,21 +116,22 @@ def protocol(
     augmentation = recipe.augmentation if recipe else Augmentation(size=size)
     sampling = replace(
         sampling,
-        frames=given.frames or sampling.frames,
-        stride=given.stride or sampling.stride,
-        kind=given.sampling or sampling.kind,
+        frames=options.frames or sampling.frames,
+        stride=options.stride or sampling.stride,
+        kind=options.sampling or sampling.kind,
     )
     usual = testing.size or augmentation.size
-    side = given.size or usual
+    side = options.size or usual
     clips, crops = views or (testing.clips, testing.crops)
-    resize = given.resize or round(testing.resize * side / usual)  # the crop keeps its share of the frame
+    resize = options.resize or round(testing.resize * side / usual)  # the crop keeps its share of the frame
     testing = replace(testing, clips=clips, crops=crops, size=side, resize=resize)
-    for name, value in (("mean", given.mean), ("std", given.std)):
+    for name, value in (("mean", options.mean), ("std", options.std)):
         if value is not None:
             augmentation = replace(augmentation, **{name: _three(name, value)})
     return Protocol(
-        sampling, testing, augmentation, order, device=given.device, dtype=given.dtype, batch_size=given.batch_size
-    )
+        sampling, testing, augmentation, order,
+        device=options.device, dtype=options.dtype, batch_size=options.batch_size,
+    )  # fmt: skip
 
 
 def _three(name: str, values: Sequence[Any]) -> tuple[float, ...]:

@@ -109,9 +109,9 @@ def scores(predictions: Predictions, views: Sequence[View] | None = None) -> Sco
 
 def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes stand before the right one, 0 where it is first. Of equal classes the lower number is first."""
-    own = probabilities[np.arange(len(labels)), labels][:, None]
+    of_label = probabilities[np.arange(len(labels)), labels][:, None]
     lower = np.arange(probabilities.shape[1]) < labels[:, None]
-    return ((probabilities > own) | ((probabilities == own) & lower)).sum(axis=1)
+    return ((probabilities > of_label) | ((probabilities == of_label) & lower)).sum(axis=1)
 
 
 def wilson(right: int, total: int) -> Figure:
@@ -121,8 +121,8 @@ def wilson(right: int, total: int) -> Figure:
     """
     if not 0 <= right <= total or total < 1:
         raise ValueError(f"{right} right of {total} is no share")
-    found = share_interval(right / total, total)
-    return Figure(100 * found.value, 100 * found.low, 100 * found.high)
+    interval = share_interval(right / total, total)
+    return Figure(100 * interval.value, 100 * interval.low, 100 * interval.high)
 
 
 def mean_class(right: np.ndarray, listed: np.ndarray) -> Figure:
@@ -132,15 +132,15 @@ def mean_class(right: np.ndarray, listed: np.ndarray) -> Figure:
     once, from the multinomial distribution that they have. A class that a resample lacks is left out of its mean. Where
     every video is right, or none, a bootstrap has no width.
     """
-    there = listed > 0
-    cells = np.concatenate([right[there], (listed - right)[there]])
+    present = listed > 0
+    cells = np.concatenate([right[present], (listed - right)[present]])
     total = int(cells.sum())
     drawn = np.random.default_rng(SEED).multinomial(total, cells / total, size=RESAMPLES)
     good, bad = np.split(drawn, 2, axis=1)
     count = good + bad
     share = np.divide(good, count, out=np.full(good.shape, np.nan), where=count > 0)
     low, high = np.percentile(np.nanmean(share, axis=1), [2.5, 97.5])
-    value = float((right[there] / listed[there]).mean())
+    value = float((right[present] / listed[present]).mean())
     return Figure(100 * value, 100 * min(value, float(low)), 100 * max(value, float(high)))
 
 
@@ -151,8 +151,8 @@ def _per_class(
     np.fill_diagonal(wrong, 0)
     rows = []
     for index, name in enumerate(names):
-        total, other = int(listed[index]), int(wrong[index].argmax())
-        confused = int(wrong[index, other])
+        total, rival = int(listed[index]), int(wrong[index].argmax())
+        confused = int(wrong[index, rival])
         rows.append(
             ClassScore(
                 index=index,
@@ -162,7 +162,7 @@ def _per_class(
                 right=int(right[index]),
                 top1=wilson(int(right[index]), total) if total else None,
                 top5=wilson(int(near[index]), total) if total else None,
-                confused_with=names[other] if confused else None,
+                confused_with=names[rival] if confused else None,
                 confused=confused,
             )
         )

@@ -48,8 +48,8 @@ class Trained:
     def title(self) -> str:
         """One line on what it is."""
         file = "" if self.name == self.checkpoint.name else f" from {self.checkpoint.name}"
-        of = f" of {self.set}" if self.set else ""
-        return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes{of}"
+        suffix = f" of {self.set}" if self.set else ""
+        return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes{suffix}"
 
 
 class SeveralSets(UsageError):
@@ -60,15 +60,15 @@ class SeveralSets(UsageError):
         self.sets = tuple(sets)
 
 
-def each(given: TestOptions, views: tuple[int, int] | None = None) -> list[Trained]:
+def each(options: TestOptions, views: tuple[int, int] | None = None) -> list[Trained]:
     """The model that the options name, of several data sets once for each, if none is chosen. Raises: UsageError."""
     try:
-        return [load_trained(given, views)]
+        return [load_trained(options, views)]
     except SeveralSets as several:
-        return [load_trained(replace(given, set=name), views) for name in several.sets]
+        return [load_trained(replace(options, set=name), views) for name in several.sets]
 
 
-def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Trained:
+def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> Trained:
     """The model that the options name, on its device, in eval mode.
 
     Args:
@@ -76,67 +76,67 @@ def load_trained(given: TestOptions, views: tuple[int, int] | None = None) -> Tr
 
     Raises: UsageError, which names the option and the way out.
     """
-    path = Path(given.checkpoint).expanduser()
-    check_device(given.device)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    path = Path(options.checkpoint).expanduser()
+    check_device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     job = job_beside(path)
     try:
-        recipe = load_recipe(given.recipe, given.recipe_source) if given.recipe else job["recipe"] if job else None
+        recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else (job or {}).get("recipe")
     except UsageError as error:
         raise UsageError(str(error)) from None
     try:
-        model, name, layout = _model(given, path, recipe, job)
+        model, name, layout = _model(options, path, recipe, job)
     except (backbones.CheckpointError, OSError) as error:
         raise UsageError(str(error)) from None
-    model, of_set = _of_set(given, path, model)
-    recipe = recipe.of_set(of_set) if recipe and of_set else recipe
+    model, set_name = _chosen_set(options, path, model)
+    recipe = recipe.of_set(set_name) if recipe and set_name else recipe
     clip = model.clip
-    if clip.h != clip.w and given.size is None:
+    if clip.h != clip.w and options.size is None:
         raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
-    names = class_names(Path(given.classes).expanduser(), model.num_classes) if given.classes else None
+    names = class_names(Path(options.classes).expanduser(), model.num_classes) if options.classes else None
     if names is None and job:
-        names = _names_beside(job["folder"], of_set, model.num_classes)
+        names = _names_beside(job["folder"], set_name, model.num_classes)
     try:
         order = job["order"] if job else "ordered"
-        shown = protocol(given, recipe, frames=clip.t, size=clip.h, views=views, order=order)
+        settings = protocol(options, recipe, frames=clip.t, size=clip.h, views=views, order=order)
     except ValueError as error:  # the settings check themselves
         raise UsageError(str(error)) from None
     return Trained(
-        model=model.to(given.device).eval(),
+        model=model.to(options.device).eval(),
         name=name,
         checkpoint=path,
         layout=layout,
         classes=tuple(names or map(str, range(model.num_classes))),
         named=names is not None,
-        protocol=shown,
-        set=of_set,
-        **(_trained_on(job, of_set) if job else {}),
+        protocol=settings,
+        set=set_name,
+        **(_trained_on(job, set_name) if job else {}),
     )
 
 
-def _of_set(given: TestOptions, path: Path, model: Backbone) -> tuple[Backbone, str | None]:
+def _chosen_set(options: TestOptions, path: Path, model: Backbone) -> tuple[Backbone, str | None]:
     """The model as one of the chosen data set, where it has several. Raises: UsageError."""
     sets = sets_of(model)
     if not sets:
-        if given.set:
-            raise UsageError(f"set={given.set}: {path} has one classifier, for one data set; leave set out")
+        if options.set:
+            raise UsageError(f"set={options.set}: {path} has one classifier, for one data set; leave set out")
         return model, None
-    if given.set is None and len(sets) > 1:
+    if options.set is None and len(sets) > 1:
         raise SeveralSets(path, sets)
-    name = given.set or next(iter(sets))
+    name = options.set or next(iter(sets))
     if name not in sets:
         raise UsageError(f"{path}: unknown set {name!r}; {nearest(name, sets)}")
     return answering(model, name), name
 
 
-def _trained_on(job: dict[str, Any], of_set: str | None) -> dict[str, Any]:
+def _trained_on(job: dict[str, Any], set_name: str | None) -> dict[str, Any]:
     """Data, root and options of a job, of several data sets those of one."""
-    if isinstance(job["data"], str) or of_set is None:
+    if isinstance(job["data"], str) or set_name is None:
         return {key: job[key] for key in ("data", "root", "data_options")}
-    known = {one.name: one for one in chosen(job["data"], job["root"], job["data_options"])}
-    one = known.get(of_set)
-    return {"data": one.data, "root": one.root, "data_options": one.options} if one else {}
+    by_name = {source.name: source for source in chosen(job["data"], job["root"], job["data_options"])}
+    source = by_name.get(set_name)
+    return {"data": source.data, "root": source.root, "data_options": source.options} if source else {}
 
 
 def check_device(device: str) -> None:
@@ -158,8 +158,8 @@ def class_names(path: Path, count: int | None = None) -> list[str]:
     Raises: UsageError, when there is no such file, or not `count` names in it.
     """
     if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise UsageError(f"classes={path}: {what}; give a text file with the name of one class a line, or leave it out")
+        why = "a folder, not a file" if path.is_dir() else "no such file"
+        raise UsageError(f"classes={path}: {why}; give a text file with the name of one class a line, or leave it out")
     try:
         text = path.read_text(encoding="utf-8-sig")
         names = _names_of_json(json.loads(text)) if path.suffix == ".json" else text.splitlines()
@@ -209,27 +209,27 @@ def job_beside(checkpoint: Path) -> dict[str, Any] | None:
     return None
 
 
-def _names_beside(folder: Path, of_set: str | None, count: int) -> list[str] | None:
+def _names_beside(folder: Path, set_name: str | None, count: int) -> list[str] | None:
     """The class names that the predictions of a finished training run hold."""
     try:
         file = Path(FILE)
-        names = Predictions.load(folder / (f"{file.stem}-{of_set}{file.suffix}" if of_set else FILE)).classes
+        names = Predictions.load(folder / (f"{file.stem}-{set_name}{file.suffix}" if set_name else FILE)).classes
     except (FileNotFoundError, PredictionsError):
         return None
     return names if len(names) == count else None
 
 
 def _model(
-    given: TestOptions, path: Path, recipe: Recipe | None, job: dict[str, Any] | None
+    options: TestOptions, path: Path, recipe: Recipe | None, job: dict[str, Any] | None
 ) -> tuple[Backbone, str, str]:
     """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
     tensors, metadata = files.read(path)
     if "config" in metadata:
-        backbone = given.backbone or (job or {}).get("backbone")
-        model = backbones.from_checkpoint(path, kernel=given.kernel, backbone=backbone)
-        _check_same_model(given, path, model)
-        return _answering(model, path), given.model or (job or {}).get("model") or path.name, NATIVE_NAME
-    name = given.model or (recipe.model if recipe else None)
+        backbone = options.backbone or (job or {}).get("backbone")
+        model = backbones.from_checkpoint(path, kernel=options.kernel, backbone=backbone)
+        _check_same_model(options, path, model)
+        return _answering(model, path), options.model or (job or {}).get("model") or path.name, NATIVE_NAME
+    name = options.model or (recipe.model if recipe else None)
     if name is None:
         raise UsageError(
             f"{path} does not say of which model it is; give model=NAME, such as model=dualformer_tiny, or recipe=NAME"
@@ -237,18 +237,18 @@ def _model(
     if name not in backbones.names():
         raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
     try:
-        known = files.translate(tensors, backbones.config(name).family).tensors
+        translated = files.translate(tensors, backbones.config(name).family).tensors
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
-    weight, several = known.get("classifier.weight"), sets_in(known)
+    weight, several = translated.get("classifier.weight"), sets_in(translated)
     if weight is None and not several:
         raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
     changes: dict[str, Any] = dict(recipe.model_changes) if recipe and recipe.model == name else {}
-    for key, value in (("clip.t", given.frames), ("clip.h", given.size), ("clip.w", given.size)):
+    for key, value in (("clip.t", options.frames), ("clip.h", options.size), ("clip.w", options.size)):
         changes |= {key: value} if value else {}
     try:
         count = 1 if weight is None else weight.shape[0]
-        model = backbones.create(name, count, kernel=given.kernel, changes=changes | given.model_changes)
+        model = backbones.create(name, count, kernel=options.kernel, changes=changes | options.model_changes)
         if several:
             with_sets(model, **several)
     except (ValueError, KeyError) as error:
@@ -256,9 +256,9 @@ def _model(
     try:
         report = backbones.load_checkpoint(model, path)
     except files.CheckpointError as error:
-        found = "\n".join(line for line in str(error).splitlines() if "strict=False" not in line)  # a hint for programs
+        text = "\n".join(line for line in str(error).splitlines() if "strict=False" not in line)  # a hint for programs
         raise UsageError(
-            f"{found}\n  is it {name}? a model trained with other sizes needs frames=..., size=... or model.FIELD=..."
+            f"{text}\n  is it {name}? a model trained with other sizes needs frames=..., size=... or model.FIELD=..."
         ) from None
     return model, name, report.layout
 
@@ -269,20 +269,20 @@ def _answering(model: Backbone, path: Path) -> Backbone:
     return model
 
 
-def _check_same_model(given: TestOptions, path: Path, model: Backbone) -> None:
+def _check_same_model(options: TestOptions, path: Path, model: Backbone) -> None:
     """A checkpoint of ours says what it is; what the command line says beside must not contradict it."""
-    if given.model_changes:
-        raise UsageError(f"{path} holds its own config; leave model.{next(iter(given.model_changes))} out")
-    if given.model is None:
+    if options.model_changes:
+        raise UsageError(f"{path} holds its own config; leave model.{next(iter(options.model_changes))} out")
+    if options.model is None:
         return
-    if given.model not in backbones.names():
-        raise UsageError(f"unknown model {given.model!r}; {nearest(given.model, backbones.names())}")
-    here, there = backbones.config(given.model).to_dict(), model.config.to_dict()
+    if options.model not in backbones.names():
+        raise UsageError(f"unknown model {options.model!r}; {nearest(options.model, backbones.names())}")
+    named, stored = backbones.config(options.model).to_dict(), model.config.to_dict()
     free = ("clip", "drop_path", "dropout", "activation_checkpointing")  # these are of a training, not of the model
-    differs = [key for key in here if key not in free and here[key] != there[key]]
+    differs = [key for key in named if key not in free and named[key] != stored[key]]
     if differs:
         key = differs[0]
         raise UsageError(
-            f"{path} is not of {given.model}: {key} is {there[key]} in the file, {here[key]} in {given.model}; "
+            f"{path} is not of {options.model}: {key} is {stored[key]} in the file, {named[key]} in {options.model}; "
             "leave model out, the file says what it is"
         )

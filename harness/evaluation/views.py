@@ -60,7 +60,7 @@ def predict(
         dataset, protocol.sampling, protocol.testing, protocol.size,
         order=protocol.order, seed=protocol.seed, preloaded=preloaded,
     )  # fmt: skip
-    known = {
+    known_facts = {
         "data": dataset.name,
         "split": dataset.split,
         "data_digest": dataset.digest,
@@ -69,7 +69,7 @@ def predict(
         **(facts or {}),
     }
     labels = [item.label for item in dataset.items]
-    empty = Predictions.empty(video_names(dataset), labels, clips.views, dataset.classes, known)
+    empty = Predictions.empty(video_names(dataset), labels, clips.views, dataset.classes, known_facts)
     return predicted(model, clips, empty, protocol, say=say, keep=keep, save_every_seconds=save_every_seconds)
 
 
@@ -135,9 +135,9 @@ def predicted(
                 store()
                 saved = time.monotonic()
             if say is not None and pending:
-                left = duration((time.monotonic() - start) / fresh * len(pending))
+                remaining = duration((time.monotonic() - start) / fresh * len(pending))
                 share = f", top-1 of these {100 * right / scored:.1f} %" if scored else ""
-                say(f"{total - len(pending)}/{total} videos{share}, about {left} left")
+                say(f"{total - len(pending)}/{total} videos{share}, about {remaining} left")
     except KeyboardInterrupt:
         store()
         raise
@@ -183,12 +183,12 @@ def streamed(model: nn.Module, path: Path, protocol: Protocol) -> Iterator[tuple
 
 def video_names(dataset: DataSet) -> list[str]:
     """A name for each item: its path, and the part that is cut out; of items that are alike the later are numbered."""
-    names, seen = [], {}
+    names, counts = [], {}
     for item in dataset.items:
         cut = "" if item.start is None and item.end is None else f"@{item.start or 0:g}-{item.end or 'end'}"
         name = f"{item.name}{cut}"
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        counts[name] = counts.get(name, 0) + 1
+        names.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
     return names
 
 
@@ -212,15 +212,15 @@ def _resume(result: Predictions, keep: Path | None, say: Say | None) -> dict[str
             say(f"{error}; this begins anew")
         return {}
     same = {key: value for key, value in stored.facts.items() if key != RUN}
-    for what, there, here in (
+    for fact, before, now in (
         *((name, getattr(stored, name), getattr(result, name)) for name in ("views", "names", "classes")),
         *((key, same.get(key), result.facts.get(key)) for key in [*result.facts, *same]),
         ("labels", stored.labels.tolist(), result.labels.tolist()),
     ):
-        if there != here:
+        if before != now:
             raise PredictionsError(
-                f"{keep} holds the predictions of another evaluation: {what} is {_short(there)} there and "
-                f"{_short(here)} here; write to another place, or remove the file"
+                f"{keep} holds the predictions of another evaluation: {fact} is {_short(before)} there and "
+                f"{_short(now)} here; write to another place, or remove the file"
             )
     done = int(stored.decoded.sum())
     result.scores = stored.scores  # and not the failures: a file may have been repaired, a disk mounted since

@@ -328,9 +328,9 @@ def _expanded(rows: list[Row]) -> list[Row]:
     """Rows with those of every scheme in their place."""
     listed = {row.row for row in rows}
     return [
-        one
+        expanded
         for row in rows
-        for one in (
+        for expanded in (
             [
                 replace(row, row=scheme, model=f"pyramid_tiny_{scheme}")
                 for scheme in declared("schemes")
@@ -373,18 +373,18 @@ def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None
     if beside and beside.is_file():
         ablation.table_file = beside
     try:
-        read = tables.read(ablation.table_file or tables.FOLDER / f"{table}.yaml")
+        paper = tables.read(ablation.table_file or tables.FOLDER / f"{table}.yaml")
     except tables.PaperTableError as error:
         raise UsageError(f"{file}: {error}") from error
-    printed = [row.name for row in read.rows]
+    printed = [row.name for row in paper.rows]
     for row in ablation.rows:
         for column, spec in row.cells.items():
             where = f"{file}, row {row.row!r}: cells.{column}"
-            columns = [*read.units, *read.rows[0].settings]
+            columns = [*paper.units, *paper.rows[0].settings]
             if column not in columns:
                 raise UsageError(f"{where} is no column of {table}; {nearest(column, columns)}")
             try:
-                said.room("reports.cells").check(spec, [other.row for other in ablation.rows])
+                said.room("reports.cells").check(spec, [sibling.row for sibling in ablation.rows])
             except ValueError as error:
                 raise UsageError(f"{where}: {error}") from None
         if row.published is not None and row.published not in printed:
@@ -392,15 +392,15 @@ def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None
             raise UsageError(f"{file}, row {row.row!r}: published is {row.published!r}, no row of {table}; {hint}")
 
 
-def choose(ablations: list[Ablation], wanted: list[str | int]) -> None:
+def choose(ablations: list[Ablation], words: list[str | int]) -> None:
     """Note the rows that a command names, by name or by number, where the first is 1. One that none has is an error."""
-    unknown = set(wanted)
+    unknown = set(words)
     for ablation in ablations:
         rows = [row.row for row in ablation.rows]
         by_word = {**dict(enumerate(rows, start=1)), **{row: row for row in rows}}
-        ablation.chosen = [by_word[word] for word in wanted if word in by_word]
+        ablation.chosen = [by_word[word] for word in words if word in by_word]
         unknown -= set(by_word)
-    for word in [word for word in wanted if word in unknown]:
+    for word in [word for word in words if word in unknown]:
         rows = [row.row for ablation in ablations for row in ablation.rows]
         several = "ablation" if len(ablations) > 1 else f"ablation {ablations[0].name}"
         hint = f"rows 1 to {len(rows)}" if isinstance(word, int) else nearest(word, rows)
@@ -439,8 +439,8 @@ def _ends(values: list[Any], settings: Settings) -> list[Any]:
 
 def _left_open(clips: list[dict[str, int]], settings: Settings) -> list[dict[str, int]]:
     """The values of the axis `clip` without what the settings fix, each once."""
-    left = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in clips]
-    return [clip for number, clip in enumerate(left) if clip not in left[:number]]
+    free = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in clips]
+    return [clip for number, clip in enumerate(free) if clip not in free[:number]]
 
 
 def _quick(axis: str, value: Any) -> Any:
@@ -501,7 +501,7 @@ def _check_trainable(name: str, config: Config, where: str) -> None:
 def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:
     """The name of the case that this one is set against."""
     named = ablation.baseline or row.baseline
-    if named is None or any(other.row == named for other in ablation.rows):
+    if named is None or any(sibling.row == named for sibling in ablation.rows):
         return None if named is None else named + _points(chosen)
     points = ((axis, value) for axis, values in ablation.vary.items() for value in values)
     axis, fixed = next(point for point in points if _point(*point) == ablation.baseline)
@@ -519,10 +519,10 @@ def _clip(row: Row, chosen: dict[str, Any], settings: Settings, config: Config) 
         clip = replace(clip, frames=fitting.t, size=fitting.h)
     clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})
     clip = replace(clip, **chosen.get("clip", {}))
-    given = {n: getattr(settings, n) for n in CLIP_AXES if getattr(settings, n) is not None}
+    overrides = {n: getattr(settings, n) for n in CLIP_AXES if getattr(settings, n) is not None}
     if nominal.t == 1:
-        given.pop("frames", None)
-    clip = replace(clip, path=settings.path, digest=settings.digest, **given)
+        overrides.pop("frames", None)
+    clip = replace(clip, path=settings.path, digest=settings.digest, **overrides)
     return clip
 
 
@@ -530,16 +530,16 @@ def _comparable(row: Row, chosen: dict[str, Any], settings: Settings) -> bool | 
     """True, or why the counts of this case may not stand beside the published ones."""
     if settings.quick:
         return "quick mode: a small clip"
-    given = [f"clip.{n}={getattr(settings, n)}" for n in CLIP_AXES if getattr(settings, n) is not None]
-    given += [f"model.{path}={_text(value)}" for path, value in settings.model.items()]
+    overrides = [f"clip.{n}={getattr(settings, n)}" for n in CLIP_AXES if getattr(settings, n) is not None]
+    overrides += [f"model.{path}={_text(value)}" for path, value in settings.model.items()]
     axes = [
         _point(axis, value)
         for axis, value in chosen.items()
         if axis.startswith("clip") or axis not in CASE_AXES
         if value != {}
     ]
-    if given:
-        return f"{', '.join(given)} set on the command line"
+    if overrides:
+        return f"{', '.join(overrides)} set on the command line"
     if axes:
         return f"{', '.join(axes)} is an axis of this ablation, not of the published row"
     return True

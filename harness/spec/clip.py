@@ -33,7 +33,7 @@ def rand_augment_settings(text: str) -> tuple[int, float, float]:
     return int(match["operations"]), float(match["magnitude"]), float(match["deviation"] or 0)
 
 
-def _known(text: str) -> str:
+def _valid(text: str) -> str:
     rand_augment_settings(text)
     return text
 
@@ -68,7 +68,7 @@ class Augmentation:
     flip: Share = 0.5  # probability of left for right; clips of `sided` data sets are not flipped
     mirror: Flag = False  # flip them, too, where the data set names the class of the flipped clip, which it then is
     # "n4-m7": four operations at magnitude 7 of 10; "n4-m7-s0.5": 7 with deviation 0.5
-    rand_augment: Annotated[str, AfterValidator(_known)] | None = None
+    rand_augment: Annotated[str, AfterValidator(_valid)] | None = None
     erasing: Share = 0.0  # probability that a box of the clip becomes noise
     jitter: Share = 0.0  # brightness, contrast and saturation change by factors up to 1 - jitter and 1 + jitter
     mean: tuple[Number, Number, Number] = MEAN  # RGB on the scale 0-255, as `std`

@@ -27,7 +27,7 @@ def room(module: str) -> ModuleType:
     return importlib.import_module(module)
 
 
-def _of(module: str, *more: str) -> Callable[[], list[str]]:
+def _names_in(module: str, *more: str) -> Callable[[], list[str]]:
     return lambda: [*more, *room(module).names()]
 
 
@@ -52,8 +52,8 @@ Cluster = Literal["slurm", "local"]
 Device = Annotated[str, AfterValidator(_device), Meaning("cpu, cuda, cuda:N")]
 Kernel = one_of("kernel", lambda: [AUTO, *declared("kernels")])
 Metric = one_of("metric", metrics)
-Figure = one_of("figure", _of("records.figures"))
-Recipe = one_of("recipe", _of("harness.spec.recipe"), "a name in harness/conf/recipe")
-Budget = one_of("budget", _of("harness.spec.budget", OFF))
-Suite = one_of("suite", _of("harness.spec.suite"))
+Figure = one_of("figure", _names_in("records.figures"))
+Recipe = one_of("recipe", _names_in("harness.spec.recipe"), "a name in harness/conf/recipe")
+Budget = one_of("budget", _names_in("harness.spec.budget", OFF))
+Suite = one_of("suite", _names_in("harness.spec.suite"))
 Seeds = Annotated[tuple[Whole, ...], AfterValidator(_different), Meaning("a list of whole numbers from 0, as [0,1,2]")]

@@ -86,17 +86,17 @@ def parse(command: Command, argv: list[str]) -> Any:
     Raises: UsageError.
     """
     kinds = kinds_of(command.options)
-    known = {name: f for f in fields(command.options) if not _is_dict(kinds[f.name]) for name in written(f)}
+    by_name = {name: f for f in fields(command.options) if not _is_dict(kinds[f.name]) for name in written(f)}
     open_to = {_prefix(f.name): f.name for f in fields(command.options) if _is_dict(kinds[f.name])}
     chosen: dict[str, Any] = {}
     for argument in argv:
-        key, raw = _split(argument, command, known, open_to)
+        key, raw = _split(argument, command, by_name, open_to)
         head, _, rest = key.partition(".")
-        inner = chosen if key in known else chosen.setdefault(open_to[head], {})
-        name = known[key].name if key in known else rest
+        inner = chosen if key in by_name else chosen.setdefault(open_to[head], {})
+        name = by_name[key].name if key in by_name else rest
         if name in inner:
             raise UsageError(f"{key} is given twice; give it once")
-        inner[name] = _said(key, raw, kinds[name]) if key in known else reader.value(raw, argument)
+        inner[name] = _value_of(key, raw, kinds[name]) if key in by_name else reader.value(raw, argument)
     for f in fields(command.options):
         if f.name not in chosen and f.default is MISSING and f.default_factory is MISSING:
             raise UsageError(f"{f.name} is missing; give {f.name}=...: {f.metadata['meaning']}")
@@ -108,31 +108,31 @@ def written(option: Any) -> tuple[str, ...]:
     return option.metadata.get("written") or (option.name,)
 
 
-def _split(argument: str, command: Command, known: dict[str, Any], open_to: dict[str, str]) -> tuple[str, str]:
+def _split(argument: str, command: Command, by_name: dict[str, Any], open_to: dict[str, str]) -> tuple[str, str]:
     """Key and value of an argument whose key is known."""
     key, equals, raw = argument.partition("=")
     head, dot, rest = key.partition(".")
-    if equals and (key in known or (dot and rest and head in open_to)):
+    if equals and (key in by_name or (dot and rest and head in open_to)):
         return key, raw
     bare = key.lstrip("-+~").replace("-", "_")
-    names = [*known, *(f"{group}.FIELD" for group in open_to)]
+    names = [*by_name, *(f"{group}.FIELD" for group in open_to)]
     if argument.startswith("-"):
-        value = raw or ("true" if bare in known and known[bare].default is False else "VALUE")
-        way_out = f"write {bare}={value}" if bare in known else "the only flag is --help"
+        value = raw or ("true" if bare in by_name and by_name[bare].default is False else "VALUE")
+        way_out = f"write {bare}={value}" if bare in by_name else "the only flag is --help"
         raise UsageError(f"unknown flag {argument!r}; options are written key=value: {way_out}; {nearest(bare, names)}")
     if argument.startswith(("+", "~")):
         raise UsageError(f"{argument!r}: options are neither added nor removed; write {bare}={raw}")
     if not equals:
-        flag = bare in known and known[bare].default is False
-        meant = f"{bare}=true" if flag else command.word(argument)
-        hint = f"did you mean {meant}?" if meant else nearest(bare, names)
+        flag = bare in by_name and by_name[bare].default is False
+        suggestion = f"{bare}=true" if flag else command.word(argument)
+        hint = f"did you mean {suggestion}?" if suggestion else nearest(bare, names)
         raise UsageError(f"unknown option {argument!r}; options are written key=value; {hint}")
     if key in open_to:
         raise UsageError(f"{argument!r}: name the field, as in {key}.FIELD=VALUE")
     raise UsageError(f"unknown option {key!r}; options are written key=value; {nearest(bare, names)}")
 
 
-def _said(key: str, raw: str, kind: Any) -> Any:
+def _value_of(key: str, raw: str, kind: Any) -> Any:
     """The value of an option. Text is taken as it stands, so that names and paths need no quotes of their own."""
     argument = f"{key}={raw}"
     members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
@@ -189,12 +189,12 @@ def help_text(command: Command) -> str:
         if _is_dict(kind):
             lines += _row(f"{_prefix(f.name)}.FIELD=VALUE", f.metadata.get("meaning", ""))
             continue
-        needed = f.default is MISSING and f.default_factory is MISSING
+        required = f.default is MISSING and f.default_factory is MISSING
         default = f.default_factory() if f.default_factory is not MISSING else f.default
         allowed = "" if kind in (str, str | None) else f"; {described(kind)}"
         also = f"; also {', '.join(others)}" if others else ""
-        shown = "must be given" if needed else _text(default)
-        lines += _row(f"{name} ({shown})", f"{f.metadata.get('meaning', '')}{allowed}{also}")
+        default_text = "must be given" if required else _text(default)
+        lines += _row(f"{name} ({default_text})", f"{f.metadata.get('meaning', '')}{allowed}{also}")
     return "\n".join([*lines, *command.more()])
 
 

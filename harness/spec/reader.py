@@ -45,27 +45,27 @@ Part = Annotated[Number, Field(ge=0, lt=1), Meaning("a number from 0 and below 1
 STRICT = ConfigDict(extra="forbid")  # of pydantic's dataclasses: an entry that is not known is an error
 
 
-def one_of(what: str, names: Callable[[], Collection[str]], meaning: str | None = None) -> Any:
+def one_of(noun: str, names: Callable[[], Collection[str]], meaning: str | None = None) -> Any:
     """The kind of a name among `names()`, looked up when a value is checked: what is registered later counts too."""
 
     def check(name: str) -> str:
         if name not in names():
-            raise ValueError(f"unknown {what} {name!r}; {nearest(name, names())}")
+            raise ValueError(f"unknown {noun} {name!r}; {nearest(name, names())}")
         return name
 
     return Annotated[str, AfterValidator(check), Meaning(meaning or (lambda: ", ".join(names())))]
 
 
-def typed(kind: Any, said: Any, where: str) -> Any:
+def typed(kind: Any, raw: Any, where: str) -> Any:
     """What was said, as a value of `kind`: a dataclass, or any annotation of one's fields.
 
     Raises: UsageError, which begins with `where`.
     """
     try:
-        return _adapter(kind).validate_python(said)
+        return _adapter(kind).validate_python(raw)
     except ValidationError as error:
-        wrong = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "unexpected_keyword_argument")
-        raise UsageError(_told(kind, said, wrong[0], where)) from None
+        wrong = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "unexpected_keyword_argument")
+        raise UsageError(_message(kind, raw, wrong[0], where)) from None
 
 
 @cache
@@ -79,26 +79,26 @@ def _adapter(kind: Any) -> TypeAdapter:
     return TypeAdapter(kind)
 
 
-def _told(kind: Any, said: Any, error: Any, where: str) -> str:
+def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
     """The first thing that is wrong, with its place: file and line, row, entry, value."""
     path, line, keys = [], None, None
     for step in error["loc"]:
         if step == "[key]":  # of a mapping whose keys are known
             return f"{where}: unknown entry {'.'.join(path)}; {nearest(path[-1], get_args(keys))}"
         plain, arguments = _plain(kind), get_args(_plain(kind))
-        if isinstance(said, Section):
-            line = said.lines.get(step, line)
+        if isinstance(raw, Section):
+            line = raw.lines.get(step, line)
         if is_dataclass(plain) and step in (hints := kinds_of(plain)):
-            kind, said = hints[step], said.get(step) if isinstance(said, Mapping) else getattr(said, step, None)
+            kind, raw = hints[step], raw.get(step) if isinstance(raw, Mapping) else getattr(raw, step, None)
             path.append(step)
-        elif get_origin(plain) is dict and step in said:
-            keys, kind, said = arguments[0], arguments[1], said[step]
+        elif get_origin(plain) is dict and step in raw:
+            keys, kind, raw = arguments[0], arguments[1], raw[step]
             path.append(str(step))
-        elif get_origin(plain) in (list, tuple) and isinstance(step, int) and step < len(said):
-            kind, said = arguments[0 if arguments[-1] is Ellipsis or len(arguments) == 1 else step], said[step]
+        elif get_origin(plain) in (list, tuple) and isinstance(step, int) and step < len(raw):
+            kind, raw = arguments[0 if arguments[-1] is Ellipsis or len(arguments) == 1 else step], raw[step]
             if is_dataclass(_plain(kind)):  # of several, each has its own name, which its first entry is
                 first = fields(_plain(kind))[0].name
-                name = said.get(first, step + 1) if isinstance(said, Mapping) else step + 1
+                name = raw.get(first, step + 1) if isinstance(raw, Mapping) else step + 1
                 where, path = f"{where}, {first} {name!r}", []
         else:  # an unknown entry; or a member of a union, and then the whole value is wrong
             break
@@ -112,9 +112,9 @@ def _told(kind: Any, said: Any, error: Any, where: str) -> str:
     if error["type"] == "missing" and path and path[-1] == error["loc"][-1]:
         return f"{place} is missing"
     if get_origin(_plain(kind)) is Literal:
-        hint = nearest(str(said), map(str, get_args(_plain(kind))))
-        return f"{place} is {said!r}; {hint}" if path else f"{place}: unknown; {hint}"
-    return f"{place}{f' is {said!r},' if path else ' is'} not {described(kind)}"
+        hint = nearest(str(raw), map(str, get_args(_plain(kind))))
+        return f"{place} is {raw!r}; {hint}" if path else f"{place}: unknown; {hint}"
+    return f"{place}{f' is {raw!r},' if path else ' is'} not {described(kind)}"
 
 
 def _plain(kind: Any) -> Any:
@@ -209,12 +209,12 @@ for _kind, _pattern in {
 def read(path: Path) -> Section:
     """The entries of a YAML file. Raises: UsageError with file and line."""
     try:
-        said = value(path.read_text(encoding="utf-8"), path.name)
+        content = value(path.read_text(encoding="utf-8"), path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(said, Section):
-        raise UsageError(f"{path.name}: expected entries, such as `name: ...`, found {type(said).__name__}")
-    return said
+    if not isinstance(content, Section):
+        raise UsageError(f"{path.name}: expected entries, such as `name: ...`, found {type(content).__name__}")
+    return content
 
 
 def value(text: str, where: str) -> Any:

@@ -239,16 +239,16 @@ class Recipe:
         """What holds for one of several data sets."""
         if self.many_sets is None:
             return self
-        own = self.many_sets.of(name)
+        overrides = self.many_sets.of(name)
 
-        def said(section: Any, **values: Any) -> Any:
+        def replaced(section: Any, **values: Any) -> Any:
             return replace(section, **{key: value for key, value in values.items() if value is not None})
 
         return replace(
             self,
-            sampling=said(self.sampling, kind=own.sampling, stride=own.stride),
-            augmentation=said(self.augmentation, flip=own.flip),
-            testing=said(self.testing, clips=own.clips, crops=own.crops),
+            sampling=replaced(self.sampling, kind=overrides.sampling, stride=overrides.stride),
+            augmentation=replaced(self.augmentation, flip=overrides.flip),
+            testing=replaced(self.testing, clips=overrides.clips, crops=overrides.crops),
         )
 
     def changed(self, changes: Mapping[str, Any]) -> Recipe:
@@ -299,8 +299,8 @@ def load(name: str, recipe_source: str = "paper") -> Recipe:
         raise UsageError(f"unknown recipe_source {recipe_source!r}; {nearest(str(recipe_source), SOURCES)}")
     if name not in names():
         raise UsageError(f"unknown recipe {name!r}; {nearest(str(name), names())}")
-    written = _written(name)
-    own = written.pop("own", False)
+    content = _composed(name)
+    own = content.pop("own", False)
     values: dict[str, Any] = {"name": name, "recipe_source": "own" if own else recipe_source}
     differs: dict[str, Any] = {}
     assumed: dict[str, str] = {}
@@ -311,12 +311,12 @@ def load(name: str, recipe_source: str = "paper") -> Recipe:
         if len(value) == 2 and value["paper"] != value["code"]:
             differs[path] = dict(value)
         if recipe_source not in value:
-            (other,) = value
-            assumed[path] = BORROWED.format(other=other)
-            return value[other]
+            (borrowed,) = value
+            assumed[path] = BORROWED.format(other=borrowed)
+            return value[borrowed]
         return value[recipe_source]
 
-    for key, value in written.items():
+    for key, value in content.items():
         value = chosen(key, value)
         if key in SECTIONS and isinstance(value, Mapping):
             value = {inner: chosen(f"{key}.{inner}", entry) for inner, entry in value.items()}
@@ -333,8 +333,8 @@ def _is_choice(value: Any) -> bool:
 
 def _unstated(values: Mapping[str, Any]) -> list[str]:
     """The paths of what a published recipe leaves to our defaults, where that means something for its run."""
-    given = {name: values.get(name) or {} for name in SECTIONS}
-    optimisation, mixing = given["optimisation"], given["mixing"]
+    sections = {name: values.get(name) or {} for name in SECTIONS}
+    optimisation, mixing = sections["optimisation"], sections["mixing"]
     silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror", "many_sets.sets"}
     if optimisation.get("schedule") == "step":
         silent |= {"optimisation.end_lr"}
@@ -348,35 +348,35 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
         silent |= {"optimisation.warmup_start"}
     if not mixing.get("mixup") and not mixing.get("cutmix"):
         silent |= {"mixing.probability", "mixing.switch"}
-    if given["augmentation"].get("crop", "random_resized") != "random_resized":
+    if sections["augmentation"].get("crop", "random_resized") != "random_resized":
         silent |= {"augmentation.area", "augmentation.aspect"}
-    used = {name: kind for name, kind in SECTIONS.items() if name not in SWITCHED or given[name]}
-    paths = [f"{name}.{f.name}" for name, kind in used.items() for f in fields(kind) if f.name not in given[name]]
+    used = {name: kind for name, kind in SECTIONS.items() if name not in SWITCHED or sections[name]}
+    paths = [f"{name}.{f.name}" for name, kind in used.items() for f in fields(kind) if f.name not in sections[name]]
     paths += [name for name in STATED if name not in values]
     return [path for path in paths if path not in silent]
 
 
-def _written(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+def _composed(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a file and the files that it builds on say; the file itself has the last word, field by field."""
     content = _read(name)
     bases = content.pop("base", [])
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         if base in (name, *above) or not (FOLDER / f"{base}.yaml").is_file():
-            there = {path.stem for path in FOLDER.glob("*.yaml")} - {name, *above}
-            raise UsageError(f"recipe {name}: base {base!r} is no other recipe file; {nearest(str(base), there)}")
-        _merge(merged, _written(base, (*above, name)))
+            candidates = {path.stem for path in FOLDER.glob("*.yaml")} - {name, *above}
+            raise UsageError(f"recipe {name}: base {base!r} is no other recipe file; {nearest(str(base), candidates)}")
+        _merge(merged, _composed(base, (*above, name)))
     _merge(merged, content)
     return merged
 
 
 def _merge(into: dict[str, Any], content: Mapping[str, Any]) -> None:
     for key, value in content.items():
-        there = into.get(key)
+        base = into.get(key)
         if key == "notes":
-            into[key] = [*(there or []), *value]
-        elif isinstance(value, Mapping) and isinstance(there, Mapping) and not _is_choice(value):
-            into[key] = {**there, **value}
+            into[key] = [*(base or []), *value]
+        elif isinstance(value, Mapping) and isinstance(base, Mapping) and not _is_choice(value):
+            into[key] = {**base, **value}
         else:
             into[key] = value
 

@@ -77,15 +77,15 @@ class Step:
             if name not in by_name:
                 raise UsageError(f"step {self.step}: {self.ablation} has no row {name!r}; {nearest(name, by_name)}")
         rows = [by_name[name] for name in self.rows or by_name][: 1 if quick else None]
-        own = {name: getattr(self, name) for name in ("question", "vary", "metrics", "figures")}
+        new = {name: getattr(self, name) for name in ("question", "vary", "metrics", "figures")}
         if quick and "batch_size" in (self.vary or {}):
-            own["vary"] = {**self.vary, "batch_size": sorted({min(n, QUICK_BATCH) for n in self.vary["batch_size"]})}
+            new["vary"] = {**self.vary, "batch_size": sorted({min(n, QUICK_BATCH) for n in self.vary["batch_size"]})}
         baseline = self.baseline or whole.baseline
         if baseline in by_name and baseline not in [row.row for row in rows]:
             baseline = None
         return replace(
             whole,
-            **{name: value for name, value in own.items() if value is not None},
+            **{name: value for name, value in new.items() if value is not None},
             name=self.folder or self.step,
             rows=rows,
             baseline=baseline,
@@ -97,12 +97,12 @@ class Step:
 
     def applied(self, settings: Settings) -> Settings:
         """The settings of a run with those of this step."""
-        own = replace(settings, **{name: value for name, value in vars(self.settings).items() if value is not None})
-        if settings.quick and own.batch_size is not None:
-            own.batch_size = min(own.batch_size, QUICK_BATCH)
+        merged = replace(settings, **{name: value for name, value in vars(self.settings).items() if value is not None})
+        if settings.quick and merged.batch_size is not None:
+            merged.batch_size = min(merged.batch_size, QUICK_BATCH)
         if settings.quick and settings.device == "cpu":
-            own.dtype = None  # most CPUs take far longer for 16-bit numbers
-        return own
+            merged.dtype = None  # most CPUs take far longer for 16-bit numbers
+        return merged
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class Suite:
 
     def chosen(self, names: list[str] | None) -> list[Step]:
         """The named steps in the suite's order; all, where none are named. Raises: UsageError."""
-        known = [step.step for step in self.steps]
+        step_names = [step.step for step in self.steps]
         for name in names or []:
-            if name not in known:
-                raise UsageError(f"suite {self.name}: unknown step {name!r}; {nearest(str(name), known)}")
+            if name not in step_names:
+                raise UsageError(f"suite {self.name}: unknown step {name!r}; {nearest(str(name), step_names)}")
         return [step for step in self.steps if not names or step.step in names]
 
 
