@@ -239,8 +239,8 @@ def printed_columns(data: str) -> tuple[str, ...]:
 
 
 def data_of(table: AblationTable, name: str) -> str:
-    """The data set behind an accuracy."""
-    return str(next(iter(said(table, name, "data")), "unnamed data"))
+    """The data set behind an accuracy, or those of its rows."""
+    return " and ".join(said(table, name, "data")) or "unnamed data"
 
 
 def is_built_in(table: AblationTable, name: str) -> bool:

@@ -65,7 +65,7 @@ def test_every_budget_shrinks_every_row_that_is_trained(name):
         if ablation.accuracy is None:
             continue
         entries = case.resolve(ablation, case.Settings())
-        for entry in entries:
+        for entry in (entry for entry in entries if "data" not in entry.row.training):  # these are rendered first
             asked = Training(recipe=chosen.recipe or "dualformer_tiny_k400")
             made = plan.job(ablation, entry, Setup(chosen, asked), 12, 0, Path("."))
             assert max(made.config["depths"]) <= (chosen.depth or 99)
@@ -276,3 +276,42 @@ def test_a_budget_refuses_what_it_cannot_be():
         typed(Budget, dict(name="b", meaning="", data="motion", width=2.0), "b.yaml")
     with pytest.raises(ValueError, match="width"):
         Budget("b", "", "motion", width=2.0)
+
+
+def test_a_row_may_be_trained_on_several_data_sets_and_be_scored_on_one_of_them(tmp_path, capsys):
+    for name in "ab":
+        data_set(tmp_path / name, train=8, val=6)
+    both = [str(tmp_path / name) for name in "ab"]
+    rows = [
+        {"row": "alone", "training": {"data": both[:1], "set": "a"}},
+        {"row": "both", "baseline": "alone", "training": {"data": both, "set": "a"}},
+        {"row": "both, the other", "training": {"data": both, "set": "b"}},
+    ]
+    changes = {"width": 8, "num_heads": 1, "depths": [1, 1], "key_stride": [1, 4, 4]}
+    raw = {"name": "mine", "question": "?", "model": "multitrain_small_16f"}
+    raw["rows"] = [row | {"changes": changes} for row in rows]
+    (tmp_path / "mine.yaml").write_text(json.dumps(raw))
+    words = [word for word in SMALL if "frames" not in word]
+    more = ["recipe.sampling.frames=4", f"ablation={tmp_path / 'mine.yaml'}", f"out={tmp_path / 'out'}", "seeds=[0,1]"]
+    assert run.main([*words, *more]) == 0
+    assert len(results(tmp_path / "out")) == 4  # of two seeds: a alone, and both for two rows
+    found = records(tmp_path / "out", "mine")
+    for name, record in found.items():
+        (measured,) = [m for m in record.measurements.values() if m.kind == "scored"]
+        assert measured.details["classes"] == 3
+        assert measured.details["videos"] == 6
+        assert measured.details["data"] == ("b" if "other" in name else "a")
+    joint = [json.loads(path.read_text())["sets"] for path in results(tmp_path / "out")]
+    tops = [sets["b"]["top1"]["value"] for sets in joint if "b" in sets]
+    scored = next(m for m in found["both, the other"].measurements.values() if m.kind == "scored")
+    assert sorted(scored.samples) == sorted(tops)
+    report = (tmp_path / "out" / "mine" / "report.md").read_text()
+    line = next(line for line in report.splitlines() if line.startswith("| both ") and "no published ordering" in line)
+    assert "not distinguishable" in line or "here" in line
+    capsys.readouterr()
+    assert run.main([*words, *more, f"data={both[0]}"]) == 2
+    assert "the rows name their data sets" in capsys.readouterr().err
+    raw["rows"][0]["training"]["set"] = "c"
+    (tmp_path / "mine.yaml").write_text(json.dumps(raw))
+    assert run.main([*words, *more]) == 2
+    assert "training.set: 'c' is none of the row's data sets" in capsys.readouterr().err

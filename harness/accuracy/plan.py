@@ -18,6 +18,8 @@ import torch
 
 import backbones
 from harness.accuracy.setup import BUILT_IN, Setup, data_slug
+from harness.datasets import DataError
+from harness.datasets.several import chosen
 from harness.spec.budget import NOMINAL_FRAMES, shrunk
 from harness.spec.case import Ablation, Entry
 from harness.spec.reader import UsageError
@@ -28,6 +30,7 @@ from records.record import slug
 
 RESULT = "result.json"
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens
+SET = "set"  # of a row that is trained on several data sets: the one whose accuracy is the row's
 SMALL_MACS = 10**9  # of a model that is compared with another by running both
 
 
@@ -64,6 +67,18 @@ class Task:
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{path} cannot be read ({error}); remove {self.job.folder} to train again") from error
         return result if result.job == self.job.digest else None
+
+    @property
+    def of_set(self) -> str | None:
+        return self.entry.row.training.get(SET)
+
+    def predictions(self) -> Path:
+        """The file of those that the row's accuracy is of."""
+        return self.job.folder / f"predictions{f'-{self.of_set}' if self.of_set else ''}.npz"
+
+    def scores(self, result: Result) -> dict[str, Any]:
+        """Of the row's data set."""
+        return result.sets[self.of_set] if self.of_set else result.scores
 
     @property
     def label(self) -> str:
@@ -147,27 +162,45 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
         raise UsageError(f"{where}: {text}") from error
     cuda = setup.device.startswith("cuda")
+    said = {key: value for key, value in row.training.items() if key not in (TEACHER, SET) and "recipe." not in key}
+    own = _own_data(said, setup, where) if "data" in said else {}
+    data = own.get("data", setup.data_name)
+    built_in = all(name in BUILT_IN for name in ([data] if isinstance(data, str) else data))
+    settings = dict(
+        data=data,
+        root=setup.asked.root,
+        classes=classes,
+        preload=setup.budget.preload,
+        controls=setup.budget.controls and SET not in row.training,  # they are of all sets together
+        data_options=setup.asked.data_options,
+        test_split="test" if built_in else "val",
+    )
     made = Job(
         model=entry.case.model,
         config=config.to_dict(),
         recipe=recipe,
-        data=setup.data_name,
-        root=setup.asked.root,
-        classes=classes,
         folder=out,
         seed=seed,
         device="cuda" if cuda else "cpu",
         dtype=setup.dtype or (setup.budget.dtype if cuda else "float32"),
         kernel=setup.kernel,
         threads=None if cuda else setup.threads,
-        preload=setup.budget.preload,
-        controls=setup.budget.controls,
-        data_options=setup.asked.data_options,
-        test_split="test" if setup.data_name in BUILT_IN else "val",
-        **{key: value for key, value in row.training.items() if key != TEACHER and not key.startswith("recipe.")},
+        **settings | own | said,
     )
     name = f"{slug(made.model)}-{setup.budget.name}-{data_slug(made.data)}-seed{seed}-{made.digest}"
     return replace(made, folder=out / "training" / name)
+
+
+def _own_data(said: dict[str, Any], setup: Setup, where: str) -> dict[str, Any]:
+    """Classes and sets of a row that names its data itself. Raises: UsageError."""
+    if setup.asked.data is not None:
+        raise UsageError(f"{where}: the rows name their data sets, so data={setup.asked.data} is one too many")
+    try:
+        sets = {one.name: len(one.load("train").classes) for one in chosen(said["data"], said.get("root"))}
+    except DataError as error:
+        raise UsageError(f"{where}: {error}") from error
+    several = {} if isinstance(said["data"], str) else sets
+    return {"data": said["data"], "root": None, "data_options": {}, "classes": sum(sets.values()), "sets": several}
 
 
 def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:

@@ -36,9 +36,10 @@ class Setup:
         return name if self.data_name == self.budget.data else f"{name}_{data_slug(self.data_name)}"
 
 
-def data_slug(data: str) -> str:
-    """A data set as a part of a name: a folder stands without where it lies."""
-    return slug(Path(data).name).replace("-", "_")
+def data_slug(data: str | list[str]) -> str:
+    """A data set, or several, as a part of a name: a folder stands without where it lies."""
+    names = [data] if isinstance(data, str) else data
+    return "-".join(slug(Path(name).name).replace("-", "_") for name in names)
 
 
 def check(setup: Setup) -> None:

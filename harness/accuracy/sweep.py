@@ -37,7 +37,6 @@ from records import provenance
 from records.record import Measurement, Quantity, Visit
 
 SAY_EVERY_SECONDS = 30.0
-PREDICTIONS = "predictions.npz"
 
 
 def classes_of(setup: Setup) -> int:
@@ -150,13 +149,14 @@ class Trainings:
 
 
 def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], why: dict[int, str]) -> Measurement:
-    job = of_row[0].job
+    job, of_set = of_row[0].job, of_row[0].of_set
+    data = of_set or job.data
     sizes = backbones.read_config(job.config).sizes()
     some = [results[task.seed] for task in of_row if task.seed in results]
     details: dict[str, Any] = {
         "budget": setup.budget.name,
-        "data": setup.data_name if setup.data_name in plan.BUILT_IN else plan.data_slug(setup.data_name),
-        "built_in": setup.data_name in plan.BUILT_IN,
+        "data": data if data in plan.BUILT_IN else plan.data_slug(data),
+        "built_in": data in plan.BUILT_IN,
         "wanted_seeds": [task.seed for task in of_row],
         "recipe": job.recipe.name,
         "published_recipe": (setup.asked.recipe or setup.budget.recipe) is None,  # else a shorter one of ours
@@ -172,7 +172,7 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         "depth": setup.budget.depth,
         "widths": sizes["widths"],
         "depths": sizes["blocks"],
-        "classes": job.classes,
+        "classes": job.sets[of_set] if of_set else job.classes,
         "dtype": job.dtype,
         "device": job.device,
     }
@@ -184,9 +184,9 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         details["failed"] = {str(seed): reason for seed, reason in why.items()}
     if some:
         details |= {
-            "data_digest": some[0].data,
+            "data_digest": some[0].data if of_set is None else {"test": _digest_of(of_row, results)},
             "params": some[0].parameters,
-            "videos": some[0].scores["videos"],
+            "videos": of_row[0].scores(some[0])["videos"],
             "machine": provenance.machine(setup.device),
             "trained_with": some[0].provenance,
         }
@@ -200,11 +200,11 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
 
 def _visit(task: Task, result: Result) -> Visit:
     """What the training of one seed gave."""
-    scores = result.scores
+    scores = task.scores(result)
     said = {
         "seed": task.seed,
         "job": task.job.digest,
-        "coverage": result.coverage,
+        "coverage": scores["coverage"],
         "replaced": result.replaced,
         "interval": [scores["top1"]["low"], scores["top1"]["high"]],
         "top5": scores["top5"]["value"],
@@ -212,7 +212,12 @@ def _visit(task: Task, result: Result) -> Visit:
         "seconds": result.seconds["total"],
         **{order: control["top1"]["value"] for order, control in result.controls.items()},
     }
-    return Visit((result.top1,), details=said)
+    return Visit((scores["top1"]["value"],), details=said)
+
+
+def _digest_of(of_row: list[Task], results: dict[int, Result]) -> str:
+    """Of the list of test videos of a row's data set, one of several that were trained on."""
+    return next(Predictions.load(task.predictions()).facts["data_digest"] for task in of_row if task.seed in results)
 
 
 def _macs(job: Job) -> int:
@@ -226,7 +231,7 @@ def _by_views(trained: list[Task]) -> list[dict[str, Any]]:
 
     Intervals are the means of Wilson's over the videos of each seed.
     """
-    tables = [by_views(Predictions.load(task.job.folder / PREDICTIONS)) for task in trained]
+    tables = [by_views(Predictions.load(task.predictions())) for task in trained]
     return [
         {**rows[0], **{key: sum(row[key] for row in rows) / len(rows) for key in ("top1", "low", "high")}}
         for rows in zip(*tables, strict=True)

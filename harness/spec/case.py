@@ -142,7 +142,8 @@ class Row:
 
     `baseline` is the row that this one is set against where the ablation names none for all. `recipe` is how its model
     was trained for the published accuracy, and `training` what else differs when it is trained: fields of
-    `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`.
+    `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`. Of a row that is
+    trained on several data sets (`data: [a, b]`), `set` names the one whose accuracy is the row's.
 
     `dial` holds values of dotted paths of this row's model alone, such as `attention.neighborhood.window`, each of
     which is a case; an axis of the ablation would ask them of every row.
@@ -352,9 +353,14 @@ def _check_training(row: Row, ablation: Ablation, where: str) -> None:
                 recipe.changed({key.removeprefix("recipe."): value})
             except UsageError as error:
                 raise UsageError(f"{where}: training.{key}: {error}") from None
+        elif key == "set":
+            names = [Path(one).name for one in row.training.get("data", [])]
+            if isinstance(row.training.get("data", ""), str) or value not in names:
+                hint = nearest(str(value), names) if names else "give data: [a, b] beside it"
+                raise UsageError(f"{where}: training.set: {value!r} is none of the row's data sets; {hint}")
         elif key != "teacher":
             if key not in kinds:
-                raise UsageError(f"{where}: unknown entry training.{key}; {nearest(key, [*kinds, 'teacher'])}")
+                raise UsageError(f"{where}: unknown entry training.{key}; {nearest(key, [*kinds, 'teacher', 'set'])}")
             typed(kinds[key], value, f"{where}: training.{key}={value}")
 
 
