@@ -1,7 +1,9 @@
 """`python -m attention_zoo`: the schemes, the kernels, and which of them run on this machine.
 
 `python -m attention_zoo check NAME ...` runs the laws on schemes, also of other packages; exit status 1 if one is
-broken, 2 if the command is wrong. `python -m attention_zoo draw NAME` makes a picture of what one token attends to.
+broken, 2 if the command is wrong. `python -m attention_zoo draw NAME` makes a picture of what one token attends to,
+`gallery` one of all schemes with the page that explains it, and `speedup NAME` says whether a block-sparse kernel can
+make a scheme fast.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         case ["check", _, *_] as command:
             return checked(command[1:])
-        case ["draw", *command]:
-            return drawn(command)
+        case ["draw" | "gallery" | "speedup" as word, *command]:
+            return said(word, command)
         case command:
             print(
-                f"error: {' '.join(command)!r} is no command; there are: python -m attention_zoo, "
-                "python -m attention_zoo check NAME, python -m attention_zoo draw NAME",
+                f"error: {' '.join(command)!r} is no command; there are: python -m attention_zoo, and it followed by "
+                "check NAME, draw NAME, gallery, speedup NAME",
                 file=sys.stderr,
             )
             return 2
@@ -50,12 +52,14 @@ def checked(names: list[str]) -> int:
     return status
 
 
-def drawn(command: list[str]) -> int:
-    """Says where the picture is."""
-    from attention_zoo._draw import draw  # matplotlib takes longer to load than the listing to print
+def said(word: str, command: list[str]) -> int:
+    """Says where a picture is, or what was found out."""
+    # matplotlib takes longer to load than the listing to print
+    from attention_zoo import _draw, _gallery, _speedup
 
+    commands = {"draw": _draw.draw, "gallery": _gallery.gallery, "speedup": _speedup.speedup}
     try:
-        print(draw(command))
+        print(commands[word](command))
     except (UnknownName, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

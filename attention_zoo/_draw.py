@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.figure
 import matplotlib.patches
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch.nn.functional import interpolate
 
+from attention_zoo._settings import Settings
 from attention_zoo.grid import Grid
 from attention_zoo.scheme import build
 
@@ -31,22 +32,10 @@ def draw(arguments: Sequence[str]) -> Path:
         ValueError: an argument is not of the form name=value, a place is outside of the grid, an option does not exist.
         UnknownName: there is no such scheme.
     """
-    name, *settings = arguments or [""]
-    wrong = [setting for setting in settings if "=" not in setting]
-    if not name or "=" in name or wrong:
-        raise ValueError(
-            f"draw {' '.join(arguments)}: say draw NAME, then settings such as grid=8x14x14 query=3,7,7 seed=0 "
-            "out=FILE.png, and the scheme's own options"
-        )
-    given = dict(setting.split("=", 1) for setting in settings)
-    grid = Grid.of([_whole(n, "grid") for n in re.split("[x,]", given.pop("grid", "8x14x14"))])
-    query = [_whole(n, "query") for n in given.pop("query", ",".join(str(n // 2) for n in grid)).split(",")]
-    seed, out = _whole(given.pop("seed", "0"), "seed"), Path(given.pop("out", f"{name}.png"))
-    if len(query) != 3 or any(not 0 <= at < n for at, n in zip(query, grid, strict=True)):
-        raise ValueError(
-            f"query {query} is no place of grid {tuple(grid)}; allowed: {tuple(n - 1 for n in grid)} at most"
-        )
-    options = {option: _value(text) for option, text in given.items()}
+    said = Settings("draw", arguments, "grid=8x14x14 query=3,7,7 seed=0 out=FILE.png")
+    name, grid, seed, out = said.name, said.grid("grid", "8x14x14"), said.whole("seed", 0), said.path(".png")
+    query = said.place("query", grid)
+    options = said.options()
     seen, how = attended(name, grid, query, seed, options)
     words = " ".join(f"{option}={json.dumps(value)}" for option, value in options.items())
     share = f"{seen.mean().item():.1%} of {grid.tokens} tokens"
@@ -59,14 +48,32 @@ def attended(
     name: str, grid: Grid, query: Sequence[int], seed: int = 0, options: dict | None = None
 ) -> tuple[Float[torch.Tensor, "t h w"], str]:
     """How much of each token one query sees, 0 to 1, and in what sense."""
+    table, how = pairs(name, grid, seed, options)
+    at = [i * n // m for i, n, m in zip(query, table.out, grid, strict=True)]  # where the map that comes out is smaller
+    number = (at[0] * table.out.h + at[1]) * table.out.w + at[2]
+    return table.seen[number].view(tuple(grid)), how
+
+
+class Table(NamedTuple):
+    """How much each token of the map that comes out sees of each token that goes in, 0 to 1."""
+
+    seen: Float[torch.Tensor, "n_out n"]
+    out: Grid
+
+
+def pairs(name: str, grid: Grid, seed: int = 0, options: dict | None = None) -> tuple[Table, str]:
+    """The same for every query."""
     torch.manual_seed(seed)
     module = build(name, DIM, HEADS, grid, kernel="reference", **(options or {})).eval()
-    number = (query[0] * grid.h + query[1]) * grid.w + query[2]
     if not hasattr(module, "selection"):
-        return module.reach()[number].view(tuple(grid)).float(), "can be influenced by"
-    coarse = torch.randn(1, DIM, *(-(-n // 3) + 1 for n in grid))
-    clip = interpolate(coarse, size=tuple(grid), mode="trilinear", align_corners=True).permute(0, 2, 3, 4, 1)
-    return module.selection(clip)[0, :, number].float().mean(0).view(tuple(grid)), "chose, as a share of heads"
+        return Table(module.reach().float(), module.out_grid), "can be influenced by"
+    return Table(module.selection(clip(grid))[0].float().mean(0), grid), "chose, as a share of heads"
+
+
+def clip(grid: Grid, dim: int = DIM) -> Float[torch.Tensor, "1 t h w d"]:
+    """Smooth noise, so that neighbours are alike as in a video; of the generator as it stands."""
+    coarse = torch.randn(1, dim, *(-(-n // 3) + 1 for n in grid))
+    return interpolate(coarse, size=tuple(grid), mode="trilinear", align_corners=True).permute(0, 2, 3, 4, 1)
 
 
 def _figure(seen: Float[torch.Tensor, "t h w"], query: Sequence[int], title: str) -> matplotlib.figure.Figure:
@@ -85,17 +92,3 @@ def _figure(seen: Float[torch.Tensor, "t h w"], query: Sequence[int], title: str
         if t == query[0]:
             axes.plot(query[2], query[1], marker="s", markersize=5, markerfacecolor="none", markeredgecolor="red")
     return figure
-
-
-def _whole(text: str, name: str) -> int:
-    if not re.fullmatch(r"\d+", text):
-        raise ValueError(f"{name}: {text!r} is not a number; say grid=8x14x14, query=3,7,7, seed=0")
-    return int(text)
-
-
-def _value(text: str) -> object:
-    """An option as JSON has it, or as it stands: window=[8,7,7], keep=0.25, rule=paper."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -35,7 +35,9 @@ class Bucket(NamedTuple):
     keys: Int[Tensor, "g r"]
 
 
-Rule = Callable[..., Sequence[tuple[np.ndarray, np.ndarray]]]
+Group = tuple[np.ndarray, np.ndarray]
+"""Queries "g s" and the keys "g r" that they share, as a bucket has them before it is on a device."""
+Rule = Callable[..., Sequence[Group]]
 """A function of hashable values that gives the (queries, keys) of each bucket; each query is in exactly one group."""
 
 
@@ -74,12 +76,12 @@ def tables(device: torch.device, rule: Rule, *key) -> Tables:
     return (_made if detect_fake_mode() is None else _made.__wrapped__)(device, rule, *key)
 
 
-def pairs(buckets: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
+def pairs(buckets: Iterable[Group]) -> int:
     """How many (query, key) pairs a rule allows."""
     return sum(queries.size * keys.shape[1] for queries, keys in buckets)
 
 
-def reach(tokens: int, buckets: Iterable[tuple[np.ndarray, np.ndarray]]) -> Bool[Tensor, "n n"]:
+def reach(tokens: int, buckets: Iterable[Group]) -> Bool[Tensor, "n n"]:
     """The pairs that a rule allows, as a table."""
     allowed = np.zeros((tokens, tokens), dtype=bool)
     for queries, keys in buckets:
@@ -87,7 +89,7 @@ def reach(tokens: int, buckets: Iterable[tuple[np.ndarray, np.ndarray]]) -> Bool
     return torch.from_numpy(allowed)
 
 
-def product_of_axes(grid: Grid, axes: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]):
+def product_of_axes(grid: Grid, axes: Sequence[Sequence[Group]]):
     """The buckets of a rule that allows a pair where each axis does, from the buckets of each axis."""
 
     def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -99,9 +101,9 @@ def product_of_axes(grid: Grid, axes: Sequence[Sequence[tuple[np.ndarray, np.nda
     return [(joined([t[0], h[0], w[0]]), joined([t[1], h[1], w[1]])) for t in axes[0] for h in axes[1] for w in axes[2]]
 
 
-def by_shape(groups: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+def by_shape(groups: Iterable[Group]) -> list[Group]:
     """Buckets of the (queries, keys) of single groups."""
-    shapes: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+    shapes: dict[tuple[int, int], list[Group]] = {}
     for queries, keys in groups:
         shapes.setdefault((len(queries), len(keys)), []).append((queries, keys))
     return [(np.stack([q for q, _ in same]), np.stack([k for _, k in same])) for same in shapes.values()]

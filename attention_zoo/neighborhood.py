@@ -72,8 +72,11 @@ class NeighborhoodAttention(nn.Module):
         n, d = self.grid.tokens, self.dim
         return 4 * n * d * d + 2 * d * math.prod(map(gathered.pairs, axes(*self._key(self.grid))))
 
+    def buckets(self) -> list[gathered.Group]:
+        return neighborhoods(*self._key(self.grid))
+
     def reach(self) -> Bool[Tensor, "n n"]:
-        return gathered.reach(self.grid.tokens, neighborhoods(*self._key(self.grid)))
+        return gathered.reach(self.grid.tokens, self.buckets())
 
 
 def neighborhoods(grid: Grid, window: Grid, stride: Grid, dilation: Grid, causal: tuple[bool, bool, bool]):

@@ -71,10 +71,13 @@ class RadialAttention(nn.Module):
     def macs(self) -> int:
         """Four projections, then scores and weighted sum over the pairs of the blocks that are kept."""
         n, d = self.grid.tokens, self.dim
-        return 4 * n * d * d + 2 * d * gathered.pairs(radii(self.grid, *self.options))
+        return 4 * n * d * d + 2 * d * gathered.pairs(self.buckets())
+
+    def buckets(self) -> list[gathered.Group]:
+        return radii(self.grid, *self.options)
 
     def reach(self) -> Bool[Tensor, "n n"]:
-        return gathered.reach(self.grid.tokens, radii(self.grid, *self.options))
+        return gathered.reach(self.grid.tokens, self.buckets())
 
 
 @functools.lru_cache(maxsize=16)

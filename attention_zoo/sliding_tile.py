@@ -83,7 +83,11 @@ class SlidingTileAttention(nn.Module):
         keys = (math.prod(map(gathered.pairs, axes(*self._key(self.grid, window)))) for window in self.windows)
         return 4 * n * d * d + 2 * (d // self.num_heads) * sum(keys)
 
+    def buckets(self) -> list[gathered.Group]:
+        """Of all heads together."""
+        windows = dict.fromkeys(self.windows)
+        return [bucket for window in windows for bucket in neighborhoods(*self._key(self.grid, window))]
+
     def reach(self) -> Bool[Tensor, "n n"]:
         """What any head sees."""
-        rules = (neighborhoods(*self._key(self.grid, window)) for window in dict.fromkeys(self.windows))
-        return torch.stack([gathered.reach(self.grid.tokens, rule) for rule in rules]).any(0)
+        return gathered.reach(self.grid.tokens, self.buckets())
