@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 BYTES = 4 * 2**20  # what a chunk holds between operators; 2 to 8 MiB are equally fast, 1 and 16 are slower
@@ -41,6 +41,12 @@ def eager(x: Tensor) -> bool:
 def inference(x: Tensor) -> bool:
     """Whether a branch may run in chunks that keep nothing: eagerly on a CPU, without gradients."""
     return not torch.is_grad_enabled() and eager(x)
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody has put hooks on a module, which must then be called as a whole."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -13,7 +13,7 @@ from torch.nn.functional import conv3d, pad
 
 from attention_zoo import chunks
 from attention_zoo.grid import Grid
-from attention_zoo.kernels import AUTO, attend
+from attention_zoo.kernels import AUTO, attend, of_few_keys
 from attention_zoo.pooling import pooled
 from attention_zoo.scheme import register
 from attention_zoo.sequence import heads, joined
@@ -71,7 +71,10 @@ class GlobalPyramidAttention(nn.Module):
         _, t, h, w, _ = x.shape
         k, v = heads(self.kv(self._keys(x)), 2, self.num_heads)
         tokens = x.flatten(1, 3)
-        if chunks.inference(x):  # queries, and what they found
+        of_few = of_few_keys(self.kernel, x, self.dim // self.num_heads, "global_pyramid")
+        if of_few is not None:
+            y = of_few(tokens, self.q, k, v, self.proj)
+        elif chunks.inference(x):  # queries, and what they found
             weights = self.q.weight.numel() + self.proj.weight.numel()
             length = chunks.length(x, tokens.shape[1], x.shape[0] * 2 * self.dim, weights)
             y = chunks.joined((self._attend(part, k, v) for part in tokens.split(length, dim=1)), tokens, dim=1)

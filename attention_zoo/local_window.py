@@ -42,7 +42,8 @@ class LocalWindowAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         tiling = self._tiling(grid_of(x))
-        return window_attention(x, self.qkv, self.proj, self.num_heads, tiling, self.bias, kernel=self.kernel)
+        maps = self.qkv, self.proj
+        return window_attention(x, *maps, self.num_heads, tiling, self.bias, kernel=self.kernel, scheme="local_window")
 
     def _tiling(self, grid: Grid) -> Tiling:
         return Tiling.fitted(grid, self.window)

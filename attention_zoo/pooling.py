@@ -7,12 +7,16 @@ is used, on a GPU what is faster there.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 from torch.nn.functional import conv3d
 
 from attention_zoo import chunks
 from attention_zoo.fastest import fastest
+
+_TRITON = find_spec("triton") is not None
 
 
 def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,7 +31,16 @@ def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and chunks.eager(x):
         return _Pooled.apply(*chunks.autocast(x, weight, bias))
-    return fastest("pooling", {"convolution": _convolved, "sums": _summed}, x, weight, bias)
+    ways = {"convolution": _convolved, "sums": _summed}
+    if x.device.type == "cuda" and _TRITON:
+        ways["triton"] = _of_triton
+    return fastest("pooling", ways, x, weight, bias)
+
+
+def _of_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    from attention_zoo._pooling_triton import block_sums
+
+    return block_sums(x.permute(0, 2, 3, 4, 1), weight, bias).permute(0, 4, 1, 2, 3)
 
 
 def _summed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

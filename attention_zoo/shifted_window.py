@@ -64,7 +64,10 @@ class ShiftedWindowAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         tiling = self._tiling(grid_of(x))
-        return window_attention(x, self.qkv, self.proj, self.num_heads, tiling, self.bias, kernel=self.kernel)
+        maps = self.qkv, self.proj
+        return window_attention(
+            x, *maps, self.num_heads, tiling, self.bias, kernel=self.kernel, scheme="shifted_window"
+        )
 
     def _tiling(self, grid: Grid) -> Tiling:
         return Tiling.fitted(grid, self.window, self.shift, self.padding)

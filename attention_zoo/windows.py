@@ -284,9 +284,13 @@ def window_attention(
     bias: RelativeBias | None,
     *,
     kernel: str,
+    scheme: str,
 ) -> Float[Tensor, "b t h w d"]:
-    """Self-attention inside the windows of `tiling`, those with the same mask together."""
-    of_map = of_windows(kernel, x, qkv.out_features // 3 // num_heads)
+    """Self-attention inside the windows of `tiling`, those with the same mask together.
+
+    `scheme` is the name under which records may know a faster kernel.
+    """
+    of_map = of_windows(kernel, x, qkv.out_features // 3 // num_heads, scheme)
     if of_map is not None and not (torch.is_grad_enabled() and _sees_padding(tiling)):
         return proj(_on_the_map(of_map, qkv(x), qkv.bias, num_heads, tiling, bias))
     parts, b = slabs(tiling), x.shape[0]

@@ -9,6 +9,7 @@ that is fastest there, or a program of Triton.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from importlib.util import find_spec
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv3d, pad
 
 from attention_zoo import chunks
-from attention_zoo.fastest import fastest
+from attention_zoo.fastest import Way, fastest
 
 _TRITON = find_spec("triton") is not None
 
@@ -31,16 +32,32 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and chunks.eager(x):
         return _Depthwise.apply(*chunks.autocast(x, weight, bias))
+    return fastest("depthwise convolution", _ways(x), x, weight, bias)
+
+
+def with_residual(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The tokens plus their convolution; a program of Triton adds them up where it has them."""
+    if x.device.type != "cuda" or torch.is_autocast_enabled("cuda"):  # whose sum is of more digits than its products
+        return x + depthwise(x, weight, bias)
+    ways = {name: functools.partial(_added, way) for name, way in _ways(x).items()}
+    if "triton" in ways:
+        ways["triton"] = functools.partial(_triton, residual=True)
+    return fastest("depthwise convolution and sum", ways, x, weight, bias)
+
+
+def _ways(x: Tensor) -> dict[str, Way]:
     ways = {"channels last": _convolved, "channels first": _channels_first, "frames": _frames}
-    if x.device.type == "cuda" and _TRITON:
-        ways["triton"] = _triton
-    return fastest("depthwise convolution", ways, x, weight, bias)
+    return ways | ({"triton": _triton} if x.device.type == "cuda" and _TRITON else {})
 
 
-def _triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _added(way: Way, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x + way(x, weight, bias)
+
+
+def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool = False) -> Tensor:
     from backbones._depthwise_triton import depthwise as of_triton
 
-    return of_triton(x, weight, bias, False)
+    return of_triton(x, weight, bias, residual)
 
 
 def _channels_first(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -42,7 +42,7 @@ class Mlp(nn.Module):
     def _as_built(self) -> bool:
         """Whether the parts are what the chunked forms take them for: nobody has put in others, or hooks."""
         parts = (self.fc1, nn.Linear), (self.act, nn.GELU), (self.fc2, nn.Linear)
-        return all(type(part) is kind and not watched(part) for part, kind in parts)
+        return all(type(part) is kind and not chunks.watched(part) for part, kind in parts)
 
     def _in_chunks(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n _d"]:
         tokens = x.flatten(0, -2)
@@ -51,12 +51,6 @@ class Mlp(nn.Module):
 
     def macs(self, tokens: int) -> int:
         return tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
-
-
-def watched(module: nn.Module) -> bool:
-    """Whether somebody has put hooks on a module, which must then be called as a whole."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
 
 
 class _Mlp(torch.autograd.Function):

@@ -13,8 +13,7 @@ from torch.nn.functional import interpolate, linear, pad
 from torch.utils.checkpoint import checkpoint
 
 from attention_zoo import Grid, Tokens, chunks
-from backbones.depthwise import depthwise
-from backbones.mlp import watched
+from backbones.depthwise import with_residual
 
 
 class PatchEmbedding(nn.Module):
@@ -34,7 +33,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
         x = pad_to_blocks(x, self.patch)
-        if torch.is_grad_enabled() and x.is_contiguous() and chunks.eager(x) and not watched(self.proj):
+        if torch.is_grad_enabled() and x.is_contiguous() and chunks.eager(x) and not chunks.watched(self.proj):
             return self.norm(self._as_linear(x))
         x = self.proj(rearrange(x, "b t h w d -> b d t h w"))
         return self.norm(rearrange(x, "b d t h w -> b t h w d"))
@@ -92,7 +91,7 @@ class ConditionalPosition(nn.Conv3d):
         super().__init__(dim, dim, kernel_size=tuple(kernel), padding=tuple(n // 2 for n in kernel), groups=dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        return x + depthwise(x, self.weight, self.bias)
+        return with_residual(x, self.weight, self.bias)
 
     def macs(self, grid: Grid) -> int:
         return grid.tokens * self.weight.numel()

@@ -12,6 +12,7 @@ import torch
 from small_cases import LITTLE, clip_file, tiny
 
 import attention_zoo
+import attention_zoo.global_pyramid
 import attention_zoo.windows
 from attention_zoo import Grid, fastest, kernels, pooling, sequence
 from backbones import depthwise
@@ -365,9 +366,33 @@ def test_windows_go_to_the_kernel_that_knows_them_in_one_call(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("attention_zoo.kernels.triton.find_spec", lambda name: "there")
     x = types.SimpleNamespace(device=CUDA, dtype=torch.float16)
-    assert kernels.of_windows("triton", x, 16) is kernels.registry.get("triton").windows
-    assert kernels.of_windows("triton", x, 24) is kernels.of_windows("sdpa", x, 16) is None
-    assert kernels.of_windows("auto", x, 16) is kernels.of_windows("triton", torch.empty(1), 16) is None
+    triton, of = kernels.registry.get("triton"), "shifted_window"
+    assert kernels.of_windows("triton", x, 16, of) is triton.windows
+    assert kernels.of_windows("triton", x, 24, of) is kernels.of_windows("sdpa", x, 16, of) is None
+    assert kernels.of_windows("triton", torch.empty(1), 16, of) is kernels.of_few_keys("triton", x, 16, of) is None
+    with torch.no_grad():
+        assert kernels.of_few_keys("triton", x, 16, "global_pyramid") is triton.few_keys
+        monkeypatch.setattr(attention_zoo.global_pyramid, "of_few_keys", lambda *_: lambda x, q, k, v, proj: x + 1)
+        pyramid, clip = attention_zoo.build("global_pyramid", 32, 2, Grid(4, 6, 8)), torch.randn(1, 4, 6, 8, 32)
+        torch.testing.assert_close(pyramid(clip), clip + 1)
+
+
+def test_auto_has_special_programs_only_where_records_say_that_they_are_faster(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr("attention_zoo.kernels.triton.find_spec", lambda name: "there")
+    x = types.SimpleNamespace(device=CUDA, dtype=torch.bfloat16)
+    assert kernels.of_windows("auto", x, 32, "shifted_window") is None
+    known = {("NVIDIA H200", "bfloat16", "shifted_window", True): "triton"}
+    monkeypatch.setattr(kernels, "known_faster", lambda: known)
+    windows = kernels.registry.get("triton").windows
+    assert kernels.of_windows("auto", x, 32, "shifted_window") is windows
+    assert kernels.of_windows("auto", x, 32, "local_window") is None
+    assert kernels.of_windows("sdpa", x, 32, "shifted_window") is None
+    with torch.no_grad():
+        assert kernels.of_windows("auto", x, 32, "shifted_window") is None
+    x.dtype = torch.float16
+    assert kernels.of_windows("auto", x, 32, "shifted_window") is None
 
 
 def test_padding_that_learns_is_seen_window_by_window(monkeypatch):

@@ -44,6 +44,74 @@ print("agree")
 """
 
 
+BLOCKS = """
+import torch
+from attention_zoo._pooling_triton import block_sums
+from attention_zoo.pooling import _convolved
+
+for seed, (shape, block) in enumerate((((2, 2, 4, 6, 7), (2, 2, 3)), ((1, 2, 4, 40, 70), (1, 4, 4)),
+                                       ((1, 3, 3, 2, 20), (3, 1, 2)))):
+    dtype, tolerance = ((torch.float32, 1e-5), (torch.float16, 1e-2))[seed % 2]
+    torch.manual_seed(seed)
+    ours = [torch.randn(size).to(dtype).requires_grad_() for size in (shape, (shape[-1], 1, *block), (shape[-1],))]
+    exact = [value.detach().double().requires_grad_() for value in ours]
+    used = slice(3 - seed % 2)  # with and without a bias
+    y = block_sums(*(ours[used] + [None])[:3])
+    x, *more = exact[used]
+    wanted = _convolved(x.permute(0, 4, 1, 2, 3), *(more + [None])[:2]).permute(0, 2, 3, 4, 1)
+    g = torch.randn(wanted.shape).to(dtype)
+    pairs = zip([y, *torch.autograd.grad(y, ours[used], g)],
+                [wanted, *torch.autograd.grad(wanted, exact[used], g.double())], strict=True)
+    for got, want in pairs:
+        assert got.dtype == dtype, got.dtype
+        assert (got.double() - want).abs().max() <= tolerance * want.abs().max(), (shape, block)
+print("agree")
+"""
+
+
+FEW_KEYS = """
+import random
+import torch
+from attention_zoo.kernels import _few_keys
+from attention_zoo.kernels._few_keys import few_keys_attend, pyramid_attend
+from attention_zoo.kernels.reference import reference
+from attention_zoo.sequence import heads, joined
+
+_few_keys.QUERIES, _few_keys.KEYS = 32, 16  # several tiles even of few tokens
+for seed in range(6):
+    draw = random.Random(seed)
+    dtype, tolerance = ((torch.float32, 1e-5), (torch.float16, 1e-2))[seed % 2]
+    torch.manual_seed(seed)
+    b, n, s, m, c = draw.randint(1, 2), draw.randint(3, 70), draw.randint(1, 40), draw.choice((1, 2, 4)), 16
+    linear = [torch.nn.Linear(m * c, m * c).to(dtype) for _ in "qo"]
+    exact = [torch.nn.Linear(m * c, m * c).double() for _ in "qo"]
+    for ours, theirs in zip(linear, exact, strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    x, k, v = torch.randn(b, n, m * c).to(dtype), torch.randn(b, m, s, c).to(dtype), torch.randn(b, m, s, c).to(dtype)
+    with torch.no_grad():
+        (q,) = heads(exact[0](x.double()), 1, m)
+        wanted = exact[1](joined(reference(q, k.double(), v.double(), None)))
+        y = pyramid_attend(x, linear[0].weight, linear[0].bias, k, v, linear[1].weight, linear[1].bias)
+        alone = few_keys_attend(x, k, v)
+        (q,) = heads(x.double(), 1, m)
+        wanted_alone = joined(reference(q, k.double(), v.double(), None))
+    for got, want in ((y, wanted), (alone, wanted_alone)):
+        assert got.dtype == dtype
+        error = (got.double() - want).abs().max() / want.abs().max()
+        assert error <= tolerance, (seed, error)
+    if n <= 40:  # as a scheme calls it: a width that is no power of two goes without the linear maps
+        from attention_zoo.kernels import triton as kernel
+        with torch.no_grad():
+            assert torch.equal(kernel.few_keys(x, linear[0], k, v, linear[1]), y)
+            narrow = [torch.nn.Linear(48, 48).to(dtype) for _ in "qo"]
+            x, k, v = (torch.randn(size).to(dtype) for size in ((b, n, 48), (b, 3, s, c), (b, 3, s, c)))
+            (q,) = heads(narrow[0](x), 1, 3)
+            wanted = narrow[1](joined(reference(q.double(), k.double(), v.double(), None)).to(dtype))
+            torch.testing.assert_close(kernel.few_keys(x, narrow[0], k, v, narrow[1]), wanted, rtol=0, atol=tolerance)
+print("agree")
+"""
+
+
 def interpreted(program, *arguments, interpret="1"):
     environment = {**os.environ, "TRITON_INTERPRET": interpret, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
@@ -87,7 +155,7 @@ for seed in range(first, first + count):
         mapped = qkv(x.requires_grad_(bool(gradients)))
         y = proj(_on_the_map(kernel.windows, mapped, qkv.bias, 2, tiling, bias))
         x64 = x.detach().double().requires_grad_(bool(gradients))
-        wanted = window_attention(x64, exact[0], exact[1], 2, tiling, exact[2], kernel="reference")
+        wanted = window_attention(x64, exact[0], exact[1], 2, tiling, exact[2], kernel="reference", scheme="any")
     assert y.dtype == dtype
     agree(y, wanted, tolerance, *case)
     if gradients:
@@ -113,6 +181,14 @@ def test_windows_on_the_map(gradients):
 @pytest.mark.parametrize("gradients", [0, 1], ids=["forward", "backward"])
 def test_windows_of_many_tilings_on_the_map(gradients):
     interpreted(WINDOWS, 100, 40, gradients)
+
+
+def test_many_queries_of_few_keys():
+    interpreted(FEW_KEYS)
+
+
+def test_sums_of_blocks_and_their_gradients():
+    interpreted(BLOCKS)
 
 
 def test_depthwise_convolution_and_its_gradients():
@@ -144,12 +220,17 @@ def compiled(program, pointers, constants, capability, warps=4, **numbers):
 """
 
 SM = """
+from attention_zoo._pooling_triton import _sum_blocks, _sum_taps as _sum_block_taps
 from backbones._depthwise_triton import _convolve, _sum_taps
 sizes = dict(T=16, H=56, W=56, D=64, KT=3, KH=3, KW=3, TOKENS=32, CHANNELS=64)
 for capability in (80, 90):
     compiled(_convolve, dict(X="*bf16", TAPS="*bf16", BIAS="*bf16", Y="*bf16"),
              dict(sizes, RESIDUAL=True, BIASED=True), capability)
     compiled(_sum_taps, dict(X="*bf16", G="*bf16", SUMS="*fp32"), sizes, capability)
+    sizes_of_blocks = dict(H=56, W=56, D=64, BT=2, BH=8, BW=8, BLOCKS=8, CHANNELS=64)
+    compiled(_sum_blocks, dict(X="*bf16", TAPS="*bf16", BIAS="*bf16", Y="*bf16"),
+             dict(sizes_of_blocks, BIASED=True), capability)
+    compiled(_sum_block_taps, dict(X="*bf16", G="*bf16", SUMS="*fp32"), sizes_of_blocks, capability)
 print("agree")
 """
 
@@ -175,7 +256,21 @@ print("agree")
 """
 
 
+SM_FEW = """
+from attention_zoo.kernels import _few_keys
+from attention_zoo.kernels._few_keys import _attend, _attend_to
+pointers = dict.fromkeys(("X", "WQ", "BQ", "K", "V", "WO", "BO", "Y", "Q"), "*bf16")
+for capability, instruction in ((80, "HMMA"), (90, "HGMMA")):
+    for program, heads in ((_attend, 2), (_attend, 4), (_attend_to, 8)):
+        of = {name: pointers[name] for name in program.arg_names if name in pointers}
+        sizes = dict(S=456, HEADS=heads, C=32, QUERIES=_few_keys.QUERIES, KEYS=_few_keys.KEYS)
+        sass = compiled(program, of, sizes, capability, _few_keys.WARPS, n="i32", tiles="i32", scale="fp32")
+        assert instruction in sass, (program.__name__, capability)
+print("agree")
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [SM, SM_WINDOWS], ids=["depthwise", "windows"])
+@pytest.mark.parametrize("program", [SM, SM_WINDOWS, SM_FEW], ids=["depthwise", "windows", "few keys"])
 def test_programs_compile_without_spills_for_cards_of_today(program):
     interpreted(COMPILED + program, interpret="0")

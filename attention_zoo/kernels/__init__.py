@@ -6,8 +6,11 @@ kernel lives in one file here and registers itself; a scheme calls `attend` and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -17,6 +20,7 @@ from attention_zoo.registry import Registry
 
 registry: Registry[Kernel] = Registry("attention kernel", "attention_zoo.kernels")
 AUTO = "auto"
+FASTER = Path(__file__).with_name("faster.json")
 MOST_SEQUENCES = 65_535  # of one launch on CUDA: flash and flex put them on an axis of the grid that ends there
 MOST_NUMBERS = 2**31 - 1  # and the offsets of some kernels, flash's backward pass among them, are of 32 bits
 BIAS_BYTES = (
@@ -33,7 +37,9 @@ class KernelUnavailable(RuntimeError):
 class Kernel:
     """A way to compute attention. `missing(device, dtype, backward)` is the reason it cannot run so, or None.
 
-    `windows` is a way to attend inside windows of a whole map, for heads of so many `channels`.
+    `windows` is a way to attend inside windows of a whole map, `few_keys` one for many queries of few keys with the
+    linear maps around them, without gradients; both are for heads of so many `channels`. `prepare()` loads what they
+    need, before a compiler or a counter looks.
     """
 
     name: str
@@ -41,7 +47,9 @@ class Kernel:
     needs: str
     missing: Callable[[torch.device, torch.dtype, bool], str | None] = lambda device, dtype, backward: None
     windows: Callable[..., Tensor] | None = None
+    few_keys: Callable[..., Tensor] | None = None
     channels: tuple[int, ...] = ()
+    prepare: Callable[[], None] = lambda: None
 
 
 def add(kernel: Kernel) -> Kernel:
@@ -67,7 +75,7 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
 
     `auto` is `sdpa`: it runs wherever PyTorch does, has a backward pass, and chooses among PyTorch's fused
     implementations by shape. The ablation `kernels` measures the others beside it. (`attend`, which knows the shapes,
-    makes one exception.)
+    makes one exception; schemes ask `of_windows` and `of_few_keys`, which know what records say of a card.)
 
     Raises:
         UnknownName: `name` is no kernel.
@@ -82,19 +90,47 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
     return name
 
 
-def of_windows(name: str, x: Tensor, channels: int) -> Callable[..., Tensor] | None:
+def of_windows(name: str, x: Tensor, channels: int, scheme: str) -> Callable[..., Tensor] | None:
     """How the kernel attends inside windows of a whole map, or None where it does so window by window."""
-    if name == AUTO or x.device.type != "cuda":
+    kernel = _special(name, x, channels, scheme, torch.is_grad_enabled())
+    return kernel.windows if kernel else None
+
+
+def of_few_keys(name: str, x: Tensor, channels: int, scheme: str) -> Callable[..., Tensor] | None:
+    """How the kernel goes from tokens and a few keys to tokens, or None where it attends to given queries alone."""
+    kernel = None if torch.is_grad_enabled() else _special(name, x, channels, scheme, False)
+    return kernel.few_keys if kernel else None
+
+
+def _special(name: str, x: Tensor, channels: int, scheme: str, backward: bool) -> Kernel | None:
+    """The kernel, if it has programs for schemes as a whole; `auto` has those that are known to be faster."""
+    if x.device.type != "cuda":
         return None
+    if name == AUTO:
+        of = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        device = torch.cuda.get_device_name(x.device)
+        faster = known_faster().get((device, str(of).removeprefix("torch."), scheme, backward))
+        if faster is None or missing(faster, x.device, x.dtype, backward):
+            return None
+        name = faster
     kernel = registry.get(resolve(name, x.device, x.dtype))
-    return kernel.windows if channels in kernel.channels else None
+    return kernel if channels in kernel.channels else None
+
+
+@cache
+def known_faster() -> dict[tuple[str, str, str, bool], str]:
+    """The kernel that records show to be faster than `auto` was: by card, number format, scheme, and whether gradients
+    are wanted. `python -m reports.faster` writes it from the records.
+    """
+    entries = json.loads(FASTER.read_text(encoding="utf-8"))
+    return {(one["device"], one["dtype"], one["scheme"], one["backward"]): one["kernel"] for one in entries}
 
 
 def check_name(name: str) -> str:
     """Returns `name` if it is a kernel or `auto`, raises UnknownName if not."""
     names()  # finds the kernels now: a compiler that traces a first forward pass cannot trace imports
-    if name != AUTO:
-        registry.get(name)
+    for one in set(known_faster().values()) if name == AUTO else {name}:
+        registry.get(one).prepare()
     return name
 
 

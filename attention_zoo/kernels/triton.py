@@ -1,13 +1,14 @@
 """Programs of Triton for attention that PyTorch's fused attention makes copies for: windows, read from the map and
-written to it. Where there is no such program, in training too, it is PyTorch's fused attention. CUDA only.
+written to it, and many queries of few keys with their linear maps. Elsewhere PyTorch has it. CUDA only.
 """
 
 from __future__ import annotations
 
+import importlib
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention_zoo import chunks
 from attention_zoo.kernels import Kernel, add
@@ -30,6 +31,25 @@ def windows(
     return y
 
 
+def few_keys(x: Tensor, q: nn.Linear, k: Tensor, v: Tensor, proj: nn.Linear) -> Tensor:
+    """From tokens (b, n, d) to tokens, by way of keys and values (b, m, s, c)."""
+    from attention_zoo.kernels._few_keys import WIDEST, few_keys_attend, pyramid_attend
+
+    d = x.shape[-1]
+    as_built = all(type(part) is nn.Linear and part.bias is not None and not chunks.watched(part) for part in (q, proj))
+    if d > WIDEST or d & (d - 1) or not as_built:
+        return proj(few_keys_attend(*chunks.autocast(q(x), k, v)))
+    x, wq, bq, k, v, wo, bo = chunks.autocast(x, q.weight, q.bias, k, v, proj.weight, proj.bias)
+    return pyramid_attend(x, wq, bq, k, v, wo, bo)
+
+
+def prepare() -> None:
+    """Loads the programs: a counter that is open when they are loaded has no formula for them."""
+    if find_spec("triton") is not None and torch.cuda.is_available():
+        for name in ("_windows", "_few_keys"):
+            importlib.import_module(f"attention_zoo.kernels.{name}")
+
+
 def _missing(device: torch.device, dtype: torch.dtype, backward: bool) -> str | None:
     if device.type != "cuda":
         return f"programs of Triton need a CUDA GPU, the tensors are on {device.type!r}"
@@ -42,4 +62,5 @@ def _missing(device: torch.device, dtype: torch.dtype, backward: bool) -> str | 
     return None
 
 
-add(Kernel("triton", sdpa, needs="Triton and a CUDA GPU", missing=_missing, windows=windows, channels=CHANNELS))
+PROGRAMS = {"windows": windows, "few_keys": few_keys, "channels": CHANNELS, "prepare": prepare}
+add(Kernel("triton", sdpa, needs="Triton and a CUDA GPU", missing=_missing, **PROGRAMS))

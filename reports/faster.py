@@ -1,0 +1,101 @@
+"""Which kernels `auto` should be on which card, as records have it: `python -m reports.faster` writes the list.
+
+A kernel enters for a card, a number format and a scheme where every pair of records that differ in the kernel alone,
+of models with that scheme, says that it is faster, beyond noise.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from records.record import RecordError, ablation_folders, canonical, write_text
+from records.terminal import until_closed
+from reports import statistics
+from reports.paper_table import PaperTableError
+from reports.table import AblationTable, Row, load, visits
+
+LIST = Path(__file__).parents[1] / "attention_zoo" / "kernels" / "faster.json"
+KERNELS = {"triton": {"forward": ("local_window", "shifted_window", "global_pyramid"),
+                      "backward": ("local_window", "shifted_window")}}  # fmt: skip
+"""What the programs of a kernel are for."""
+USUAL = ("auto", "sdpa")
+METRICS = {"latency": False, "training_latency": True}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one pair of records says."""
+
+    of: tuple[str, str, str, bool, str]  # card, number format, scheme, with gradients, kernel
+    faster: bool
+    place: str
+
+
+def entries(tables: Iterable[AblationTable]) -> list[dict[str, Any]]:
+    """The list, with the records that it rests on."""
+    found: dict[tuple, list[Said]] = {}
+    for table in tables:
+        for said in pairs(table):
+            found.setdefault(said.of, []).append(said)
+    keys = ("device", "dtype", "scheme", "backward", "kernel")
+    return [
+        {**dict(zip(keys, of, strict=True)), "records": sorted({one.place for one in all_said})}
+        for of, all_said in sorted(found.items())
+        if all(one.faster for one in all_said)
+    ]
+
+
+def pairs(table: AblationTable) -> Iterator[Said]:
+    """What each row with a special kernel says, beside the row that differs in that alone."""
+    for row in table.measured:
+        case = row.record.case
+        usual = next((other for other in table.measured if case["kernel"] in KERNELS and _differ(other, row)), None)
+        if usual is None or table.quick or not str(case["device"]).startswith("cuda"):
+            continue
+        for name, backward in METRICS.items():
+            for card in row.measurement(name).said("gpu") if row.value(name) and usual.value(name) else ():
+                known = table.spreads(name, common_drift=True)
+                ratio = statistics.ratio(
+                    visits(row, name), visits(usual, name), "timed", known.get(row.name), known.get(usual.name)
+                )
+                place = f"{table.place}/{row.record.case_id}.json"
+                for scheme in KERNELS[case["kernel"]]["backward" if backward else "forward"]:
+                    if scheme in schemes(case["config"]):
+                        faster = ratio.distinguishable and ratio.interval.value < 1
+                        yield Said((card, case["dtype"], scheme, backward, case["kernel"]), faster, place)
+
+
+def _differ(usual: Row, row: Row) -> bool:
+    """Whether two rows ran the same but for the kernel, and the first one the usual kernel."""
+    plain, other = ({**one.record.case, "row": "", "kernel": ""} for one in (usual, row))
+    return usual.record.case["kernel"] in USUAL and canonical(plain) == canonical(other)
+
+
+def schemes(config: dict[str, Any]) -> set[str]:
+    """Of all blocks of a model that is made of schemes."""
+    named = config.get("attention") or {}
+    used = {word for stage in config.get("stages") or () if isinstance(stage, list) for word in stage}
+    return {named[word]["scheme"] if word in named else word for word in used if isinstance(word, str)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m reports.faster", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="the folder of all devices")
+    parser.add_argument("--out", type=Path, default=LIST, help="the list (the one that `auto` reads)")
+    asked, tables = parser.parse_args(arguments), []
+    for device in sorted(path for path in asked.results.glob("*") if path.is_dir()):
+        for folder in ablation_folders(device):
+            try:
+                tables.append(load(folder))
+            except (RecordError, PaperTableError) as error:
+                print(error, file=sys.stderr)
+    print(write_text(json.dumps(entries(tables), indent=1) + "\n", asked.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(until_closed(main))
