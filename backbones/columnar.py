@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -22,25 +22,17 @@ from torch import Tensor, nn
 
 import attention_zoo
 from attention_zoo import Grid, Tokens
-from backbones.config import Config, attention_entries, choice, narrower, number, patterns, positive_integers
-from backbones.family import Backbone, Family, Origin, families
+from backbones.column import Column
+from backbones.config import Config, Rate, Ratio, narrower, patterns
+from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
-from backbones.mlp import ACTIVATIONS, Mlp
-from backbones.parts import (
-    DropPath,
-    PatchEmbedding,
-    Places,
-    channels_last,
-    check_classes,
-    initialise_linear,
-    linear_rates,
-    recomputed,
-    resized,
-)
+from backbones.mlp import Activation, Mlp
+from backbones.parts import DropPath, PatchEmbedding, Places, initialise_linear, linear_rates, resized
 from backbones.residual import Attend, Block, PerToken, Residual
 
 ClassToken = Literal["clip", "frame", "none"]
 Position = Literal["space_time", "space", "joint", "none"]
+EPS = 1e-6
 
 
 @no_type_check  # it checks its values itself and takes lists where it keeps tuples
@@ -56,7 +48,7 @@ class ColumnarConfig(Config):
         patch: frames and pixels that become one token.
         class_token: one for the clip, one for each frame (the answer is then their mean), or none (the mean of all).
         position: learned, for places and for times, for places alone, or "joint", for each place at each time.
-        activation: of the MLPs.
+        activation, mlp_ratio, mlp_rank: of the MLPs, see `mlp.Mlp`.
 
     Raises:
         ValueError: a value is impossible.
@@ -73,28 +65,17 @@ class ColumnarConfig(Config):
     clip: Grid = Grid(8, 224, 224)
     in_channels: int = 3
     patch: Grid = Grid(1, 16, 16)
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
+    mlp_rank: Ratio | None = None
     class_token: ClassToken = "clip"
     position: Position = "space_time"
-    activation: str = "gelu"
-    drop_path: float = 0.1
-    dropout: float = 0.0
+    activation: Activation = "gelu"
+    drop_path: Rate = 0.1
+    dropout: Rate = 0.0
     activation_checkpointing: bool = False
 
     def __post_init__(self):
-        for name in ("clip", "patch"):
-            self._set(name, Grid.of(getattr(self, name), name))
-        for name in ("width", "num_heads", "depth", "in_channels"):
-            self._set(name, *positive_integers(name, (getattr(self, name),)))
-        self._set("mlp_ratio", number("mlp_ratio", self.mlp_ratio, zero=False))
-        for name in ("drop_path", "dropout"):
-            self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
-        choice("class_token", self.class_token, get_args(ClassToken))
-        choice("position", self.position, get_args(Position))
-        choice("activation", self.activation, list(ACTIVATIONS))
-        if not isinstance(self.activation_checkpointing, bool):
-            raise ValueError(f"activation_checkpointing {self.activation_checkpointing!r} is not true or false")
-        self._set("attention", attention_entries(self.attention))
+        super().__post_init__()
         self._set("blocks", patterns("blocks", self.blocks, self.attention))
         attention_zoo.check_heads(self.width, self.num_heads)
         if self.class_token != "none":
@@ -140,16 +121,15 @@ class VitBlock(Block):
         grid: Grid,
         prefix: int,
         attention: Sequence[nn.Module],
+        mlp: nn.Module | None = None,
         *,
-        mlp_ratio: float | int = 4,
         drop_path: float | int = 0.0,
-        eps: float = 1e-6,
-        activation: str = "gelu",
+        eps: float = EPS,
     ):
         super().__init__(grid, prefix)
         self.norms = nn.ModuleList(nn.LayerNorm(dim, eps) for _ in attention)
         self.attention = nn.ModuleList(attention)
-        self.mlp_norm, self.mlp = nn.LayerNorm(dim, eps), Mlp(dim, mlp_ratio, activation=activation)
+        self.mlp_norm, self.mlp = nn.LayerNorm(dim, eps), Mlp(dim, 4) if mlp is None else mlp
         self.drop_path = DropPath(drop_path)
 
     def residuals(self) -> list[Residual]:
@@ -160,51 +140,22 @@ class VitBlock(Block):
         ]
 
 
-class Columnar(Backbone):
-    """Clip in, class scores out.
+class Columnar(Column):
+    """Clip in, class scores out; each block attends as the config says."""
 
-    Args:
-        build_attention: (block, grid) -> the schemes of that block.
-        class_token, position: see `ColumnarConfig`.
-        drop_path: of the last block, growing linearly from 0 in the first.
-    """
-
-    def __init__(
-        self,
-        clip: Grid,
-        num_classes: int,
-        build_attention: Callable[[int, Grid], Sequence[nn.Module]],
-        *,
-        width: int,
-        depth: int,
-        in_channels: int = 3,
-        patch: Grid = Grid(1, 16, 16),
-        class_token: ClassToken = "clip",
-        position: Position = "space_time",
-        mlp_ratio: float | int = 4,
-        drop_path: float | int = 0.0,
-        dropout: float | int = 0.0,
-        eps: float = 1e-6,
-        activation: str = "gelu",
-        activation_checkpointing: bool = False,
-    ):
-        super().__init__()
-        check_classes(num_classes)
-        self.clip, self.num_classes, self.in_channels = clip, num_classes, in_channels
-        self.activation_checkpointing, self.class_token = activation_checkpointing, class_token
-        self.embed = PatchEmbedding(in_channels, width, clip, patch, normed=False)
-        grid = self.embed.grid
-        space, time, joint = position in ("space_time", "space"), position == "space_time", position == "joint"
-        self.position = Places(width, grid, class_token, space=space, time=time, joint=joint)
-        prefix, rates = self.position.prefix(grid.t), linear_rates(drop_path, depth)
-        of_blocks: dict[str, Any] = dict(mlp_ratio=mlp_ratio, eps=eps, activation=activation)
+    def __init__(self, config: ColumnarConfig, num_classes: int, kernel: str):
+        super().__init__(config, num_classes)
+        self.class_token, width = config.class_token, config.width
+        self.embed = PatchEmbedding(config.in_channels, width, config.clip, config.patch, normed=False)
+        grid, position = self.embed.grid, config.position
+        space, time = position in ("space_time", "space"), position == "space_time"
+        self.position = Places(width, grid, config.class_token, space=space, time=time, joint=position == "joint")
+        prefix, rates = self.position.prefix(grid.t), linear_rates(config.drop_path, config.depth)
         self.column = nn.ModuleList(
-            VitBlock(width, grid, prefix, build_attention(b, grid), drop_path=rates[b], **of_blocks)
-            for b in range(depth)
+            VitBlock(width, grid, prefix, _schemes(config, b, grid, kernel), Mlp.of(config, width), drop_path=rate)
+            for b, rate in enumerate(rates)
         )
-        self.norm = nn.LayerNorm(width, eps)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, num_classes) if num_classes else None
+        self.end_in(nn.LayerNorm(width, EPS), width, config.dropout)
         initialise_linear(self)
         self.position.reset_parameters()
         for block in self.column:
@@ -212,56 +163,23 @@ class Columnar(Backbone):
                 if hasattr(scheme, "reset_parameters"):
                     scheme.reset_parameters()
 
-    def tokens(self, clip: Tensor) -> Tokens:
-        tokens = self.position(self.embed(channels_last(clip, self.in_channels, self.clip)))
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for block in self.column:
-            tokens = recomputed(block, tokens) if recompute else block(tokens)
-        return tokens
+    def embedded(self, clip: Tensor) -> Tokens:
+        return self.position(self.embed(self.channels_last(clip)))
 
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         """Of the class token, or of the mean of all; the class tokens of frames are averaged before the norm."""
         if self.class_token == "frame":
-            pooled = self.norm(tokens.head.mean(1))
-        else:
-            tokens = tokens.with_x(self.norm(tokens.x))
-            pooled = tokens.head[:, 0] if tokens.prefix else tokens.map.mean((1, 2, 3))
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
-
-    def blocks(self) -> dict[str, Block]:
-        return {f"column.{b}": block for b, block in enumerate(self.column)}
-
-    def macs(self, classifier: bool = True) -> int:
-        last = self.classifier.weight.numel() if classifier and self.classifier is not None else 0
-        return self.embed.macs() + sum(block.macs() for block in self.column) + last
+            return self.classified(self.norm(tokens.head.mean(1)))
+        tokens = tokens.with_x(self.norm(tokens.x))
+        return self.classified(tokens.head[:, 0] if tokens.prefix else tokens.map.mean((1, 2, 3)))
 
 
-def build(config: ColumnarConfig, num_classes: int, kernel: str, backbone: type[Columnar] | None = None) -> Columnar:
-    """A column in which each block attends as the config says; of another class than `Columnar` where one is named."""
-
-    def build_attention(block: int, grid: Grid) -> list[nn.Module]:
-        entries = (config.entry(name) for name in config.blocks[block % len(config.blocks)])
-        return [
-            attention_zoo.build(scheme, config.width, config.num_heads, grid, kernel=kernel, **options)
-            for scheme, options in entries
-        ]
-
-    return (backbone or Columnar)(
-        config.clip,
-        num_classes,
-        build_attention,
-        width=config.width,
-        depth=config.depth,
-        in_channels=config.in_channels,
-        patch=config.patch,
-        class_token=config.class_token,
-        position=config.position,
-        mlp_ratio=config.mlp_ratio,
-        drop_path=config.drop_path,
-        dropout=config.dropout,
-        activation=config.activation,
-        activation_checkpointing=config.activation_checkpointing,
-    )
+def _schemes(config: ColumnarConfig, block: int, grid: Grid, kernel: str) -> list[nn.Module]:
+    entries = (config.entry(name) for name in config.blocks[block % len(config.blocks)])
+    return [
+        attention_zoo.build(scheme, config.width, config.num_heads, grid, kernel=kernel, **options)
+        for scheme, options in entries
+    ]
 
 
 # Named models: the paper's Table 1 and the released configuration files.
@@ -494,4 +412,6 @@ ORIGINS = {
 }
 
 LAYOUTS = (NATIVE, DIVIDED_LAYOUT, TRANSFORMERS_LAYOUT, VIVIT_LAYOUT, VIVIT_TRANSFORMERS_LAYOUT, VIT_LAYOUT)
-families.register("columnar")(Family("columnar", ColumnarConfig, build, models, LAYOUTS, ORIGINS, from_image, of_image))
+families.register("columnar")(
+    Family("columnar", ColumnarConfig, Columnar, models, LAYOUTS, ORIGINS, from_image, of_image)
+)

@@ -2,17 +2,19 @@
 
 A config is checked when it is made, so a wrong name or size fails before any model is built. It goes to JSON and back
 (`to_dict`, `from_dict`) and is varied with dotted paths (`changed`), which is how the rows of an ablation are written.
-Each family has its own, a frozen dataclass that inherits `Config`; the checks below are for their `__post_init__`.
+Each family has its own, a frozen dataclass that inherits `Config`; the types of its fields are what is checked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 import attention_zoo
 from attention_zoo import Grid, UnknownName
@@ -20,6 +22,13 @@ from attention_zoo.registry import nearest
 
 LEAST_WIDTH = 8  # of a shrunk model
 FIRST_FAMILY = "pyramid"  # the family of files and records that name none: they are older than the second one
+ADDED = ("mlp_rank",)  # fields that older files and records lack: written only where they are not None
+
+# Types of fields, beside `Grid`, bool, `Literal`, int (positive), tuple[int, ...] (positive, not empty) and None.
+Ratio = Annotated[float, "above 0"]
+Rate = Annotated[float, "at least 0 and below 1"]
+Whole = Annotated[int, "at least 0"]
+Steps = Annotated[tuple[int, ...], "may be empty"]
 
 
 class Config(ABC):
@@ -34,6 +43,21 @@ class Config(ABC):
     clip: Grid
     in_channels: int
     attention: dict[str, dict[str, Any]]
+
+    def __post_init__(self):
+        """Each value as the type of its field asks, with tuples and grids for lists. Raises: ValueError."""
+        for name, kind in _types(type(self)).items():
+            self._set(name, attention_entries(self.attention) if name == "attention" else self._typed(name, kind))
+
+    def _typed(self, name: str, kind: Any) -> Any:
+        value = getattr(self, name)
+        if get_origin(kind) in (Union, types.UnionType):  # `X | None`
+            if value is None:
+                return None
+            kind = get_args(kind)[0]
+        if get_origin(kind) is Literal:
+            return choice(name, value, get_args(kind))
+        return CHECKS[kind](name, value) if kind in CHECKS else value
 
     @abstractmethod
     def used(self) -> Collection[str]:
@@ -64,6 +88,7 @@ class Config(ABC):
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; `backbones.read_config` makes an equal config of them."""
         values = {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        values = {name: value for name, value in values.items() if value is not None or name not in ADDED}
         return values if self.family == FIRST_FAMILY else {"family": self.family} | values
 
     @classmethod
@@ -135,12 +160,30 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
 
 
+@functools.cache
+def _types(config: type[Config]) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    for base in reversed(config.__mro__):  # by hand: `no_type_check` hides them from typing.get_type_hints
+        hints |= inspect.get_annotations(base, eval_str=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config)}
+
+
 def positive_integers(name: str, values: Any, *, empty: bool = False) -> tuple[int, ...]:
     """A tuple of them, the empty one where that is allowed."""
     ok = isinstance(values, Sequence) and not isinstance(values, str) and (empty or len(values) > 0)
-    if not ok or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+    if not ok or not all(_whole(value) and value > 0 for value in values):
         raise ValueError(f"{name} {values!r} is not a list of positive integers, such as [2, 2, 10, 4]")
     return tuple(values)
+
+
+def integer(name: str, value: Any, *, least: int = 1) -> int:
+    if not _whole(value) or value < least:
+        raise ValueError(f"{name} {value!r} is not a whole number from {least} on")
+    return value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def number(name: str, value: Any, *, zero: bool, below: float = math.inf) -> float:
@@ -152,10 +195,28 @@ def number(name: str, value: Any, *, zero: bool, below: float = math.inf) -> flo
     return float(value)
 
 
-def choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Raises ValueError for a value that is not allowed."""
+def boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} {value!r} is not true or false")
+    return value
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise ValueError(f"unknown {name} {value!r}; {nearest(str(value), allowed)}")
+    return value
+
+
+CHECKS = {
+    Grid: lambda name, value: Grid.of(value, name),
+    bool: boolean,
+    int: integer,
+    Whole: functools.partial(integer, least=0),
+    Ratio: functools.partial(number, zero=False),
+    Rate: functools.partial(number, zero=True, below=1.0),
+    tuple[int, ...]: positive_integers,
+    Steps: functools.partial(positive_integers, empty=True),
+}
 
 
 def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:

@@ -11,8 +11,8 @@ paper and code differ, `bottleneck` and `before_attention` say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, no_type_check
+from dataclasses import dataclass, field
+from typing import Any, no_type_check
 
 import torch
 from einops import rearrange
@@ -22,14 +22,14 @@ from torch.nn.functional import gelu, interpolate
 
 import attention_zoo
 from attention_zoo import Grid, Tokens
-from backbones.config import Config, attention_entries, choice, narrower, number, positive_integers
-from backbones.family import Backbone, Family, Origin, families
+from backbones.column import Column
+from backbones.config import Config, Rate, Ratio, Whole, narrower
+from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
-from backbones.mlp import Mlp
-from backbones.parts import DropPath, PatchEmbedding, channels_last, check_classes, linear_rates, recomputed
+from backbones.mlp import Activation, Mlp
+from backbones.parts import DropPath, PatchEmbedding, linear_rates
 from backbones.residual import Attend, Block, Branch, PerToken, Residual
 
-Activation = Literal["quick_gelu", "gelu"]
 SPATIAL = 8  # frames of the spatial path
 SIDE = 4  # frames along each side of a mosaic
 
@@ -46,11 +46,11 @@ class DualPathConfig(Config):
         before_attention: a further adapter before attention of the temporal path: in the released code always, in the
             paper on SSv2 alone.
         projection: width of the features of each path, 0 for those of the transformer (CLIP projects, others do not).
-        first_norm, patch_bias, activation, eps: what distinguishes CLIP's transformer from that of other image models.
+        first_norm, patch_bias, eps: with the activation, what tells CLIP's transformer from other image models.
         attention: {"A": {"scheme": "full"}} or another scheme that takes class tokens.
         adapter_dropout: inside of adapters.
-        width, num_heads, depth, patch, mlp_ratio, in_channels, drop_path, dropout, activation_checkpointing: as in
-            `ColumnarConfig`; the frozen transformer wants no stochastic depth.
+        width, num_heads, depth, patch, mlp_ratio, mlp_rank, activation, in_channels, drop_path, dropout,
+            activation_checkpointing: as in `ColumnarConfig`; the frozen transformer wants no stochastic depth.
 
     Raises:
         ValueError: a value is impossible.
@@ -64,45 +64,32 @@ class DualPathConfig(Config):
     clip: Grid = Grid(16, 224, 224)
     in_channels: int = 3
     patch: Grid = Grid(1, 16, 16)
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
+    mlp_rank: Ratio | None = None
     shrink: int = 4
     bottleneck: int = 128
     before_attention: bool = True
-    projection: int = 512
+    projection: Whole = 512
     first_norm: bool = True
     patch_bias: bool = False
     activation: Activation = "quick_gelu"
-    eps: float = 1e-5
-    attention: dict[str, dict[str, Any]] | None = None
-    adapter_dropout: float = 0.1
-    drop_path: float = 0.0
-    dropout: float = 0.0
+    eps: Ratio = 1e-5
+    attention: dict[str, dict[str, Any]] = field(default_factory=lambda: {"A": {"scheme": "full"}})
+    adapter_dropout: Rate = 0.1
+    drop_path: Rate = 0.0
+    dropout: Rate = 0.0
     activation_checkpointing: bool = False
 
     def __post_init__(self):
-        for name in ("clip", "patch"):
-            self._set(name, Grid.of(getattr(self, name), name))
-        for name in ("width", "num_heads", "depth", "in_channels", "bottleneck"):
-            self._set(name, *positive_integers(name, (getattr(self, name),)))
-        self._set("mlp_ratio", number("mlp_ratio", self.mlp_ratio, zero=False))
-        self._set("eps", number("eps", self.eps, zero=False))
-        for name in ("adapter_dropout", "drop_path", "dropout"):
-            self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
-        choice("activation", self.activation, get_args(Activation))
-        for name in ("before_attention", "first_norm", "patch_bias", "activation_checkpointing"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} {getattr(self, name)!r} is not true or false")
+        super().__post_init__()
         if self.shrink not in (1, 2, SIDE):
             raise ValueError(f"shrink {self.shrink!r} is not 1, 2 or 4, by which a frame in a mosaic is smaller")
-        if not isinstance(self.projection, int) or self.projection < 0:
-            raise ValueError(f"projection {self.projection!r} is not a width; 0 keeps that of the transformer")
         if self.clip.t % SIDE**2:
             raise ValueError(f"a clip of {self.clip.t} frames fills no mosaics of 16; allowed: 16, 32, 48, ...")
         if self.patch.t != 1:
             raise ValueError(
                 f"patch {tuple(self.patch)} joins frames, which an image transformer cannot; write (1, h, w)"
             )
-        self._set("attention", attention_entries(self.attention or {"A": {"scheme": "full"}}))
         if list(self.attention) != ["A"]:
             raise ValueError(f"attention {self.attention} is not one entry A, the scheme of all blocks")
         attention_zoo.check_heads(self.width, self.num_heads)
@@ -225,9 +212,7 @@ class DualPathBlock(Block):
         with torch.device("meta"):  # the same weights work on mosaics, whose size the cost alone depends on
             on_mosaic = attention_zoo.build(scheme, dim, config.num_heads, config.mosaic_grid, **options)
             self.mosaic_attention_macs = on_mosaic.macs(1)
-        self.mlp, self.drop_path = Mlp(dim, config.mlp_ratio), DropPath(drop_path)
-        if config.activation == "quick_gelu":
-            self.mlp.act = QuickGelu()
+        self.mlp, self.drop_path = Mlp.of(config, dim), DropPath(drop_path)
         names = ("beside_attention", "beside_mlp", "behind_attention", "behind_mlp")
         names += ("before_attention",) if config.before_attention else ()
         self.adapters = nn.ModuleDict({n: Adapter(dim, config.bottleneck, config.adapter_dropout) for n in names})
@@ -286,13 +271,6 @@ class DualPathBlock(Block):
         of_mosaic = sum(residual.macs(mosaic, 1) for residual in self.temporal())
         of_mosaic += self.mosaic_attention_macs - self.attention.macs(1)
         return SPATIAL * of_frame + self.mosaics.t * of_mosaic
-
-
-class QuickGelu(nn.Module):
-    """x sigmoid(1.702 x), of CLIP."""
-
-    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        return x * torch.sigmoid(1.702 * x)
 
 
 class PathPositions(nn.Module):
@@ -371,17 +349,14 @@ class Projection(nn.Module):
         return x @ self.weight
 
 
-class DualPath(Backbone):
+class DualPath(Column):
     """Clip in, class scores out; see `DualPathConfig`."""
 
-    tunable = Backbone.tunable | {"adapters": r"\.adapters\.|^classifier\.|^position\."}
+    tunable = Column.tunable | {"adapters": r"\.adapters\.|^classifier\.|^position\."}
 
     def __init__(self, config: DualPathConfig, num_classes: int, kernel: str):
-        super().__init__()
-        check_classes(num_classes)
-        self.clip, self.num_classes, self.in_channels = config.clip, num_classes, config.in_channels
-        self.shrink, self.activation_checkpointing = config.shrink, config.activation_checkpointing
-        dim = config.width
+        super().__init__(config, num_classes)
+        self.shrink, dim = config.shrink, config.width
         frames = config.clip._replace(t=1)
         self.embed = PatchEmbedding(config.in_channels, dim, frames, config.patch, normed=False)
         if not config.patch_bias:
@@ -397,27 +372,23 @@ class DualPath(Backbone):
         self.classifier = Scores(features, num_classes) if num_classes else None
         self._initialise()
 
-    def tokens(self, clip: Tensor) -> Tokens:
-        x = channels_last(clip, self.in_channels, self.clip)
+    def embedded(self, clip: Tensor) -> Tokens:
+        x = self.channels_last(clip)
         if x.shape[1:4] != tuple(self.clip):
             size = "x".join(map(str, self.clip))
             raise ValueError(
                 f"a clip of {'x'.join(map(str, x.shape[1:4]))} fits no mosaics of this model; it takes {size}"
             )
-        return self.on_pictures(*frameset(clip, self.shrink))
+        return self.of_pictures(*frameset(clip, self.shrink))
 
-    def on_pictures(self, frames: Float[Tensor, "b i s h w"], mosaics: Float[Tensor, "b i g _h _w"]) -> Tokens:
+    def of_pictures(self, frames: Float[Tensor, "b i s h w"], mosaics: Float[Tensor, "b i g _h _w"]) -> Tokens:
         """The tokens of eight frames and of mosaics that are made already, see `frameset`."""
         frames, mosaics = self.position(self._patches(frames), self._patches(mosaics))
         block = self.column[0]
-        tokens = block.together(
+        return block.together(
             Tokens(self.first_norm(mosaics).flatten(0, 1), block.mosaics._replace(t=1), 1),
             Tokens(self.first_norm(frames).flatten(0, 1), block.frames._replace(t=1), 1),
         )
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for block in self.column:
-            tokens = recomputed(block, tokens) if recompute else block(tokens)
-        return tokens
 
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         """Class tokens of the mosaics, then of the frames; each path's are averaged after the projection."""
@@ -427,11 +398,7 @@ class DualPath(Backbone):
         of_frames = tokens.x[:, count : count + SPATIAL]
         paths = (self.norm(path) for path in (of_mosaics, of_frames))
         paths = (path if self.projection is None else self.projection(path) for path in paths)
-        pooled = torch.cat([path.mean(1) for path in paths], 1)
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
-
-    def blocks(self) -> dict[str, Block]:
-        return {f"column.{i}": block for i, block in enumerate(self.column)}
+        return self.classified(torch.cat([path.mean(1) for path in paths], 1))
 
     def macs(self, classifier: bool = True) -> int:
         block = self.column[0]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, no_type_check
 
 import numpy as np
 import torch
@@ -23,23 +23,15 @@ from torch import Tensor, nn
 import attention_zoo
 from attention_zoo import Grid, Tokens, gathered
 from attention_zoo.kernels import AUTO, attend
-from backbones.columnar import ColumnarConfig, VitBlock, jax_layout, jax_names
-from backbones.columnar import build as build_column
+from backbones.column import Column
+from backbones.columnar import EPS, Columnar, ColumnarConfig, VitBlock, jax_layout, jax_names
 from backbones.columnar import from_image as column_from_image
 from backbones.columnar import of_image as column_of_image
-from backbones.config import choice, narrower, number, positive_integers
-from backbones.family import Backbone, Family, Origin, families
+from backbones.config import Ratio, Whole, narrower
+from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.parts import (
-    DropPath,
-    Places,
-    channels_last,
-    check_classes,
-    initialise_linear,
-    linear_rates,
-    recomputed,
-)
+from backbones.parts import DropPath, Places, initialise_linear, linear_rates
 from backbones.residual import Attend, Block, PerToken, Residual
 
 Temporal = Literal["positions", "plain", "windowed"]
@@ -65,19 +57,13 @@ class EncodersConfig(ColumnarConfig):
     temporal: Temporal = "positions"
     temporal_depth: int = 4
     temporal_heads: int = 12
-    temporal_mlp_ratio: float = 4.0
-    head_width: int = 0
+    temporal_mlp_ratio: Ratio = 4.0
+    head_width: Whole = 0
     window: int = 18
     max_frames: int = 288
 
     def __post_init__(self):
         super().__post_init__()
-        choice("temporal", self.temporal, get_args(Temporal))
-        for name in ("temporal_depth", "temporal_heads", "window", "max_frames"):
-            self._set(name, *positive_integers(name, (getattr(self, name),)))
-        self._set("temporal_mlp_ratio", number("temporal_mlp_ratio", self.temporal_mlp_ratio, zero=False))
-        if self.head_width:
-            self._set("head_width", *positive_integers("head_width", (self.head_width,)))
         attention_zoo.check_heads(self.width, self.temporal_heads)
         if self.class_token != "frame":
             raise ValueError(
@@ -149,10 +135,10 @@ def _frames_around(frames: int, half: int) -> list[tuple[np.ndarray, np.ndarray]
 class WindowedBlock(Block):
     """Windowed attention, then the MLP; the sums are normed, not what goes in."""
 
-    def __init__(self, dim: int, grid: Grid, attention: nn.Module, mlp_ratio: float, drop_path: float):
+    def __init__(self, dim: int, grid: Grid, attention: nn.Module, mlp: nn.Module, drop_path: float):
         super().__init__(grid, 1)
         self.attention, self.norm1 = attention, nn.LayerNorm(dim, WINDOWED_EPS)
-        self.mlp, self.norm2 = Mlp(dim, mlp_ratio), nn.LayerNorm(dim, WINDOWED_EPS)
+        self.mlp, self.norm2 = mlp, nn.LayerNorm(dim, WINDOWED_EPS)
         self.drop_path = DropPath(drop_path)
 
     def residuals(self) -> tuple[Residual, Residual]:
@@ -199,83 +185,58 @@ class NormedHead(nn.Sequential):
         super().__init__(nn.LayerNorm(dim, eps), nn.Linear(dim, hidden), nn.GELU())
 
 
-class Encoders(Backbone):
+class Encoders(Column):
     """Clip in, class scores out."""
 
     def __init__(self, config: EncodersConfig, num_classes: int, kernel: str):
-        super().__init__()
-        check_classes(num_classes)
-        self.clip, self.num_classes, self.in_channels = config.clip, num_classes, config.in_channels
-        self.activation_checkpointing = config.activation_checkpointing
-        self.frames = build_column(config, 0, kernel)
-        width, grid = config.width, Grid(self.frames.embed.grid.t, 1, 1)
-        heads, windowed = config.temporal_heads, config.temporal == "windowed"
-        rates = linear_rates(config.drop_path, config.temporal_depth)
-        # PyTorch's own where the released code names none.
-        eps = {"positions": 1e-6, "plain": 1e-5, "windowed": 1e-5}[config.temporal]
-        if windowed:
-            self.position = WindowedTokens(width, config.max_frames)
-            self.column = nn.ModuleList(
-                WindowedBlock(width, grid, WindowedAttention(width, heads, grid, config.window, kernel), ratio, rate)
-                for rate, ratio in ((rate, config.temporal_mlp_ratio) for rate in rates)
-            )
-        else:
-            self.position = Places(width, grid, "clip", space=False, time=False, joint=config.temporal == "positions")
-            full = partial(attention_zoo.build, "full", width, heads, grid, kernel=kernel)
-            self.column = nn.ModuleList(
-                VitBlock(
-                    width,
-                    grid,
-                    1,
-                    [full(qkv_bias=config.temporal == "positions")],
-                    mlp_ratio=config.temporal_mlp_ratio,
-                    drop_path=rate,
-                    eps=eps,
-                    activation=config.activation,
-                )
-                for rate in rates
-            )
+        super().__init__(config, num_classes)
+        self.frames = Columnar(config, 0, kernel)
+        width, grid, heads = config.width, Grid(self.frames.embed.grid.t, 1, 1), config.temporal_heads
+        kind, windowed = config.temporal, config.temporal == "windowed"
+        eps = EPS if kind == "positions" else 1e-5  # PyTorch's own where the released code names none
+        activation = "gelu" if windowed else config.activation
+        self.position = (
+            WindowedTokens(width, config.max_frames)
+            if windowed
+            else Places(width, grid, "clip", space=False, time=False, joint=kind == "positions")
+        )
+        self.column = nn.ModuleList()
+        for rate in linear_rates(config.drop_path, config.temporal_depth):
+            mlp = Mlp(width, config.temporal_mlp_ratio, activation=activation, rank=config.mlp_rank)
+            if windowed:
+                attention = WindowedAttention(width, heads, grid, config.window, kernel)
+                self.column.append(WindowedBlock(width, grid, attention, mlp, rate))
+            else:
+                qkv_bias = kind == "positions"
+                attention = attention_zoo.build("full", width, heads, grid, kernel=kernel, qkv_bias=qkv_bias)
+                self.column.append(VitBlock(width, grid, 1, [attention], mlp, drop_path=rate, eps=eps))
         hidden = config.head_width
-        self.norm = NormedHead(width, hidden, eps) if hidden else nn.LayerNorm(width, eps)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(hidden or width, num_classes) if num_classes else None
+        norm = NormedHead(width, hidden, eps) if hidden else nn.LayerNorm(width, eps)
+        self.end_in(norm, hidden or width, config.dropout)
         for part in (self.column, self.norm, self.classifier):
             if part is not None:
                 initialise_linear(part)
         self.position.reset_parameters()
 
-    def tokens(self, clip: Tensor) -> Tokens:
+    def embedded(self, clip: Tensor) -> Tokens:
         """Of the second transformer: the class token and one for each step in time."""
-        return self.encoded(self.position(self.of_frames(clip)[:, :, None, None]))
+        return self.position(self.of_frames(clip)[:, :, None, None])
 
     def of_frames(self, clip: Tensor) -> Float[Tensor, "b t d"]:
         """What the class token of each frame gathered, normed."""
-        channels_last(clip, self.in_channels, self.clip)
         self.frames.activation_checkpointing = self.activation_checkpointing
         return self.frames.norm(self.frames.tokens(clip).head)
 
-    def encoded(self, tokens: Tokens) -> Tokens:
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for block in self.column:
-            tokens = recomputed(block, tokens) if recompute else block(tokens)
-        return tokens
-
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
-        pooled = self.norm(tokens.head[:, 0])
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
+        return self.classified(self.norm(tokens.head[:, 0]))
 
     def blocks(self) -> dict[str, Block]:
-        first = {f"frames.{name}": block for name, block in self.frames.blocks().items()}
-        return first | {f"column.{b}": block for b, block in enumerate(self.column)}
+        return {f"frames.{name}": block for name, block in self.frames.blocks().items()} | super().blocks()
 
     def macs(self, classifier: bool = True) -> int:
-        last = [self.norm, self.classifier] if classifier and self.classifier is not None else [self.norm]
-        linear = (m.weight.numel() for part in last for m in part.modules() if isinstance(m, nn.Linear))
-        return self.frames.macs() + sum(block.macs() for block in self.column) + sum(linear)
-
-
-def build(config: EncodersConfig, num_classes: int, kernel: str) -> Encoders:
-    return Encoders(config, num_classes, kernel)
+        hidden = sum(part.weight.numel() for part in self.norm.modules() if isinstance(part, nn.Linear))
+        blocks = sum(block.macs() for block in self.column)
+        return self.frames.macs() + blocks + hidden + self.classifier_macs(classifier)
 
 
 FRAMES = dict(class_token="frame", attention={"S": dict(scheme="space_only", prefix="own")}, blocks=(("S",),))
@@ -419,4 +380,6 @@ ORIGINS = {
     "vtn": Origin("arXiv:2102.00719", "bomri/SlowFast", "Apache-2.0", "K400: README"),
 }
 LAYOUTS = (NATIVE, VIVIT_LAYOUT, XVIT_LAYOUT, VTN_LAYOUT)
-families.register("encoders")(Family("encoders", EncodersConfig, build, models, LAYOUTS, ORIGINS, from_image, of_image))
+families.register("encoders")(
+    Family("encoders", EncodersConfig, Encoders, models, LAYOUTS, ORIGINS, from_image, of_image)
+)

@@ -9,6 +9,7 @@ backward pass applies again: one elementwise pass instead of a tensor four times
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,17 +20,43 @@ from attention_zoo import chunks
 _aten = torch.ops.aten
 
 
-ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, "tanh"), "relu": nn.ReLU}
+class QuickGelu(nn.Module):
+    """x sigmoid(1.702 x), of CLIP."""
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return x * torch.sigmoid(1.702 * x)
+
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "quick_gelu"]
+ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, "tanh"), "relu": nn.ReLU, "quick_gelu": QuickGelu}
 
 
 class Mlp(nn.Module):
-    """Two linear maps with an activation between them, token by token; to another width where `out_dim` is named."""
+    """Two linear maps with an activation between them, token by token; to another width where `out_dim` is named.
 
-    def __init__(self, dim: int, ratio: float | int, out_dim: int | None = None, activation: str = "gelu"):
+    Args:
+        ratio: width of the hidden layer over `dim`.
+        rank: of both maps, over `dim`: each becomes a product of two thinner ones; None for whole maps. DualFormer's
+            paper names this as a limitation's remedy and gives no rank.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ratio: float | int,
+        out_dim: int | None = None,
+        activation: Activation = "gelu",
+        rank: float | None = None,
+    ):
         super().__init__()
-        hidden = int(dim * ratio)
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, out_dim or dim)
+        hidden, rank = int(dim * ratio), None if rank is None else max(1, int(dim * rank))
+        self.fc1, self.fc2 = _map(dim, hidden, rank), _map(hidden, out_dim or dim, rank)
         self.act = ACTIVATIONS[activation]()
+
+    @classmethod
+    def of(cls, config: Any, dim: int, out_dim: int | None = None) -> Mlp:
+        """The MLP of a block whose model's config has `mlp_ratio`, `mlp_rank` and, if it may vary, `activation`."""
+        return cls(dim, config.mlp_ratio, out_dim, getattr(config, "activation", "gelu"), config.mlp_rank)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n _d"]:
         if not chunks.eager(x) or not self._as_built():
@@ -50,7 +77,13 @@ class Mlp(nn.Module):
         return chunks.joined((self.fc2(self.act(self.fc1(part))) for part in parts), tokens).view(*x.shape[:-1], -1)
 
     def macs(self, tokens: int) -> int:
-        return tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
+        return tokens * sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+
+
+def _map(dim: int, out_dim: int, rank: int | None) -> nn.Module:
+    if rank is None:
+        return nn.Linear(dim, out_dim)
+    return nn.Sequential(nn.Linear(dim, rank, bias=False), nn.Linear(rank, out_dim))
 
 
 class _Mlp(torch.autograd.Function):

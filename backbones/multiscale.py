@@ -10,8 +10,8 @@ Sources: MViT, arXiv:2104.11227, MViTv2, arXiv:2112.01526, and their released co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args, no_type_check
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, no_type_check
 
 import torch
 from einops import rearrange
@@ -22,19 +22,12 @@ from torch.nn.functional import interpolate, max_pool3d
 import attention_zoo
 from attention_zoo import Grid, Tokens
 from attention_zoo.pooling_attention import Pool, after
-from backbones.config import Config, attention_entries, choice, narrower, number, positive_integers
-from backbones.family import Backbone, Family, Origin, families
+from backbones.column import Column
+from backbones.config import Config, Rate, Ratio, narrower
+from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.parts import (
-    ClassToken,
-    DropPath,
-    channels_last,
-    check_classes,
-    initialise_linear,
-    linear_rates,
-    recomputed,
-)
+from backbones.parts import ClassToken, DropPath, initialise_linear, linear_rates
 from backbones.residual import Attend, Block, PerToken, Residual
 
 Widening = Literal["mlp", "attention"]
@@ -69,7 +62,7 @@ class MultiscaleConfig(Config):
         start: initial weights: as in "mvit" all maps are truncated normal and all biases 0.02; as in "multitrain" only
             linear ones are, with biases 0, and convolutions are as PyTorch has them.
         attention: {"P": {"scheme": "pooling", ...}} changes an option of every block.
-        clip, in_channels, mlp_ratio, drop_path, dropout, activation_checkpointing: as in `PyramidConfig`.
+        clip, in_channels, mlp_ratio, mlp_rank, drop_path, dropout, activation_checkpointing: as in `PyramidConfig`.
 
     Raises:
         ValueError: a value is impossible.
@@ -88,38 +81,21 @@ class MultiscaleConfig(Config):
     position: Position = "relative"
     class_token: bool = True
     widening_skip: Skip = "normed"
-    pool_eps: float = 1e-6
+    pool_eps: Ratio = 1e-6
     start: Start = "mvit"
     patch: Grid = Grid(2, 4, 4)
     patch_kernel: Grid = Grid(3, 7, 7)
-    attention: dict[str, dict[str, Any]] | None = None
+    attention: dict[str, dict[str, Any]] = field(default_factory=lambda: {"P": {"scheme": "pooling"}})
     clip: Grid = Grid(16, 224, 224)
     in_channels: int = 3
-    mlp_ratio: float = 4.0
-    drop_path: float = 0.1
-    dropout: float = 0.5
+    mlp_ratio: Ratio = 4.0
+    mlp_rank: Ratio | None = None
+    drop_path: Rate = 0.1
+    dropout: Rate = 0.5
     activation_checkpointing: bool = False
 
     def __post_init__(self):
-        for name in ("clip", "patch", "patch_kernel", "key_stride"):
-            self._set(name, Grid.of(getattr(self, name), name))
-        if self.pool_kernel is not None:
-            self._set("pool_kernel", Grid.of(self.pool_kernel, "pool_kernel"))
-        self._set("depths", positive_integers("depths", self.depths))
-        for name in ("width", "num_heads", "in_channels"):
-            self._set(name, *positive_integers(name, (getattr(self, name),)))
-        self._set("mlp_ratio", number("mlp_ratio", self.mlp_ratio, zero=False))
-        for name in ("drop_path", "dropout"):
-            self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
-        choice("widen", self.widen, get_args(Widening))
-        choice("position", self.position, get_args(Position))
-        choice("widening_skip", self.widening_skip, get_args(Skip))
-        choice("start", self.start, get_args(Start))
-        self._set("pool_eps", number("pool_eps", self.pool_eps, zero=False))
-        for name in ("pool_queries", "residual", "class_token", "activation_checkpointing"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} {getattr(self, name)!r} is not true or false")
-        self._set("attention", attention_entries(self.attention or {"P": {"scheme": "pooling"}}))
+        super().__post_init__()
         if list(self.attention) != ["P"] or self.attention["P"]["scheme"] != "pooling":
             raise ValueError(
                 f"attention {self.attention} is not one entry P of the scheme pooling, which all blocks use"
@@ -220,7 +196,7 @@ class MultiscaleBlock(Block):
     def __init__(self, config: MultiscaleConfig, sizes: BlockSizes, attention: nn.Module, drop_path: float):
         super().__init__(sizes.grid, int(config.class_token))
         self.norm1, self.attention = nn.LayerNorm(sizes.width, EPS), attention
-        self.norm2, self.mlp = nn.LayerNorm(sizes.inner, EPS), Mlp(sizes.inner, config.mlp_ratio, sizes.out)
+        self.norm2, self.mlp = nn.LayerNorm(sizes.inner, EPS), Mlp.of(config, sizes.inner, sizes.out)
         self.drop_path = DropPath(drop_path)
         # One of the two ways around has weights at most: `skip`, around the MLP where that widens.
         self.widens_mlp = sizes.inner != sizes.out
@@ -285,13 +261,11 @@ class SeparablePosition(nn.Module):
         return x + (space[:, None] + time[:, :, None, None])
 
 
-class Multiscale(Backbone):
+class Multiscale(Column):
     """Clip in, class scores out, over a column of pooling blocks; see `MultiscaleConfig`."""
 
     def __init__(self, config: MultiscaleConfig, num_classes: int, kernel: str):
-        super().__init__()
-        check_classes(num_classes)
-        self.clip, self.num_classes, self.in_channels = config.clip, num_classes, config.in_channels
+        super().__init__(config, num_classes)
         self.embed = OverlappingEmbedding(
             config.in_channels, config.width, config.patch_kernel, config.patch, config.grid
         )
@@ -304,40 +278,21 @@ class Multiscale(Backbone):
             MultiscaleBlock(config, size, _attention(config, size, kernel), rate)
             for size, rate in zip(sizes, rates, strict=True)
         )
-        self.norm = nn.LayerNorm(sizes[-1].out, EPS)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(sizes[-1].out, num_classes) if num_classes else None
-        self.activation_checkpointing = config.activation_checkpointing
+        self.end_in(nn.LayerNorm(sizes[-1].out, EPS), sizes[-1].out, config.dropout)
         (self._initialise if config.start == "mvit" else self._initialise_plainly)()
-
-    def tokens(self, clip: Tensor) -> Tokens:
-        tokens = self.embedded(clip)
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for block in self.column:
-            tokens = recomputed(block, tokens) if recompute else block(tokens)
-        return tokens
 
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         """Class scores; the released code applies a softmax to them in evaluation, which keeps their order."""
         tokens = tokens.with_x(self.norm(tokens.x))
-        pooled = tokens.map.mean(dim=(1, 2, 3)) if tokens.head is None else tokens.head[:, 0]
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
+        return self.classified(tokens.map.mean(dim=(1, 2, 3)) if tokens.head is None else tokens.head[:, 0])
 
     def embedded(self, clip: Tensor) -> Tokens:
-        """What goes into the first block."""
-        x = self.embed(channels_last(clip, self.in_channels, self.clip))
+        x = self.embed(self.channels_last(clip))
         x = x if self.position is None else self.position(x)
         if self.class_token is None:
             return Tokens.of_map(x)
         head = self.class_token(len(x))
         return Tokens.of_map(x).of(x, head if self.position is None else head + self.position.of_class)
-
-    def blocks(self) -> dict[str, Block]:
-        return {f"column.{i}": block for i, block in enumerate(self.column)}
-
-    def macs(self, classifier: bool = True) -> int:
-        last = self.classifier.weight.numel() if classifier and self.classifier is not None else 0
-        return self.embed.macs() + sum(block.macs() for block in self.column) + last
 
     def _initialise(self) -> None:
         """As the released code: weights truncated normal, biases of linear maps and of norms 0.02, not 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from einops import rearrange
@@ -194,6 +194,14 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3g}"
 
 
+def through(blocks: Iterable[nn.Module], tokens: Tokens, owner: nn.Module) -> Tokens:
+    """Block after block; in training without keeping activations where `owner.activation_checkpointing` says so."""
+    recompute = owner.activation_checkpointing and owner.training and torch.is_grad_enabled()
+    for block in blocks:
+        tokens = recomputed(block, tokens) if recompute else block(tokens)
+    return tokens
+
+
 def recomputed(block: nn.Module, tokens: Tokens) -> Tokens:
     """Runs a block without keeping its activations. The second run leaves BatchNorm's running statistics alone."""
     contexts = lambda: (contextlib.nullcontext(), _frozen_statistics(block))  # noqa: E731
@@ -225,12 +233,6 @@ def initialise_linear(model: nn.Module) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def check_classes(num_classes: int) -> None:
-    """Raises ValueError for anything but a whole number from 0 on."""
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
-        raise ValueError(f"num_classes {num_classes!r} is not a whole number; 0 makes a model without classifier")
 
 
 def channels_last(clip: Tensor, in_channels: int, nominal: Grid) -> Float[Tensor, "b t h w i"]:

@@ -1,9 +1,8 @@
 """The hierarchical family: stages of blocks on a token map that shrinks between stages.
 
 DualFormer and Video Swin are both configurations of it, and the skeleton in which schemes are compared:
-`pyramid_tiny_<scheme>` is DualFormer-T with that scheme in every block, so that rows differ in the scheme alone. The
-module is given a function that builds the attention of each block and knows no scheme. Tokens stay channels-last,
-`b t h w d`, from the first embedding to the classifier.
+`pyramid_tiny_<scheme>` is DualFormer-T with that scheme in every block, so that rows differ in the scheme alone. Tokens
+stay channels-last, `b t h w d`, from the first embedding to the classifier.
 
 Sources: DualFormer, arXiv:2112.04674, and Video Swin Transformer, arXiv:2106.13230, both with their released code.
 """
@@ -14,39 +13,32 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, no_type_check
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 import attention_zoo
 from attention_zoo import Grid, Tokens
-from backbones.config import Config, attention_entries, choice, narrower, number, patterns, positive_integers
-from backbones.family import Backbone, Family, Origin, families
+from backbones.column import Classified, PreNormBlock
+from backbones.config import Config, Rate, Ratio, Steps, narrower, patterns
+from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
 from backbones.parts import (
     ConditionalPosition,
-    DropPath,
     PatchEmbedding,
     PatchMerging,
-    channels_last,
-    check_classes,
     initialise_linear,
     linear_rates,
-    recomputed,
+    through,
 )
-from backbones.residual import Attend, Block, PerToken, Residual
+from backbones.residual import Block
 
 Downsampling = Literal["conv", "merge"]
 Position = Literal["peg", "relative", "none"]
 RELATIVE_BIAS = "relative_bias"  # the option by which a scheme takes a relative position bias
-BuildAttention = Callable[[int, int, int, int, Grid], nn.Module]
-"""(stage, block, dim, num_heads, grid) -> the attention scheme of that block."""
-
-PATCH, POSITION_KERNEL = Grid(2, 4, 4), Grid(3, 3, 3)
 SPATIAL_STEP = 2  # every stage after the first halves height and width
 
 
@@ -62,6 +54,7 @@ class PyramidConfig(Config):
         widths, num_heads, depths: one number for each stage; depths count single blocks.
         clip: the nominal input: frames, height and width in pixels. Sizes of parameters may follow from it.
         mlp_ratio: hidden width of the MLP over the width of the stage.
+        mlp_rank: of both maps of the MLP, over the width of the stage; None for whole maps. See `mlp.Mlp`.
         patch: frames and pixels that become one token of the first stage.
         temporal_pooling: how many time steps each further stage joins. Space is halved in each.
         downsampling: between stages, "conv" is DualFormer's patch embedding, "merge" Video Swin's patch merging.
@@ -87,33 +80,21 @@ class PyramidConfig(Config):
     depths: tuple[int, ...]
     clip: Grid = Grid(32, 224, 224)
     in_channels: int = 3
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
+    mlp_rank: Ratio | None = None
     patch: Grid = Grid(2, 4, 4)
-    temporal_pooling: tuple[int, ...] = (1, 1, 1)
+    temporal_pooling: Steps = (1, 1, 1)
     downsampling: Downsampling = "conv"
     position: Position = "peg"
     position_kernel: Grid = Grid(3, 3, 3)
-    drop_path: float = 0.1
-    dropout: float = 0.5
+    drop_path: Rate = 0.1
+    dropout: Rate = 0.5
     activation_checkpointing: bool = False
 
     def __post_init__(self):
-        for name in ("clip", "patch", "position_kernel"):
-            self._set(name, Grid.of(getattr(self, name), name))
+        super().__post_init__()
         if not all(n % 2 for n in self.position_kernel):
             raise ValueError(f"position_kernel {tuple(self.position_kernel)} must be odd along every axis: (3, 3, 3)")
-        for name in ("widths", "num_heads", "depths"):
-            self._set(name, positive_integers(name, getattr(self, name)))
-        self._set("temporal_pooling", positive_integers("temporal_pooling", self.temporal_pooling, empty=True))
-        self._set("in_channels", *positive_integers("in_channels", (self.in_channels,)))
-        self._set("mlp_ratio", number("mlp_ratio", self.mlp_ratio, zero=False))
-        for name in ("drop_path", "dropout"):
-            self._set(name, number(name, getattr(self, name), zero=True, below=1.0))
-        choice("downsampling", self.downsampling, get_args(Downsampling))
-        choice("position", self.position, get_args(Position))
-        if not isinstance(self.activation_checkpointing, bool):
-            raise ValueError(f"activation_checkpointing {self.activation_checkpointing!r} is not true or false")
-        self._set("attention", attention_entries(self.attention))
         self._set("stages", patterns("stages", self.stages, self.attention))
         self._check_lengths()
         for stage, (width, heads) in enumerate(zip(self.widths, self.num_heads, strict=True)):
@@ -188,98 +169,44 @@ class PyramidConfig(Config):
         return [self.patch, *(Grid(t, SPATIAL_STEP, SPATIAL_STEP) for t in self.temporal_pooling)]
 
 
-class PyramidBlock(Block):
-    """Attention, then MLP; each normed before and added to its input, with its own draw of stochastic depth."""
-
-    def __init__(self, dim: int, grid: Grid, attention: nn.Module, mlp_ratio: float | int, drop_path: float | int):
-        super().__init__(grid)
-        self.norm1, self.attention = nn.LayerNorm(dim), attention
-        self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, mlp_ratio)
-        self.drop_path = DropPath(drop_path)
-
-    def residuals(self) -> tuple[Residual, Residual]:
-        return (
-            Residual("attention", self.norm1, Attend(self.attention), drop_path=self.drop_path),
-            Residual("mlp", self.norm2, PerToken(self.mlp), drop_path=self.drop_path),
-        )
-
-
 class Stage(nn.Module):
     """An embedding, then blocks on one token map; `position`, if any, follows the first block."""
 
-    def __init__(self, embed: nn.Module, blocks: Sequence[PyramidBlock], position: ConditionalPosition | None):
+    def __init__(self, embed: nn.Module, blocks: Sequence[Block], position: ConditionalPosition | None):
         super().__init__()
         self.embed, self.blocks, self.position = embed, nn.ModuleList(blocks), position
-        self.activation_checkpointing = False
 
-    def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
-        tokens = Tokens.of_map(self.embed(x))
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for i, block in enumerate(self.blocks):
-            tokens = recomputed(block, tokens) if recompute else block(tokens)
-            if i == 0 and self.position is not None:
-                tokens = tokens.of(self.position(tokens.map))
-        return tokens.map
+    def forward(self, x: Float[Tensor, "b t h w i"], owner: nn.Module) -> Float[Tensor, "b pt ph pw d"]:
+        """`owner` says by `activation_checkpointing` whether activations are kept."""
+        tokens = through(self.blocks[:1], Tokens.of_map(self.embed(x)), owner)
+        if self.position is not None:
+            tokens = tokens.of(self.position(tokens.map))
+        return through(self.blocks[1:], tokens, owner).map
 
     def macs(self) -> int:
         position = 0 if self.position is None else self.position.macs(self.embed.grid)
         return self.embed.macs() + sum(block.macs() for block in self.blocks) + position
 
 
-class Pyramid(Backbone):
-    """Clip in, class scores out; what the blocks attend with is `build_attention`'s choice.
+class Pyramid(Classified):
+    """Clip in, class scores out. `forward` takes clips of other sizes than the nominal one where the schemes can."""
 
-    Args:
-        clip: frames, height and width of the nominal clip. Attention is built for the maps that follow from it;
-            `forward` takes other clips where the schemes can.
-        num_classes: 0 for no classifier; `forward` then returns the pooled features.
-        build_attention: called once for each block.
-        widths, num_heads, depths: one number for each stage.
-        temporal_pooling: one number for each stage after the first; None for 1 throughout.
-        merge: patch merging between stages, instead of a patch embedding.
-        position_kernel: size of the conditional position encoding of each stage; None for none.
-        drop_path: of the last block, growing linearly from 0 in the first.
-    """
-
-    def __init__(
-        self,
-        clip: Grid,
-        num_classes: int,
-        build_attention: BuildAttention,
-        *,
-        widths: Sequence[int],
-        num_heads: Sequence[int],
-        depths: Sequence[int],
-        in_channels: int = 3,
-        patch: Grid = PATCH,
-        temporal_pooling: Sequence[int] | None = None,
-        merge: bool = False,
-        position_kernel: Grid | None = POSITION_KERNEL,
-        mlp_ratio: float | int = 4,
-        drop_path: float | int = 0.0,
-        dropout: float | int = 0.0,
-        activation_checkpointing: bool = False,
-    ):
-        super().__init__()
-        check_classes(num_classes)
-        self.clip, self.num_classes, self.in_channels = clip, num_classes, in_channels
-        rates = iter(linear_rates(drop_path, sum(depths)))
-        pooling = temporal_pooling or [1] * (len(widths) - 1)
-        grid, width, stages = clip, in_channels, []
-        for s, (dim, heads, depth) in enumerate(zip(widths, num_heads, depths, strict=True)):
-            step = Grid(*patch) if s == 0 else Grid(pooling[s - 1], SPATIAL_STEP, SPATIAL_STEP)
-            embed = (PatchMerging if merge and s else PatchEmbedding)(width, dim, grid, step)
-            grid, width = embed.grid, dim
-            blocks = [
-                PyramidBlock(dim, grid, build_attention(s, b, dim, heads, grid), mlp_ratio, next(rates))
-                for b in range(depth)
-            ]
-            stages.append(Stage(embed, blocks, position_kernel and ConditionalPosition(dim, position_kernel)))
-        self.stages = nn.ModuleList(stages)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, num_classes) if num_classes else None
-        self.activation_checkpointing = activation_checkpointing
+    def __init__(self, config: PyramidConfig, num_classes: int, kernel: str):
+        super().__init__(config, num_classes)
+        rates = iter(linear_rates(config.drop_path, sum(config.depths)))
+        grid, width, self.stages = config.clip, config.in_channels, nn.ModuleList()
+        sizes = zip(config.widths, config.num_heads, config.depths, config.steps(), strict=True)
+        for s, (dim, heads, depth, step) in enumerate(sizes):
+            merge = s > 0 and config.downsampling == "merge"
+            embed = (PatchMerging if merge else PatchEmbedding)(width, dim, grid, step)
+            grid, width, blocks = embed.grid, dim, []
+            for b in range(depth):
+                scheme, options = config.attention_at(s, b)
+                attention = attention_zoo.build(scheme, dim, heads, grid, kernel=kernel, **options)
+                blocks.append(PreNormBlock(dim, grid, 0, attention, Mlp.of(config, dim), next(rates)))
+            position = ConditionalPosition(dim, config.position_kernel) if config.position == "peg" else None
+            self.stages.append(Stage(embed, blocks, position))
+        self.end_in(nn.LayerNorm(width), width, config.dropout)
         self._initialise()
 
     @property
@@ -287,32 +214,21 @@ class Pyramid(Backbone):
         """The token map of each stage, for the nominal clip."""
         return tuple(stage.embed.grid for stage in self.stages)
 
-    @property
-    def activation_checkpointing(self) -> bool:
-        """May be switched at any time; it acts in training only."""
-        return any(stage.activation_checkpointing for stage in self.stages)
-
-    @activation_checkpointing.setter
-    def activation_checkpointing(self, on: bool) -> None:
-        for stage in self.stages:
-            stage.activation_checkpointing = on
-
     def tokens(self, clip: Tensor) -> Tokens:
-        x = channels_last(clip, self.in_channels, self.clip)
+        x = self.channels_last(clip)
         for stage in self.stages:
-            x = stage(x)
+            x = stage(x, self)
         return Tokens.of_map(x)
 
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         """Class scores of the averaged normed map; without a classifier, the average."""
-        pooled = self.norm(tokens.map).mean(dim=(1, 2, 3))
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
+        return self.classified(self.norm(tokens.map).mean(dim=(1, 2, 3)))
 
     def features(self, clip: Tensor) -> tuple[Float[Tensor, "b _d _t _h _w"], ...]:
         """The output map of the last block of each stage, channels first, before the final norm."""
-        x, maps = channels_last(clip, self.in_channels, self.clip), []
+        x, maps = self.channels_last(clip), []
         for stage in self.stages:
-            x = stage(x)
+            x = stage(x, self)
             maps.append(rearrange(x, "b t h w d -> b d t h w"))
         return tuple(maps)
 
@@ -326,8 +242,7 @@ class Pyramid(Backbone):
 
     def macs(self, classifier: bool = True) -> int:
         """Multiply-adds of one nominal clip in closed form: linear maps, convolutions, attention; padding included."""
-        last = self.classifier.weight.numel() if classifier and self.classifier is not None else 0
-        return sum(stage.macs() for stage in self.stages) + last
+        return sum(stage.macs() for stage in self.stages) + self.classifier_macs(classifier)
 
     def _initialise(self) -> None:
         """As both released codes do: linear maps truncated normal, convolutions as PyTorch makes them.
@@ -340,32 +255,6 @@ class Pyramid(Backbone):
         for block in self.blocks().values():
             if hasattr(block.attention, "reset_parameters"):
                 block.attention.reset_parameters()
-
-
-def build(config: PyramidConfig, num_classes: int, kernel: str) -> Pyramid:
-    """A pyramid in which each block attends as the config says."""
-
-    def build_attention(stage: int, block: int, dim: int, num_heads: int, grid: Grid):
-        scheme, options = config.attention_at(stage, block)
-        return attention_zoo.build(scheme, dim, num_heads, grid, kernel=kernel, **options)
-
-    return Pyramid(
-        config.clip,
-        num_classes,
-        build_attention,
-        widths=config.widths,
-        num_heads=config.num_heads,
-        depths=config.depths,
-        in_channels=config.in_channels,
-        patch=config.patch,
-        temporal_pooling=config.temporal_pooling,
-        merge=config.downsampling == "merge",
-        position_kernel=config.position_kernel if config.position == "peg" else None,
-        mlp_ratio=config.mlp_ratio,
-        drop_path=config.drop_path,
-        dropout=config.dropout,
-        activation_checkpointing=config.activation_checkpointing,
-    )
 
 
 # Named models
@@ -512,4 +401,6 @@ ORIGINS = {
     "pyramid_tiny": Origin("arXiv:2112.04674 (skeleton)"),
 }
 
-families.register("pyramid")(Family("pyramid", PyramidConfig, build, models, (NATIVE, DUALFORMER, VIDEO_SWIN), ORIGINS))
+families.register("pyramid")(
+    Family("pyramid", PyramidConfig, Pyramid, models, (NATIVE, DUALFORMER, VIDEO_SWIN), ORIGINS)
+)

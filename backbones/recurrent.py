@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -21,11 +21,8 @@ from torch import Tensor
 import attention_zoo
 from attention_zoo import Grid, Tokens
 from backbones.columnar import Columnar, ColumnarConfig
-from backbones.columnar import build as build_column
-from backbones.config import choice
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
-from backbones.parts import channels_last
 
 Readout = Literal["last", "mean"]
 
@@ -45,7 +42,6 @@ class RecurrentConfig(ColumnarConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        choice("readout", self.readout, get_args(Readout))
         if self.class_token != "frame":
             raise ValueError(f"class_token {self.class_token!r}: each frame of a stream has its own; write 'frame'")
         if self.patch.t != 1:
@@ -60,30 +56,28 @@ class RecurrentConfig(ColumnarConfig):
 class Recurrent(Columnar):
     """Clip in, class scores out, or frame by frame."""
 
-    readout: Readout
+    def __init__(self, config: RecurrentConfig, num_classes: int, kernel: str):
+        super().__init__(config, num_classes, kernel)
+        self.readout = config.readout
 
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         heads = tokens.head[:, -1:] if self.readout == "last" else tokens.head
-        return self._classified(heads).mean(1)
+        return self.classified(self.norm(heads)).mean(1)
 
     def step(self, frame: Float[Tensor, "b c h w"], state: Any) -> tuple[Float[Tensor, "b k"], Any]:
         """The scores after one more frame, and what is kept of all frames so far: `state`, None before the first."""
         states, total, frames = state or ([None] * len(self.column), 0, 0)
-        tokens = self.position(self.embed(channels_last(frame[:, :, None], self.in_channels, self.clip)))
+        tokens = self.embedded(frame[:, :, None])
         after = []
         for block, kept in zip(self.column, states, strict=True):
             tokens, kept = block.step(tokens, kept)
             after.append(kept)
-        scores = self._classified(tokens.head).mean(1)
+        scores = self.classified(self.norm(tokens.head)).mean(1)
         total, frames = total + scores, frames + 1
         return scores if self.readout == "last" else total / frames, (after, total, frames)
 
     def stream(self) -> Stream:
         return Stream(self)
-
-    def _classified(self, heads: Float[Tensor, "b p d"]) -> Float[Tensor, "b p k"]:
-        pooled = self.norm(heads)
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
 
 
 class Stream:
@@ -96,12 +90,6 @@ class Stream:
     def __call__(self, frame: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         scores, self.state = self.model.step(frame, self.state)
         return scores
-
-
-def build(config: RecurrentConfig, num_classes: int, kernel: str) -> Recurrent:
-    model = build_column(config, num_classes, kernel, Recurrent)
-    model.readout = config.readout
-    return model
 
 
 RVIT = dict(attention={}, blocks=(("recurrent_gate",),), class_token="frame", position="space", drop_path=0.0)
@@ -122,7 +110,7 @@ families.register("recurrent")(
     Family(
         "recurrent",
         RecurrentConfig,
-        build,
+        Recurrent,
         models,
         (Layout(NATIVE_NAME, r"^column\.\d+\.attention\.\d+\.h_qkv\."),),
         origins={"rvit": Origin("RViT, CVPR 2022", "none released", "-", "none")},

@@ -23,24 +23,13 @@ from torch import Tensor, nn
 from attention_zoo import Grid, Tokens
 from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.kernels import AUTO
+from backbones.column import Column, PreNormBlock
 from backbones.columnar import ClassToken, ColumnarConfig, Position
 from backbones.columnar import from_image as column_from_image
-from backbones.family import Backbone, Family, Origin, families
+from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
-from backbones.mlp import Mlp
-from backbones.parts import (
-    DropPath,
-    PatchEmbedding,
-    channels_last,
-    check_classes,
-    initialise_linear,
-    linear_rates,
-    recomputed,
-    resized,
-)
-from backbones.residual import Attend, Block, PerToken, Residual
-
-EPS = 1e-5
+from backbones.mlp import Activation, Mlp
+from backbones.parts import PatchEmbedding, initialise_linear, linear_rates, resized
 
 
 @no_type_check  # it checks its values itself and takes lists where it keeps tuples
@@ -59,7 +48,7 @@ class VidtrConfig(ColumnarConfig):
     blocks: tuple[tuple[str, ...], ...] = (("separable",),)
     class_token: ClassToken = "none"
     position: Position = "joint"
-    activation: str = "relu"
+    activation: Activation = "relu"
     positions_in_all: bool = False
 
     def __post_init__(self):
@@ -71,8 +60,6 @@ class VidtrConfig(ColumnarConfig):
                 f"class_token {self.class_token!r}, position {self.position!r}: "
                 "VidTr has its own; write 'none' and 'joint'"
             )
-        if not isinstance(self.positions_in_all, bool):
-            raise ValueError(f"positions_in_all {self.positions_in_all!r} is not true or false")
 
 
 class CrossTokens(nn.Module):
@@ -149,60 +136,29 @@ class CrossAttention(nn.Module):
         return torch.ones(self.grid.tokens + prefix, self.grid.tokens + prefix, dtype=torch.bool)
 
 
-class VidtrBlock(Block):
-    def __init__(self, dim: int, grid: Grid, prefix: int, attention: nn.Module, mlp: Mlp, drop_path: float):
-        super().__init__(grid, prefix)
-        self.norm1, self.attention = nn.LayerNorm(dim, EPS), attention
-        self.norm2, self.mlp, self.drop_path = nn.LayerNorm(dim, EPS), mlp, DropPath(drop_path)
-
-    def residuals(self) -> tuple[Residual, Residual]:
-        return (
-            Residual("attention", self.norm1, Attend(self.attention), drop_path=self.drop_path),
-            Residual("mlp", self.norm2, PerToken(self.mlp), drop_path=self.drop_path),
-        )
-
-
-class Vidtr(Backbone):
+class Vidtr(Column):
     """Clip in, class scores out."""
 
     def __init__(self, config: VidtrConfig, num_classes: int, kernel: str):
-        super().__init__()
-        check_classes(num_classes)
-        self.clip, self.num_classes, self.in_channels = config.clip, num_classes, config.in_channels
-        self.activation_checkpointing = config.activation_checkpointing
-        width, ratio = config.width, config.mlp_ratio
+        super().__init__(config, num_classes)
+        width = config.width
         self.embed = PatchEmbedding(config.in_channels, width, config.clip, config.patch, normed=False)
         grid = self.embed.grid
         self.position = CrossTokens(width, grid)
-        prefix, rates = 1 + grid.t + grid.h * grid.w, linear_rates(config.drop_path, config.depth)
+        prefix = 1 + grid.t + grid.h * grid.w
         self.column = nn.ModuleList()
-        for b, rate in enumerate(rates):
+        for b, rate in enumerate(linear_rates(config.drop_path, config.depth)):
             positions = self.position if b == 0 or config.positions_in_all else None
             attention = CrossAttention(width, config.num_heads, grid, positions, kernel)
-            mlp = Mlp(width, ratio, activation=config.activation)
-            self.column.append(VidtrBlock(width, grid, prefix, attention, mlp, rate))
-        self.norm = nn.LayerNorm(width, EPS)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(width, num_classes) if num_classes else None
+            self.column.append(PreNormBlock(width, grid, prefix, attention, Mlp.of(config, width), rate))
+        self.end_in(nn.LayerNorm(width), width, config.dropout)
         initialise_linear(self)
 
-    def tokens(self, clip: Tensor) -> Tokens:
-        tokens = self.position(self.embed(channels_last(clip, self.in_channels, self.clip)))
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for block in self.column:
-            tokens = recomputed(block, tokens) if recompute else block(tokens)
-        return tokens
+    def embedded(self, clip: Tensor) -> Tokens:
+        return self.position(self.embed(self.channels_last(clip)))
 
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
-        pooled = self.norm(tokens.head[:, 0])
-        return pooled if self.classifier is None else self.classifier(self.dropout(pooled))
-
-    def blocks(self) -> dict[str, Block]:
-        return {f"column.{b}": block for b, block in enumerate(self.column)}
-
-    def macs(self, classifier: bool = True) -> int:
-        last = self.classifier.weight.numel() if classifier and self.classifier is not None else 0
-        return self.embed.macs() + sum(block.macs() for block in self.column) + last
+        return self.classified(self.norm(tokens.head[:, 0]))
 
 
 def models() -> dict[str, Callable[[], VidtrConfig]]:

@@ -94,9 +94,7 @@ def _verdict_line(table: AblationTable) -> str:
     counts = verdict.counts(table.verdicts())
     if not counts:
         return f"{table.paper.table} of the paper prints accuracies but no costs of these rows; all costs are measured."
-    fits = sum(
-        v.kind == verdict.EXPLAINED for row in table.rows if row.fit for v in (row.verdict_flops, row.verdict_params)
-    )
+    fits = sum(v.kind == verdict.EXPLAINED for row in table.rows if row.fit for v in table.verdicts(row))
     words = {
         verdict.REPRODUCED: "reproduced to the printed precision",
         verdict.EXPLAINED: f"explained by settings that the paper does not state ({fits} of them fits)",

@@ -265,11 +265,11 @@ class AblationTable:
         ]
         return "; ".join(said) or None
 
-    def verdicts(self) -> list[Verdict]:
-        """The verdicts of all published cost cells, row by row."""
+    def verdicts(self, of: Row | None = None) -> list[Verdict]:
+        """The verdicts of all published cost cells, row by row; or of those of one row."""
         every = [
             verdict
-            for row in self.rows
+            for row in ([of] if of else self.rows)
             for verdict in (row.verdict_flops, row.verdict_params, *(self.cell(row, name)[1] for name in self.celled))
         ]
         return [v for v in every if v.kind is not None]

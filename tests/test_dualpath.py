@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
 from backbones.dualpath import CLIP, SPATIAL, DualPathConfig, frame_sinusoid, frameset
+from backbones.parts import through
 from tests.test_goldens import DTYPES, FLOAT64, FOLDER, _error
 
 golden = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no goldens in {FOLDER}")
@@ -51,7 +52,7 @@ def test_model_equals_released_code(name, precision, kernel):
     seen = {}
     for i, block in enumerate(model.column):
         block.register_forward_hook(lambda m, x, y, i=i: seen.update({i: m.apart(y)}))
-    output = model.scores(model.on_pictures(frames, mosaics))
+    output = model.scores(through(model.column, model.of_pictures(frames, mosaics), model))
     probe = data["probe"] if precision == "f32" else unrounded_probe(model, output, data)
     (output * probe).sum().backward()
     forward, backward = (2e-5, 1e-4) if precision == "f32" else (FLOAT64, FLOAT64)

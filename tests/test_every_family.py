@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_distributed import RUNNING, together
+from torch.utils.flop_counter import FlopCounterMode
 from training_runs import CLASSES, data_set, recipe
 from training_runs import job as job_of
 
@@ -137,6 +138,23 @@ def test_weights_that_are_spread_over_two_processes_learn_the_same(data, tmp_pat
                 torch.testing.assert_close(
                     weights(chosen)[key], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, n=key: n + m
                 )
+
+
+def test_mlps_of_low_rank(family):
+    """Each map of rank r is a product of two, as the count says; files of before, without the key, read as whole."""
+    _, whole = tiny(family)
+    whole = whole.changed({"width" if hasattr(whole, "width") else "widths.0": 24})
+    low = whole.changed({"mlp_rank": 0.25})
+    assert "mlp_rank" not in whole.to_dict()
+    assert backbones.read_config(low.to_dict()) == low
+    with torch.device("meta"):
+        models = [backbones.create(config, 5, kernel="reference").eval() for config in (whole, low)]
+        with FlopCounterMode(display=False) as counter:
+            models[1](torch.empty(1, low.in_channels, *low.clip))
+    assert counter.get_total_flops() == 2 * models[1].macs() < 2 * models[0].macs()
+    assert {"mlp", "attention", "norm"} <= set(backbones.kinds(models[1]).values())
+    with pytest.raises(ValueError, match="mlp_rank 0 is not a number above 0"):
+        whole.changed({"mlp_rank": 0})
 
 
 def test_weights_of_other_classes_are_taken_over(family, trained):

@@ -20,6 +20,7 @@ from backbones.checkpoint import translate
 from backbones.columnar import DIVIDED, JOINT, VIVIT_DOT, VIVIT_JOINT, VIVIT_SELF, ColumnarConfig
 from backbones.encoders import VIVIT, VTN, XVIT, EncodersConfig, WindowedAttention
 from backbones.mlp import Mlp
+from backbones.parts import through
 
 SELF = "self_attention_time_space"
 SIZES = dict(width=24, num_heads=3, depth=2, clip=[4, 24, 32], patch=[2, 8, 8])
@@ -166,7 +167,7 @@ def test_vtn_equals_released_code(precision, kernel, tmp_path):
     model.to(DTYPES[precision]).eval()
     frames = data["input"].to(DTYPES[precision]).requires_grad_()
     tokens = model.position(frames[:, :, None, None], data["position_ids"][0].long())
-    output = model.scores(model.encoded(tokens))
+    output = model.scores(through(model.column, tokens, model))
     golden = {"output": data["output.f64"], "probe": data["probe"], "input": data["grad.input.f64"]}
     golden |= {k[len("grad.") : -len(".f64")]: v for k, v in data.items() if k.startswith("grad.param")}
     # An offset of all keys changes nothing; what the second block has of frames is not looked at.
@@ -295,11 +296,13 @@ def test_other_clips_resize_the_positions(form):
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
-def test_an_mlp_of_any_activation_has_exact_gradients(activation):
-    mlp = Mlp(6, 2, activation=activation).double()
+@pytest.mark.parametrize("rank", [None, 0.5])
+def test_an_mlp_of_any_activation_has_exact_gradients(activation, rank):
+    mlp = Mlp(6, 2, activation=activation, rank=rank).double()
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(mlp, x)
     act = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh"), "relu": relu}[activation]
     assert_close(mlp(x), mlp.fc2(act(mlp.fc1(x))))
     with torch.no_grad():
         assert_close(mlp(x), mlp.fc2(act(mlp.fc1(x))))
+    assert mlp.macs(1) == (2 * 6 * 12 if rank is None else 2 * 3 * (6 + 12))
