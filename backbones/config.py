@@ -22,7 +22,8 @@ from attention_zoo.registry import nearest
 
 LEAST_WIDTH = 8  # of a shrunk model
 FIRST_FAMILY = "pyramid"  # the family of files and records that name none: they are older than the second one
-ADDED = ("mlp_rank",)  # fields that older files and records lack: written only where they are not None
+# Fields that older files and records lack: written only where they are not as by default.
+ADDED = ("mlp_rank", "drop_layers", "drop_frames")
 
 # Types of fields, beside `Grid`, bool, `Literal`, int (positive), tuple[int, ...] (positive, not empty) and None.
 Ratio = Annotated[float, "above 0"]
@@ -87,8 +88,11 @@ class Config(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; `backbones.read_config` makes an equal config of them."""
-        values = {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        values = {name: value for name, value in values.items() if value is not None or name not in ADDED}
+        values = {
+            field.name: plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in ADDED or getattr(self, field.name) != field.default
+        }
         return values if self.family == FIRST_FAMILY else {"family": self.family} | values
 
     @classmethod

@@ -4,32 +4,39 @@ Each place has a class token in time, each frame one in space; the token where t
 are mixed over time, then over space, with one map to queries, keys and values. The paper adds positions to queries and
 keys alone, the released code to all three: it projects the values from what it is given as queries. So do we.
 
-Source: Zhang et al., VidTr, arXiv:2104.11746, and amazon-science/gluonmm at commit 29d63b3a. Its compact variant, which
-drops frames on the way, is not here.
+The compact variant has one class token and drops frames on the way: of each head and place those whose rows of
+attention over time vary least. Class tokens pass its separable attention as they are; after the last of these blocks
+the others attend jointly.
+
+Source: Zhang et al., VidTr, arXiv:2104.11746, and amazon-science/gluonmm at commit 29d63b3a.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, no_type_check
 
 import torch
-from jaxtyping import Bool, Float
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+import attention_zoo
 from attention_zoo import Grid, Tokens
 from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.kernels import AUTO
 from backbones.column import Column, PreNormBlock
 from backbones.columnar import ClassToken, ColumnarConfig, Position
 from backbones.columnar import from_image as column_from_image
+from backbones.config import Steps
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Activation, Mlp
 from backbones.parts import PatchEmbedding, initialise_linear, linear_rates, resized
+from backbones.residual import Residual
 
 
 @no_type_check  # it checks its values itself and takes lists where it keeps tuples
@@ -40,6 +47,7 @@ class VidtrConfig(ColumnarConfig):
     Args:
         positions_in_all: whether every block adds the positions to what it attends with, not the first alone; the
             released models of 16 frames do.
+        drop_layers, drop_frames: in which blocks the compact variant drops how many frames; none for the other one.
     """
 
     family = "vidtr"
@@ -50,6 +58,8 @@ class VidtrConfig(ColumnarConfig):
     position: Position = "joint"
     activation: Activation = "relu"
     positions_in_all: bool = False
+    drop_layers: Steps = ()
+    drop_frames: Steps = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,6 +70,41 @@ class VidtrConfig(ColumnarConfig):
                 f"class_token {self.class_token!r}, position {self.position!r}: "
                 "VidTr has its own; write 'none' and 'joint'"
             )
+        if self.drop_layers or self.drop_frames:
+            self._check_drops()
+
+    def _check_drops(self) -> None:
+        layers, frames, times = self.drop_layers, self.drop_frames, self.clip.ceil_div(self.patch).t
+        if len(layers) != len(frames) or list(layers) != sorted(set(layers)) or layers[-1] >= self.depth:
+            raise ValueError(
+                f"drop_layers {layers} of drop_frames {frames}: one block for each number of frames, in order, "
+                f"all from 1 to {self.depth - 1}"
+            )
+        if sum(frames) >= times:
+            raise ValueError(f"drop_frames {frames} leaves none of the {times} time steps of this clip")
+        if self.positions_in_all:
+            raise ValueError("positions_in_all: the compact variant adds positions in the first block alone")
+
+    def _smaller(self, width: float, depth: int | None, clip: Sequence[int]) -> dict[str, Any]:
+        """Frames are dropped in proportion; at least the first block that drops some stays, and one after it."""
+        changes = super()._smaller(width, depth, clip)
+        if self.drop_layers:
+            changes["depth"] = min(self.depth, max(changes["depth"], self.drop_layers[0] + 2))
+            left, drops = clip[0], {}
+            for layer, frames in zip(self.drop_layers, self.drop_frames, strict=True):
+                fewer = max(1, frames * clip[0] // self.clip.t)
+                if layer < changes["depth"] and fewer < left:
+                    left, drops[layer] = left - fewer, fewer
+            changes |= {"drop_layers": list(drops), "drop_frames": list(drops.values())}
+        return changes
+
+    def sizes(self) -> dict[str, Any]:
+        """A stage for each number of frames that are left."""
+        sizes = super().sizes()
+        (t, *place), starts = sizes["tokens"][0], [0, *self.drop_layers, self.depth]
+        left = [t - sum(self.drop_frames[:stage]) for stage in range(len(starts) - 1)]
+        blocks = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+        return {"blocks": blocks, "widths": [self.width] * len(left), "tokens": [[frames, *place] for frames in left]}
 
 
 class CrossTokens(nn.Module):
@@ -161,13 +206,155 @@ class Vidtr(Column):
         return self.classified(self.norm(tokens.head[:, 0]))
 
 
+class OneToken(nn.Module):
+    """The class token of the compact variant, and a position of it and of each place at each time.
+
+    For clips of another size the positions are resized by the nearest.
+    """
+
+    kind = "position"
+
+    def __init__(self, dim: int, grid: Grid):
+        super().__init__()
+        self.grid = grid
+        self.class_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.table = nn.Parameter(torch.empty(1, 1 + grid.tokens, dim))
+        for table in self.parameters():
+            nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Tokens:
+        return Tokens.of_map(x).of(x, self.class_token.expand(len(x), -1, -1))
+
+    def positions(self, t: int, h: int, w: int) -> tuple[Float[Tensor, "1 t h w d"], Float[Tensor, "1 1 d"]]:
+        """Of the map, and of the class token."""
+        rest = self.table[:, 1:].unflatten(1, tuple(self.grid))
+        if (t, h, w) != self.grid:
+            rest = resized(rest.movedim(-1, 1), (t, h, w)).movedim(1, -1)
+        return rest, self.table[:, :1]
+
+
+class CompactAttention(nn.Module):
+    """Separable attention that may drop frames; a class token passes as it is.
+
+    Rows of attention over time are softmax'ed once more where some are dropped, as in the released code. `kept` has the
+    numbers of the frames that the last call left, "b m s k", for the way around.
+    """
+
+    takes_prefix, like = True, "separable"
+
+    def __init__(
+        self, dim: int, num_heads: int, grid: Grid, drop: int = 0, positions: OneToken | None = None, kernel: str = AUTO
+    ):
+        super().__init__()
+        self.dim, self.num_heads, self.grid, self.drop, self.kernel = dim, num_heads, grid, drop, kernel
+        self.out_grid = grid._replace(t=grid.t - drop)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.shared = () if positions is None else (positions,)  # the model's: a tuple is no part of this one
+        self.kept: Int[Tensor, "b m s k"] | None = None
+
+    def forward(
+        self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b 1 d"]
+    ) -> tuple[Float[Tensor, "b k h w d"], Float[Tensor, "b 1 d"]]:
+        t, h, w = x.shape[1:4]
+        if self.shared:
+            of_map, of_class = self.shared[0].positions(t, h, w)
+            x, prefix = x + of_map, prefix + of_class
+        q, k, v = self.qkv(x.flatten(1, 3)).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        if self.drop:
+            q, k, v = self._of_fewer(q, k, v, t)
+            t = max(1, t - self.drop)
+        else:
+            v = over_time(q, k, v, t, kernel=self.kernel)
+        y = self.proj(over_space(q, k, v, t, kernel=self.kernel).flatten(2))
+        return y.unflatten(1, (t, h, w)), prefix
+
+    def _of_fewer(
+        self, q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], t: int
+    ) -> list[Float[Tensor, "b _n m c"]]:
+        """Queries and keys of the frames that are kept, and what these gathered over time."""
+        q, k, v = (rearrange(part, "b (t s) m c -> b m s t c", t=t) for part in (q, k, v))
+        rows = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)
+        self.kept = rows.var(-1, correction=0).topk(max(1, t - self.drop)).indices.sort(-1).values
+        rows = rows.gather(-2, self.kept[..., None].expand(*self.kept.shape, t)).softmax(-1)
+        parts = (_of_frames(q, self.kept), _of_frames(k, self.kept), rows @ v)
+        return [rearrange(part, "b m s t c -> b (t s) m c") for part in parts]
+
+    def macs(self, prefix: int = 1) -> int:
+        """Projections, scores and weighted sums: over time of all frames, sums and space of those that are kept."""
+        before, after, d, places = self.grid.tokens, self.out_grid.tokens, self.dim, self.grid.h * self.grid.w
+        return (3 * before + after) * d * d + (before + after) * self.grid.t * d + 2 * after * places * d
+
+    def reach(self, prefix: int = 1) -> Bool[Tensor, "n n"]:
+        """Each token that is kept may see every token of the map; the class token itself."""
+        reach = torch.ones(prefix + self.out_grid.tokens, prefix + self.grid.tokens, dtype=torch.bool)
+        reach[:prefix], reach[:, :prefix] = False, False
+        reach[:prefix, :prefix] = torch.eye(prefix, dtype=torch.bool)
+        return reach
+
+
+def _of_frames(x: Float[Tensor, "b m s t c"], kept: Int[Tensor, "b m s k"]) -> Float[Tensor, "b m s k c"]:
+    return x.gather(3, kept[..., None].expand(*kept.shape, x.shape[-1]))
+
+
+@dataclass(frozen=True)
+class KeptFrames:
+    """The way around attention that drops frames: of each head's channels those frames that its queries kept."""
+
+    attention: CompactAttention
+
+    def __call__(self, tokens: Tokens, normed: Tokens) -> Tokens:
+        kept, (h, w) = self.attention.kept, tokens.grid[1:]
+        x = rearrange(tokens.map, "b t h w (m c) -> b m (h w) t c", m=kept.shape[1])
+        return tokens.of(rearrange(_of_frames(x, kept), "b m (h w) t c -> b t h w (m c)", h=h, w=w), tokens.head)
+
+    def macs(self, grid: Grid, prefix: int) -> int:
+        return 0
+
+
+class CompactBlock(PreNormBlock):
+    def residuals(self) -> tuple[Residual, Residual]:
+        first, second = super().residuals()
+        drops = getattr(self.attention, "drop", 0)
+        return (replace(first, skip=KeptFrames(self.attention)) if drops else first), second
+
+
+class CompactVidtr(Column):
+    """Clip in, class scores out, with fewer frames from block to block."""
+
+    def __init__(self, config: VidtrConfig, num_classes: int, kernel: str):
+        super().__init__(config, num_classes)
+        width, heads = config.width, config.num_heads
+        self.embed = PatchEmbedding(config.in_channels, width, config.clip, config.patch, normed=False)
+        grid = self.embed.grid
+        self.position, self.column = OneToken(width, grid), nn.ModuleList()
+        drops = dict(zip(config.drop_layers, config.drop_frames, strict=True))
+        for b, rate in enumerate(linear_rates(config.drop_path, config.depth)):
+            if b <= config.drop_layers[-1]:
+                positions = self.position if b == 0 else None
+                attention = CompactAttention(width, heads, grid, drops.get(b, 0), positions, kernel)
+            else:
+                attention = attention_zoo.build("full", width, heads, grid, kernel=kernel)
+            self.column.append(CompactBlock(width, grid, 1, attention, Mlp.of(config, width), rate))
+            grid = self.column[-1].out_grid
+        self.end_in(nn.LayerNorm(width), width, config.dropout)
+        initialise_linear(self)
+
+    embedded, scores = Vidtr.embedded, Vidtr.scores
+
+
+def build(config: VidtrConfig, num_classes: int, kernel: str) -> Vidtr | CompactVidtr:
+    return (CompactVidtr if config.drop_layers else Vidtr)(config, num_classes, kernel)
+
+
 def models() -> dict[str, Callable[[], VidtrConfig]]:
-    """As released: 8, 16 and 32 frames."""
+    """As released: 8, 16 and 32 frames, and the compact ones of 8 and 16."""
     make = partial(VidtrConfig, drop_path=0.0, dropout=0.5)
     return {
         "vidtr_small": partial(make, clip=Grid(8, 224, 224)),
         "vidtr_medium": partial(make, clip=Grid(16, 224, 224), positions_in_all=True),
         "vidtr_large": partial(make, clip=Grid(32, 224, 224)),
+        "vidtr_compact_small": partial(make, clip=Grid(8, 224, 224), drop_layers=(1, 3, 5), drop_frames=(2, 2, 2)),
+        "vidtr_compact_medium": partial(make, clip=Grid(16, 224, 224), drop_layers=(1, 2, 4), drop_frames=(8, 4, 2)),
     }
 
 
@@ -182,6 +369,7 @@ RELEASED = Layout(
         (r"^encoder\.layers\.(\d+)\.norm", r"column.\1.norm"),
         (r"^encoder\.norm\.", "norm."),
         (r"^fc\.", "classifier."),
+        (r"^cls$", "position.class_token"),
         (r"^cls_s$", "position.frames"),
         (r"^cls_t$", "position.places"),
         (r"^pos_embedding$", "position.table"),
@@ -189,21 +377,26 @@ RELEASED = Layout(
 )
 
 
-def of_image(model: Vidtr, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def of_image(model: Vidtr | CompactVidtr, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An image ViT's tensors under VidTr's names; its positions for each row, its class token for all class tokens."""
     tensors = dict(image)
     token, space = tensors.pop("position.class_token", None), tensors.pop("position.space", None)
     for old, new in ((r"\.attention\.0\.", ".attention."), (r"\.norms\.0\.", ".norm1."), (r"\.mlp_norm\.", ".norm2.")):
         tensors = {re.sub(old, new, key): tensor for key, tensor in tensors.items()}
-    if token is not None and space is not None:
-        grid = model.position.grid
+    if token is None or space is None:
+        return tensors
+    grid = model.position.grid
+    if isinstance(model, CompactVidtr):
+        tensors["position.class_token"] = token
+        tensors["position.table"] = torch.cat([space[:, :1], space[:, 1:].repeat(1, grid.t, 1)], 1)
+    else:
         tensors["position.frames"] = token.repeat(grid.t, 1, 1)
         tensors["position.places"] = token.repeat(1, space.shape[1], 1)
         tensors["position.table"] = space.repeat(1, 1 + grid.t, 1)
     return tensors
 
 
-def from_image(model: Vidtr, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
+def from_image(model: Vidtr | CompactVidtr, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
     if not key.startswith("position."):
         return column_from_image(model, key, image)
     tensor = image.get(key)
@@ -215,5 +408,5 @@ def from_image(model: Vidtr, key: str, image: Mapping[str, Tensor]) -> tuple[str
 NATIVE = Layout(NATIVE_NAME, r"^column\.\d+\.attention\.qkv\.")
 ORIGINS = {"vidtr": Origin("arXiv:2104.11746", "amazon-science/gluonmm", "Apache-2.0", "K400: README")}
 families.register("vidtr")(
-    Family("vidtr", VidtrConfig, Vidtr, models, (NATIVE, RELEASED), ORIGINS, from_image, of_image)
+    Family("vidtr", VidtrConfig, build, models, (NATIVE, RELEASED), ORIGINS, from_image, of_image)
 )

@@ -209,10 +209,29 @@ def test_accuracy_against_operations_has_its_pareto_front(tmp_path):
     figure, _ = accuracy_vs_flops.draw(rows)
     (front,) = (line for line in figure.axes[0].lines if line.get_label() == "Pareto front")
     corners = list(zip(*(map(float, data) for data in front.get_data()), strict=True))
-    points = [accuracy_vs_flops._point(row, "k400_top1") for row in rows.rows]
+    points = [accuracy_vs_flops._printed(row, "k400_top1") for row in rows.rows]
     for x, y in (point for point in points if point):
         assert any(at <= x and top1 >= y for at, top1 in corners)
     assert_legible(figure)
+
+
+def test_operations_as_published_stand_beside_those_of_one_rule(tmp_path):
+    """Counted here where a model stands, cited where somebody else counted, as printed where neither did."""
+    records = [one_record("DualFormer-T"), one_record("VidTr-L")]
+    rows = table.load(write(tmp_path / "models", records, [{"published": "DualFormer-T"}, {"published": "VidTr-L"}],
+                            table="dualformer_table1", published_rows="all"))  # fmt: skip
+    figure, _ = accuracy_vs_flops.draw(rows)
+    by_name = {row.name: row for row in rows.rows}
+    macs = records[1].get("macs").value
+    for name, total, kind in (
+        ("VidTr-L", macs * 30 / 1e9, accuracy_vs_flops.COUNTED),
+        ("ip-CSN-152", 108.8 * 30, accuracy_vs_flops.CITED),
+        ("X3D-XXL", 5823, accuracy_vs_flops.PRINTED),
+    ):
+        x, _, found = accuracy_vs_flops._anew(by_name[name], "k400_top1")
+        assert (found, x) == (kind, pytest.approx(drawing.log10(total), abs=1e-5))
+        assert any(float(line.get_xdata()[0]) == x for line in figure.axes[1].lines)
+    assert figure.axes[0].get_title() != figure.axes[1].get_title()
 
 
 def test_no_latency_of_one_model_stands_against_the_accuracy_of_another(tmp_path):

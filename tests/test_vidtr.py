@@ -13,11 +13,12 @@ from test_scheme_goldens import check as check_scheme
 from test_scheme_goldens import plain
 from test_vivit import SIZES, check
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
-from attention_zoo import Grid
+from attention_zoo import Grid, Tokens
 from backbones.columnar import JOINT, ColumnarConfig
-from backbones.vidtr import CrossAttention, VidtrConfig
+from backbones.vidtr import CompactAttention, CrossAttention, KeptFrames, VidtrConfig
 
 NAMES = {"nv_stem": "conv_stem", "coder.": "encoder.", ".weight": "fc.weight", ".bias": "fc.bias", "s_s": "cls_s"}
 
@@ -72,6 +73,78 @@ def test_attention_with_class_row_and_column(precision, kernel):
         forward, "dual_token", own, facts, precision, input="input.dual_token", probe="probe.dual_token",
         parameters=module,
     )  # fmt: skip
+
+
+@needs_goldens
+@pytest.mark.parametrize("kernel", ["reference", "sdpa"])
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("case", ["no_token", "compact_drop2"])
+def test_attention_of_the_compact_variant(case, precision, kernel):
+    """Class token and frames that are kept, per head and place, as in the released code."""
+    facts = _facts("vidtr_attention")
+    golden, weights = (load_file(FOLDER / f"vidtr_attention.{part}.safetensors") for part in ("data", "weights"))
+    grid, dim, heads = Grid(*facts["config"]["grid"]), facts["config"]["dim"], facts["config"]["num_heads"]
+    module = CompactAttention(dim, heads, grid, 2 * case.startswith("compact"), None, kernel).double()
+    module.load_state_dict(plain(weights, f"{case}."))
+    module.to(DTYPES[precision])
+    own = {name: value for name, value in golden.items() if case in name}
+
+    def forward(x):
+        x = x.transpose(0, 1)
+        y, head = module(x[:, 1:].unflatten(1, tuple(grid)), x[:, :1])
+        return torch.cat([head, y.flatten(1, 3)], 1).transpose(0, 1)
+
+    check_scheme(forward, case, own, facts, precision, input=f"input.{case}", probe=f"probe.{case}", parameters=module)
+    if module.drop:
+        kept = module.kept.transpose(0, 1).flatten(0, 2)  # heads, clips, places
+        assert torch.equal(kept, golden["kept_frames.compact_drop2"].to(kept.dtype))
+
+
+def test_the_way_around_keeps_the_same_frames():
+    """Each head's channels of a place are those of the frames that its queries kept, in their order."""
+    torch.manual_seed(0)
+    attention = CompactAttention(6, 2, Grid(5, 2, 3), drop=2)
+    x, head = torch.randn(2, 5, 2, 3, 6), torch.randn(2, 1, 6)
+    attention(x, head)
+    around = KeptFrames(attention)(Tokens.of_map(x).of(x, head), None)
+    assert torch.equal(around.head, head)
+    for clip, m, place in ((0, 0, 0), (1, 1, 5), (1, 0, 3)):
+        frames, (h, w) = attention.kept[clip, m, place], divmod(place, 3)
+        assert frames.tolist() == sorted(set(frames.tolist()))
+        assert torch.equal(around.map[clip, :, h, w, 3 * m : 3 * m + 3], x[clip, frames, h, w, 3 * m : 3 * m + 3])
+
+
+@pytest.mark.parametrize(("name", "frames"), [("small", [8, 6, 4, 2]), ("medium", [16, 8, 4, 2])])
+def test_the_compact_variant_has_fewer_frames_from_stage_to_stage(name, frames):
+    """Published are 39 G for the small one, by the sheet's rule for the others: its MLPs alone."""
+    model = on_meta(f"vidtr_compact_{name}", 400)
+    assert [tokens[0] for tokens in model.config.sizes()["tokens"]] == frames
+    assert [len(block.residuals()) for block in model.blocks().values()] == [2] * 12
+    with FlopCounterMode(display=False) as counter, torch.device("meta"), torch.no_grad():
+        backbones.create(f"vidtr_compact_{name}", 400, kernel="reference")(torch.empty(1, 3, *model.clip))
+    assert counter.get_total_flops() == 2 * model.macs()
+    tokens = sum(block.out_grid.tokens for block in model.blocks().values())
+    assert round(tokens * 8 * 768**2 / 1e9) == {"small": 39, "medium": 44}[name]
+
+
+def test_compact_models_of_other_sizes():
+    sizes = SIZES | dict(patch=[1, 8, 8], depth=3, drop_layers=[1], drop_frames=[2])
+    model = backbones.create(VidtrConfig(**sizes), 5).eval()
+    for clip in (torch.randn(2, 3, 4, 24, 32), torch.randn(2, 3, 6, 40, 24), torch.randn(2, 3, 1, 8, 8)):
+        assert_close(model(clip)[:1], model(clip[:1]), rtol=1e-4, atol=1e-5)
+    image = backbones.create(ColumnarConfig(**JOINT, **sizes_of_image(sizes), position="space"), 7)
+    report = backbones.inflate(image.state_dict(), model)
+    assert set(report.fresh) == {"classifier.weight", "classifier.bias"}
+    assert torch.equal(model.position.table[:, -12:], image.position.space[:, 1:])
+    small = backbones.config("vidtr_compact_small").shrunk(0.1, 1, (4, 32, 32))
+    assert (small.depth, small.drop_layers, small.drop_frames) == (3, (1,), (1,))
+    for wrong, message in ({"drop_frames": [4]}, "none of the 4 time steps"), ({"drop_layers": [3]}, "all from 1 to 2"):
+        with pytest.raises(ValueError, match=message):
+            VidtrConfig(**sizes | wrong)
+
+
+def sizes_of_image(sizes: dict) -> dict:
+    return {name: sizes[name] for name in ("width", "num_heads", "depth", "patch")} | {"clip": [1, 24, 32]}
 
 
 @pytest.mark.parametrize(("name", "linear"), [("small", 150.6), ("medium", 284.4), ("large", 552.2)])
