@@ -28,7 +28,7 @@ OF_A_SET = re.compile(r"^classifier\.[^.]+\.fc[12]\.")  # the tensors of one
 class Spans(NamedTuple):
     """Where the classes of each set stand in the list of all: name -> (first, behind the last)."""
 
-    of: dict[str, tuple[int, int]]
+    ranges: dict[str, tuple[int, int]]
 
     @classmethod
     def made(cls, classes: Mapping[str, int]) -> Spans:
@@ -40,7 +40,7 @@ class Spans(NamedTuple):
 
     def mask(self, name: str, labels: Int[Tensor, " b"]) -> Tensor:
         """Which clips are of a set."""
-        first, end = self.of[name]
+        first, end = self.ranges[name]
         return (labels >= first) & (labels < end)
 
 

@@ -82,12 +82,12 @@ def test_model_losses_and_gradients_equal_the_released_code(released, precision,
         )
     clips = data["input"].detach().to(DTYPES[precision]).clone().requires_grad_()
     sets = facts["datasets"]
-    first = {name: model.spans.of[name][0] for name in sets}
+    first = {name: model.spans.ranges[name][0] for name in sets}
 
     with torch.no_grad():
         scores = model.eval()(clips)
         for name in sets:
-            own = scores[:, slice(*model.spans.of[name])].softmax(1)
+            own = scores[:, slice(*model.spans.ranges[name])].softmax(1)
             assert _error(own, data[f"eval.prob.{name}.{precision}"]) <= FORWARD[precision]
         tokens = model.student.tokens(clips)
         expanded = model.expander(model.student.norm(tokens.map).mean((1, 2, 3)))

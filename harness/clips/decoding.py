@@ -115,17 +115,17 @@ class Video:
         wrong = [index for index in indices if not 0 <= index < len(self)]
         if wrong:
             raise IndexError(f"{self.path}: there is no frame {wrong[0]}; allowed: 0 to {len(self) - 1}")
-        wanted = sorted(set(map(int, indices)))
-        if not wanted:
+        distinct = sorted(set(map(int, indices)))
+        if not distinct:
             return np.empty((0, self.facts.height, self.facts.width, 3), np.uint8)
-        pictures = self._read(wanted)
-        place = {index: place for place, index in enumerate(wanted)}
-        return pictures if wanted == list(indices) else pictures[[place[index] for index in indices]]
+        pictures = self._read(distinct)
+        place = {index: place for place, index in enumerate(distinct)}
+        return pictures if distinct == list(indices) else pictures[[place[index] for index in indices]]
 
-    def _read(self, wanted: list[int]) -> np.ndarray:
+    def _read(self, numbers: list[int]) -> np.ndarray:
         if self._reader is not None:
             try:
-                pictures = self._reader.get_batch(wanted).asnumpy()
+                pictures = self._reader.get_batch(numbers).asnumpy()
                 if pictures.shape[1:3] != (self.facts.height, self.facts.width):
                     raise VideoError(f"its frames are {pictures.shape[2]}x{pictures.shape[1]}")
                 return pictures
@@ -136,8 +136,8 @@ class Video:
                 self._reader = None
                 why = f"decord could not read the file: {_first_line(error, self.path)}"
                 self.facts = replace(self.facts, decoder=_pyav_name(), fallback=why)
-        found = _read_frames(self.path, self._layout, self.facts, wanted)
-        return np.stack([found[index] for index in wanted])
+        frames = _read_frames(self.path, self._layout, self.facts, numbers)
+        return np.stack([frames[index] for index in numbers])
 
 
 def open_video(path: str | Path, decoder: str = "auto") -> Video:
@@ -217,7 +217,7 @@ def _layout(path: Path) -> _Layout:
     """
     with _opened(path) as container:
         stream = _video_stream(container)
-        pictures = [one for one in container.streams.video if not _is_cover(one)]
+        pictures = [video for video in container.streams.video if not _is_cover(video)]
         first = _first_frame(container, stream)
         rotation = _rotation(first)
         facts = VideoFacts(
@@ -257,7 +257,7 @@ def _timed(container: Container, stream: Stream, layout: _Layout) -> _Layout:
         for packet in container.demux(stream)
         if packet.size  # demux ends with an empty one
     ]
-    times = sorted(pts for pts, *_, shown in packets if shown and pts is not None)
+    times = sorted(pts for pts, *_, displayed in packets if displayed and pts is not None)
     complete = bool(packets) and all(pts is not None for pts, *_ in packets)
     if not complete or not times or len(set(times)) < len(times):
         return replace(layout, distrust="its frames have no times, or share them")
@@ -421,53 +421,53 @@ def _rotation(frame: Frame) -> int:
     return round(getattr(frame, "rotation", 0) / 90) * 90 % 360
 
 
-def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, wanted: list[int]) -> dict[int, np.ndarray]:
-    """The `wanted` (sorted) frames, as RGB arrays. Raises: VideoError naming the file and the first that is missing."""
-    found: dict[int, np.ndarray] = {}
+def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[int]) -> dict[int, np.ndarray]:
+    """The frames with these (sorted) numbers, as RGB. Raises: VideoError naming file and first missing one."""
+    frames: dict[int, np.ndarray] = {}
     for starts in (layout.starts, ()):  # should the decoder not reach a frame from its keyframe, then from the start
         reason = "the stream ends before it"
         try:
-            for index, frame in _frames(path, layout, starts, [index for index in wanted if index not in found]):
-                found[index] = _picture(frame, facts)
+            for index, frame in _frames(path, layout, starts, [index for index in numbers if index not in frames]):
+                frames[index] = _picture(frame, facts)
         except Exception as error:  # whatever ffmpeg reports
             reason = _first_line(error, path)
             break
-        if len(found) == len(wanted):
-            return found
-    missing = [index for index in wanted if index not in found]
+        if len(frames) == len(numbers):
+            return frames
+    missing = [index for index in numbers if index not in frames]
     if missing:
         raise VideoError(
             f"{path}: frame {missing[0]} of {facts.frames} cannot be decoded ({reason}), the file may be truncated or "
             f"damaged; {REENCODE}"
         )
-    return found
+    return frames
 
 
 def _frames(
-    path: Path, layout: _Layout, starts: tuple[tuple[int, int], ...], wanted: list[int]
+    path: Path, layout: _Layout, starts: tuple[tuple[int, int], ...], numbers: list[int]
 ) -> Iterator[tuple[int, Frame]]:
-    """(number, frame) of each of the `wanted` frames, as far as they decode."""
+    """(number, frame) of each of the frames with these `numbers`, as far as they decode."""
     with _opened(path) as container:
         stream = container.streams[layout.stream]
         if not layout.times:
-            numbers = set(wanted)
+            chosen = set(numbers)
             for index, frame in enumerate(_decoded(container, stream)):
-                if index in numbers:
+                if index in chosen:
                     yield index, frame
-                if index >= wanted[-1]:
+                if index >= numbers[-1]:
                     return
             return
-        for start, group in _by_start(wanted, starts):
+        for start, group in _by_start(numbers, starts):
             if start is not None:
                 container.seek(start, stream=stream)
             yield from _until(_decoded(container, stream), {layout.times[index]: index for index in group})
 
 
-def _by_start(wanted: list[int], starts: tuple[tuple[int, int], ...]) -> Iterator[tuple[int | None, list[int]]]:
+def _by_start(numbers: list[int], starts: tuple[tuple[int, int], ...]) -> Iterator[tuple[int | None, list[int]]]:
     """Groups of frames that one keyframe serves, each with the time to seek to; None where decoding begins with the
     file (also for what stands before the first keyframe)."""
-    numbers = [number for number, _ in starts]
-    for place, group in groupby(wanted, key=lambda index: bisect_right(numbers, index)):
+    firsts = [number for number, _ in starts]
+    for place, group in groupby(numbers, key=lambda index: bisect_right(firsts, index)):
         yield (starts[place - 1][1] if place > 1 else None), list(group)
 
 

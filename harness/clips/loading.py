@@ -146,13 +146,13 @@ def _read(
     try:
         if preloaded is not None:
             frames, fps = preloaded.frames(index)
-            return [frames[torch.tensor(one)] for one in choose(len(frames), fps)], preloaded.decoder(index)
+            return [frames[torch.tensor(indices)] for indices in choose(len(frames), fps)], preloaded.decoder(index)
         with opened(dataset, item) as source:
             lists = choose(source.total, source.fps)
-            wanted = sorted({index for one in lists for index in one})
-            frames, decoder = torch.from_numpy(source.read(wanted)), source.decoder()
-        place = {index: number for number, index in enumerate(wanted)}
-        return [frames[torch.tensor([place[index] for index in one])] for one in lists], decoder
+            distinct = sorted({index for indices in lists for index in indices})
+            frames, decoder = torch.from_numpy(source.read(distinct)), source.decoder()
+        place = {index: number for number, index in enumerate(distinct)}
+        return [frames[torch.tensor([place[index] for index in indices])] for indices in lists], decoder
     except OSError as error:
         raise VideoError(_unreadable(dataset, item, error)) from error
 
@@ -266,7 +266,8 @@ class TestClips(Dataset):
                 self.preloaded,
                 index,
                 lambda total, fps: [
-                    reordered(one, self.order, random) for one in test_indices(total, self.sampling, testing.clips, fps)
+                    reordered(indices, self.order, random)
+                    for indices in test_indices(total, self.sampling, testing.clips, fps)
                 ],
             )
             views: Tensor | str = torch.stack(
@@ -407,18 +408,18 @@ def preload(
 
 
 def _check_memory(dataset: DataSet, store: _Store, done: int, count: int, processes: int) -> None:
-    left = store.used / max(done, 1) * (count - done) * processes
+    remaining = store.used / max(done, 1) * (count - done) * processes
     available = psutil.virtual_memory().available
     where, room = "memory", available * SHARE_OF_MEMORY
     if store.shared and os.path.isdir("/dev/shm"):
         free = shutil.disk_usage("/dev/shm").free
         where, room = ("memory", room) if room < free else ("/dev/shm, the shared memory,", free)
-    if left > room:
-        each = f", in each of {processes} processes" if processes > 1 else ""
+    if remaining > room:
+        per_process = f", in each of {processes} processes" if processes > 1 else ""
         raise LoadingError(
-            f"preload=true needs about {_gib(store.used * processes + left)} for {dataset.name}, {dataset.split} "
-            f"({count} videos{each}), but {where} has {_gib(room)} left of {_gib(available)}; give preload=false, or a "
-            "smaller resize"
+            f"preload=true needs about {_gib(store.used * processes + remaining)} for {dataset.name}, {dataset.split} "
+            f"({count} videos{per_process}), but {where} has {_gib(room)} left of {_gib(available)}; "
+            "give preload=false, or a smaller resize"
         )
 
 

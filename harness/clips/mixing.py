@@ -33,11 +33,11 @@ def mixed(
     Four uniform numbers and the seed of the mixing weight are drawn from `random`, whatever the settings.
     """
     targets = smoothed(labels, classes, mixing.smoothing)
-    whether, which, down, across = torch.rand(4, generator=random, device=random.device, dtype=torch.float64).tolist()
+    whether, choice, down, across = torch.rand(4, generator=random, device=random.device, dtype=torch.float64).tolist()
     seed = int(torch.randint(2**62, (1,), generator=random, device=random.device))
     if (not mixing.mixup and not mixing.cutmix) or whether >= mixing.probability:
         return clips, targets
-    cut = bool(mixing.cutmix) and (not mixing.mixup or which < mixing.switch)
+    cut = bool(mixing.cutmix) and (not mixing.mixup or choice < mixing.switch)
     alpha = mixing.cutmix if cut else mixing.mixup
     weight = float(np.random.default_rng(seed).beta(alpha, alpha))  # PyTorch's Beta takes no generator
     if cut:

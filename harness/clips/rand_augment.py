@@ -58,10 +58,10 @@ def rand_augmented(frames: Float[Tensor, "t 3 h w"], setting: str, random: torch
     uniform = torch.rand(count, 3, generator=random, device=random.device, dtype=torch.float64).tolist()
     normal = torch.randn(count, generator=random, device=random.device, dtype=torch.float64).tolist()
     carry_out = operations()
-    for (which, whether, sign), deviate in zip(uniform, normal, strict=True):
+    for (choice, whether, sign), deviate in zip(uniform, normal, strict=True):
         if whether < PROBABILITY:
             level = min(1.0, max(0.0, (magnitude + deviation * deviate) / RAND_AUGMENT_SCALE))
-            name = OPERATIONS[int(which * len(OPERATIONS))]
+            name = OPERATIONS[int(choice * len(OPERATIONS))]
             frames = carry_out[name](frames, level, 1 if sign < 0.5 else -1).clamp(0, 1)
     return frames
 

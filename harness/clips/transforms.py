@@ -227,9 +227,9 @@ def _jittered(
         if step == 0:
             frames = frames * factor
         else:
-            other = sum(share * frames[:, [channel]] for channel, share in enumerate(GRAY))
-            other = other.mean((2, 3), keepdim=True) if step == 1 else other
-            frames = torch.lerp(other, frames, factor)
+            gray = sum(share * frames[:, [channel]] for channel, share in enumerate(GRAY))
+            gray = gray.mean((2, 3), keepdim=True) if step == 1 else gray
+            frames = torch.lerp(gray, frames, factor)
         frames = frames.clamp_(0, 1)
     return frames
 

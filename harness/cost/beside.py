@@ -41,13 +41,13 @@ class Watch:
 def judged(spent: dict[str, float], cores: int) -> dict[str, Any]:
     """What counters that rose by `spent` say: `seconds`, and CPU seconds `busy` of all, `own` and `stolen`."""
     seconds = spent["seconds"]
-    told: dict[str, Any] = {"page_faults": int(spent["minor"]), "pages_read": int(spent["major"])}
+    counters: dict[str, Any] = {"page_faults": int(spent["minor"]), "pages_read": int(spent["major"])}
     disturbed = [DISK] if spent["major"] > PAGES else []
     if seconds >= SHORTEST:
         foreign, stolen = max(0.0, spent["busy"] - spent["own"]) / seconds, spent["stolen"] / seconds
-        told |= {"foreign_cores": round(foreign, 2), "stolen_cores": round(stolen, 2), "cores": cores}
+        counters |= {"foreign_cores": round(foreign, 2), "stolen_cores": round(stolen, 2), "cores": cores}
         disturbed = [PROGRAMS] * (foreign > FOREIGN * cores) + [HOST] * (stolen > STOLEN * cores) + disturbed
-    return {"beside": told, "disturbed": disturbed}
+    return {"beside": counters, "disturbed": disturbed}
 
 
 def _load() -> float | None:

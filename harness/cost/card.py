@@ -51,13 +51,13 @@ def state(device: torch.device) -> dict[str, Any]:
         "celsius": lambda: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU),
         "slowed_by": lambda: throttles(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(card)),
         "free_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(card).free,
-        "other_programs": lambda: others([one.pid for one in nvml.nvmlDeviceGetComputeRunningProcesses(card)]),
+        "other_programs": lambda: others([running.pid for running in nvml.nvmlDeviceGetComputeRunningProcesses(card)]),
     }
-    told = {}
+    values = {}
     for name, read in reads.items():
         with contextlib.suppress(nvml.NVMLError):
-            told[name] = read()
-    return told
+            values[name] = read()
+    return values
 
 
 def throttles(bits: int) -> list[str]:

@@ -40,11 +40,11 @@ class Request:
 def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
     """Yields each metric's name and measurements, up to one after which another process has to go on."""
     case = request.case
-    wanted = sorted((metrics.get(name) for name in request.metrics), key=lambda metric: metric.order)
+    chosen = sorted((metrics.get(name) for name in request.metrics), key=lambda metric: metric.order)
     details = {"machine": request.machine}
     reason = unavailable(case.device, case.dtype, case.kernel)
     if reason is not None:
-        for metric in wanted:
+        for metric in chosen:
             yield metric.name, metric.missing(reason, retry=False, details=details)
         return
     if case.threads:
@@ -56,7 +56,7 @@ def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
     memory.keep_freed(case.allocator)
     workload = Workload(case, request.clip, request.effort, request.machine, request.time_limit, request.round)
     free = memory.limit() if workload.device.type == "cpu" else None
-    for metric in wanted:
+    for metric in chosen:
         if reason is not None:  # what one metric lacked, memory or support, the next would lack too
             yield metric.name, metric.missing(reason, retry=False, details=details)
             continue
@@ -84,10 +84,10 @@ def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
     """Why there is no number, and whether another try could give one."""
     text = " ".join(str(error).split())
     if memory.ran_out(error):
-        asked = text.partition("ried to allocate ")[2].split(".  ")[0].split(" Error")[0].split(". ")[0]
-        if asked.endswith(" bytes"):
-            asked = f"{int(asked.removesuffix(' bytes')) / 2**30:.1f} GiB"
-        sizes = [f"one piece of {asked}"] if asked else []
+        size = text.partition("ried to allocate ")[2].split(".  ")[0].split(" Error")[0].split(". ")[0]
+        if size.endswith(" bytes"):
+            size = f"{int(size.removesuffix(' bytes')) / 2**30:.1f} GiB"
+        sizes = [f"one piece of {size}"] if size else []
         sizes += [f"{free / 2**30:.1f} GiB were free"] if free else []
         return "out of memory" + (f": {', '.join(sizes)}" if sizes else ""), False
     if isinstance(error, KernelUnavailable | NotImplementedError) or "not implemented for" in text:

@@ -63,16 +63,16 @@ def _count(case: Case) -> Count:
     classifier = model.classifier
     counts = _operations(model, example(case, batch_size=1))
     total, norms = counts["Global"], LAYERNORM | BATCHNORM
-    products = {path: {op: n for op, n in of.items() if op not in norms} for path, of in counts.items()}
+    products = {path: {op: n for op, n in operations.items() if op not in norms} for path, operations in counts.items()}
     parts = macs_by_group(model, products) if model.blocks() else {}  # public code shows no blocks
     linear = next((part for part in classifier.modules() if isinstance(part, nn.Linear)), None)
     last = (
         {} if linear is None else _operations(classifier, torch.empty(1, linear.in_features, device="meta"))["Global"]
     )
-    everything, of_classifier = _macs(total), _macs(last)
+    everything, in_classifier = _macs(total), _macs(last)
     for name, counted, closed in (
         ("with classifier", everything, model.macs(classifier=True)),
-        ("without classifier", everything - of_classifier, model.macs(classifier=False)),
+        ("without classifier", everything - in_classifier, model.macs(classifier=False)),
     ):
         if counted != closed:
             raise CountError(
@@ -83,8 +83,8 @@ def _count(case: Case) -> Count:
     return Count(
         params=sum(p.numel() for p in model.parameters()) - classifier_params,
         classifier_params=classifier_params,
-        macs=everything - of_classifier,
-        classifier_macs=of_classifier,
+        macs=everything - in_classifier,
+        classifier_macs=in_classifier,
         closed_form=model.macs(classifier=False),
         layernorm_elements=sum(total.get(op, 0) for op in LAYERNORM),
         batchnorm_elements=sum(total.get(op, 0) for op in BATCHNORM),

@@ -103,11 +103,11 @@ def _gradients(model: nn.Module, exact: nn.Module, clips: Tensor, probe: Tensor)
 
 def _worst(pairs: dict[str, tuple[Tensor, Tensor]]) -> tuple[float, str | None]:
     """The largest difference over the largest value, tensor by tensor. A tensor that is not finite is the worst."""
-    largest = max(wanted.abs().max().item() for _, wanted in pairs.values())
+    largest = max(exact.abs().max().item() for _, exact in pairs.values())
     errors = {}
-    for name, (got, wanted) in pairs.items():
-        scale = max(wanted.abs().max().item(), SMALLEST * largest)
-        error = (got.double() - wanted).abs().max().item() / scale
+    for name, (result, exact) in pairs.items():
+        scale = max(exact.abs().max().item(), SMALLEST * largest)
+        error = (result.double() - exact).abs().max().item() / scale
         errors[name] = error if error == error else float("inf")
     worst = max(errors, key=errors.get)
     return errors[worst], worst
@@ -118,8 +118,9 @@ def needed(case: Case, process: str) -> list[str]:
 
     In 16 bits a rounded score may choose other blocks, which is no wrong result: schemes that choose are not asked.
     """
-    chosen = (attention_zoo.schemes.get(name) for name in backbones.read_config(case.config).schemes())
-    if case.kernel == "reference" or (case.dtype != "float32" and any(hasattr(one, "selection") for one in chosen)):
+    schemes = (attention_zoo.schemes.get(name) for name in backbones.read_config(case.config).schemes())
+    selects = any(hasattr(scheme, "selection") for scheme in schemes)
+    if case.kernel == "reference" or (case.dtype != "float32" and selects):
         return []
     return {
         "forward": ["forward_error"],
@@ -131,8 +132,10 @@ def needed(case: Case, process: str) -> list[str]:
 
 def why_wrong(measurements: Iterable[Measurement]) -> str | None:
     """Why nothing may be timed, from the errors of a case; None where none is beyond its tolerance."""
-    for one in measurements:
-        if one.details.get("wrong"):
-            said = one.missing or f"{one.value:.1e} of {one.details['of']} is above {one.details['tolerance']:.0e}"
-            return f"not timed, its result is wrong: {one.name.replace('_', ' ')}: {said}"
+    for error in measurements:
+        if error.details.get("wrong"):
+            why = (
+                error.missing or f"{error.value:.1e} of {error.details['of']} is above {error.details['tolerance']:.0e}"
+            )
+            return f"not timed, its result is wrong: {error.name.replace('_', ' ')}: {why}"
     return None

@@ -59,9 +59,9 @@ def measure(
             machine = {"machine": provenance.machine(case.device), "wrong": True}
             measured += [m for metric in timed for m in metric.missing(wrong, retry=False, details=machine)]
             continue
-        known = {one.name: one.value for one in checked if one.samples}
-        of_process = _in_child(case, timed, Path(clip), effort, limit, round)
-        measured += [replace(one, details={**known, **one.details}) for one in of_process]
+        error_values = {measurement.name: measurement.value for measurement in checked if measurement.samples}
+        results = _in_child(case, timed, Path(clip), effort, limit, round)
+        measured += [replace(measurement, details={**error_values, **measurement.details}) for measurement in results]
     return measured
 
 
@@ -79,15 +79,15 @@ _law = cache(laws.check)  # of a scheme once in a run
 _checked: dict[str, Measurement] = {}  # in this run; many cases are one in miniature
 
 
-def _errors(case: Case, of_process: str, clip: Path, effort: Effort, time_limit: float) -> list[Measurement]:
+def _errors(case: Case, process: str, clip: Path, effort: Effort, time_limit: float) -> list[Measurement]:
     """The errors that must be known before a case is timed in such a process, measured where they are not known yet."""
-    names = {name: f"{name} {errors.key(case)}" for name in errors.needed(case, of_process)}
+    names = {name: f"{name} {errors.key(case)}" for name in errors.needed(case, process)}
     for name, key in names.items():
         if key not in _checked:
-            (one,) = _in_child(case, [metrics.get(name)], clip, effort, time_limit)
-            if one.retry:  # what keeps it from being computed keeps its times away too, with the same reason
+            (error,) = _in_child(case, [metrics.get(name)], clip, effort, time_limit)
+            if error.retry:  # what keeps it from being computed keeps its times away too, with the same reason
                 return []
-            _checked[key] = one
+            _checked[key] = error
     return [_checked[key] for key in names.values()]
 
 
@@ -103,9 +103,9 @@ def _in_child(
     answered: dict[str, list[Measurement]] = {}
     failure, end = None, time.monotonic() + time_limit
     while failure is None and (names := [metric.name for metric in timed if metric.name not in answered]):
-        left = max(0.0, end - time.monotonic()) if answered else time_limit
-        request = child.Request(case, names, str(clip.absolute()), effort, machine, left, round)
-        answers, failure = process.run(child.answer, (request,), left)
+        remaining = max(0.0, end - time.monotonic()) if answered else time_limit
+        request = child.Request(case, names, str(clip.absolute()), effort, machine, remaining, round)
+        answers, failure = process.run(child.answer, (request,), remaining)
         answered |= answers
         if not answers:
             break

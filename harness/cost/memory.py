@@ -95,7 +95,7 @@ def _control_group_free() -> list[int]:
     return []
 
 
-_kept = (32 * 2**20, 64 * 2**20)  # glibc's own largest thresholds: larger blocks are mapped afresh
+_thresholds = (32 * 2**20, 64 * 2**20)  # glibc's own largest thresholds: larger blocks are mapped afresh
 
 
 def keep_freed(allocator: str = "default") -> None:
@@ -104,11 +104,11 @@ def keep_freed(allocator: str = "default") -> None:
     With "keep" blocks of any size are: no tensor below 2 GiB is mapped afresh, which a program that makes many large
     ones would spend up to half of its time on.
     """
-    global _kept
+    global _thresholds
     if allocator == "keep":
-        _kept = (2**31 - 1, 2**31 - 1)
-    _mallopt(M_MMAP_THRESHOLD, _kept[0])
-    _mallopt(M_TRIM_THRESHOLD, _kept[1])
+        _thresholds = (2**31 - 1, 2**31 - 1)
+    _mallopt(M_MMAP_THRESHOLD, _thresholds[0])
+    _mallopt(M_TRIM_THRESHOLD, _thresholds[1])
 
 
 @contextlib.contextmanager
@@ -174,15 +174,15 @@ class Peak:
 def peak(device: torch.device) -> Iterator[Peak]:
     """The most that is held while a block runs, as `bytes` of the result: of the device's allocator, or resident."""
     if device.type != "cuda":
-        with Peak() as seen:
-            yield seen
+        with Peak() as usage:
+            yield usage
         return
     import torch
 
     torch.cuda.reset_peak_memory_stats(device)
-    seen = Peak()
-    yield seen
-    seen.bytes = torch.cuda.max_memory_reserved(device)
+    usage = Peak()
+    yield usage
+    usage.bytes = torch.cuda.max_memory_reserved(device)
 
 
 def _status(field: str) -> int:

@@ -39,22 +39,22 @@ def groups_of(model: nn.Module) -> dict[str, str]:
 
     Raises: ValueError for a part of a kind that is in no group, and for one that names no kind.
     """
-    of_parts = kinds(model)
-    for name, kind in of_parts.items():
+    part_kinds = kinds(model)
+    for name, kind in part_kinds.items():
         if kind not in KINDS:
             raise ValueError(
                 f"{name} is of the kind {kind!r}, which belongs to no group of operators; {nearest(kind, KINDS)}"
             )
-    told = {name: KINDS[kind] for name, kind in of_parts.items()}
-    found = {"": "rest"}
+    declared = {name: KINDS[kind] for name, kind in part_kinds.items()}
+    groups = {"": "rest"}
     for name, module in model.named_modules():
         parent, _, _ = name.rpartition(".")
         if name:
-            found[name] = told.get(name) or _of_kind(module, found[parent])
-    return found
+            groups[name] = declared.get(name) or _by_type(module, groups[parent])
+    return groups
 
 
-def _of_kind(module: nn.Module, inside: str) -> str:
+def _by_type(module: nn.Module, inside: str) -> str:
     """By the kind of a module and the group that it is inside of."""
     kind = type(module).__name__.lower()
     if "norm" in kind:
@@ -91,7 +91,7 @@ def group(inside: str, operator: str) -> str:
 
 def macs_by_group(model: nn.Module, counts: dict) -> dict[str, int]:
     """Multiply-adds by group, of a FlopCounterMode's counts: of each module without those of the modules inside."""
-    top, inside, found = type(model).__name__, groups_of(model), {}
+    top, inside, macs = type(model).__name__, groups_of(model), {}
     for path, operators in counts.items():
         if path == "Global":
             continue
@@ -99,11 +99,11 @@ def macs_by_group(model: nn.Module, counts: dict) -> dict[str, int]:
         for operator, flops in operators.items():
             for owner, sign in ((path, 1), (outer, -1)):
                 if owner is not None:
-                    of = group(inside[owner[len(top) :].lstrip(".")], str(operator))
-                    found[of] = found.get(of, 0) + sign * flops
-    assert sum(found.values()) == sum(counts["Global"].values()), "some operators ran outside of the model"
-    assert all(flops % 2 == 0 for flops in found.values()), "a counter counts multiply and add separately"
-    return {name: flops // 2 for name, flops in found.items() if flops}
+                    kind = group(inside[owner[len(top) :].lstrip(".")], str(operator))
+                    macs[kind] = macs.get(kind, 0) + sign * flops
+    assert sum(macs.values()) == sum(counts["Global"].values()), "some operators ran outside of the model"
+    assert all(flops % 2 == 0 for flops in macs.values()), "a counter counts multiply and add separately"
+    return {name: flops // 2 for name, flops in macs.items() if flops}
 
 
 def _outer(path: str, counts: dict) -> str | None:

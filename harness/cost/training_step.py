@@ -79,7 +79,7 @@ class TrainingStep:
         sizes["gradients"] = size(gradients)
         del gradients
         self.update()
-        state = [value for of_one in self.optimizer.state.values() for value in of_one.values()]
+        state = [value for entries in self.optimizer.state.values() for value in entries.values()]
         return sizes | {"optimizer_state": size(value for value in state if isinstance(value, Tensor))}
 
 

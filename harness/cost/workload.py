@@ -180,10 +180,10 @@ class Workload:
             if not memory.ran_out(error):
                 raise
             return ["not observed: out of memory"]
-        found = sorted(name for name in log.names if "attention" in name or "flash" in name)
+        operators = sorted(name for name in log.names if "attention" in name or "flash" in name)
         if any("softmax" in name and "log_softmax" not in name for name in log.names):
-            found.append("explicit softmax")  # in some of the blocks only, where fused operators stand before it
-        return found or ["none"]
+            operators.append("explicit softmax")  # in some of the blocks only, where fused operators stand before it
+        return operators or ["none"]
 
     def device_kernels(self, run: Callable[[], Any]) -> dict[str, list[str]]:
         """What the device itself says that it ran in one pass of the timed program, on CUDA; empty elsewhere.
@@ -202,7 +202,7 @@ class Workload:
             if not memory.ran_out(error):
                 raise
             return {"device_kernels": ["not observed: out of memory"]}
-        return {"device_kernels": _of_attention(profiler.events())}
+        return {"device_kernels": _attention_kernels(profiler.events())}
 
     def surroundings(self) -> dict[str, Any]:
         """Where this process measures; part of every timed measurement."""
@@ -219,7 +219,7 @@ class Workload:
     def _cpu_runs(self, phases: Sequence[Callable[[], Any]]) -> tuple[list[Run], dict[str, Any]]:
         effort, warm_up = self.effort, []
 
-        def one() -> Run:
+        def once() -> Run:
             start, ends = time.perf_counter_ns(), []
             for phase in phases:
                 phase()
@@ -228,12 +228,12 @@ class Workload:
 
         start = time.perf_counter()
         while not _settled(warm_up) and (len(warm_up) < 2 or time.perf_counter() - start < effort.warm_up_seconds):
-            warm_up.append(one())
+            warm_up.append(once())
         runs = []
         start = time.perf_counter()
         with beside.Watch() as watch:
             while not effort.enough(len(runs), time.perf_counter() - start):
-                runs.append(one())
+                runs.append(once())
         # A warm-up of fewer runs than the rule looks at, of a slow model, is judged with the first samples, if they do.
         judged = [*warm_up, *runs][: max(len(warm_up), WINDOW)]
         settled = {"settled": _settled(judged)} if len(judged) >= WINDOW else {}
@@ -252,13 +252,13 @@ class Workload:
         def some(count: int) -> list[Run]:
             events = []
             for _ in range(count):
-                of_run = [torch.cuda.Event(enable_timing=True) for _ in range(len(phases) + 1)]
+                marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(phases) + 1)]
                 flush.zero_()
-                of_run[0].record()
-                for phase, end in zip(phases, of_run[1:], strict=True):
+                marks[0].record()
+                for phase, end in zip(phases, marks[1:], strict=True):
                     phase()
                     end.record()
-                events.append(of_run)
+                events.append(marks)
             launched = time.perf_counter()
             self.synchronize()
             waits.append(1e3 * (time.perf_counter() - launched))
@@ -340,7 +340,7 @@ class _OperatorLog(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _of_attention(events: Iterable[Any]) -> list[str]:
+def _attention_kernels(events: Iterable[Any]) -> list[str]:
     """The names of kernels that are of attention; without one, of those that took longest."""
     times: dict[str, float] = {}
     for event in events:

@@ -17,18 +17,18 @@ RIM = 0.24  # width of an object's plain rim, of its radius
 def pictures(scene: Scene, size: int) -> np.ndarray:
     """The pictures of a scene in order, uint8 `t size size 3`."""
     drawn = np.stack([scene.background[top : top + size, left : left + size] for top, left in scene.pan.tolist()])
-    for one in scene.objects:
-        draw(one, drawn)
+    for sprite in scene.objects:
+        draw(sprite, drawn)
     return drawn
 
 
-def draw(thing: Object, drawn: np.ndarray) -> None:
+def draw(sprite: Object, drawn: np.ndarray) -> None:
     """Draw one object over the pictures `t h w 3`, in place; what leaves the frame on one side enters on the other."""
-    now, size = np.flatnonzero(thing.seen), drawn.shape[1]
+    now, size = np.flatnonzero(sprite.seen), drawn.shape[1]
     if not len(now):
         return
-    x, y, radius = (part[now] * size for part in (thing.x, thing.y, thing.radius))
-    sine, cosine = sine_and_cosine(thing.angle[now])
+    x, y, radius = (part[now] * size for part in (sprite.x, sprite.y, sprite.radius))
+    sine, cosine = sine_and_cosine(sprite.angle[now])
     half = min(math.ceil(1.25 * float(radius.max())) + 1, size // 2)  # corners reach further than the radius
     reach = np.arange(-half, half if 2 * half == size else half + 1)
     rows, columns = (np.floor(middle).astype(np.int64)[:, None] + reach for middle in (y, x))
@@ -36,15 +36,15 @@ def draw(thing: Object, drawn: np.ndarray) -> None:
     right = ((columns + 0.5 - x[:, None]) / radius[:, None]).astype(np.float32)[:, None, :]
     sine, cosine = (part.astype(np.float32)[:, None, None] for part in (sine, cosine))
     u, v = cosine * right + sine * down, cosine * down - sine * right  # in radii, turned with the object
-    inside = _depth(thing.shape, u, v)
+    inside = _depth(sprite.shape, u, v)
     pixels = radius.astype(np.float32)[:, None, None]
     covers = np.clip(inside * pixels + np.float32(0.5), 0, 1)[..., None]
     plain = np.clip((np.float32(RIM) - inside) * pixels + np.float32(0.5), 0, 1)[..., None]
-    colour = _sampled(thing.texture, u, v, radius)
-    colour += (np.float32(thing.rim) - colour) * plain
-    at = now[:, None, None], rows[:, :, None] % size, columns[:, None, :] % size
-    below = drawn[at].astype(np.float32)
-    drawn[at] = (below + (colour - below) * covers + np.float32(0.5)).astype(np.uint8)
+    colour = _sampled(sprite.texture, u, v, radius)
+    colour += (np.float32(sprite.rim) - colour) * plain
+    place = now[:, None, None], rows[:, :, None] % size, columns[:, None, :] % size
+    below = drawn[place].astype(np.float32)
+    drawn[place] = (below + (colour - below) * covers + np.float32(0.5)).astype(np.uint8)
 
 
 def _depth(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -66,9 +66,9 @@ def _sampled(texture: np.ndarray, u: np.ndarray, v: np.ndarray, radius: np.ndarr
     side = len(texture)
     halvings = (2 * radius * 1.4 < side).astype(int) + (2 * radius * 2.8 < side)
     for level in np.unique(halvings):
-        those = halvings == level
+        at_level = halvings == level
         small = shrunk(texture, side >> level, side >> level) if level else texture
-        result[those] = _bilinear(small, u[those], v[those])
+        result[at_level] = _bilinear(small, u[at_level], v[at_level])
     return result
 
 

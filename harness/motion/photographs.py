@@ -43,10 +43,10 @@ FLAT_TRIES = 6
 
 def folder() -> Path:
     """Where scikit-image keeps its pictures. Raises: DataError."""
-    found = find_spec("skimage")  # finds without importing: no cost
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec("skimage")  # finds without importing: no cost
+    if spec is None or not spec.submodule_search_locations:
         raise DataError("the photographs of data set motion come with scikit-image; run `pip install scikit-image`")
-    return Path(found.submodule_search_locations[0]) / "data"
+    return Path(spec.submodule_search_locations[0]) / "data"
 
 
 @cache
@@ -97,8 +97,8 @@ def stretched(pixels: np.ndarray, size: int) -> np.ndarray:
     part, last = place - 2 * size * first, np.minimum(first + 1, side - 1)
     values = pixels.astype(np.int64)
     rows = values[first] * (2 * size - part)[:, None, None] + values[last] * part[:, None, None]
-    both = rows[:, first] * (2 * size - part)[:, None] + rows[:, last] * part[:, None]
-    return ((both + 2 * size * size) // (4 * size * size)).astype(np.uint8)
+    enlarged = rows[:, first] * (2 * size - part)[:, None] + rows[:, last] * part[:, None]
+    return ((enlarged + 2 * size * size) // (4 * size * size)).astype(np.uint8)
 
 
 def cut(

@@ -105,14 +105,14 @@ def scene(pair: Pair, split: str, random: np.random.Generator, size: int, frames
     direction, speed = random.random(), uniform(random, 0, 2 * margin)
     step = (speed * _sine(direction), speed * _cosine(direction))
     pan = np.stack([np.floor(margin + part * around_middle(frames) + 0.5).astype(np.int64) for part in step], axis=1)
-    objects, shown = [], [behind]
+    objects, photographs = [], [behind]
     for motion in pair.script(random, frames):
-        name = chosen(random, [other for other in names if other != behind])
-        shown.append(name)
+        name = chosen(random, [candidate for candidate in names if candidate != behind])
+        photographs.append(name)
         texture = cut(random, name, texture_side(size), (0.2, 0.5), levels[1], deviation=40, quarters=True)
         plain = {"rim": (250,) * 3 if dark else (5,) * 3, "seen": np.ones(frames, bool)}
         objects.append(Object(texture=texture, **(plain | motion)))
-    return Scene(background, pan, tuple(objects), tuple(dict.fromkeys(shown)))
+    return Scene(background, pan, tuple(objects), tuple(dict.fromkeys(photographs)))
 
 
 def pan_margin(size: int) -> int:
@@ -178,7 +178,7 @@ def approach(random: np.random.Generator, frames: int) -> list[dict]:
     motion = _still(random, frames)
     phase = random.random() + uniform(random, 1.1, 1.7) * time_of(frames)
     low, high = (math.log(limit) for limit in RADIUS)
-    motion["radius"] = np.array([_rounded(math.exp(low + (high - low) * (one % 1))) for one in phase.tolist()])
+    motion["radius"] = np.array([_rounded(math.exp(low + (high - low) * (turn % 1))) for turn in phase.tolist()])
     return [motion]
 
 
@@ -244,7 +244,7 @@ def _cosine(turns: float) -> float:
 
 def sine_and_cosine(turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both of each angle, rounded to what every machine agrees on."""
-    return np.array([_sine(one) for one in turns.tolist()]), np.array([_cosine(one) for one in turns.tolist()])
+    return np.array([_sine(turn) for turn in turns.tolist()]), np.array([_cosine(turn) for turn in turns.tolist()])
 
 
 _APPROACH = Pair("approach", "recede", "short", False, approach)

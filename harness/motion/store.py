@@ -98,8 +98,8 @@ def digest_of(facts: dict) -> str:
 def drawn_scene(version: Version, split: str, pair: int, number: int) -> Scene:
     """Scene `number` of a pair of classes. The same on every machine."""
     seed = np.random.SeedSequence([SEED, SPLIT_NUMBERS[split], pair, number])
-    random, shown = np.random.Generator(np.random.PCG64(seed)), version.repertoire
-    return scene(shown.pairs[pair], split, random, version.size, version.frames, shown.calm)
+    random, repertoire = np.random.Generator(np.random.PCG64(seed)), version.repertoire
+    return scene(repertoire.pairs[pair], split, random, version.size, version.frames, repertoire.calm)
 
 
 def clip_path(version: Version, split: str, label: int, number: int) -> str:
@@ -128,20 +128,20 @@ def ready(
     if say is None:
         with line() as say:
             return ready(version, split, cache, say)
-    root, wanted = folder(version, cache), specification(version, split)
+    root, expected = folder(version, cache), specification(version, split)
     try:
-        manifest = _whole(root, split, wanted)
+        manifest = _whole(root, split, expected)
         if manifest is not None:  # without a lock, so that a folder that may only be read will do
             return manifest
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / f".{split}.lock")
         try:
-            held = lock.acquire(timeout=0.2)
+            acquired = lock.acquire(timeout=0.2)
         except Timeout:
             say(f"{version.name}: another process renders the {split} clips; waiting for it")
-            held = lock.acquire()
-        with held:
-            return _whole(root, split, wanted) or _render(version, split, root, wanted, say)
+            acquired = lock.acquire()
+        with acquired:
+            return _whole(root, split, expected) or _render(version, split, root, expected, say)
     except OSError as error:
         raise DataError(
             f"{root}: the clips of {version.name} cannot be read or written there ({error}); give another folder with "
@@ -149,17 +149,17 @@ def ready(
         ) from error
 
 
-def _whole(root: Path, split: str, wanted: dict) -> dict | None:
+def _whole(root: Path, split: str, expected: dict) -> dict | None:
     """The manifest, if all of its clips are there at the size that they were written with. Raises: DataError."""
     manifest = _read(root / f"{split}.json")
     if manifest is None:
         return None
-    different = [name for name, value in wanted.items() if manifest.get(name) != value]
+    different = [name for name, value in expected.items() if manifest.get(name) != value]
     if different:
         name = different[0]
         raise DataError(
             f"{root} holds other clips than this version makes ({split}.json: {name} is {manifest.get(name)!r}, here "
-            f"it is {wanted[name]!r}); remove the folder to render it anew, or give another one with cache=FOLDER"
+            f"it is {expected[name]!r}); remove the folder to render it anew, or give another one with cache=FOLDER"
         )
     return manifest if all(_size(root / clip["path"]) == clip["bytes"] for clip in manifest["clips"]) else None
 
@@ -182,39 +182,39 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _render(version: Version, split: str, root: Path, wanted: dict, say: Callable[[str], None]) -> dict:
+def _render(version: Version, split: str, root: Path, expected: dict, say: Callable[[str], None]) -> dict:
     """Render what is missing, by processes side by side, then write the lists. The caller holds the lock."""
     old = _read(root / f"{split}.json")
     sizes = {clip["path"]: clip["bytes"] for clip in old["clips"]} if old else {}
-    wanted = {**wanted, "pixels": photographs.digest(split)}
-    wanted["digest"] = digest_of(wanted)
-    if old and old["digest"] != wanted["digest"]:
+    expected = {**expected, "pixels": photographs.digest(split)}
+    expected["digest"] = digest_of(expected)
+    if old and old["digest"] != expected["digest"]:
         raise DataError(
             f"{root}: some {split} clips are missing, and the photographs of scikit-image are no longer those that the "
             "rest was made from; remove the folder to render it anew, or give another one with cache=FOLDER"
         )
     begun = root / f".{split}.begun"  # for which specification the clips without a manifest were made
-    if begun.exists() and begun.read_text(encoding="utf-8") != wanted["digest"]:
+    if begun.exists() and begun.read_text(encoding="utf-8") != expected["digest"]:
         raise DataError(
             f"{root} holds part of another version's {split} clips; remove the folder, or give cache=FOLDER"
         )
-    write_text(wanted["digest"], begun)
-    for left in (root / split).glob("*/.*.part"):  # of a run that was killed
-        left.unlink(missing_ok=True)
+    write_text(expected["digest"], begun)
+    for abandoned in (root / split).glob("*/.*.part"):  # of a run that was killed
+        abandoned.unlink(missing_ok=True)
     classes = version.repertoire.classes
     scenes = [(pair, number) for number in range(version.clips(split)) for pair in range(len(classes) // 2)]
-    missing = [one for one in scenes if not _has(version, root, split, one, sizes)]
-    shown = _in_processes(version, split, root, missing, say) if missing else {}
-    for one in scenes:
-        if one not in shown:
-            shown[one] = drawn_scene(version, split, *one).photographs
+    missing = [key for key in scenes if not _has(version, root, split, key, sizes)]
+    pictures = _in_processes(version, split, root, missing, say) if missing else {}
+    for key in scenes:
+        if key not in pictures:
+            pictures[key] = drawn_scene(version, split, *key).photographs
     clips = [
         {
             "path": clip_path(version, split, label, number),
             "label": label,
             "class": classes[label],
             "range": version.repertoire.pairs[label // 2].range,
-            "photographs": list(shown[label // 2, number]),
+            "photographs": list(pictures[label // 2, number]),
             "bytes": _size(root / clip_path(version, split, label, number)),
         }
         for label in range(len(classes))
@@ -222,18 +222,18 @@ def _render(version: Version, split: str, root: Path, wanted: dict, say: Callabl
     ]
     write_text("".join(f"{name}\n" for name in classes), root / "classes.txt")
     write_text("".join(f"{clip['path']},{clip['label']}\n" for clip in clips), root / f"{split}.csv")
-    manifest = {**wanted, "clips": clips}
+    manifest = {**expected, "clips": clips}
     write_json(manifest, root / f"{split}.json")
     begun.unlink()
     return manifest
 
 
-def _has(version: Version, root: Path, split: str, one: tuple[int, int], sizes: dict[str, int]) -> bool:
+def _has(version: Version, root: Path, split: str, key: tuple[int, int], sizes: dict[str, int]) -> bool:
     """Whether both clips of a scene are there, at the size that an earlier manifest gives."""
-    pair, number = one
+    pair, number = key
     paths = [clip_path(version, split, label, number) for label in (2 * pair, 2 * pair + 1)]
-    found = {path: _size(root / path) for path in paths}
-    return all(size > 0 and sizes.get(path, size) == size for path, size in found.items())
+    written = {path: _size(root / path) for path in paths}
+    return all(size > 0 and sizes.get(path, size) == size for path, size in written.items())
 
 
 def _in_processes(
@@ -241,19 +241,19 @@ def _in_processes(
 ) -> dict[tuple[int, int], tuple[str, ...]]:
     """Render scenes in processes of their own. Returns the photographs of each. Raises: DataError."""
     start, total = time.monotonic(), 2 * len(scenes)
-    shown: dict[tuple[int, int], tuple[str, ...]] = {}
+    pictures: dict[tuple[int, int], tuple[str, ...]] = {}
     say(f"{version.name}: rendering {total} {split} clips into {root} (once)")
     try:
         with pool(max(1, min(provenance.usable_cores(), PARALLEL, len(scenes) // 8))) as workers:
             running = {workers.submit(render_scene, version, split, *scene, root): scene for scene in scenes}
             for done in as_completed(running):
-                shown[running[done]] = done.result()
-                left = (time.monotonic() - start) / len(shown) * (len(scenes) - len(shown))
-                say(f"{version.name}: {2 * len(shown)} of {total} {split} clips, about {left:.0f} s left")
+                pictures[running[done]] = done.result()
+                remaining = (time.monotonic() - start) / len(pictures) * (len(scenes) - len(pictures))
+                say(f"{version.name}: {2 * len(pictures)} of {total} {split} clips, about {remaining:.0f} s left")
     except (OSError, BrokenExecutor) as error:  # a full disk above all, or a process that was killed
         raise DataError(
-            f"{root}: rendering stopped after {2 * len(shown)} of {total} clips: {type(error).__name__}: {error}; what "
-            "is whole is kept, so the same command goes on from there; cache=FOLDER or ATTENTION_ZOO_DATA give another "
-            "place"
+            f"{root}: rendering stopped after {2 * len(pictures)} of {total} clips: {type(error).__name__}: {error}; "
+            "what is whole is kept, so the same command goes on from there; cache=FOLDER or ATTENTION_ZOO_DATA give "
+            "another place"
         ) from error
-    return shown
+    return pictures

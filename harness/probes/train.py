@@ -107,7 +107,7 @@ def train(
         schedule.step()
         right.append((scores.argmax(1) == sample.answer).float().mean())
     curve = [100 * part.mean().item() for part in torch.stack(right).tensor_split(PARTS)]
-    return {"curve": [round(part, 1) for part in curve], **_asked(model.eval(), task, effort.tested)}
+    return {"curve": [round(part, 1) for part in curve], **_tested(model.eval(), task, effort.tested)}
 
 
 def _places(n: int) -> Float[Tensor, "n d"]:
@@ -121,7 +121,7 @@ def _warm_then_cosine(done: float) -> float:
 
 
 @torch.no_grad()
-def _asked(model: Probe, task: Task, count: int) -> dict[str, Any]:
+def _tested(model: Probe, task: Task, count: int) -> dict[str, Any]:
     """Accuracy, and the share that is within reach, at each value of the dial."""
     generator, reach = torch.Generator().manual_seed(TEST_SEED), model.reach()
     by_dial, within = [], []

@@ -124,8 +124,8 @@ def wrapped(model: nn.Module, group: Group, blocks: list[nn.Module]) -> nn.Modul
         devices = [group.device.index] if group.device.type == "cuda" else None
         ddp = nn.parallel.DistributedDataParallel
         renamed = "forward_sync_buffers"  # from PyTorch 2.13 on; the name before that warns there
-        kept = renamed if renamed in inspect.signature(ddp).parameters else "broadcast_buffers"
-        return ddp(model, device_ids=devices, gradient_as_bucket_view=True, **{kept: False})
+        option = renamed if renamed in inspect.signature(ddp).parameters else "broadcast_buffers"
+        return ddp(model, device_ids=devices, gradient_as_bucket_view=True, **{option: False})
     if group.strategy == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard

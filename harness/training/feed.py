@@ -27,7 +27,7 @@ FIRST_CLIPS = 100  # after which more than half must have been decoded
 class Kept(NamedTuple):
     """Decoded frames, and what they are of: digest and root of the data set, short side, whether memory is shared."""
 
-    of: tuple[str, Path, int | None, bool]
+    source: tuple[str, Path, int | None, bool]
     frames: Decoded
 
 
@@ -45,19 +45,19 @@ def frames(
         return [None] * len(sets)
     short_side, shared = resize if isinstance(resize, int) else None, job.workers > 0
     split = sets[0].split
-    wanted = {
+    sources = {
         f"{split} {number}" if number else split: (dataset.digest, dataset.root, short_side, shared)
         for number, dataset in enumerate(sets)
     }
-    for key in [key for key in kept if key.split()[0] == split and kept[key].of != wanted.get(key)]:
+    for key in [key for key in kept if key.split()[0] == split and kept[key].source != sources.get(key)]:
         del kept[key]  # two sets at once may be more than the memory takes
-    for dataset, (key, of) in zip(sets, wanted.items(), strict=True):
+    for dataset, (key, source) in zip(sets, sources.items(), strict=True):
         if key not in kept:
             with line(console) as say:
-                told = partial(_told_of_decoding, say, split)
-                decoded = preload(dataset, short_side, job.threads or 0, shared=shared, processes=processes, say=told)
-            kept[key] = Kept(of, decoded)
-    return [kept[key].frames for key in wanted]
+                report = partial(_told_of_decoding, say, split)
+                decoded = preload(dataset, short_side, job.threads or 0, shared=shared, processes=processes, say=report)
+            kept[key] = Kept(source, decoded)
+    return [kept[key].frames for key in sources]
 
 
 def _told_of_decoding(say: Callable[[str], None], split: str, done: int, count: int) -> None:

@@ -61,15 +61,15 @@ def cut_log(folder: Path, step: int) -> None:
     path = folder / LOG
     if not path.exists():
         return
-    kept = []
+    lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(text)["step"] <= step:
-                kept.append(text)
+                lines.append(text)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
     with storing(folder):
-        write_text("".join(f"{text}\n" for text in kept), path)
+        write_text("".join(f"{text}\n" for text in lines), path)
 
 
 def _begun(folder: Path) -> bool:
@@ -77,8 +77,8 @@ def _begun(folder: Path) -> bool:
     return (folder / JOB).exists() and (bool(state.steps(folder)) or (folder / RESULT).exists())
 
 
-def _check_same(job: Job, here: dict[str, Any], there: dict[str, Any]) -> None:
-    differs = first_difference(here, there)
+def _check_same(job: Job, identity: dict[str, Any], stored: dict[str, Any]) -> None:
+    differs = first_difference(identity, stored)
     if differs is not None:
         name, ours, theirs = differs
         raise TrainingError(

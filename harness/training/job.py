@@ -210,11 +210,11 @@ def model_config(model: str, recipe: Recipe, changes: dict[str, Any] | None = No
     return backbones.config(model).changed(values | (changes or {})).to_dict()
 
 
-def first_difference(here: dict[str, Any], there: dict[str, Any]) -> tuple[str, Any, Any] | None:
+def first_difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, Any, Any] | None:
     """The first field in which two identities differ: (name, here, there)."""
-    for key in [*here, *(key for key in there if key not in here)]:
-        if here.get(key) != there.get(key):
-            return key, here.get(key), there.get(key)
+    for key in [*first, *(key for key in second if key not in first)]:
+        if first.get(key) != second.get(key):
+            return key, first.get(key), second.get(key)
     return None
 
 

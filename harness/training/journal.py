@@ -99,19 +99,19 @@ class Journal:
 
         Raises: TrainingError, where the loss of a step is not finite, or has grown far above that of guessing.
         """
-        found, counters = self._pending(), self.counters
-        first = counters.step - len(found)
+        recorded, counters = self._pending(), self.counters
+        first = counters.step - len(recorded)
         guessing = start.guessing(self.job)
-        for number, (loss, _) in enumerate(found):
+        for number, (loss, _) in enumerate(recorded):
             step = first + number + 1
             if not math.isfinite(loss):
                 raise TrainingError(self._lost(f"the loss of step {step} is {loss}", step))
-        recent = [*counters.recent, *(loss for loss, _ in found)][-WATCHED:]
+        recent = [*counters.recent, *(loss for loss, _ in recorded)][-WATCHED:]
         if len(recent) == WATCHED and statistics.fmean(recent) > DIVERGED * guessing:
             mean = statistics.fmean(recent)
-            what = f"the loss diverges: {mean:.3g} over the last {WATCHED} steps, where guessing has {guessing:.3g}"
-            raise TrainingError(self._lost(what, counters.step))
-        return found
+            problem = f"the loss diverges: {mean:.3g} over the last {WATCHED} steps, where guessing has {guessing:.3g}"
+            raise TrainingError(self._lost(problem, counters.step))
+        return recorded
 
     def _pending(self) -> list[tuple[float, float]]:
         counters = self.counters
@@ -121,12 +121,12 @@ class Journal:
         counters.pending = local.tolist()
         return [(loss, right) for loss, right in self.group.mean(local).tolist()]
 
-    def _lost(self, what: str, step: int) -> str:
+    def _lost(self, problem: str, step: int) -> str:
         last = state.last_good(self.job.folder)
-        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        fallback = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         return (
-            f"{what} (step {step} of {self.schedule.last}, learning rate {self._rate(step):.3g}, dtype "
-            f"{self.job.dtype}); {kept}. Try a lower recipe.optimisation.lr and backbone_lr, a longer warm-up, "
+            f"{problem} (step {step} of {self.schedule.last}, learning rate {self._rate(step):.3g}, dtype "
+            f"{self.job.dtype}); {fallback}. Try a lower recipe.optimisation.lr and backbone_lr, a longer warm-up, "
             "recipe.optimisation.clip_norm=1, or float32, in another out="
         )
 
@@ -137,10 +137,10 @@ class Journal:
     def log(self, board: Board) -> None:
         """One line of log.jsonl; the steps since the last one are done with."""
         counters, job, mixing = self.counters, self.job, self.job.recipe.mixing
-        found = self.watch()
-        counters.recent = [*counters.recent, *(loss for loss, _ in found)][-WATCHED:]
+        recorded = self.watch()
+        counters.recent = [*counters.recent, *(loss for loss, _ in recorded)][-WATCHED:]
         counters.pending = []
-        counters.loss = statistics.fmean(loss for loss, _ in found)
+        counters.loss = statistics.fmean(loss for loss, _ in recorded)
         seconds = max(counters.training_seconds, 1e-9)
         mixed = mixing.mixup or mixing.cutmix
         self.line = {
@@ -148,7 +148,7 @@ class Journal:
             "epoch": round(counters.step / self.schedule.per_epoch, 4),
             "loss": counters.loss,
             "lr": self._rate(counters.step),
-            "top1": None if mixed else 100 * statistics.fmean(right for _, right in found),
+            "top1": None if mixed else 100 * statistics.fmean(right for _, right in recorded),
             "clips_per_second": round(counters.clips / seconds, 3),
             "data_wait": round(counters.waiting_seconds / seconds, 4),
         }
@@ -159,15 +159,16 @@ class Journal:
                 if self.line[name] is not None:
                     board.add(name, self.line[name], counters.step)
 
-    def told(self, seconds_per_step: float) -> str:
+    def in_words(self, seconds_per_step: float) -> str:
         """The last line as a person reads it."""
-        last, left = self.line, (self.schedule.last - self.counters.step) * seconds_per_step
+        last, remaining = self.line, (self.schedule.last - self.counters.step) * seconds_per_step
         accuracy = "" if last["top1"] is None else f", top-1 {last['top1']:.1f} %"
         epochs = self.job.recipe.optimisation.epochs
         return (
             f"epoch {last['epoch']:.2f}/{epochs:g}, step {last['step']}/{self.schedule.last}: "
             f"loss {last['loss']:.3f}{accuracy}, lr {last['lr']:.2g}, {last['clips_per_second']:.1f} clips/s, "
-            f"{100 * last['data_wait']:.0f} % waiting for data" + (f", about {duration(left)} left" if left else "")
+            f"{100 * last['data_wait']:.0f} % waiting for data"
+            + (f", about {duration(remaining)} left" if remaining else "")
         )
 
 
@@ -187,12 +188,12 @@ def outcome(
 ) -> Result:
     """What result.json holds. `sets`: predictions of each of several data sets, of which `predictions` are all.
     `content`: digests of the data, by split; `seconds`: of all starts of the run."""
-    found, device = score(predictions), str(group.device)
+    scores, device = score(predictions), str(group.device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     train_seconds, test_seconds = counters.training_seconds, counters.evaluating_seconds
     return Result(
-        scores=found.to_dict(),
-        controls={order: score(of_one).to_dict() for order, of_one in controls.items()},
+        scores=scores.to_dict(),
+        controls={order: score(control).to_dict() for order, control in controls.items()},
         steps=counters.step,
         epochs=counters.step / schedule.per_epoch,
         loss=counters.loss,
@@ -202,7 +203,7 @@ def outcome(
         clips_per_second=counters.clips / max(train_seconds, 1e-9),
         data_wait=counters.waiting_seconds / max(train_seconds, 1e-9),
         replaced=counters.replaced,
-        coverage=found.coverage,
+        coverage=scores.coverage,
         job=job.digest,
         recipe=digest(job.recipe.to_dict()),
         data={"train": content["data.train"], "test": content[f"data.{job.test_split}"]},
@@ -219,5 +220,5 @@ def outcome(
             DECODERS: predictions.facts.get(RUN, {}).get(DECODERS, {}),  # of the test videos
         },
         history=counters.history,
-        sets={name: score(of_set).to_dict() for name, of_set in sets.items()},
+        sets={name: score(set_predictions).to_dict() for name, set_predictions in sets.items()},
     )

@@ -132,7 +132,7 @@ class _Run:
                 controls[order] = self._evaluated(order, f"{PREDICTIONS}-{order}")
         result = None
         if self.group.first:
-            whole = {order: together(found) for order, found in ({job.order: predictions} | controls).items()}
+            whole = {order: together(by_set) for order, by_set in ({job.order: predictions} | controls).items()}
             result = outcome(
                 job, self.schedule, self.group, counters, whole.pop(job.order), whole,
                 predictions if job.sets else {}, content=self.content, kernel=self.kernel, model=self.model,
@@ -160,7 +160,7 @@ class _Run:
                 if step % self.schedule.every == 0 or step == last:
                     journal.log(logs)
                     if step < last:
-                        say(journal.told((time.monotonic() - begun) / (step - first)))
+                        say(journal.in_words((time.monotonic() - begun) / (step - first)))
                 elif group.device.type == "cpu" and group.world == 1:
                     journal.watch()
                 if evaluate and step % evaluate == 0 and step < last:
@@ -175,7 +175,7 @@ class _Run:
                     path, saved = self._save(), time.monotonic()
                 if stop and step < last:
                     raise Stopped(f"stopped after step {step} of {last}; the same command goes on from {path}")
-        self.console.print(escape(journal.told(0.0)), soft_wrap=True)
+        self.console.print(escape(journal.in_words(0.0)), soft_wrap=True)
 
     def _preloaded(self, sets: list[DataSet], resize: Any) -> list[Decoded | None]:
         processes = self.group.beside * self.beside
@@ -191,15 +191,15 @@ class _Run:
     def _resume(self) -> tuple[Counters, dict[str, Any] | None]:
         """Weights and counters of the newest good checkpoint; log.jsonl is cut back to its step."""
         folder, counters, saved = self.job.folder, Counters(), None
-        found = self.group.agreed(state.newest(folder) if self.group.first else None)
-        if found is not None:
-            saved = state.load(found, self.model)
+        newest = self.group.agreed(state.newest(folder) if self.group.first else None)
+        if newest is not None:
+            saved = state.load(newest, self.model)
             counters = Counters(**saved["counters"])
             if not self.group.first:  # what the processes have counted together is the first one's now
                 counters.replaced = 0
             state.load_heads(self.trained, self.model, saved["heads"])
             if counters.step < self.schedule.last:
-                self.console.print(escape(f"going on from {found.name}"), soft_wrap=True)
+                self.console.print(escape(f"going on from {newest.name}"), soft_wrap=True)
         if self.group.first:
             cut_log(folder, counters.step)
         self.trained.to(self.group.device)
@@ -207,13 +207,13 @@ class _Run:
 
     def _save(self) -> Path:
         """A checkpoint of this moment. Raises: TrainingError, where the loss is not finite or the disk is full."""
-        found = self.journal.watch()
+        pending = self.journal.watch()
         job, group, counters = self.job, self.group, self.counters
         distributed.average_statistics(self.model, group)
         whole = distributed.plain(self.model, group, self.kernel)
         values = self.learner.state()
         values["counters"] = asdict(counters) | {
-            "pending": [list(entry) for entry in found],
+            "pending": [list(entry) for entry in pending],
             "replaced": sum(group.gathered(counters.replaced)),
             "seconds": self._seconds(),
         }
@@ -224,9 +224,9 @@ class _Run:
                 path = state.save(job.folder, counters.step, whole, values, best=counters.best)
             except TrainingError as error:
                 failure = error
-        path, told = group.agreed((path, failure and str(failure)))
-        if told:
-            raise TrainingError(told) from failure
+        path, message = group.agreed((path, failure and str(failure)))
+        if message:
+            raise TrainingError(message) from failure
         return path
 
     def _seconds(self) -> float:
@@ -239,8 +239,8 @@ class _Run:
         """One view per video, as the published training codes validate."""
         counters, step = self.counters, self.counters.step
         predictions = self._evaluated(self.job.order, None)
-        found = together(predictions) if self.group.first else None
-        top1 = self.group.agreed(found and score(found).top1.value)
+        whole = together(predictions) if self.group.first else None
+        top1 = self.group.agreed(whole and score(whole).top1.value)
         better = top1 > counters.best_top1
         counters.history.append({"step": step, "epoch": round(step / self.schedule.per_epoch, 4), "top1": top1})
         if better:
@@ -257,16 +257,16 @@ class _Run:
         preloaded = self._preloaded(self.testing, job.recipe.testing.resize)
         distributed.average_statistics(self.model, group)
         model = distributed.plain(self.model, group, self.kernel)
-        names, found = list(job.sets) or [""], {}
-        for of_set, dataset, frames in zip(names, self.testing, preloaded, strict=True):
-            testing = job.recipe.of_set(of_set).testing if name else replace(job.recipe.testing, clips=1, crops=1)
-            keep = job.folder / f"{'-'.join(filter(None, (name, of_set)))}.npz" if name else None
+        names, predictions = list(job.sets) or [""], {}
+        for set_name, dataset, frames in zip(names, self.testing, preloaded, strict=True):
+            testing = job.recipe.of_set(set_name).testing if name else replace(job.recipe.testing, clips=1, crops=1)
+            keep = job.folder / f"{'-'.join(filter(None, (name, set_name)))}.npz" if name else None
             batch = max(testing.clips * testing.crops, min(self.schedule.micro, 64))
             with line(self.console) as say:
-                found[of_set] = tested(
-                    answering(model, of_set) if of_set else model, dataset, job.recipe.of_set(of_set), testing, job,
-                    group, order=order, batch_size=batch, preloaded=frames, say=say, keep=keep,
+                predictions[set_name] = tested(
+                    answering(model, set_name) if set_name else model, dataset, job.recipe.of_set(set_name), testing,
+                    job, group, order=order, batch_size=batch, preloaded=frames, say=say, keep=keep,
                     step=self.counters.step,
                 )  # fmt: skip
         self.counters.evaluating_seconds += time.monotonic() - begun
-        return found
+        return predictions

@@ -63,11 +63,11 @@ class ManySetsModel(nn.Module):
 
     def forward(self, clip: Tensor) -> Answers | Float[Tensor, "b k"]:
         """In training all answers; in evaluation the scores of all sets side by side, as their classes are listed."""
-        found = self.student(clip)
+        output = self.student(clip)
         if not self.training:
-            return found
-        scores = {name: found[:, first:end] for name, (first, end) in self.spans.of.items()}
-        features = found[:, self.student.num_classes :]
+            return output
+        scores = {name: output[:, first:end] for name, (first, end) in self.spans.ranges.items()}
+        features = output[:, self.student.num_classes :]
         projected = {pair: self.projections[key](scores[pair[0]]) for pair, key in self.projected.items()}
         return Answers(scores, projected, features if self.expander is None else self.expander(features))
 
@@ -90,7 +90,7 @@ class ManySetsObjective:
         total = torch.zeros((), dtype=torch.int64, device=labels.device)
         for name, scores in answers.scores.items():
             mask = self.spans.mask(name, labels)
-            total += ((scores.detach().argmax(1) + self.spans.of[name][0] == labels) & mask).sum()
+            total += ((scores.detach().argmax(1) + self.spans.ranges[name][0] == labels) & mask).sum()
         return total
 
 
@@ -109,12 +109,12 @@ def classification(
     """
     total = targets.new_zeros((), dtype=_wide(answers.expanded))
     for name, scores in answers.scores.items():
-        first, end = spans.of[name]
-        own = targets[:, first:end].to(total.dtype)
-        losses = cross_entropy(scores.to(total.dtype), own, reduction="none")
-        others = [projected for (_, to), projected in answers.projected.items() if to == name]
+        first, end = spans.ranges[name]
+        set_targets = targets[:, first:end].to(total.dtype)
+        losses = cross_entropy(scores.to(total.dtype), set_targets, reduction="none")
+        others = [projected for (_, destination), projected in answers.projected.items() if destination == name]
         for projected in others:
-            part = cross_entropy(projected.to(total.dtype), own, reduction="none")
+            part = cross_entropy(projected.to(total.dtype), set_targets, reduction="none")
             losses = losses + settings.projection_weight / len(others) * part
         weight = settings.of(name).weight
         total = total + weight * (losses * spans.mask(name, labels)).sum()

@@ -54,17 +54,17 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
 
     Groups of equal rate and decay are one. Raises: ValueError if nothing is to be trained.
     """
-    found: dict[tuple[float, float], dict[str, Any]] = {}
+    by_settings: dict[tuple[float, float], dict[str, Any]] = {}
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     for name, parameter in trained:
         rate, decays = _settings(plain_name(name), parameter.ndim, optimisation.groups)
         key = (getattr(optimisation, rate), optimisation.weight_decay if decays else 0.0)
-        group = found.setdefault(key, {"params": [], "names": [], "lr": key[0], "weight_decay": key[1]})
+        group = by_settings.setdefault(key, {"params": [], "names": [], "lr": key[0], "weight_decay": key[1]})
         group["params"].append(parameter)
         group["names"].append(name)
-    if not found:
+    if not by_settings:
         raise ValueError("no parameter of the model requires a gradient: there is nothing to train")
-    groups = list(found.values())
+    groups = list(by_settings.values())
     assert len({id(p) for group in groups for p in group["params"]}) == sum(len(g["params"]) for g in groups)
     assert sum(len(group["names"]) for group in groups) == len(trained)
     return groups
@@ -130,8 +130,8 @@ def _schedule(epoch: float, optimisation: Optimisation) -> float:
     if optimisation.schedule == "cosine_per_epoch":
         epoch = math.floor(epoch)
     done = min(epoch / optimisation.epochs, 1.0)
-    left = 1 - done if optimisation.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return optimisation.end_lr + (1 - optimisation.end_lr) * left
+    share = 1 - done if optimisation.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return optimisation.end_lr + (1 - optimisation.end_lr) * share
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

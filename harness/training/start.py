@@ -56,16 +56,16 @@ def data_sets(job: Job) -> dict[str, list[DataSet]]:
 
     Raises: DataError, TrainingError.
     """
-    found: dict[str, list[DataSet]] = {}
+    sets: dict[str, list[DataSet]] = {}
     counts = list(job.sets.values()) or [job.classes]
     for split in ("train", job.test_split):
-        found[split] = [one.load(split) for one in job.chosen_data]
-        for one, dataset, count in zip(job.chosen_data, found[split], counts, strict=True):
+        sets[split] = [chosen.load(split) for chosen in job.chosen_data]
+        for chosen, dataset, count in zip(job.chosen_data, sets[split], counts, strict=True):
             if not len(dataset):
-                raise TrainingError(f"{one.data}, {split}: no videos are listed; look at the list")
+                raise TrainingError(f"{chosen.data}, {split}: no videos are listed; look at the list")
             if len(dataset.classes) != count:
-                raise TrainingError(f"{one.data}, {split}: {len(dataset.classes)} classes, but the job says {count}")
-    return found
+                raise TrainingError(f"{chosen.data}, {split}: {len(dataset.classes)} classes, but the job says {count}")
+    return sets
 
 
 @dataclass(frozen=True)
@@ -214,15 +214,15 @@ def initialise(
     same_attention = not {"attention", "stages"} & set(report.config_differs)
     pooling = [key for key in misfits if same_attention and POOLING.search(key)]
     if len(misfits) > len(pooling):
-        left = _misfit(report, {*fresh, *added, *pooling})
+        misfit_text = _misfit(report, {*fresh, *added, *pooling})
         raise CheckpointError(
-            f"{checkpoint} (layout: {report.layout}) does not fit the model\n{left}\n"
+            f"{checkpoint} (layout: {report.layout}) does not fit the model\n{misfit_text}\n"
             "  make the model with the file's config; weights of an image model need inflate=true"
         )
     notes = [f"{len(report.loaded)} tensors from {Path(checkpoint).name} ({report.layout})"]
     if fresh:
-        there = report.mismatched.get(f"{CLASSIFIER}weight")
-        why = f"the file's has {there[0][0]} classes, the model {model.num_classes}" if there else "the file has none"
+        shapes = report.mismatched.get(f"{CLASSIFIER}weight")
+        why = f"the file's has {shapes[0][0]} classes, the model {model.num_classes}" if shapes else "the file has none"
         notes.append(f"the classifier starts fresh: {why}")
     if added:
         notes.append(f"what the file has not starts fresh; {listed('tensors', added).strip()}")

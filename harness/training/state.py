@@ -47,8 +47,8 @@ def name_of(step: int) -> str:
 def steps(folder: Path) -> list[int]:
     """The steps of which there are checkpoints, whether good or not, the newest first."""
     root = folder / FOLDER
-    found = (NAME.match(entry.name) for entry in root.iterdir()) if root.is_dir() else ()
-    return sorted((int(match[1]) for match in found if match), reverse=True)
+    matches = (NAME.match(entry.name) for entry in root.iterdir()) if root.is_dir() else ()
+    return sorted((int(match[1]) for match in matches if match), reverse=True)
 
 
 def save(folder: Path, step: int, model: Backbone, state: Mapping[str, Any], *, best: int | None = None) -> Path:
@@ -61,7 +61,7 @@ def save(folder: Path, step: int, model: Backbone, state: Mapping[str, Any], *, 
     root = folder / FOLDER
     target = root / name_of(step)
     if not target.exists():
-        needed = size_of(model, state)
+        size = size_of(model, state)
         temporary = root / f".{name_of(step)}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def save(folder: Path, step: int, model: Backbone, state: Mapping[str, Any], *, 
             _sync_folder(root)
         except (OSError, RuntimeError) as error:  # torch.save turns what the file system says into a RuntimeError
             shutil.rmtree(temporary, ignore_errors=True)
-            raise TrainingError(_not_written(folder, needed, error)) from error
+            raise TrainingError(_not_written(folder, size, error)) from error
     _delete_old(folder, step, best)
     return target
 
@@ -102,16 +102,16 @@ def _write(folder: Path, model: Backbone, state: dict[str, Any]) -> None:
     _sync_folder(folder)
 
 
-def _not_written(folder: Path, needed: int, error: Exception) -> str:
+def _not_written(folder: Path, size: int, error: Exception) -> str:
     free = "an unknown number of"
     with contextlib.suppress(OSError):
         free = f"{shutil.disk_usage(folder).free:,}"
     last = last_good(folder)
-    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    fallback = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
     return (
-        f"the checkpoint cannot be written to {folder}: {str(error).splitlines()[0]}. It needs about {needed:,} bytes, "
-        f"{free} are free; {kept}. Make room, or move the folder and give its new place as out=; the same command then "
-        "goes on from there"
+        f"the checkpoint cannot be written to {folder}: {str(error).splitlines()[0]}. It needs about {size:,} bytes, "
+        f"{free} are free; {fallback}. Make room, or move the folder and give its new place as out=; the same command "
+        "then goes on from there"
     )
 
 
@@ -202,15 +202,15 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     By name, and not by number as in `Optimizer.state_dict`, so that the groups may be in any order and the weights
     spread over any number of devices. Every process of a run must call it.
     """
-    found = {}
+    states = {}
     for name, parameter in model.named_parameters():
-        of_one = {
+        entries = {
             key: distributed.whole(value.detach()).cpu().clone() if isinstance(value, Tensor) else value
             for key, value in optimizer.state.get(parameter, {}).items()
         }
-        if of_one:
-            found[name] = of_one
-    return found
+        if entries:
+            states[name] = entries
+    return states
 
 
 def load_optimizer_state(
@@ -269,7 +269,7 @@ def storing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         last = last_good(folder)
-        kept = f"; the last good checkpoint is {last}" if last else ""
+        fallback = f"; the last good checkpoint is {last}" if last else ""
         raise TrainingError(
-            f"{folder} cannot be written to: {error}{kept}. Make room, then give the same command again"
+            f"{folder} cannot be written to: {error}{fallback}. Make room, then give the same command again"
         ) from error

@@ -54,17 +54,17 @@ def tested(
     )  # fmt: skip
     facts = {"model": job.model, "step": step, "job": job.digest}
     keep_here = keep if alone else None
-    found = predict(model, mine, protocol, preloaded=preloaded, say=say, keep=keep_here, facts=facts)
+    predictions = predict(model, mine, protocol, preloaded=preloaded, say=say, keep=keep_here, facts=facts)
     if alone:
-        return found
-    parts = group.gathered(found)
+        return predictions
+    parts = group.gathered(predictions)
     if not group.first:
         return None
-    found = _merged(parts, dataset)
+    predictions = _merged(parts, dataset)
     if keep is not None:
         with storing(job.folder):
-            found.save(keep)
-    return found
+            predictions.save(keep)
+    return predictions
 
 
 def together(of_sets: dict[str, Predictions]) -> Predictions:
@@ -77,7 +77,7 @@ def together(of_sets: dict[str, Predictions]) -> Predictions:
     scores = np.zeros((sum(len(found.names) for _, found in sets), 1, sum(len(found.classes) for _, found in sets)))
     place, labels, failures, decoders = 0, [], {}, Counter()
     for name, found in sets:
-        first, end = spans.of[name]
+        first, end = spans.ranges[name]
         scores[place : place + len(found.names), 0, first:end] = found.averaged()
         place += len(found.names)
         labels += [first + label for label in found.labels]

@@ -152,13 +152,13 @@ def reconciled(
 
     Raises: ValueError if the maps differ in height or width, or the student's length does not divide the teacher's.
     """
-    there, (frames, *size) = tuple(teacher.shape[1:4]), shape
-    if there[1:] != tuple(size) or there[0] % frames:
+    teacher_shape, (frames, *size) = tuple(teacher.shape[1:4]), shape
+    if teacher_shape[1:] != tuple(size) or teacher_shape[0] % frames:
         raise ValueError(
-            f"the teacher's map {there} does not match the student's {tuple(shape)}: height and width must be equal, "
-            f"and {frames} time steps must divide {there[0]}; give both models clips of one size"
+            f"the teacher's map {teacher_shape} does not match the student's {tuple(shape)}: height and width must be "
+            f"equal, and {frames} time steps must divide {teacher_shape[0]}; give both models clips of one size"
         )
-    if there[0] == frames:
+    if teacher_shape[0] == frames:
         return teacher
     pattern = {"strided": "b (r s) h w k -> b s h w k", "neighbours": "b (s r) h w k -> b s h w k"}[grouping]
     return reduce(teacher, pattern, "mean", s=frames)
@@ -189,5 +189,5 @@ def loss(
     if label.is_floating_point():
         label = label.to(pooled.dtype)
     soft = targets(reconciled(teacher, tuple(positions.shape[1:4]), settings.grouping), settings.top_k)
-    of_positions = -(soft * positions.log_softmax(dim=-1)).sum(dim=-1).mean()
-    return settings.weight * cross_entropy(pooled, label) + (1 - settings.weight) * of_positions
+    token_loss = -(soft * positions.log_softmax(dim=-1)).sum(dim=-1).mean()
+    return settings.weight * cross_entropy(pooled, label) + (1 - settings.weight) * token_loss

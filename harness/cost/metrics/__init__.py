@@ -62,7 +62,7 @@ def register(
             raise ValueError(
                 f"metric {name!r} is registered already, by {_metrics[name].run.__module__}; choose another name"
             )
-        _metrics[name] = Metric(name, run, {one.name: one for one in measures}, timed, order, process, once)
+        _metrics[name] = Metric(name, run, {q.name: q for q in measures}, timed, order, process, once)
         return run
 
     return add

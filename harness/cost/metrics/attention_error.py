@@ -49,10 +49,11 @@ def attention_error(workload: Workload) -> list[Measurement]:
         with torch.no_grad():
             forward.append(_error(_attend(inputs, mask, kernel), _attend(_exact(inputs), mask, "reference")))
         if no_gradients is None:
-            got, wanted = _gradients(inputs, mask, probe, kernel), _gradients(_exact(inputs), mask, probe, "reference")
+            result = _gradients(inputs, mask, probe, kernel)
+            exact = _gradients(_exact(inputs), mask, probe, "reference")
             lowered = [_lowered(inputs[0], 1), _lowered(inputs[1], -LOW * shape[4] ** 0.5), *inputs[2:]]
             finite = all(x.isfinite().all() for x in _gradients(lowered, mask, probe, kernel))
-            backward.append(max(map(_error, got, wanted)) if finite else math.inf)
+            backward.append(max(map(_error, result, exact)) if finite else math.inf)
     details = {"shapes": [list(shape) for shape in shapes], "of": "attention", "tolerance": TOLERANCE[case.dtype]}
     details |= {"kernel_requested": case.kernel, "kernel": kernel, **workload.surroundings()}
     measured = []
@@ -75,8 +76,8 @@ def _inputs(shape: tuple, device, dtype) -> tuple[list[Tensor], Tensor, Tensor]:
     b, m, n, s, c, learned = shape
     generator = torch.Generator().manual_seed(0)
 
-    def noise(*of: int) -> Tensor:
-        return torch.randn(of, generator=generator).to(device, dtype)
+    def noise(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=generator).to(device, dtype)
 
     forbidden = torch.rand(1, 1, n, s, generator=generator) < 0.4
     forbidden[..., : s // 2] = True  # whole blocks of leading keys, which online softmax must survive
@@ -113,6 +114,6 @@ def _gradients(inputs: list[Tensor], mask: Tensor, probe: Tensor, kernel: str) -
     return [y.detach(), *torch.autograd.grad(y, leaves, probe.to(y))]
 
 
-def _error(got: Tensor, wanted: Tensor) -> float:
-    difference = (got.double() - wanted).abs().max().item()
-    return difference / wanted.abs().max().item() if math.isfinite(difference) else math.inf
+def _error(result: Tensor, exact: Tensor) -> float:
+    difference = (result.double() - exact).abs().max().item()
+    return difference / exact.abs().max().item() if math.isfinite(difference) else math.inf

@@ -51,7 +51,7 @@ def by_operator(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    found: dict[str, int] = {}
+    moved: dict[str, int] = {}
     constants: dict[int, Tensor] = {}  # by storage; held here, so that no later tensor is given the same one
 
     class Counter(TorchDispatchMode):
@@ -59,19 +59,19 @@ def by_operator(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
             kwargs = kwargs or {}
             outputs = func(*args, **kwargs)
             call = _Call.of(func, args, kwargs, outputs)
-            found.setdefault(call.name, 0)
+            moved.setdefault(call.name, 0)
             if all(_storage(tensor) in constants for tensor in (*call.inputs, *call.overwritten)):
                 constants.update((_storage(tensor), tensor) for tensor in call.new)
                 return outputs
             for tensor in call.overwritten:
                 constants.pop(_storage(tensor), None)
             if "empty" not in call.name:  # memory without content
-                found[call.name] += sum(map(_bytes, (*call.read, *call.new, *call.overwritten)))
+                moved[call.name] += sum(map(_bytes, (*call.read, *call.new, *call.overwritten)))
             return outputs
 
     with torch.inference_mode(), Counter():
         model(*inputs)
-    return found
+    return moved
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,16 @@ class _Call:
     @classmethod
     def of(cls, func, args: tuple, kwargs: dict, outputs) -> _Call:
         name, arguments = func.overloadpacket.__name__, func._schema.arguments
-        given = dict(zip((argument.name for argument in arguments), args, strict=False)) | kwargs
+        values = dict(zip((argument.name for argument in arguments), args, strict=False)) | kwargs
         inputs, read, overwritten = [], [], []
         for argument in arguments:
-            tensors = _tensors(given.get(argument.name))
+            tensors = _tensors(values.get(argument.name))
             writes = argument.alias_info is not None and argument.alias_info.is_write
             inputs += [] if writes and argument.is_out else tensors
             read += [] if writes and (argument.is_out or name in WRITE_ONLY) else tensors
             overwritten += tensors if writes else []
-        there = {_storage(tensor) for tensor in (*inputs, *overwritten)}
-        new = [tensor for tensor in _tensors(outputs) if _storage(tensor) not in there]
+        existing = {_storage(tensor) for tensor in (*inputs, *overwritten)}
+        new = [tensor for tensor in _tensors(outputs) if _storage(tensor) not in existing]
         for_shape = name.endswith("_like") or name.startswith("new_")  # the input says how large, no more
         if for_shape or not (new or overwritten):
             read = []

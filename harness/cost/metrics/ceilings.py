@@ -74,9 +74,9 @@ def _seconds(work: Callable[[], object], workload: Workload) -> list[float]:
         end.synchronize()
         return begin.elapsed_time(end) / 1e3
 
-    one = on_cuda if workload.device.type == "cuda" else on_cpu
-    one(), one()
-    taken: list[float] = []
-    while len(taken) < FEWEST or (len(taken) < REPEATS and sum(taken) < SECONDS):
-        taken.append(one())
-    return taken
+    timed = on_cuda if workload.device.type == "cuda" else on_cpu
+    timed(), timed()
+    times: list[float] = []
+    while len(times) < FEWEST or (len(times) < REPEATS and sum(times) < SECONDS):
+        times.append(timed())
+    return times

@@ -38,10 +38,10 @@ def backward_error(workload: Workload) -> list[Measurement]:
 def _measured(workload: Workload, quantity: Quantity) -> list[Measurement]:
     from harness.cost import errors
 
-    error, of = errors.measured(workload.case, backward=quantity is BACKWARD)
+    error, tensor = errors.measured(workload.case, backward=quantity is BACKWARD)
     tolerance = errors.TOLERANCE[quantity.name][workload.case.dtype]
     details = {
-        "of": of,
+        "of": tensor,
         "tolerance": tolerance,
         "how": "eager model in miniature, largest difference to kernel reference in float64 over the largest value",
         "kernel_requested": workload.case.kernel,
@@ -51,6 +51,6 @@ def _measured(workload: Workload, quantity: Quantity) -> list[Measurement]:
     if not error <= tolerance:
         details["wrong"] = True
     if not math.isfinite(error):
-        said = f"{of} are not finite" if of == "scores" else f"the gradient of {of} is not finite"
-        return [quantity.absent(said, details=details)]
+        reason = f"{tensor} are not finite" if tensor == "scores" else f"the gradient of {tensor} is not finite"
+        return [quantity.absent(reason, details=details)]
     return [quantity.of([error], details)]

@@ -34,7 +34,7 @@ FORWARD = (
     Quantity("largest_batch", "sized", "largest batch", "clips", "higher"),
     Quantity("largest_batch_throughput", "timed", "throughput at the largest batch", "clips/s", "higher"),
 )
-TRAINING = tuple(replace(one, name=f"training_{one.name}", title=f"{one.title} in training") for one in FORWARD)
+TRAINING = tuple(replace(q, name=f"training_{q.name}", title=f"{q.title} in training") for q in FORWARD)
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def search(
             return Found(largest, too_large, f"time budget of {seconds:g} s", tuple(tried))
         tried.append(size)
         try:
-            taken = attempt(size)
+            duration = attempt(size)
         except Exception as error:
             if not largest:
                 raise
             reason = f"a batch of {size} failed: {' '.join(str(error).split())[:200] or type(error).__name__}"
             return Found(largest, too_large, reason, tuple(tried))
-        if taken is not None:
-            largest, per_clip = size, taken / size
+        if duration is not None:
+            largest, per_clip = size, duration / size
         elif size == 1:
             return None
         else:
@@ -157,35 +157,35 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
                     start = time.perf_counter()
                     run()
                     workload.synchronize()
-                    taken = passes * (time.perf_counter() - start)
+                    duration = passes * (time.perf_counter() - start)
             peaks[size] = peak.bytes
         except Exception as error:
             if not memory.ran_out(error):
                 raise
-            taken = None  # memory is freed below: until here the error keeps what the pass held
+            duration = None  # memory is freed below: until here the error keeps what the pass held
         run = None
         _free(workload)
-        return taken
+        return duration
 
     workload.hold_flush()  # once memory is full there would be no room for it
     seconds = min(BUDGETS * workload.effort.budget, SHARE * workload.time_limit)
     room = memory.room(workload.device)
-    found = search(attempt, seconds, precision=PRECISION, predict=lambda: predicted(peaks, room))
-    if found is None:
+    result = search(attempt, seconds, precision=PRECISION, predict=lambda: predicted(peaks, room))
+    if result is None:
         return metric.missing("out of memory at a batch of 1", retry=False, details=details)
-    details |= {"bound": found.bound, "smallest_too_large": found.too_large, "tried": list(found.tried)}
+    details |= {"bound": result.bound, "smallest_too_large": result.too_large, "tried": list(result.tried)}
     batch, throughput = metric.measures.values()
-    measured = [batch.of([found.largest], details)]
+    measured = [batch.of([result.largest], details)]
     try:
         workload.effort = replace(workload.effort, fewest=min(FEWEST, workload.effort.fewest))
-        runs, warm_up = workload.time(prepare(found.largest))
+        runs, warm_up = workload.time(prepare(result.largest))
     except Exception as error:  # of any kind: the batch that was found is not lost with it
         failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         why = "out of memory" if memory.ran_out(error) else failed
-        reason = f"{why} when a batch of {found.largest}, which fitted once, was repeated"
+        reason = f"{why} when a batch of {result.largest}, which fitted once, was repeated"
         return [*measured, throughput.absent(reason, details=details)]
-    details = details | warm_up | {"batch_size": found.largest}
-    return [*measured, throughput.of((found.largest * 1000 / run[-1] for run in runs), details)]
+    details = details | warm_up | {"batch_size": result.largest}
+    return [*measured, throughput.of((result.largest * 1000 / run[-1] for run in runs), details)]
 
 
 def _free(workload: Workload) -> None:

@@ -66,18 +66,18 @@ def _one_pass(workload: Workload) -> dict[str, float]:
         with record_function(WHOLE):
             workload.eager(workload.input)
         workload.synchronize()
-    found = {quantity.name: 0.0 for quantity in MEASURES}
+    times = {quantity.name: 0.0 for quantity in MEASURES}
     for event in profiler.events():
         if event.device_type.name != "CPU":
             continue
         if event.name == WHOLE:
-            found[TOTAL] = (event.device_time_total if on_device else event.cpu_time_total) / 1e3
+            times[TOTAL] = (event.device_time_total if on_device else event.cpu_time_total) / 1e3
         name = _module(event)
         if name is not None:
-            own = event.self_device_time_total if on_device else event.self_cpu_time_total
-            of = "rest" if event.name.startswith((MARK, WHOLE)) else group(inside[name], event.name)
-            found[f"time_{of}"] += own / 1e3
-    return found
+            duration = event.self_device_time_total if on_device else event.self_cpu_time_total
+            kind = "rest" if event.name.startswith((MARK, WHOLE)) else group(inside[name], event.name)
+            times[f"time_{kind}"] += duration / 1e3
+    return times
 
 
 def _module(event) -> str | None:

@@ -29,14 +29,14 @@ def probes(workload: Workload) -> list[Measurement]:
     """Mean accuracy over the values of each question's dial; each value, the reach and the curve are in the details."""
     from harness.probes.train import FULL, QUICK
 
-    return asked(workload, tuple(PROBES), QUICK if quick(workload) else FULL)
+    return probed(workload, tuple(PROBES), QUICK if quick(workload) else FULL)
 
 
 def quick(workload: Workload) -> bool:
     return workload.effort.warm_up_seconds < 1
 
 
-def asked(workload: Workload, names: tuple[str, ...], effort: Effort) -> list[Measurement]:
+def probed(workload: Workload, names: tuple[str, ...], effort: Effort) -> list[Measurement]:
     """The answers to some questions, each of a training."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -71,15 +71,15 @@ def answer(name: str, blocks: list[Block], seed: int, effort: Effort, kernel: st
 
 
 def measured(
-    name: str, blocks: list[Block], seed: int, effort: Effort, given: dict[str, Any] | str, details: dict[str, Any]
+    name: str, blocks: list[Block], seed: int, effort: Effort, result: dict[str, Any] | str, details: dict[str, Any]
 ) -> Measurement:
     """The measurement of one question."""
     from harness.probes.tasks import TASKS
 
-    if isinstance(given, str):
-        return PROBES[name].absent(given, details={"machine": details["machine"]})
+    if isinstance(result, str):
+        return PROBES[name].absent(result, details={"machine": details["machine"]})
     task = TASKS[name]
-    of_task = {
+    settings = {
         "asks": task.asks,
         "dial": task.dial,
         "values": list(task.values),
@@ -90,8 +90,8 @@ def measured(
         "last_maps": effort.steps // 10 * effort.batch,
         "blocks": [f"{block.scheme} {block.options}" if block.options else block.scheme for block in blocks],
     }
-    mean = sum(given["by_dial"]) / len(given["by_dial"])
-    return PROBES[name].of([mean], {**details, **of_task, "seed": seed, **given})
+    mean = sum(result["by_dial"]) / len(result["by_dial"])
+    return PROBES[name].of([mean], {**details, **settings, "seed": seed, **result})
 
 
 def blocks_of(case: Case) -> list[Block]:
@@ -108,8 +108,8 @@ def blocks_of(case: Case) -> list[Block]:
     for place in range(2):
         word = config["stages"][0][place % len(config["stages"][0])]
         entry = config["attention"].get(word, {"scheme": word})
-        given = {key: value for key, value in entry.items() if usual.get(word, {}).get(key, ...) != value}
+        changes = {key: value for key, value in entry.items() if usual.get(word, {}).get(key, ...) != value}
         scheme = entry["scheme"]
-        changed = {key: value for key, value in given.items() if key != "scheme"}
+        changed = {key: value for key, value in changes.items() if key != "scheme"}
         blocks.append(Block(scheme, {**schemes.get(scheme).example, **changed}))
     return blocks

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
-from harness.cost.metrics.probes import PROBES, asked, quick
+from harness.cost.metrics.probes import PROBES, probed, quick
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
@@ -21,4 +21,4 @@ def recall(workload: Workload) -> list[Measurement]:
     """As `probes` measures them; quick mode, which only shows that all works, trains for a moment."""
     from harness.probes.train import FULL, Effort
 
-    return asked(workload, NAMES, Effort(steps=50, batch=16, tested=64) if quick(workload) else FULL)
+    return probed(workload, NAMES, Effort(steps=50, batch=16, tested=64) if quick(workload) else FULL)

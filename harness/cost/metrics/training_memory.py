@@ -40,8 +40,8 @@ def training_memory(workload: Workload) -> list[Measurement]:
         reason = f"{memory.COMPILERS_OWN}; use compile=false"
         return get("training_memory").missing(reason, retry=False, details=details)
     peak, parts, how = _cuda(workload) if on_cuda else _cpu(workload)
-    kept = sum(parts.values())
-    parts["activations"] = max(0, peak - kept)
+    persistent = sum(parts.values())
+    parts["activations"] = max(0, peak - persistent)
     how |= {"buffers_bytes": parts["buffers"], "activations_are": "the peak minus all else, gradients in full"}
     how["optimizer"] = workload.training.optimizer_text
     values = {"training_memory": peak} | {f"training_{part}": parts[part] for part in PARTS}
