@@ -51,20 +51,20 @@ def names(table: AblationTable) -> list[str]:
     return sorted_names(measured for row in table.measured for measured in row.record.measurements.values())
 
 
-def sorted_names(found: Iterable[Measurement]) -> list[str]:
+def sorted_names(measurements: Iterable[Measurement]) -> list[str]:
     """Of some measurements those of accuracies by their names, each once, in the order of `names`."""
-    own: dict[str, dict[str, Any]] = {}
-    for one in found:
-        if one.kind == "scored":
-            own.setdefault(one.name, one.details)
+    scored: dict[str, dict[str, Any]] = {}
+    for measurement in measurements:
+        if measurement.kind == "scored":
+            scored.setdefault(measurement.name, measurement.details)
 
     def place(name: str) -> tuple:
-        details = own[name]
+        details = scored[name]
         size = [details.get(key) or 1 for key in ("epochs", "frames", "size", "width_factor")]
         built_in = bool(details.get("built_in"))
         return not built_in, "" if built_in else str(details.get("data")), math.prod(size) * size[2], name
 
-    return sorted(own, key=place)
+    return sorted(scored, key=place)
 
 
 def reason(row: Row, name: str) -> str:
@@ -101,7 +101,7 @@ def accuracy(measured: Measurement | None, samples: Sequence[float] | None = Non
     """
     if measured is None:
         return None
-    samples = [one for one in (measured.samples if samples is None else samples) if one is not None]
+    samples = [sample for sample in (measured.samples if samples is None else samples) if sample is not None]
     if not samples:
         return None
     videos = measured.details.get("videos")
@@ -178,7 +178,7 @@ class Ordering:
 def orderings(table: AblationTable, name: str) -> dict[str, Ordering]:
     """By the name of the row, the ordering of each row that has this accuracy and a baseline that has it too."""
     tests: dict[str, Paired] = {}
-    found: dict[str, Ordering] = {}
+    result: dict[str, Ordering] = {}
     column = published_column(table, name)
     for row in table.rows:
         base = table.baseline_of(row)
@@ -187,21 +187,21 @@ def orderings(table: AblationTable, name: str) -> dict[str, Ordering]:
         ours, theirs = row.measurement(name), base.measurement(name)
         published = _published_difference(row, base, column)
         reason = _not_alike(ours, theirs)
-        pairs = [(by_seed(ours)[seed], one) for seed, one in by_seed(theirs).items() if seed in by_seed(ours)]
+        pairs = [(by_seed(ours)[seed], their) for seed, their in by_seed(theirs).items() if seed in by_seed(ours)]
         if reason:
-            found[row.name] = Ordering(NOT_TESTED, published, reason=reason)
+            result[row.name] = Ordering(NOT_TESTED, published, reason=reason)
         elif len(pairs) < 2:
             alone = len(ours.samples) < 2 or len(theirs.samples) < 2
             few = None if alone else "the row and the baseline have fewer than two seeds in common"
-            found[row.name] = Ordering(ONE_SEED if alone else NOT_TESTED, published, reason=few)
+            result[row.name] = Ordering(ONE_SEED if alone else NOT_TESTED, published, reason=few)
         else:
             tests[row.name] = means.paired(*zip(*pairs, strict=True), _step(ours))
-            found[row.name] = Ordering("", published)
-    for row_name, p in zip(tests, means.holm([one.p for one in tests.values()]), strict=True):
-        published = found[row_name].published
+            result[row.name] = Ordering("", published)
+    for row_name, p in zip(tests, means.holm([test.p for test in tests.values()]), strict=True):
+        published = result[row_name].published
         judged = _judged(tests[row_name], p, published)
-        found[row_name] = Ordering(judged, published, tests[row_name], p)
-    return found
+        result[row_name] = Ordering(judged, published, tests[row_name], p)
+    return result
 
 
 def _judged(test: Paired, p: float, published: Decimal | None) -> str:
@@ -213,14 +213,14 @@ def _judged(test: Paired, p: float, published: Decimal | None) -> str:
 
 
 def _published_difference(row: Row, base: Row, column: str | None) -> Decimal | None:
-    printed = [one.printed(column) for one in (row, base)] if column else [None]
+    printed = [side.printed(column) for side in (row, base)] if column else [None]
     return None if None in printed else Decimal(str(printed[0])) - Decimal(str(printed[1]))
 
 
 def _not_alike(ours: Measurement, theirs: Measurement) -> str | None:
     """Why two rows may not be compared, in words."""
     for key, words in SAME.items():
-        values = [str(one.details.get(key)) for one in (ours, theirs)]
+        values = [str(measurement.details.get(key)) for measurement in (ours, theirs)]
         if values[0] != values[1]:
             return f"not tested: {words} {values[0][:12]} here, {values[1][:12]} in the baseline"
     return None
@@ -229,8 +229,8 @@ def _not_alike(ours: Measurement, theirs: Measurement) -> str | None:
 def published_column(table: AblationTable, name: str) -> str | None:
     """The printed accuracy that an accuracy is held against: of the same data, else the paper's main one."""
     data = data_of(table, name)
-    own = next((column for column in printed_columns(data) if table.publishes(column)), None)
-    return own or next((column for column in ("top1", "k400_top1") if table.publishes(column)), None)
+    same_data = next((column for column in printed_columns(data) if table.publishes(column)), None)
+    return same_data or next((column for column in ("top1", "k400_top1") if table.publishes(column)), None)
 
 
 def printed_columns(data: str) -> tuple[str, ...]:
@@ -260,18 +260,18 @@ def judge_full(table: AblationTable, row: Row, name: str) -> Verdict:
         return verdict.NOTHING_PUBLISHED
     if row.published_only:
         return Verdict(verdict.PUBLISHED_ONLY)
-    found = accuracy(measured)
+    estimate = accuracy(measured)
     if row.comparable is not True:
         return Verdict(verdict.NOT_COMPARED, str(row.comparable or "not the published setting"))
-    if found is None:
+    if estimate is None:
         return Verdict(verdict.NOT_COMPARED, reason(row, name))
-    if found.interval is None:
+    if estimate.interval is None:
         return Verdict(verdict.NOT_COMPARED, "one run without its number of videos has no interval")
     smaller = not_full(row, measured)
     if smaller:
         return Verdict(verdict.NOT_COMPARED, smaller)
     half = Decimal(1).scaleb(Decimal(str(printed)).as_tuple().exponent) / 2
-    holds = found.interval.low - float(half) <= printed <= found.interval.high + float(half)
+    holds = estimate.interval.low - float(half) <= printed <= estimate.interval.high + float(half)
     return Verdict(verdict.REPRODUCED if holds else verdict.NOT_REPRODUCED)
 
 
@@ -281,9 +281,9 @@ def full_column(table: AblationTable, name: str) -> str | None:
         return None
     data = data_of(table, name)
     stated = {str(row.published.settings.get("dataset", "")).lower() for row in table.rows if row.published is not None}
-    of_these = {PUBLISHED_DATA.get(name) for name in stated}
+    data_sets = {PUBLISHED_DATA.get(name) for name in stated}
     for column in printed_columns(data):
-        if table.publishes(column) and (column != "top1" or of_these <= {None, data}):
+        if table.publishes(column) and (column != "top1" or data_sets <= {None, data}):
             return column
     return None
 
@@ -296,9 +296,9 @@ def not_full(row: Row, measured: Measurement) -> str | None:
         return f"trained with at most {measured.details['depth']} blocks a stage"
     clip = row.record.case.get("clip") or {}
     for key in ("frames", "size"):
-        here, there = measured.details.get(key), clip.get(key)
-        if here is not None and there is not None and here != there:
-            return f"trained with {key} {here}, the row has {there}"
+        trained, nominal = measured.details.get(key), clip.get(key)
+        if trained is not None and nominal is not None and trained != nominal:
+            return f"trained with {key} {trained}, the row has {nominal}"
     return None
 
 
@@ -346,58 +346,58 @@ def setting(table: AblationTable, name: str) -> str:
 
 def unfinished(measured: Measurement) -> str | None:
     """Which of the wanted seeds are lacking, in words."""
-    done, wanted = measured.said("seed"), measured.details.get("wanted_seeds") or []
-    lacking = [seed for seed in wanted if seed not in done]
+    done, planned = measured.said("seed"), measured.details.get("wanted_seeds") or []
+    lacking = [seed for seed in planned if seed not in done]
     if not measured.samples or not lacking:
         return None
     failed = measured.details.get("failed") or {}
     reasons = dict.fromkeys(failed[str(seed)] for seed in lacking if str(seed) in failed)
-    return f"{len(done)} of {len(wanted)} seeds trained so far" + (f": {'; '.join(reasons)}" if reasons else "")
+    return f"{len(done)} of {len(planned)} seeds trained so far" + (f": {'; '.join(reasons)}" if reasons else "")
 
 
 def differs(table: AblationTable, row: Row, name: str) -> str | None:
     """In what the accuracy of a row was measured otherwise than that of other rows, in words."""
     measured = row.measurement(name)
     words = {"frames": "frames", "size": "size", "width_factor": "width factor", "recipe": "recipe"} | SAME
-    found = [
+    differing = [
         f"{words[key]} {str(measured.details.get(key, 'not stated'))[:12]}"
         for key in words
         if len(said(table, name, key)) > 1
     ]
-    return f"trained with {', '.join(found)}, other rows otherwise" if found else None
+    return f"trained with {', '.join(differing)}, other rows otherwise" if differing else None
 
 
 def control_means(rows: Iterable[Row], name: str) -> dict[str, float]:
     """The mean over rows and seeds of each control that was tried."""
-    found = {key: [by_seed(row.measurement(name), key).values() for row in rows] for key in CONTROLS}
-    return {key: fmean(fmean(one) for one in values if one) for key, values in found.items() if any(values)}
+    by_control = {key: [by_seed(row.measurement(name), key).values() for row in rows] for key in CONTROLS}
+    return {key: fmean(fmean(seeds) for seeds in values if seeds) for key, values in by_control.items() if any(values)}
 
 
-def verdict_counts(found: Iterable[Ordering]) -> dict[str, int]:
+def verdict_counts(orderings: Iterable[Ordering]) -> dict[str, int]:
     """How many rows got each of the three answers."""
-    kinds = [one.kind for one in found]
+    kinds = [ordering.kind for ordering in orderings]
     return {kind: kinds.count(kind) for kind in DECIDED if kind in kinds}
 
 
 def summary(table: AblationTable, name: str) -> str | None:
     """One sentence on an accuracy: what became of the paper's order; None where nothing was measured."""
-    known = [row for row in table.rows if row.value(name) is not None]
-    if not known:
+    measured = [row for row in table.rows if row.value(name) is not None]
+    if not measured:
         return None
-    best, least = (choose(known, key=lambda row: accuracy(row.measurement(name)).value) for choose in (max, min))
+    best, least = (choose(measured, key=lambda row: accuracy(row.measurement(name)).value) for choose in (max, min))
     values = [f"{accuracy(row.measurement(name)).value:.1f} % ({row.name})" for row in (least, best)]
     span = f"Top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
-    span += "".join(f", {mean:.1f} % with {CONTROLS[key]}" for key, mean in control_means(known, name).items())
-    found = orderings(table, name)
-    if not found:
+    span += "".join(f", {mean:.1f} % with {CONTROLS[key]}" for key, mean in control_means(measured, name).items())
+    judgements = orderings(table, name)
+    if not judgements:
         return f"{span}."
-    kinds = [one.kind for one in found.values()]
+    kinds = [ordering.kind for ordering in judgements.values()]
     if all(kind == ONE_SEED for kind in kinds):
         return f"{span}; {ONE_SEED} of the ordering."
-    bases = list(dict.fromkeys(row.baseline for row in table.rows if row.name in found))
+    bases = list(dict.fromkeys(row.baseline for row in table.rows if row.name in judgements))
     base = bases[0] if len(bases) == 1 else "their baselines"
-    counts = verdict_counts(found.values())
-    judged = {kind: [row for row, one in found.items() if one.kind == kind] for kind in counts}
+    counts = verdict_counts(judgements.values())
+    judged = {kind: [row for row, ordering in judgements.items() if ordering.kind == kind] for kind in counts}
     if sum(counts.values()) == 1:
         ((kind, (row,)),) = judged.items()
         return f"{span}; the one order against {base} that the paper prints ({row}) is {kind}."
@@ -406,8 +406,8 @@ def summary(table: AblationTable, name: str) -> str | None:
             f"{n} {k}" + (f" ({', '.join(judged[k])})" if k != NOT_DISTINGUISHABLE else "") for k, n in counts.items()
         ]
         return f"{span}; of the {sum(counts.values())} orders against {base} that the paper prints: {', '.join(parts)}."
-    tested = [one for one in found.values() if one.difference]
+    tested = [ordering for ordering in judgements.values() if ordering.difference]
     if not tested:
         return f"{span}; no order could be tested."
-    told = sum(one.distinguishable for one in tested)
-    return f"{span}; {told} of {len(tested)} rows can be told from {base}, and the paper prints no order of them."
+    different = sum(ordering.distinguishable for ordering in tested)
+    return f"{span}; {different} of {len(tested)} rows can be told from {base}, and the paper prints no order of them."

@@ -22,22 +22,22 @@ ONE_RUN = (
 
 def main_columns(table: AblationTable, notes: Notes) -> list[Columns]:
     """One column for each accuracy, with the verdict where it stands beside a published one."""
-    made: list[Columns] = []
+    blocks: list[Columns] = []
     for name in accuracy.names(table):
         mark = notes.mark(f"measured here on {accuracy.setting(table, name)}")
         heading = f"top-1 ↑, %, measured, {accuracy.budget(table, name)}: mean (95 % interval){mark}"
-        made.append([(heading, lambda row, name=name: value(table, row, name, notes))])
+        blocks.append([(heading, lambda row, name=name: value(table, row, name, notes))])
         if accuracy.full_column(table, name):
-            made[-1].append(("top-1, verdict", lambda row, name=name: _verdict(table, row, name, notes)))
-    return made
+            blocks[-1].append(("top-1, verdict", lambda row, name=name: _verdict(table, row, name, notes)))
+    return blocks
 
 
 def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     """An accuracy with its interval and seeds; what sets it apart from the others stands in a footnote."""
-    found = accuracy.accuracy(row.measurement(name))
-    if found is None:
+    estimate = accuracy.accuracy(row.measurement(name))
+    if estimate is None:
         return MISSING if row.published_only else MISSING + notes.mark(accuracy.reason(row, name))
-    text = str(found) + ("" if found.over_seeds else notes.mark(ONE_RUN))
+    text = str(estimate) + ("" if estimate.over_seeds else notes.mark(ONE_RUN))
     odd = accuracy.differs(table, row, name)
     covered = accuracy.by_seed(row.measurement(name), "coverage").values()
     if covered and min(covered) < 1:
@@ -60,41 +60,41 @@ def _verdict(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
 
 def legend(table: AblationTable, published: bool) -> str:
     """What the accuracies of the main table are and are not."""
-    found = accuracy.names(table)
-    if not found:
+    names = accuracy.names(table)
+    if not names:
         return "Accuracies are published, not measured here." if published else ""
-    beside = [name for name in found if accuracy.full_column(table, name)]
-    apart = [name for name in found if name not in beside]
-    said = []
+    beside = [name for name in names if accuracy.full_column(table, name)]
+    apart = [name for name in names if name not in beside]
+    sentences = []
     if published:
-        said.append("Accuracies are published where their heading says so, the others measured here.")
+        sentences.append("Accuracies are published where their heading says so, the others measured here.")
     if published and apart:
-        said.append(
+        sentences.append(
             "Those of a smaller setting are not to be compared with the published ones: their order is, further down."
         )
     if beside:
-        said.append(
+        sentences.append(
             "At full scale a published accuracy counts as reproduced where the measured interval holds it, give or "
             "take half of its last digit."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def section(table: AblationTable, notes: Notes) -> str:
     """All that the records say about accuracy beside the main table's column; empty where none was measured."""
-    parts = [part for name in accuracy.names(table) for part in _of_one(table, name, notes)]
+    parts = [part for name in accuracy.names(table) for part in _accuracy_part(table, name, notes)]
     return "\n\n".join(["### Accuracy measured here", *parts]) if parts else ""
 
 
-def _of_one(table: AblationTable, name: str, notes: Notes) -> list[str]:
-    known = [row for row in table.rows if row.value(name) is not None]
-    if not known:
+def _accuracy_part(table: AblationTable, name: str, notes: Notes) -> list[str]:
+    measured = [row for row in table.rows if row.value(name) is not None]
+    if not measured:
         reasons = dict.fromkeys(accuracy.reason(row, name) for row in table.measured if row.measurement(name))
         return [f"#### On {accuracy.setting(table, name)}", f"No accuracy: {'; '.join(reasons)}."]
     parts = [f"#### On {accuracy.setting(table, name)}", _how(table, name)]
-    parts += _ordering_part(table, name, known, notes)
-    parts += _controls_part(table, name, known, notes)
-    parts += _further_part(table, name, known)
+    parts += _ordering_part(table, name, measured, notes)
+    parts += _controls_part(table, name, measured, notes)
+    parts += _further_part(table, name, measured)
     parts += views.section(table, name)
     return parts
 
@@ -113,48 +113,48 @@ def _how(table: AblationTable, name: str) -> str:
     if numbers:
         text += f" Seed{'s' if len(numbers) > 1 else ''} {_joined(numbers)}: a seed sets initial weights and the order "
         text += "of the clips, the same order for all rows."
-    decoders = {name for one in accuracy.said(table, name, "trained_with") for name in one.get("decoders", {})}
+    decoders = {name for run in accuracy.said(table, name, "trained_with") for name in run.get("decoders", {})}
     text += f" Test videos decoded by {_decoded(table, name, sorted(decoders))}." if decoders else ""
     return text + (f" Machine: {'; '.join(machines)}." if machines else "")
 
 
 def _decoded(table: AblationTable, name: str, decoders: list[str]) -> str:
     """How many of the test videos each decoder read, in the run with most and the one with fewest where they differ."""
-    runs = [one["decoders"] for one in accuracy.said(table, name, "trained_with") if one.get("decoders")]
+    runs = [training["decoders"] for training in accuracy.said(table, name, "trained_with") if training.get("decoders")]
     words = []
     for decoder in decoders:
-        counts = [of_run.get(decoder, 0) for of_run in runs]
+        counts = [run.get(decoder, 0) for run in runs]
         least, most = min(counts), max(counts)
         words.append(f"{decoder} ({most})" if least == most else f"{decoder} ({least} to {most})")
     return ", ".join(words)
 
 
-def _digest(of_data: Any) -> str:
+def _digest(digests: Any) -> str:
     """The digest of one list of videos, or those of the lists for training and test."""
-    if isinstance(of_data, dict):
-        return ", ".join(f"{split} {str(one)[:10]}" for split, one in of_data.items())
-    return str(of_data)[:10]
+    if isinstance(digests, dict):
+        return ", ".join(f"{split} {str(digest)[:10]}" for split, digest in digests.items())
+    return str(digests)[:10]
 
 
 def _joined(values: list[Any]) -> str:
-    return ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
-def _ordering_part(table: AblationTable, name: str, known: list[Row], notes: Notes) -> list[str]:
-    found = accuracy.orderings(table, name)
-    if not found:
+def _ordering_part(table: AblationTable, name: str, measured: list[Row], notes: Notes) -> list[str]:
+    orderings = accuracy.orderings(table, name)
+    if not orderings:
         return []
-    bases = list(dict.fromkeys(row.baseline for row in known if row.name in found))
+    bases = list(dict.fromkeys(row.baseline for row in measured if row.name in orderings))
     base = bases[0] if len(bases) == 1 else "the baseline"
     columns: Columns = [("row", lambda row: row.name)]
     columns += [
-        (f"top-1 less that of {base}, points (95 % interval)", lambda row: _difference(table, row, found)),
-        ("p, after Holm", lambda row: _p(found.get(row.name))),
-        ("published difference, points", lambda row: _published(found.get(row.name))),
-        ("the paper's order", lambda row: _kind(found.get(row.name), notes)),
+        (f"top-1 less that of {base}, points (95 % interval)", lambda row: _difference(table, row, orderings)),
+        ("p, after Holm", lambda row: _p(orderings.get(row.name))),
+        ("published difference, points", lambda row: _published(orderings.get(row.name))),
+        ("the paper's order", lambda row: _kind(orderings.get(row.name), notes)),
     ]
-    lines = ["##### Is the paper's order confirmed?", table_lines(known, columns)]
-    tested = [one for one in found.values() if one.difference]
+    lines = ["##### Is the paper's order confirmed?", table_lines(measured, columns)]
+    tested = [ordering for ordering in orderings.values() if ordering.difference]
     if tested:
         lines.append(
             "Differences are taken seed by seed. The intervals are Student's t of each row alone; p is two-sided, of "
@@ -167,18 +167,18 @@ def _ordering_part(table: AblationTable, name: str, known: list[Row], notes: Not
     return lines
 
 
-def _difference(table: AblationTable, row: Row, found: dict[str, Ordering]) -> str:
+def _difference(table: AblationTable, row: Row, orderings: dict[str, Ordering]) -> str:
     if table.baseline_of(row) is row:
         return "0 (baseline)"
-    one = found.get(row.name)
-    return _points(one.difference) if one and one.difference else MISSING
+    ordering = orderings.get(row.name)
+    return _points(ordering.difference) if ordering and ordering.difference else MISSING
 
 
-def _points(one: Paired | None) -> str:
-    if one is None:
+def _points(test: Paired | None) -> str:
+    if test is None:
         return MISSING
-    found = one.interval
-    return f"{_signed(found.value)} ({_signed(found.low)} to {_signed(found.high)})"
+    interval = test.interval
+    return f"{_signed(interval.value)} ({_signed(interval.low)} to {_signed(interval.high)})"
 
 
 def _signed(points: float) -> str:
@@ -186,31 +186,36 @@ def _signed(points: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
-def _p(one: Ordering | None) -> str:
-    if one is None or one.p_holm is None:
+def _p(ordering: Ordering | None) -> str:
+    p = ordering and ordering.p_holm
+    if p is None:
         return MISSING
-    return "< 0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}" if one.p_holm < 0.1 else f"{one.p_holm:.2f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _published(one: Ordering | None) -> str:
-    if one is None or one.published is None:
+def _published(ordering: Ordering | None) -> str:
+    if ordering is None or ordering.published is None:
         return MISSING
-    return _signed(float(one.published))
+    return _signed(float(ordering.published))
 
 
-def _kind(one: Ordering | None, notes: Notes) -> str:
-    if one is None:
+def _kind(ordering: Ordering | None, notes: Notes) -> str:
+    if ordering is None:
         return MISSING
-    if one.kind == accuracy.CONTRADICTED:
-        return f"**{one.kind}**"
-    if one.kind == accuracy.NO_PUBLISHED_ORDERING:
-        return f"{one.kind}; {one.direction}"
-    return one.kind + (notes.mark(one.reason) if one.reason else "")
+    if ordering.kind == accuracy.CONTRADICTED:
+        return f"**{ordering.kind}**"
+    if ordering.kind == accuracy.NO_PUBLISHED_ORDERING:
+        return f"{ordering.kind}; {ordering.direction}"
+    return ordering.kind + (notes.mark(ordering.reason) if ordering.reason else "")
 
 
-def _controls_part(table: AblationTable, name: str, known: list[Row], notes: Notes) -> list[str]:
-    measured = [row.measurement(name) for row in known]
-    tried = [control for control in accuracy.CONTROLS if any(accuracy.by_seed(one, control) for one in measured)]
+def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Notes) -> list[str]:
+    measured = [row.measurement(name) for row in rows]
+    tried = [
+        control
+        for control in accuracy.CONTROLS
+        if any(accuracy.by_seed(measurement, control) for measurement in measured)
+    ]
     if not tried:
         return []
     columns: Columns = [("row", lambda row: row.name)]
@@ -225,19 +230,19 @@ def _controls_part(table: AblationTable, name: str, known: list[Row], notes: Not
                 lambda row, c=control: _points(accuracy.cost_of_order(row.measurement(name), c)),
             )
         )
-    means = [f"{m:.1f} % with {accuracy.CONTROLS[key]}" for key, m in accuracy.control_means(known, name).items()]
+    means = [f"{m:.1f} % with {accuracy.CONTROLS[key]}" for key, m in accuracy.control_means(rows, name).items()]
     text = (
         "The same weights are tested again on what has lost its order in time (the frames of each clip shuffled) or "
         "has no time at all (the middle frame repeated). Over the rows the mean is "
-        f"{fmean(fmean(row.measurement(name).samples) for row in known):.1f} % in order, {', '.join(means)}."
+        f"{fmean(fmean(row.measurement(name).samples) for row in rows):.1f} % in order, {', '.join(means)}."
     )
-    return ["##### Does the data need time?", table_lines(known, columns), text + _chance(table, name)]
+    return ["##### Does the data need time?", table_lines(rows, columns), text + _chance(table, name)]
 
 
 def _control(row: Row, name: str, control: str) -> str:
     measured = row.measurement(name)
-    found = accuracy.accuracy(measured, list(accuracy.by_seed(measured, control).values()))
-    return str(found) if found else MISSING
+    estimate = accuracy.accuracy(measured, list(accuracy.by_seed(measured, control).values()))
+    return str(estimate) if estimate else MISSING
 
 
 def _chance(table: AblationTable, name: str) -> str:
@@ -253,20 +258,20 @@ FURTHER = {  # details of an accuracy: heading, factor
 }
 
 
-def _further_part(table: AblationTable, name: str, known: list[Row]) -> list[str]:
+def _further_part(table: AblationTable, name: str, rows: list[Row]) -> list[str]:
     """Other figures of the same runs; what all rows have alike at its best (coverage 1) is said in a sentence."""
     columns: Columns = [("row", lambda row: row.name)]
     text = ""
     for key, (heading, factor) in FURTHER.items():
-        values = [value for row in known for value in accuracy.by_seed(row.measurement(name), key).values()]
+        values = [value for row in rows for value in accuracy.by_seed(row.measurement(name), key).values()]
         if key == "coverage" and values and min(values) == 1:
             text = "Every test video could be decoded."
         elif values:
             columns.append((heading, lambda row, key=key, factor=factor: _mean_of(row, name, key, factor)))
-    if any(row.measurement(name).details.get("params") for row in known):
+    if any(row.measurement(name).details.get("params") for row in rows):
         columns.append(("params of the trained model, M", lambda row: _params(row, name)))
-    several = any(len(row.measurement(name).samples) > 1 for row in known)
-    table_ = [table_lines(known, columns)] if len(columns) > 1 else []
+    several = any(len(row.measurement(name).samples) > 1 for row in rows)
+    table_ = [table_lines(rows, columns)] if len(columns) > 1 else []
     head = [f"##### The same runs in other figures{' (means over seeds)' if several else ''}"] if table_ else []
     return [*head, *table_, *([text] if text else [])]
 
@@ -292,19 +297,19 @@ def csv_row(table: AblationTable, row: Row, orderings: dict[str, dict[str, Order
     """The cells of one row; `orderings` by the name of the accuracy, then of the row."""
     cells: dict[str, Any] = {}
     for name in accuracy.names(table):
-        measured, found = row.measurement(name), accuracy.accuracy(row.measurement(name))
-        one = orderings[name].get(row.name)
+        measured, estimate = row.measurement(name), accuracy.accuracy(row.measurement(name))
+        ordering = orderings[name].get(row.name)
         details = measured.details if measured else {}
-        kind = None if found is None or found.interval is None else "seeds" if found.over_seeds else "videos"
+        kind = None if estimate is None or estimate.interval is None else "seeds" if estimate.over_seeds else "videos"
         cells |= {
-            name: found.value if found else None,
-            **_ends(name, found.interval if found else None),
+            name: estimate.value if estimate else None,
+            **_ends(name, estimate.interval if estimate else None),
             f"{name}_interval": kind,
-            f"{name}_seeds": found.seeds if found else None,
+            f"{name}_seeds": estimate.seeds if estimate else None,
             **{f"{name}_{key}": details.get(key) for key in ("videos", "data", "frames", "size", "width_factor")},
             f"{name}_epochs": details.get("epochs"),
             **{f"{name}_{key}": _mean(measured, key) for key in ("top5", "mean_class", "coverage", *accuracy.CONTROLS)},
-            **_csv_ordering(name, one),
+            **_csv_ordering(name, ordering),
         }
         if accuracy.full_column(table, name):
             cells[f"{name}_verdict"] = str(accuracy.judge_full(table, row, name))
@@ -320,13 +325,13 @@ def _mean(measured: Any, key: str) -> float | None:
     return fmean(values) if values else None
 
 
-def _csv_ordering(name: str, one: Ordering | None) -> dict[str, Any]:
-    test = one.difference if one else None
+def _csv_ordering(name: str, ordering: Ordering | None) -> dict[str, Any]:
+    test = ordering.difference if ordering else None
     return {
         f"{name}_difference": test.interval.value if test else None,
         **_ends(f"{name}_difference", test.interval if test else None),
         f"{name}_p": test.p if test else None,
-        f"{name}_p_holm": one.p_holm if one else None,
-        f"{name}_published_difference": one.published if one else None,
-        f"{name}_ordering": one.kind if one else None,
+        f"{name}_p_holm": ordering.p_holm if ordering else None,
+        f"{name}_published_difference": ordering.published if ordering else None,
+        f"{name}_ordering": ordering.kind if ordering else None,
     }

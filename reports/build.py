@@ -29,9 +29,9 @@ def build(folder: str | Path, formats: Sequence[str] = ()) -> list[Path]:
     """
     folder = Path(folder)
     rows = table.load(folder)
-    written, captions = figures.write(rows, folder, formats)
+    files, captions = figures.write(rows, folder, formats)
     if "scaling.png" in captions:
-        written.append(write_text(exponents.to_csv(rows), folder / exponents.FILE))
+        files.append(write_text(exponents.to_csv(rows), folder / exponents.FILE))
     else:
         (folder / exponents.FILE).unlink(missing_ok=True)
     texts = {
@@ -39,7 +39,7 @@ def build(folder: str | Path, formats: Sequence[str] = ()) -> list[Path]:
         "table.tex": markdown.tex(rows),
         "report.md": markdown.report(rows, captions),
     }
-    return [*written, *(write_text(text, folder / name) for name, text in texts.items())]
+    return [*files, *(write_text(text, folder / name) for name, text in texts.items())]
 
 
 def build_all(folders: Iterable[Path], formats: Sequence[str] = ()) -> Iterator[tuple[Path, list[Path], str | None]]:
@@ -87,9 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--format", choices=("svg", "pdf"), action="append", default=[], help=FORMAT)
     words = [f"--{word}" if word.startswith("format=") else word for word in arguments or sys.argv[1:]]
-    asked, failed = parser.parse_args(words), []
-    folders = [folder for given in asked.folders for folder in _ablations(given)]
-    for folder, files, failure in build_all(folders, asked.format):
+    options, failed = parser.parse_args(words), []
+    folders = [folder for place in options.folders for folder in _ablations(place)]
+    for folder, files, failure in build_all(folders, options.format):
         for path in files:
             print(path)
         if failure:

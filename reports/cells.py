@@ -83,8 +83,8 @@ def cell(spec: Mapping[str, Any], row: Any, rows: Mapping[str, Any]) -> Cell:
 def _count(part: Mapping[str, Any], row: Any, rows: Mapping[str, Any]) -> int | None:
     if "printed" in part:
         return part["printed"]
-    of = rows[part["row"]] if "row" in part else row
-    count = counting.operations(part["by"], of.value) if "by" in part else of.value(part["count"])
+    source = rows[part["row"]] if "row" in part else row
+    count = counting.operations(part["by"], source.value) if "by" in part else source.value(part["count"])
     return None if count is None else count * part.get("views", 1)
 
 

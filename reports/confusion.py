@@ -67,11 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.confusion", description=__doc__.partition("\n\n")[0])
     parser.add_argument("scores", type=Path, metavar="SCORES.json", help="what an evaluation wrote")
     parser.add_argument("figure", type=Path, metavar="OUT.png", help="the picture to write, or OUT.svg, OUT.pdf")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         from reports.drawing import format_of
 
-        print(write_bytes(picture(read(given.scores), format_of(given.figure)), given.figure))
+        print(write_bytes(picture(read(options.scores), format_of(options.figure)), options.figure))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -26,26 +26,24 @@ def results(folder: Path, case_ids: Iterable[str]) -> Group:
         loaded = None
     spreads = {row.record.case_id: row.spreads for row in loaded.measured} if loaded else {}
     records = [record for identifier in case_ids if (record := _record(folder / f"{identifier}.json"))]
-    measured = [one for record in records for one in record.measurements.values()]
-    titles = {one.name: one for kind in ORDER for one in measured if one.kind == kind and is_shown(one)}
+    measured = [m for record in records for m in record.measurements.values()]
+    titles = {m.name: m for kind in ORDER for m in measured if m.kind == kind and is_shown(m)}
     trained = accuracy.sorted_names(measured)
-    intervals = "mean" if trained else "median" if any(one.kind == "timed" for one in titles.values()) else ""
+    intervals = "mean" if trained else "median" if any(m.kind == "timed" for m in titles.values()) else ""
     title = (loaded.name if loaded else folder.name) + (f": {intervals} [95 % interval]" if intervals else "")
-    made = Table(title=Text(title), title_justify="left")
-    made.add_column("row", overflow="fold")
-    for one in titles.values():
-        made.add_column(heading(one), justify="right")
+    grid = Table(title=Text(title), title_justify="left")
+    grid.add_column("row", overflow="fold")
+    for m in titles.values():
+        grid.add_column(heading(m), justify="right")
     for name in trained:
-        made.add_column(_accuracy_heading([one for one in measured if one.name == name]), justify="right")
+        grid.add_column(_accuracy_heading([m for m in measured if m.name == name]), justify="right")
     for record in records:
-        of_row = spreads.get(record.case_id, {})
-        cells = (human(record.get(name), of_row.get(name)) for name in (*titles, *trained))
-        made.add_row(Text(record.row), *map(Text, cells))
-    reasons = dict.fromkeys(
-        f"{r.row}: {one.missing}" for r in records for one in r.measurements.values() if one.missing
-    )
+        row_spreads = spreads.get(record.case_id, {})
+        cells = (human(record.get(name), row_spreads.get(name)) for name in (*titles, *trained))
+        grid.add_row(Text(record.row), *map(Text, cells))
+    reasons = dict.fromkeys(f"{r.row}: {m.missing}" for r in records for m in r.measurements.values() if m.missing)
     orders = [line for name in trained if loaded and (line := accuracy.summary(loaded, name))]
-    return Group(made, *(Text(f"  — {reason}") for reason in reasons), *(Text(f"  {line}") for line in orders))
+    return Group(grid, *(Text(f"  — {reason}") for reason in reasons), *(Text(f"  {line}") for line in orders))
 
 
 def is_shown(measured: Measurement) -> bool:
@@ -61,9 +59,9 @@ def human(measurement: Measurement | None, spread: Spread | None = None) -> str:
     if measurement is None or measurement.missing:
         return MISSING
     if measurement.kind == "scored":
-        found = accuracy.accuracy(measurement)
-        inside = f" [{found.interval.low:.1f}–{found.interval.high:.1f}]" if found.interval else ""
-        return f"{found.value:.1f} %{inside}, {counted(found.seeds, 'seed')}"
+        estimate = accuracy.accuracy(measurement)
+        inside = f" [{estimate.interval.low:.1f}–{estimate.interval.high:.1f}]" if estimate.interval else ""
+        return f"{estimate.value:.1f} %{inside}, {counted(estimate.seeds, 'seed')}"
     text = f"{shown(measurement)} {unit(measurement)[0]}"
     if measurement.kind == "timed" and (spread or len(measurement.visits) > 1):
         interval = median_interval(by_visit(measurement), spread)

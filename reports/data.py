@@ -50,8 +50,8 @@ def _long_line(table: AblationTable, row: Row, measured: Measurement) -> dict[st
     line |= {"samples": len(measured.samples), "visits": len(measured.visits), "baseline": row.baseline}
     line |= {key: row.facts().get(key) for key in FACTS}
     if measured.kind == "scored":
-        found = accuracy.accuracy(measured)
-        line["value"], interval = (found.value, found.interval) if found else (None, None)
+        estimate = accuracy.accuracy(measured)
+        line["value"], interval = (estimate.value, estimate.interval) if estimate else (None, None)
         column, judged = accuracy.full_column(table, name), accuracy.judge_full(table, row, name)
     else:
         line["value"], interval = row.value(name), row.interval(name) if measured.ran else None
@@ -71,10 +71,10 @@ def ratio_cells(table: AblationTable, row: Row, quantity: Quantity) -> dict[str,
     ratio = table.ratio(row, quantity.name)
     if not isinstance(ratio, Ratio):
         return {"verdict": ratio}
-    found = ratio.interval
-    told = ("higher" if found.value > 1 else "lower") if ratio.distinguishable else NOT_DISTINGUISHABLE
-    ends = {"ratio": found.value, "ratio_low": found.low, "ratio_high": found.high}
-    return ends | {"verdict": told, "noise_floor": ratio.floor}
+    interval = ratio.interval
+    verdict = ("higher" if interval.value > 1 else "lower") if ratio.distinguishable else NOT_DISTINGUISHABLE
+    ends = {"ratio": interval.value, "ratio_low": interval.low, "ratio_high": interval.high}
+    return ends | {"verdict": verdict, "noise_floor": ratio.floor}
 
 
 def csv(table: AblationTable) -> str:
@@ -98,7 +98,7 @@ def csv(table: AblationTable) -> str:
 def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
     notes = [note for note in (row.note, row.published.note if row.published else None) if note]
     measured = row.record.measurements if row.record else {}
-    columns = {column for other in table.rows if other.published for column in other.published.cells}
+    columns = {column for sibling in table.rows if sibling.published for column in sibling.published.cells}
     cells = {
         "row": row.name,
         "views": row.views,
@@ -118,13 +118,13 @@ def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
         "baseline": row.baseline,
     }
     for column in table.celled:
-        made, judged = table.cell(row, column)
-        shown = str(made.shown) if isinstance(made.shown, Decimal) else _csv_cell(made.shown)
-        cells |= {f"measured_{column}": shown, f"verdict_{column}": str(judged)}
+        cell, judged = table.cell(row, column)
+        text = str(cell.shown) if isinstance(cell.shown, Decimal) else _csv_cell(cell.shown)
+        cells |= {f"measured_{column}": text, f"verdict_{column}": str(judged)}
     for name, quantity in table.quantities().items():
         if quantity.kind not in ("scored", "probed"):  # whose cells are of their sections
             cells |= _csv_measured(table, row, name, quantity)
-    absent = [f"{name}: {one.missing}" for name, one in measured.items() if one.missing]
+    absent = [f"{name}: {measurement.missing}" for name, measurement in measured.items() if measurement.missing]
     cells |= {key: row.facts().get(key) for key in FACTS}
     cells |= {"case_id": row.record.case_id if row.record else None}
     return cells | {"missing": row.missing or "; ".join(absent) or None}
@@ -139,10 +139,10 @@ def _csv_measured(table: AblationTable, row: Row, name: str, quantity: Quantity)
     cells |= {f"{name}_n": len(measured.samples), f"{name}_rounds": len(measured.visits)} if interval else {}
     cells = {f"{name}{end}": cells.get(f"{name}{end}") for end in ("", "_low", "_high", "_n", "_rounds")}
     if has_ratio(quantity):
-        found = ratio_cells(table, row, quantity)
+        ratio = ratio_cells(table, row, quantity)
         names = {"verdict": "ratio_verdict"}
         for key in ("ratio", "ratio_low", "ratio_high", "verdict", "noise_floor"):
-            cells[f"{name}_{names.get(key, key)}"] = found.get(key)
+            cells[f"{name}_{names.get(key, key)}"] = ratio.get(key)
     return cells
 
 

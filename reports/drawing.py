@@ -101,26 +101,26 @@ def format_of(path: Path) -> str:
     """Of a file that is to be written, by how its name ends. Raises: ValueError."""
     name = path.suffix[1:].lower()
     if name not in FORMATS:
-        raise ValueError(f"{path}: a figure ends in {', '.join(f'.{one}' for one in FORMATS)}")
+        raise ValueError(f"{path}: a figure ends in {', '.join(f'.{ending}' for ending in FORMATS)}")
     return name
 
 
 def about(table: AblationTable, **other: list[str]) -> str:
     """Device, clip, commit and command of all that a figure shows, in one line; `other` circumstances go before."""
-    found = table.facts() | other
-    parts = [_alike(found[key], key) for key in ("device", "dtype", "mode") if found.get(key)]
-    parts += [f"{key} {_alike(found[key], key)}" for key in ("batch", "threads") if found.get(key)]
-    parts += [_alike(found["clip"], "clip")] if found.get("clip") else []
-    commits = _alike(found.get("commit") or [], "commit")
+    facts = table.facts() | other
+    parts = [_alike(facts[key], key) for key in ("device", "dtype", "mode") if facts.get(key)]
+    parts += [f"{key} {_alike(facts[key], key)}" for key in ("batch", "threads") if facts.get(key)]
+    parts += [_alike(facts["clip"], "clip")] if facts.get("clip") else []
+    commits = _alike(facts.get("commit") or [], "commit")
     parts += [commits if commits.endswith("commits") else f"commit {commits}"] if commits else []
     words = [word for word in table.arguments if word.partition("=")[0] not in PARTIAL]
     command = shlex.join(words or [f"ablation={table.name}"])
     return " · ".join([*parts, f"python -m harness.run {command}"])
 
 
-def _alike(values: list[str], what: str) -> str:
+def _alike(values: list[str], noun: str) -> str:
     values = list(dict.fromkeys(value for several in values for value in several.split(" / ")))
-    return " / ".join(values) if len(values) < 3 else counted(len(values), what)
+    return " / ".join(values) if len(values) < 3 else counted(len(values), noun)
 
 
 def look(number: int) -> tuple[str, str]:
@@ -148,9 +148,9 @@ def ink_on(color: str) -> str:
     return max(("white", INK), key=lambda ink: _contrast(to_rgb(ink), to_rgb(color)))
 
 
-def _contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+def _contrast(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     """From 1 to 21. Source: WCAG 2.1, relative luminance and contrast ratio."""
-    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb] for rgb in (one, other)]
+    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb] for rgb in (first, second)]
     low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
     return (high + 0.05) / (low + 0.05)
 
@@ -224,11 +224,11 @@ def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str, str]
     axes.figure.draw_without_rendering()
     frame, unit = axes.get_window_extent(renderer), axes.figure.dpi / 72
     spots = [tuple(axes.transData.transform((x, y))) for x, y, *_ in labels]
-    taken = [(x - 7 * unit, y - 7 * unit, x + 7 * unit, y + 7 * unit) for x, y in spots]
+    covered = [(x - 7 * unit, y - 7 * unit, x + 7 * unit, y + 7 * unit) for x, y in spots]
     for start, end in ((a, b) for line in lines for a, b in zip(line, line[1:], strict=False)):
         (x0, y0), (x1, y1) = axes.transData.transform([start, end])
         steps = [n / 40 for n in range(41)]
-        taken += [(x0 + s * (x1 - x0), y0 + s * (y1 - y0), x0 + s * (x1 - x0), y0 + s * (y1 - y0)) for s in steps]
+        covered += [(x0 + s * (x1 - x0), y0 + s * (y1 - y0), x0 + s * (x1 - x0), y0 + s * (y1 - y0)) for s in steps]
     for (x, y), (at_x, at_y, text, color, weight) in zip(spots, labels, strict=True):
         note = axes.annotate(
             text, (at_x, at_y), (0, 0), textcoords="offset points", fontsize=8.5, color=legible(color), weight=weight,
@@ -242,10 +242,10 @@ def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str, str]
                 low = up * away * unit - size.height / 2 * (1 - up)
                 box = (x + left, y + low, x + left + size.width, y + low + size.height)
                 outside = box[0] < frame.x0 or box[2] > frame.x1 or box[1] < frame.y0 or box[3] > frame.y1
-                places.append((sum(_covers(box, other) for other in taken) + 1e6 * outside, len(places), box))
+                places.append((sum(_covers(box, obstacle) for obstacle in covered) + 1e6 * outside, len(places), box))
         _, _, box = min(places)
         note.xyann = ((box[0] - x) / unit, (box[1] - y) / unit)
-        taken.append(box)
+        covered.append(box)
 
 
 def _covers(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -28,13 +28,13 @@ def page(tables: list[AblationTable]) -> str:
     for table in tables:
         if table.paper is None:
             continue
-        found = [paragraph for row in table.rows for paragraph in paragraphs(table, row)]
+        texts = [paragraph for row in table.rows for paragraph in paragraphs(table, row)]
         cited |= {line: "" for row in table.rows if (line := recounted(table, row))}
-        if found:
+        if texts:
             parts += [
                 f"## {table.paper.table}: {table.paper.title}",
                 f"{linked(table.paper.paper)}.",
-                *found,
+                *texts,
                 again(table),
             ]
     if cited:
@@ -46,18 +46,18 @@ def paragraphs(table: AblationTable, row: Row) -> list[str]:
     """One for each printed cell of a row with something to say."""
     if row.record is None or row.published is None or row.comparable is not True:
         return []
-    made = []
+    texts = []
     if remarkable(table, row, row.verdict_flops, row.counting != table.paper.counting):
-        made.append(_paragraph(row, "operations", f"{row.printed('flops')} G", _operations(row), row.verdict_flops))
+        texts.append(_paragraph(row, "operations", f"{row.printed('flops')} G", _operations(row), row.verdict_flops))
     if remarkable(table, row, row.verdict_params, row.params_count != table.paper.params_count):
-        made.append(_paragraph(row, "parameters", f"{row.printed('params')} M", _parameters(row), row.verdict_params))
+        texts.append(_paragraph(row, "parameters", f"{row.printed('params')} M", _parameters(row), row.verdict_params))
     for column in table.celled:
         cell, judged = table.cell(row, column)
         if remarkable(table, row, judged, False):
-            shown = format(cell.shown, "f") if isinstance(cell.shown, Decimal) else str(cell.shown)
-            words = f"Our count: {shown}" + (f", from {cell.exact}." if cell.exact else ".")
-            made.append(_paragraph(row, column.replace("_", " "), str(row.printed(column)), words, judged))
-    return made
+            count = format(cell.shown, "f") if isinstance(cell.shown, Decimal) else str(cell.shown)
+            words = f"Our count: {count}" + (f", from {cell.exact}." if cell.exact else ".")
+            texts.append(_paragraph(row, column.replace("_", " "), str(row.printed(column)), words, judged))
+    return texts
 
 
 def remarkable(table: AblationTable, row: Row, judged: Verdict, own_rule: bool) -> bool:
@@ -67,37 +67,37 @@ def remarkable(table: AblationTable, row: Row, judged: Verdict, own_rule: bool) 
     )
 
 
-def _paragraph(row: Row, what: str, printed: str, arithmetic: str, judged: Verdict) -> str:
+def _paragraph(row: Row, quantity: str, printed: str, arithmetic: str, judged: Verdict) -> str:
     notes = [note for note in (row.explanation, row.note, row.published.note) if note]
-    said = " ".join(sentence(note) for note in dict.fromkeys(notes))
-    return f"**{row.name}, {what}: {printed} printed, {judged}.** {arithmetic}" + (f" {said}" if said else "")
+    remarks = " ".join(sentence(note) for note in dict.fromkeys(notes))
+    return f"**{row.name}, {quantity}: {printed} printed, {judged}.** {arithmetic}" + (f" {remarks}" if remarks else "")
 
 
 def _operations(row: Row) -> str:
     """The figure of one view, and what each rule would print."""
     views, printed = row.views, Decimal(str(row.printed("flops")))
-    said = [f"{printed} / {views} = {_short(printed / views)} G a view."] if views and views > 1 else []
+    sentences = [f"{printed} / {views} = {_short(printed / views)} G a view."] if views and views > 1 else []
     by_rule: dict[str, list[str]] = {}
     for rule in counting.RULES:
         count = counting.operations(rule, row.value)
         if count is None or not views:
             continue
         total = row.printed_by(count)
-        one = f"{rounded(count, 10**9, 2)}"
-        text = f"{format(total, 'f')} G" + (f" ({views} × {one})" if views > 1 else f" ({one})")
+        per_view = f"{rounded(count, 10**9, 2)}"
+        text = f"{format(total, 'f')} G" + (f" ({views} × {per_view})" if views > 1 else f" ({per_view})")
         by_rule.setdefault(text, []).append(counting.WORDS[rule])
-    own = counting.WORDS.get(row.counting)
+    rule_words = counting.WORDS.get(row.counting)
     for text, words in by_rule.items():
-        if own in words:
-            said.append(f"By {own} we count {text}.")
-    others = [f"{' or '.join(words)}: {text}" for text, words in by_rule.items() if own not in words]
-    return " ".join([*said, f"By other rules: {'; '.join(others)}."] if others else said)
+        if rule_words in words:
+            sentences.append(f"By {rule_words} we count {text}.")
+    others = [f"{' or '.join(words)}: {text}" for text, words in by_rule.items() if rule_words not in words]
+    return " ".join([*sentences, f"By other rules: {'; '.join(others)}."] if others else sentences)
 
 
 def _parameters(row: Row) -> str:
     counts = [("with the classifier", row.value("params_with_classifier")), ("without it", row.value("params"))]
-    said = [f"{count:,} {words}" for words, count in counts if count is not None]
-    return f"We count {', '.join(said)}."
+    counted = [f"{count:,} {words}" for words, count in counts if count is not None]
+    return f"We count {', '.join(counted)}."
 
 
 def recounted(table: AblationTable, row: Row) -> str | None:
@@ -106,9 +106,9 @@ def recounted(table: AblationTable, row: Row) -> str | None:
     if not cited or row.record is not None:
         return None
     views = row.views or 1
-    one = Decimal(str(row.printed("flops"))) / views
+    per_view = Decimal(str(row.printed("flops"))) / views
     return (
-        f"**{row.name}.** Printed: {row.printed('flops')} G, {_short(one)} G for each of {views} views, and "
+        f"**{row.name}.** Printed: {row.printed('flops')} G, {_short(per_view)} G for each of {views} views, and "
         f"{row.printed('params')} M. Recounted elsewhere, not here: {cited.get('flops')} G and {cited.get('params')} M "
         f"{cited.get('how', '')} ({cited['source']}). {sentence(row.published.note) if row.published.note else ''}"
     ).rstrip()

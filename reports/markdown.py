@@ -100,8 +100,8 @@ def _verdict_line(table: AblationTable) -> str:
         verdict.EXPLAINED: f"explained by settings that the paper does not state ({fits} of them fits)",
         verdict.PUBLISHED_ONLY: "published only (no model here stands for the row)",
     }
-    said = [f"{n} {words.get(kind, kind)}" for kind, n in counts.items()]
-    return f"Of {counted(sum(counts.values()), 'published cost figure')}: {', '.join(said)}."
+    clauses = [f"{n} {words.get(kind, kind)}" for kind, n in counts.items()]
+    return f"Of {counted(sum(counts.values()), 'published cost figure')}: {', '.join(clauses)}."
 
 
 def _cost_line(table: AblationTable) -> str:
@@ -112,30 +112,30 @@ def _cost_line(table: AblationTable) -> str:
     ratios = [(row, ratio) for row in table.rows if isinstance(ratio := table.ratio(row, name), Ratio)]
     if table.mixed and not ratios:
         name = "macs"
-    known = sorted((row for row in table.rows if row.value(name)), key=lambda row: row.value(name))
-    if not known:
+    measured = sorted((row for row in table.rows if row.value(name)), key=lambda row: row.value(name))
+    if not measured:
         return ""
-    quantity = known[0].measurement(name)
+    quantity = measured[0].measurement(name)
     title = quantity.title[:1].upper() + quantity.title[1:]
-    ends = dict.fromkeys(_value(row, name) for row in (known[0], known[-1]))
-    named = [f"{value} ({row.name})" for value, row in zip(ends, (known[0], known[-1]), strict=False)]
+    ends = dict.fromkeys(_value(row, name) for row in (measured[0], measured[-1]))
+    named = [f"{value} ({row.name})" for value, row in zip(ends, (measured[0], measured[-1]), strict=False)]
     parts = [" to ".join(named if len(named) > 1 else ends)] if name == "macs" or not table.mixed else []
     if has_ratio(quantity) and ratios:
-        parts.append(_told(sorted(ratios, key=lambda pair: pair[0].value(name))))
+        parts.append(_against_baseline(sorted(ratios, key=lambda pair: pair[0].value(name))))
     return f"{title}: {'; '.join(parts)}."
 
 
-def _told(ratios: list[tuple[Row, Ratio]]) -> str:
+def _against_baseline(ratios: list[tuple[Row, Ratio]]) -> str:
     """How the cheapest of the rows that can be told from the baseline stands to it, and how many can."""
     bases = list(dict.fromkeys(row.baseline for row, _ in ratios))
     base = bases[0] if len(bases) == 1 else "their baselines"
-    told = [(row, ratio) for row, ratio in ratios if ratio.distinguishable]
-    if not told:
+    different = [(row, ratio) for row, ratio in ratios if ratio.distinguishable]
+    if not different:
         return f"no row can be told from {base} beyond noise"
-    best, ratio = told[0] if len(bases) == 1 else min(told, key=lambda pair: pair[1].interval.value)
-    many = f"all {len(told)}" if len(told) == len(ratios) else f"{len(told)} of {len(ratios)}"
-    said = f"{best.name} needs {ratio_text(ratio)} times as much as {best.baseline}"
-    return f"{said}, and {many} rows can be told from {base}" if len(ratios) > 1 else said
+    best, ratio = different[0] if len(bases) == 1 else min(different, key=lambda pair: pair[1].interval.value)
+    share = f"all {len(different)}" if len(different) == len(ratios) else f"{len(different)} of {len(ratios)}"
+    best_in_words = f"{best.name} needs {ratio_text(ratio)} times as much as {best.baseline}"
+    return f"{best_in_words}, and {share} rows can be told from {base}" if len(ratios) > 1 else best_in_words
 
 
 def _value(row: Row, name: str) -> str:
@@ -149,28 +149,28 @@ def _absent_line(table: AblationTable) -> str:
     for row in table.rows:
         if row.missing:
             absent.setdefault(row.missing, []).append(row.name)
-    said = []
+    sentences = []
     for reason, names in absent.items():
         way = ": the command at the end measures what has no record yet" if reason == NOT_YET else ""
-        said.append(f"{sentence(reason)[:-1]}: {listed(names)}{way}.")
-    return " ".join(said)
+        sentences.append(f"{sentence(reason)[:-1]}: {listed(names)}{way}.")
+    return " ".join(sentences)
 
 
 def circumstances(table: AblationTable) -> str:
     """On what the rows were measured: one line for what they share, a warning where they differ."""
-    found = table.facts()
-    if not found:
+    facts = table.facts()
+    if not facts:
         return ""
-    timed = "device" in found
-    said = []
+    timed = "device" in facts
+    shared = []
     for key in FACTS:
-        if len(found.get(key, [])) == 1:
+        if len(facts.get(key, [])) == 1:
             named = key in ("kernel", "operators", "batch", "threads", "clip", "commit")
-            said.append(f"{HEADINGS.get(key, key)} {found[key][0]}" if named else found[key][0])
-    differ = [key for key in FACTS if len(found.get(key, [])) > 1]
+            shared.append(f"{HEADINGS.get(key, key)} {facts[key][0]}" if named else facts[key][0])
+    differ = [key for key in FACTS if len(facts.get(key, [])) > 1]
     start = "Measured on: " if timed else "Counted without running (no timings in these records): "
     start = "Trained here, nothing timed: " if probes.names(table) and not timed else start
-    line = start + ", ".join(said) + "." if said else ""
+    line = start + ", ".join(shared) + "." if shared else ""
     if differ:
         line += f" The rows differ in {', '.join(HEADINGS.get(key, key) for key in differ)}: see those columns."
     if timed and table.mixed:
@@ -183,8 +183,8 @@ def tex(table: AblationTable) -> str:
     notes = Notes()
     rows = _rows(table)
     same, blocks = packed(rows, groups(table, notes))
-    made = [table_tex(rows, [_lead(notes), *columns]) for columns in blocks]
-    page, footnotes = notes.numbered("\n\n".join([f"% {text.tex(same)}", *made] if same else made))
+    texts = [table_tex(rows, [_lead(notes), *columns]) for columns in blocks]
+    page, footnotes = notes.numbered("\n\n".join([f"% {text.tex(same)}", *texts] if same else texts))
     below = [rf"\par\footnotesize [{line.partition('.')[0]}]{text.tex(line.partition('.')[2])}" for line in footnotes]
     return "\n".join(["% needs the package booktabs", page, *below]) + "\n"
 
@@ -209,29 +209,29 @@ def main_and_more(table: AblationTable, notes: Notes) -> tuple[list[str], list[s
 
 def groups(table: AblationTable, notes: Notes) -> list[Columns]:
     """All columns, the first that answer: the first cost, accuracies, published beside counted; then all others."""
-    quantities, own = table.quantities(), costs(table)
-    made = [sparsity.columns(table, notes), measured_columns(table, own[:1], notes, count=True)]
-    made += accuracy_section.main_columns(table, notes)
-    made += [
+    quantities, cost_names = table.quantities(), costs(table)
+    blocks = [sparsity.columns(table, notes), measured_columns(table, cost_names[:1], notes, count=True)]
+    blocks += accuracy_section.main_columns(table, notes)
+    blocks += [
         probes.columns(table, notes),
         *_count_columns(table, notes),
         *(_cell_columns(table, column, notes) for column in table.celled),
     ]
-    made += [measured_columns(table, [name], notes) for name in own[1:]]
+    blocks += [measured_columns(table, [name], notes) for name in cost_names[1:]]
     for column in printed(table):
         title = f"{_printed_title(column)}, {table.paper.units[column]}, published"
-        made.append([(title, lambda row, column=column: _published_cell(row, column))])
+        blocks.append([(title, lambda row, column=column: _published_cell(row, column))])
     others = [n for kind in ("shared", "counted") for n, q in quantities.items() if q.kind == kind]
     others = [n for n in others if quantities[n].better != "none" and n not in PUBLISHED_COUNTS.values()]
-    made += [measured_columns(table, [name], notes) for name in others]
-    return [*made, shares.columns(table), differing_columns(table)]
+    blocks += [measured_columns(table, [name], notes) for name in others]
+    return [*blocks, shares.columns(table), differing_columns(table)]
 
 
 def costs(table: AblationTable) -> list[str]:
     """What costs time or memory, then what else was timed or sized, in the order of the records."""
     kinds = ("timed", "sized")
-    own = {name: q for name, q in table.quantities().items() if q.kind in kinds}
-    return sorted(own, key=lambda name: (not has_ratio(own[name]), kinds.index(own[name].kind)))
+    quantities = {name: q for name, q in table.quantities().items() if q.kind in kinds}
+    return sorted(quantities, key=lambda name: (not has_ratio(quantities[name]), kinds.index(quantities[name].kind)))
 
 
 def has_ratio(quantity: Quantity) -> bool:
@@ -256,8 +256,8 @@ def measured_columns(table: AblationTable, names: list[str], notes: Notes, *, co
 def printed(table: AblationTable) -> list[str]:
     """The columns of the paper that hold numbers and are not set against counts: its accuracies above all."""
     units, others = (table.paper.units if table.paper else ()), {*PUBLISHED_COUNTS, *table.celled}
-    own = [column for column in units if column not in others]
-    return [column for column in own if any(isinstance(row.printed(column), int | float) for row in table.rows)]
+    columns = [column for column in units if column not in others]
+    return [column for column in columns if any(isinstance(row.printed(column), int | float) for row in table.rows)]
 
 
 def _printed_title(column: str) -> str:
@@ -270,9 +270,9 @@ def _printed_title(column: str) -> str:
 def differing_columns(table: AblationTable) -> Columns:
     """A column for each circumstance in which the rows differ, as `circumstances` promises."""
     columns: Columns = []
-    found = table.facts()
+    facts = table.facts()
     for key in FACTS:
-        if len(found.get(key, [])) > 1:
+        if len(facts.get(key, [])) > 1:
             columns.append((HEADINGS.get(key, key), lambda row, k=key: row.facts().get(k, MISSING)))
     return columns
 
@@ -281,28 +281,28 @@ def _count_columns(table: AblationTable, notes: Notes) -> list[Columns]:
     """Operations and parameters: published and measured with the verdict where the paper prints them, else alone."""
     views = sorted({row.views for row in table.rows if row.views})
     over = f"{counted(views[0], 'view')}" if len(views) == 1 else "all views"
-    made: list[Columns] = []
-    for column, title, of_row, judged, own in (
+    blocks: list[Columns] = []
+    for column, title, measured, judged, count in (
         ("flops", f"GFLOPs ↓, {over}", _flops, "verdict_flops", ("macs", "GMACs ↓, one view", 10**9)),
         ("params", "params ↓, M", _params, "verdict_params", ("params", "params ↓, M", 10**6)),
     ):
-        name, plain_title, scale = own
+        name, plain_title, scale = count
         if table.publishes(column):
-            made.append(
+            blocks.append(
                 [
                     (f"{title}, published", lambda row, column=column: _published_cell(row, column)),
                     (
                         f"{title}, measured",
-                        lambda row, of_row=of_row, judged=judged: _judged(
-                            of_row(row, notes), row, getattr(row, judged), notes
+                        lambda row, measured=measured, judged=judged: _judged(
+                            measured(row, notes), row, getattr(row, judged), notes
                         ),
                     ),
                 ]
             )
         elif table.asked(name):
             cell = lambda row, name=name, scale=scale: plain(row, name, scale, notes, decimals=3)  # noqa: E731
-            made.append([(plain_title, cell)])
-    return made
+            blocks.append([(plain_title, cell)])
+    return blocks
 
 
 def _cell_columns(table: AblationTable, column: str, notes: Notes) -> Columns:
@@ -312,11 +312,11 @@ def _cell_columns(table: AblationTable, column: str, notes: Notes) -> Columns:
         return _published_cell(row, column) if column in row.cells or row.published_only else MISSING
 
     def measured(row: Row) -> str:
-        made, judged = table.cell(row, column)
-        if column not in row.cells or made.missing:
-            return MISSING + (notes.mark(made.missing) if made.missing else "")
-        shown = _number(made.shown) if isinstance(made.shown, Decimal) else str(made.shown)
-        return _judged(shown + (f" ({made.exact})" if made.exact else ""), row, judged, notes)
+        cell, judged = table.cell(row, column)
+        if column not in row.cells or cell.missing:
+            return MISSING + (notes.mark(cell.missing) if cell.missing else "")
+        text = _number(cell.shown) if isinstance(cell.shown, Decimal) else str(cell.shown)
+        return _judged(text + (f" ({cell.exact})" if cell.exact else ""), row, judged, notes)
 
     title = f"{_printed_title(column)}, {table.paper.units.get(column, 'as printed')}"
     return [(f"{title}, published", published), (f"{title}, measured", measured)]
@@ -331,10 +331,10 @@ def _judged(cell: str, row: Row, judged: Verdict, notes: Notes) -> str:
 
 def _name(row: Row, notes: Notes) -> str:
     text = row.name
-    said = [row.note, row.published.note if row.published else None, _recounted(row)]
+    remarks = [row.note, row.published.note if row.published else None, _recounted(row)]
     if row.explanation and verdict.EXPLAINED not in (row.verdict_flops.kind, row.verdict_params.kind):
-        said.append(_explanation(row))
-    for note in said:
+        remarks.append(_explanation(row))
+    for note in remarks:
         text += notes.mark(note) if note else ""
     return text
 
@@ -378,19 +378,19 @@ def _published_cell(row: Row, column: str) -> str:
 
 
 def _flops(row: Row, notes: Notes) -> str:
-    exact, shown = row.macs_by_authors_rule, row.authors_flops
-    if exact is None or shown is None:
+    exact, printed = row.macs_by_authors_rule, row.authors_flops
+    if exact is None or printed is None:
         if row.value("macs") is not None:
             return f"{rounded(row.value('macs'), 10**9, 2)} per view (multiply-adds)"
         return missing_cell(row, "macs", notes)
     per_view = rounded(exact, 10**9, max(2, row.decimals("flops", "per_view_decimals") + 2))
     over_views = f"{row.views} × {per_view}" if row.views != 1 else str(per_view)
-    return f"{_number(shown)} ({over_views})" if row.comparable is True else over_views
+    return f"{_number(printed)} ({over_views})" if row.comparable is True else over_views
 
 
 def _params(row: Row, notes: Notes) -> str:
-    exact, shown = row.authors_params_exact, row.authors_params
-    return missing_cell(row, "params", notes) if exact is None else f"{_number(shown)} ({exact:,})"
+    exact, printed = row.authors_params_exact, row.authors_params
+    return missing_cell(row, "params", notes) if exact is None else f"{_number(printed)} ({exact:,})"
 
 
 def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
@@ -398,16 +398,16 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
     measured, interval = row.measurement(name), row.interval(name)
     if measured is None or interval is None:
         return missing_cell(row, name, notes)
-    value, low, high = (shown(measured, one) for one in (measured.value, interval.low, interval.high))
+    value, low, high = (shown(measured, bound) for bound in (measured.value, interval.low, interval.high))
     n = f"n={len(measured.samples)}" if count else ""
-    known = measured.ran and (name in row.spreads or len(measured.visits) > 1)
-    inside = ", ".join(part for part in (f"{low}–{high}" if known else "", n) if part)
+    has_interval = measured.ran and (name in row.spreads or len(measured.visits) > 1)
+    inside = ", ".join(part for part in (f"{low}–{high}" if has_interval else "", n) if part)
     text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
     if False in measured.said("settled"):
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
     disturbed = [visit.details.get("disturbed", measured.details.get("disturbed")) for visit in measured.visits]
     if any(disturbed):
-        words = " and ".join(dict.fromkeys(word for of_visit in disturbed for word in of_visit or ()))
+        words = " and ".join(dict.fromkeys(word for causes in disturbed for word in causes or ()))
         rounds = f"{sum(map(bool, disturbed))} of {len(disturbed)} visits"
         text += notes.mark(f"disturbed in {rounds}, where {words}: take it as rough")
     if max(measured.said("launch_share"), default=0) > LAUNCH_BOUND:
@@ -416,9 +416,9 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
         text += notes.mark(f"taken for {' and '.join(steps)}, minutes before the others")
     if measured.details.get("bound", "memory") != "memory":
         text += notes.mark(f"larger batches may fit: the search ended with this: {measured.details['bound']}")
-    for detail, what in FINITE.items():
+    for detail, subject in FINITE.items():
         if False in measured.said(detail):
-            text += notes.mark(f"the {what} not finite (nan or infinity): the cost of a computation that failed")
+            text += notes.mark(f"the {subject} not finite (nan or infinity): the cost of a computation that failed")
     unfinished = row.unfinished(name)
     return text + (notes.mark(unfinished) if unfinished else "")
 
@@ -433,10 +433,10 @@ def ratio_columns(table: AblationTable, name: str, notes: Notes) -> Columns:
     bases = [base for row in table.rows if (base := table.baseline_of(row)) and base.value(name) is not None]
     if not bases:
         return []
-    one = bases[0].name if len({base.name for base in bases}) == 1 else "the baseline"
+    base_name = bases[0].name if len({base.name for base in bases}) == 1 else "the baseline"
     return [
         (
-            f"{table.quantities()[name].title} ↓ / {one}: ratio (95 % interval)",
+            f"{table.quantities()[name].title} ↓ / {base_name}: ratio (95 % interval)",
             lambda row: _ratio(table, row, name, notes),
         )
     ]
@@ -459,23 +459,23 @@ def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
 
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval, and whether it says anything."""
-    one = ratio.interval
-    text = significant(one.value)
+    interval = ratio.interval
+    text = significant(interval.value)
     if not ratio.once:
-        text += f" ({significant(one.low)}–{significant(one.high)})"
+        text += f" ({significant(interval.low)}–{significant(interval.high)})"
     return text if ratio.distinguishable else f"{text}, {NOT_DISTINGUISHABLE}"
 
 
 def _runs(table: AblationTable) -> str:
     """How each timing spreads, what it is made of, what it took to compile, what was reserved: as far as recorded."""
-    made: list[Columns] = []
+    blocks: list[Columns] = []
     for name, quantity in table.quantities().items():
         if quantity.kind in ("timed", "sized"):
-            of_rows = {row.name: run_figures(row.measurement(name)) for row in table.rows}
-            made.append(
-                [(title, _of(of_rows, title)) for title in dict.fromkeys(chain.from_iterable(of_rows.values()))]
+            figures = {row.name: run_figures(row.measurement(name)) for row in table.rows}
+            blocks.append(
+                [(title, _figure_of(figures, title)) for title in dict.fromkeys(chain.from_iterable(figures.values()))]
             )
-    parts = tables(_rows(table), ("row", lambda row: row.name), made)
+    parts = tables(_rows(table), ("row", lambda row: row.name), blocks)
     return "\n\n".join(["### How the runs spread", *parts]) if parts else ""
 
 
@@ -498,7 +498,7 @@ def run_figures(measured: Measurement | None) -> dict[str, float]:
     return figures
 
 
-def _of(figures: dict[str, dict[str, float]], title: str) -> Callable[[Row], str]:
+def _figure_of(figures: dict[str, dict[str, float]], title: str) -> Callable[[Row], str]:
     return lambda row: significant(figures[row.name][title]) if title in figures[row.name] else MISSING
 
 
@@ -508,43 +508,45 @@ def _precision(table: AblationTable) -> str:
     timed = [name for name in quantities if quantities[name].kind in ("timed", "sized", "shared") and table.has(name)]
     if not timed:
         return ""
-    said = [
+    sentences = [
         "A round visits every row once, each in a process of its own. In brackets: 95 % intervals of the medians, by "
         "Student's t with one standard deviation between rounds for all rows that vary alike; such an interval holds "
         f"the true median {statistics.HOLDS} (simulated)."
     ]
     repeated = [m for row in table.rows for name in timed if (m := row.measurement(name)) and len(m.samples) > 1]
     if any(len(statistics.by_round(measured)) == 1 for measured in repeated):
-        said.append("What has one round in a table without rows of two has no interval: samples of one process say ")
-        said[-1] += "nothing of the next."
+        sentences.append(
+            "What has one round in a table without rows of two has no interval: samples of one process say nothing of "
+            "the next."
+        )
     compared = [name for name in timed if has_ratio(quantities[name]) and ratio_columns(table, name, Notes())]
     if compared:
-        said.append(
+        sentences.append(
             "Ratios are medians over the rounds of one median over the baseline's in that round. A ratio whose "
             f"interval holds 1 is {NOT_DISTINGUISHABLE}; one without an interval is of single rounds, and is so below "
             "the noise floor. " + floors_in_words({quantities[name].title: table.floor(name) for name in compared})
         )
-    return "\n\n".join(["### How sure", " ".join(said)])
+    return "\n\n".join(["### How sure", " ".join(sentences)])
 
 
 def floors_in_words(floors: dict[str, float | None]) -> str:
     """One line: the noise floor of each measurement, by its title; None where one is assumed."""
     measured = [f"{title} {floor:.1%}" for title, floor in floors.items() if floor is not None]
     assumed = [title for title, floor in floors.items() if floor is None]
-    said = []
+    sentences = []
     if measured:
-        said.append(
+        sentences.append(
             f"Noise floor (A/A): {', '.join(measured)}: from which difference on two rows are told apart, from how "
             "much the rounds of a row differ, without what moved all rows of a round alike; never less than "
             f"{statistics.LEAST_FLOOR:.0%}. Timings that were not taken in turn are held to "
             f"{statistics.ASSUMED_FLOORS['timed']:.0%} at least."
         )
     if assumed:
-        said.append(
+        sentences.append(
             f"Noise floor of {', '.join(assumed)}: no row has two rounds, so {statistics.ASSUMED_FLOORS['timed']:.0%} "
             f"is assumed of what is timed and {statistics.ASSUMED_FLOORS['sized']:.0%} of memory."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def plain(row: Row, name: str, scale: int, notes: Notes, decimals: int) -> str:
@@ -558,42 +560,42 @@ def missing_cell(row: Row, name: str, notes: Notes) -> str:
 
 
 def _legend(table: AblationTable) -> str:
-    said = ["↓ lower is better, ↑ higher is better."]
+    sentences = ["↓ lower is better, ↑ higher is better."]
     if table.publishes("flops"):
-        said.append(
+        sentences.append(
             f"GFLOPs are multiply-adds as the paper counts them{_rules(table)}"
             + ", classifier left out where the rule does not say so. Measured figures are rounded as the paper rounds "
             "(one view to the printed precision, then times the views); the figure in brackets is one view before "
             "rounding."
         )
     elif table.asked("macs"):
-        said.append(
+        sentences.append(
             "GMACs are 10^9 multiply-adds of one view without the classifier; norms, softmax and activations count 0."
         )
     if table.publishes("params"):
         counts = {row.params_count for row in table.rows if row.record and row.printed("params") is not None}
         if counts == {"with_classifier"}:
-            said.append("Parameters include the classifier, as in the published column.")
+            sentences.append("Parameters include the classifier, as in the published column.")
         elif counts == {"without_classifier"}:
-            said.append("Parameters leave the classifier out, as the published column does.")
+            sentences.append("Parameters leave the classifier out, as the published column does.")
         elif counts:
-            said.append("Parameters include the classifier in the rows whose published figure does.")
+            sentences.append("Parameters include the classifier in the rows whose published figure does.")
     elif table.asked("params"):
-        said.append("Parameters leave the classifier out.")
-    said.append(accuracy_section.legend(table, bool(printed(table))))
+        sentences.append("Parameters leave the classifier out.")
+    sentences.append(accuracy_section.legend(table, bool(printed(table))))
     if table.paper and any(row.published is None for row in table.rows):
-        said.append(f"{MISSING} in a published column or its verdict: the paper prints no such figure.")
+        sentences.append(f"{MISSING} in a published column or its verdict: the paper prints no such figure.")
     elif table.paper and any(row.published_only for row in table.rows):
-        said.append(f"{MISSING}: not printed by the paper, or no model here stands for the row.")
-    return " ".join(part for part in said if part)
+        sentences.append(f"{MISSING}: not printed by the paper, or no model here stands for the row.")
+    return " ".join(part for part in sentences if part)
 
 
 def _rules(table: AblationTable) -> str:
     """By which rules the rows are counted, the rarer one with the names of its rows."""
     by_rule = {rule: [row.name for row in table.measured if row.counting == rule] for rule in counting.RULES}
     used = sorted((rule for rule in by_rule if by_rule[rule]), key=lambda rule: -len(by_rule[rule]))
-    said = [counting.WORDS[rule] + (f" for {', '.join(by_rule[rule])}" if rule != used[0] else "") for rule in used]
-    return f", by {', but '.join(said)}" if said else ""
+    rules = [counting.WORDS[rule] + (f" for {', '.join(by_rule[rule])}" if rule != used[0] else "") for rule in used]
+    return f", by {', but '.join(rules)}" if rules else ""
 
 
 def _published(table: AblationTable) -> str:
@@ -612,15 +614,15 @@ def again(table: AblationTable) -> str:
     """The commands that measure and build anew what stands in this folder, whatever the last of several runs was."""
     words = [word for word in table.arguments if word.partition("=")[0] not in (*PARTIAL, "out")]
     words = words or [f"ablation={table.name}"]
-    of_suite = any(word.startswith("suite=") for word in words)  # whose steps say what is measured
-    words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics and not of_suite else []
+    from_suite = any(word.startswith("suite=") for word in words)  # whose steps say what is measured
+    words += [f"metrics=[{','.join(table.metrics)}]"] if table.metrics and not from_suite else []
     trained = accuracy.names(table)
-    if trained and not of_suite and not any(word.startswith("accuracy=") for word in words):
+    if trained and not from_suite and not any(word.startswith("accuracy=") for word in words):
         # where metrics are named, it is off unless it is named
         words.append(f"accuracy={accuracy.budget(table, trained[0])}")
     words += ["quick=true"] if table.quick and "quick=true" not in words else []
     parent = table.place.removesuffix(f"/{table.name}").removesuffix("/quick")
-    words += [f"out={parent}"] if parent != "outputs" and not of_suite else []
+    words += [f"out={parent}"] if parent != "outputs" and not from_suite else []
     return (
         "## Make it again\n\n```bash\n"
         f"python -m harness.run {shlex.join(words)}  # measures what has no record yet; force=true measures all\n"

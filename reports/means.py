@@ -60,7 +60,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float], step: float = 0.0) ->
 
     Raises: ValueError with fewer than two pairs.
     """
-    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+    differences = [our - their for our, their in zip(ours, theirs, strict=True)]
     least = step / math.sqrt(12)
     mean, error = _mean_and_error(differences, least)
     t = mean / error if error else (math.inf if mean else 0.0)

@@ -133,11 +133,11 @@ def read(path: Path) -> PaperTable:
         **{key: raw[key] for key in ("paper", "table", "title", "source")},
         **defaults,
     )
-    seen: set[str] = set()
+    row_names: set[str] = set()
     for row in table.rows:
-        if row.name in seen:
+        if row.name in row_names:
             raise PaperTableError(f"{path.name}: two rows are called {row.name!r}; give each its own name")
-        seen.add(row.name)
+        row_names.add(row.name)
     return table
 
 

@@ -62,9 +62,9 @@ def points(measured: Measurement | None) -> list[Point]:
     """Accuracies at the values of a dial; the 95 % interval is the wider of Student's (seeds) and Wilson's (maps)."""
     if measured is None or not measured.samples:
         return []
-    by_seed = [_of(measured, visit, "by_dial") for visit in measured.visits]
+    by_seed = [_detail(measured, visit, "by_dial") for visit in measured.visits]
     tested = measured.details["tested"]
-    found = []
+    answered = []
     for place, value in enumerate(measured.details["values"]):
         samples = [seed[place] for seed in by_seed]
         share = means.share_interval(min(1.0, fmean(samples) / 100), tested)
@@ -73,17 +73,17 @@ def points(measured: Measurement | None) -> list[Point]:
             over_seeds = means.mean_interval(samples)
             low, high = max(0.0, min(low, over_seeds.low)), min(100.0, max(high, over_seeds.high))
         interval = Interval(fmean(samples), low, high)
-        found.append(Point(value, interval, measured.details["reach"][place], measured.details["chance"]))
-    return found
+        answered.append(Point(value, interval, measured.details["reach"][place], measured.details["chance"]))
+    return answered
 
 
-def _of(measured: Measurement, visit: Visit, key: str) -> Any:
+def _detail(measured: Measurement, visit: Visit, key: str) -> Any:
     return visit.details.get(key, measured.details.get(key))
 
 
 def trained(measured: Measurement) -> tuple[float, str | None]:
     """The accuracy at the end of the trainings, over all seeds, and what is the matter with them, in words."""
-    curves = [_of(measured, visit, "curve") for visit in measured.visits]
+    curves = [_detail(measured, visit, "curve") for visit in measured.visits]
     end, before = (fmean(curve[place] for curve in curves) for place in (-1, -2))
     maps = measured.details["last_maps"] * len(curves)
     low = 100 * means.share_interval(end / 100, maps).low
@@ -95,38 +95,38 @@ def trained(measured: Measurement) -> tuple[float, str | None]:
 
 def columns(table: AblationTable, notes: Notes) -> Columns:
     """A column for each question: accuracy where the dial is easiest, and the value from which on it fails."""
-    known = table.quantities()
-    return [(f"{known[name].title} ↑, %", lambda row, name=name: _cell(row, name, notes)) for name in names(table)]
+    quantities = table.quantities()
+    return [(f"{quantities[name].title} ↑, %", lambda row, name=name: _cell(row, name, notes)) for name in names(table)]
 
 
 def _cell(row: Row, name: str, notes: Notes) -> str:
     measured = row.measurement(name)
-    found = points(measured)
-    if not found:
+    answered = points(measured)
+    if not answered:
         return MISSING + notes.mark(row.reason(name))
-    first = found[0].accuracy
-    failed = next((point for point in found if point.fails), None)
+    first = answered[0].accuracy
+    failed = next((point for point in answered if point.fails), None)
     text = f"{first.value:.0f} ({first.low:.0f}–{first.high:.0f})"
     text += ", all" if failed is None else f", fails at {failed.value:g}"
     end, wrong = trained(measured)
-    if any(point.blind for point in found):
+    if any(point.blind for point in answered):
         text = f"**{text}: blind**"
-    elif max(point.reach for point in found) < NEAR_NONE:
+    elif max(point.reach for point in answered) < NEAR_NONE:
         return f"{text}: out of reach"
     return text + (f": {wrong} (train {end:.0f})" if wrong else "")
 
 
 def findings(table: AblationTable) -> list[str]:
     """Where reach and probe disagree, one line for each row and question."""
-    known, lines = table.quantities(), []
+    quantities, lines = table.quantities(), []
     for row in table.measured:
         for name in names(table):
             for blind, says in ((True, "reach says yes, the probe no"), (False, "reach says no, the probe yes")):
-                found = [p for p in points(row.measurement(name)) if (p.blind if blind else p.leaks)]
-                if found:
+                disagreeing = [p for p in points(row.measurement(name)) if (p.blind if blind else p.leaks)]
+                if disagreeing:
                     dial = row.measurement(name).details["dial"]
-                    at = ", ".join(f"{p.value:g} ({p.accuracy.value:.0f} %)" for p in found)
-                    lines.append(f"{row.name}, {known[name].title}: {says} at {at} {dial}")
+                    places = ", ".join(f"{p.value:g} ({p.accuracy.value:.0f} %)" for p in disagreeing)
+                    lines.append(f"{row.name}, {quantities[name].title}: {says} at {places} {dial}")
     return lines
 
 
@@ -134,54 +134,54 @@ def summary(table: AblationTable) -> list[str]:
     """What was learnt, in a line."""
     if not names(table):
         return []
-    found = findings(table)
+    disagreements = findings(table)
     tasks = {name: [row.name for row in table.measured if _passes(row, name)] for name in names(table)}
     passed = [row.name for row in table.measured if all(row.name in tasks[name] for name in tasks)]
     seeds = {len(row.measurement(name).visits) for row in table.measured for name in names(table)} - {0}
     over = "one seed, tried quickly" if max(seeds, default=0) < 2 else counted(max(seeds), "seed")
     return [
         f"Probes ({over}): every question to the end of its dial is answered by {', '.join(passed) or 'no row'}; reach "
-        f"and probe disagree {counted(len(found), 'time')}."
+        f"and probe disagree {counted(len(disagreements), 'time')}."
     ]
 
 
 def _passes(row: Row, name: str) -> bool:
-    found = points(row.measurement(name))
-    return bool(found) and not any(point.fails for point in found)
+    answered = points(row.measurement(name))
+    return bool(answered) and not any(point.fails for point in answered)
 
 
 def section(table: AblationTable) -> str:
     """Findings, then for each question a table of accuracies against its dial with the closed form beside them."""
-    asked = names(table)
-    if not asked:
+    questions = names(table)
+    if not questions:
         return ""
-    found = findings(table)
+    disagreements = findings(table)
     parts = ["## Where reach and probe disagree"]
-    parts.append("\n".join(f"- {line}." for line in found) if found else "Nowhere.")
+    parts.append("\n".join(f"- {line}." for line in disagreements) if disagreements else "Nowhere.")
     parts.append(
         "A probe is two blocks of a scheme with all else the same, trained on one question about maps of tokens; the "
         "answer is read at the marked token. In the main table: accuracy at the easy end of the dial with its 95 % "
         "interval, and the first value at which it is not halfway from chance to 100 %. In the tables below, after "
         "the bar: the percentage of what the answers depend on that lies within reach of two blocks, in closed form."
     )
-    for name in asked:
-        one = next(m for row in table.measured if (m := row.measurement(name)) and m.samples)
-        details = one.details
-        parts.append(f"### {one.title[:1].upper()}{one.title[1:]}")
+    for name in questions:
+        example = next(m for row in table.measured if (m := row.measurement(name)) and m.samples)
+        details = example.details
+        parts.append(f"### {example.title[:1].upper()}{example.title[1:]}")
         parts.append(
             f"{details['asks'][:1].upper()}{details['asks'][1:]} Maps of {'x'.join(map(str, details['grid']))} tokens, "
             f"chance {details['chance']:g} %; {details['trained']}; {details['tested']} maps a value."
         )
-        parts.append(table_lines(table.measured, _dial_columns(name, one)))
+        parts.append(table_lines(table.measured, _dial_columns(name, example)))
     return "\n\n".join(parts)
 
 
-def _dial_columns(name: str, one: Measurement) -> Columns:
+def _dial_columns(name: str, example: Measurement) -> Columns:
     def cell(row: Row, place: int) -> str:
-        found = points(row.measurement(name))
-        if not found:
+        answered = points(row.measurement(name))
+        if not answered:
             return MISSING
-        point = found[place]
+        point = answered[place]
         text = f"{point.accuracy.value:.0f} ({point.accuracy.low:.0f}–{point.accuracy.high:.0f})"
         return f"**{text} / {point.reach:.0f}**" if point.blind or point.leaks else f"{text} / {point.reach:.0f}"
 
@@ -194,10 +194,10 @@ def _dial_columns(name: str, one: Measurement) -> Columns:
 
     dials = [
         (
-            f"{value:g} {one.details['dial'] if place == 0 else ''}".strip() + " / reach",
+            f"{value:g} {example.details['dial'] if place == 0 else ''}".strip() + " / reach",
             lambda row, p=place: cell(row, p),
         )
-        for place, value in enumerate(one.details["values"])
+        for place, value in enumerate(example.details["values"])
     ]
     return [("row", lambda row: row.name), *dials, ("train ↑, %", learnt)]
 
@@ -208,9 +208,9 @@ def csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
     for name in names(table):
         measured = row.measurement(name)
         for point in points(measured):
-            of = f"{name}_{point.value:g}"
-            cells |= {of: point.accuracy.value, f"{of}_low": point.accuracy.low, f"{of}_high": point.accuracy.high}
-            cells |= {f"{of}_reach": point.reach, f"{of}_blind": str(point.blind).lower()}
+            key = f"{name}_{point.value:g}"
+            cells |= {key: point.accuracy.value, f"{key}_low": point.accuracy.low, f"{key}_high": point.accuracy.high}
+            cells |= {f"{key}_reach": point.reach, f"{key}_blind": str(point.blind).lower()}
         if measured is not None and measured.samples:
             end, wrong = trained(measured)
             cells |= {f"{name}_train": end, f"{name}_training": wrong or "learnt"}

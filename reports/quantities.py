@@ -6,8 +6,8 @@ from reports.text import unit
 
 def names(table: AblationTable, *kinds: str) -> list[str]:
     """Kind by kind, in the order of the records."""
-    known = {name: quantity.kind for name, quantity in table.quantities().items() if table.has(name)}
-    return [name for kind in kinds for name in known if known[name] == kind]
+    kind_of = {name: quantity.kind for name, quantity in table.quantities().items() if table.has(name)}
+    return [name for kind in kinds for name in kind_of if kind_of[name] == kind]
 
 
 def titled(table: AblationTable, name: str) -> tuple[str, float]:

@@ -67,10 +67,10 @@ def _share(row: Row, rate: float | None, name: str) -> float | None:
     return rate / ceiling if _together(row.measurement(LATENCY), row.measurement(name)) else None
 
 
-def _together(one: Measurement, other: Measurement) -> bool:
+def _together(first: Measurement, second: Measurement) -> bool:
     """Whether two measurements come from one machine and, where both say from which runs, share a run."""
-    ours, theirs = _runs(one), _runs(other)
-    same_machine = one.said("machine") == other.said("machine")
+    ours, theirs = _runs(first), _runs(second)
+    same_machine = first.said("machine") == second.said("machine")
     return same_machine and (not ours or not theirs or not ours.isdisjoint(theirs))
 
 
@@ -114,10 +114,10 @@ def columns(table: AblationTable) -> list[Column]:
 
 def section(table: AblationTable, notes: Notes) -> str:
     """The rates of each row beside the limits of its machine."""
-    shown = cells(table, notes)
-    if not shown:
+    rates = cells(table, notes)
+    if not rates:
         return ""
-    parts = tables([row for row in table.rows if not row.missing], ("row", lambda row: row.name), [shown])
+    parts = tables([row for row in table.rows if not row.missing], ("row", lambda row: row.name), [rates])
     return "\n\n".join(["### How near the machine's limits", *parts, SAID])
 
 

@@ -40,10 +40,10 @@ def shares_of(row: Row, kind: str) -> dict[str, float] | None:
 def columns(table: AblationTable) -> Columns:
     """What part of the multiply-adds and of the time of each row the two largest groups have, in percent."""
     kinds = {"macs": "multiply-adds", "time": "time"}
-    wanted = [(kind, group) for group in ("mlp", "attention") for kind in kinds if table.has(f"{kind}_{group}")]
+    shown = [(kind, group) for group in ("mlp", "attention") for kind in kinds if table.has(f"{kind}_{group}")]
     return [
         (f"{GROUPS[group]}, % of {kinds[kind]}", lambda row, kind=kind, group=group: _percent(row, kind, group))
-        for kind, group in wanted
+        for kind, group in shown
     ]
 
 

@@ -138,35 +138,37 @@ def spreads(cases: Mapping[str, Rounds], *, common_drift: bool = False) -> dict[
         for name, rounds in cases.items()
         if rounds and all(np.median(samples) > 0 for samples in rounds.values())
     }
-    several = {name: of for name, of in logs.items() if len(of) > 1}
+    several = {name: levels for name, levels in logs.items() if len(levels) > 1}
     variances, lost = {}, {}
     drift = _drift(several) if common_drift else {}
-    for name, of in several.items():
-        shared = set(of) <= drift.keys()
-        left = [level - (drift[key][0] if shared else 0.0) for key, level in of.items()]
-        alike = drift[next(iter(of))][1] if shared else 0
-        lost[name] = (len(of) - 1) * (1 - 1 / alike if alike else 1)  # drift takes one row's worth of freedom
-        variances[name] = float(np.sum(np.square(left - np.mean(left)))) / lost[name]
-    own = {}
+    for name, levels in several.items():
+        shared = set(levels) <= drift.keys()
+        residuals = [level - (drift[key][0] if shared else 0.0) for key, level in levels.items()]
+        alike = drift[next(iter(levels))][1] if shared else 0
+        lost[name] = (len(levels) - 1) * (1 - 1 / alike if alike else 1)  # drift takes one row's worth of freedom
+        variances[name] = float(np.sum(np.square(residuals - np.mean(residuals)))) / lost[name]
+    noisy = {}
     while len(variances) > 1 and (noisiest := _unlike(variances, lost)):
-        own[noisiest] = Spread(math.sqrt(variances.pop(noisiest)), lost[noisiest])
+        noisy[noisiest] = Spread(math.sqrt(variances.pop(noisiest)), lost[noisiest])
     if not variances:
         return {}
     degrees = sum(lost[name] for name in variances)
     pooled = Spread(math.sqrt(sum(lost[name] * variances[name] for name in variances) / degrees), degrees)
-    return {name: own.get(name, pooled) for name in logs}
+    return {name: noisy.get(name, pooled) for name in logs}
 
 
 def _drift(cases: Mapping[str, Mapping[Hashable, float]]) -> dict[Hashable, tuple[float, int]]:
     """By round, what moved alike the cases that share all their rounds, and how many they are; empty where few do."""
     groups: dict[frozenset, list[Mapping[Hashable, float]]] = {}
-    for of in cases.values():
-        groups.setdefault(frozenset(of), []).append(of)
+    for logs in cases.values():
+        groups.setdefault(frozenset(logs), []).append(logs)
     drift = {}
     for keys, alike in groups.items():
         if len(alike) >= FEWEST_FOR_DRIFT:
-            means = [np.mean(list(of.values())) for of in alike]
-            moved = {key: np.median([of[key] - mean for of, mean in zip(alike, means, strict=True)]) for key in keys}
+            means = [np.mean(list(logs.values())) for logs in alike]
+            moved = {
+                key: np.median([logs[key] - mean for logs, mean in zip(alike, means, strict=True)]) for key in keys
+            }
             drift |= {key: (float(level), len(alike)) for key, level in moved.items()}
     return drift
 
@@ -206,7 +208,7 @@ def ratio(
     """
     shared = sorted(set(rounds) & set(baseline), key=str)
     if shared:
-        rounds, baseline = ({key: of[key] for key in shared} for of in (rounds, baseline))
+        rounds, baseline = ({key: visits[key] for key in shared} for visits in (rounds, baseline))
     if not all(np.median(samples) for samples in baseline.values()):
         raise ValueError("a ratio to a median of 0")
     times = value(rounds) / value(baseline)
@@ -237,10 +239,10 @@ def noise_floor(cases: Mapping[str, Rounds], *, common_drift: bool = True) -> fl
 
     Of two rows that vary as most do, with as many rounds as most have; 1 % at least.
     """
-    known = spreads(cases, common_drift=common_drift)
-    if not known:
+    estimated = spreads(cases, common_drift=common_drift)
+    if not estimated:
         return None
-    counts = [len(cases[name]) for name in known]
+    counts = [len(cases[name]) for name in estimated]
     rounds = max(set(counts), key=lambda count: (counts.count(count), count))
-    pooled = min(known.values(), key=lambda spread: spread.deviation)
+    pooled = min(estimated.values(), key=lambda spread: spread.deviation)
     return max(LEAST_FLOOR, pooled.reach(rounds, pooled, rounds))

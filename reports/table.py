@@ -93,18 +93,18 @@ class Row:
         measured = self.measurement(name)
         if measured is None or not measured.samples:
             return None
-        done, wanted = len(statistics.by_round(measured)), measured.rounds_wanted
-        if done >= wanted:
+        done, planned = len(statistics.by_round(measured)), measured.rounds_wanted
+        if done >= planned:
             return None
         reasons = dict.fromkeys(measured.failed_rounds.values())
-        return f"{done} of {wanted} rounds measured so far" + (f": {'; '.join(reasons)}" if reasons else "")
+        return f"{done} of {planned} rounds measured so far" + (f": {'; '.join(reasons)}" if reasons else "")
 
     def circumstances(self, name: str) -> dict[str, str]:
         """What must be the same before this measurement is set against another row's, in words."""
         if self.record is None or (measured := self.measurement(name)) is None:
             return {}
-        one = replace(self.record, measurements={name: measured})
-        return {key: value for key, value in facts(one).items() if key in WHAT_RAN}
+        alone = replace(self.record, measurements={name: measured})
+        return {key: value for key, value in facts(alone).items() if key in WHAT_RAN}
 
     def printed(self, column: str) -> int | float | None:
         """A published cell, or a setting that is printed with the row."""
@@ -190,9 +190,9 @@ class AblationTable:
 
     def __post_init__(self):
         names = dict.fromkeys(name for row in self.measured for name, m in row.record.measurements.items() if m.ran)
-        known = {name: self.spreads(name) for name in names}
+        spreads = {name: self.spreads(name) for name in names}
         rows = (
-            replace(row, spreads={name: of[row.name] for name, of in known.items() if row.name in of})
+            replace(row, spreads={name: by_row[row.name] for name, by_row in spreads.items() if row.name in by_row})
             for row in self.rows
         )
         object.__setattr__(self, "rows", tuple(rows))
@@ -203,11 +203,11 @@ class AblationTable:
 
     def quantities(self) -> dict[str, Measurement]:
         """What was measured in any row, with or without success, by name: a measurement says what it is of."""
-        known: dict[str, Measurement] = {}
+        by_name: dict[str, Measurement] = {}
         for row in self.measured:
             for name, measured in row.record.measurements.items():
-                known.setdefault(name, measured)
-        return known
+                by_name.setdefault(name, measured)
+        return by_name
 
     def has(self, name: str) -> bool:
         """Whether any row has a value of `name`."""
@@ -221,16 +221,16 @@ class AblationTable:
         return any(row.printed(column) is not None for row in self.rows)
 
     def baseline_of(self, row: Row) -> Row | None:
-        return next((other for other in self.rows if other.name == row.baseline), None)
+        return next((candidate for candidate in self.rows if candidate.name == row.baseline), None)
 
     def spreads(self, name: str, *, common_drift: bool = False) -> dict[str, Spread]:
         """By row, how much rounds of a measurement differ; empty where no row has two."""
-        rounds = {row.name: of for row in self.rows if (of := visits(row, name))}
+        rounds = {row.name: samples for row in self.rows if (samples := visits(row, name))}
         return statistics.spreads(rounds, common_drift=common_drift)
 
     def floor(self, name: str) -> float | None:
         """The noise floor of a measurement, from the rounds of all rows, 1 % at least; None where no row has two."""
-        return statistics.noise_floor({row.name: of for row in self.rows if (of := visits(row, name))})
+        return statistics.noise_floor({row.name: samples for row in self.rows if (samples := visits(row, name))})
 
     def ratio(self, row: Row, name: str) -> Ratio | str | None:
         """A measurement over its baseline's; a reason where both have samples and yet no ratio; None where not.
@@ -245,12 +245,12 @@ class AblationTable:
         for key in ("device", "threads"):
             if ours.get(key) != theirs.get(key):
                 return f"no ratio: measured with {key} {ours.get(key)}, the baseline with {theirs.get(key)}"
-        pair = [visits(one, name) for one in (row, base)]
+        pair = [visits(member, name) for member in (row, base)]
         if not all(map(all, pair[1].values())):
             return "no ratio: the baseline is 0"
         paired = bool(set(pair[0]) & set(pair[1]))
-        known = self.spreads(name, common_drift=paired)
-        return statistics.ratio(*pair, row.measurement(name).kind, known.get(row.name), known.get(base.name))
+        spreads = self.spreads(name, common_drift=paired)
+        return statistics.ratio(*pair, row.measurement(name).kind, spreads.get(row.name), spreads.get(base.name))
 
     def ran_differently(self, row: Row, name: str) -> str | None:
         """How a row and its baseline ran, where they ran different things."""
@@ -258,12 +258,12 @@ class AblationTable:
         if base is None or base is row:
             return None
         ours, theirs = row.circumstances(name), base.circumstances(name)
-        said = [
+        differing = [
             f"{key} {ours[key]} here, {theirs[key]} in the baseline"
             for key in WHAT_RAN
             if key in ours and key in theirs and ours[key] != theirs[key]
         ]
-        return "; ".join(said) or None
+        return "; ".join(differing) or None
 
     def verdicts(self, of: Row | None = None) -> list[Verdict]:
         """The verdicts of all published cost cells, row by row; or of those of one row."""
@@ -287,31 +287,31 @@ class AblationTable:
         if column not in row.cells:
             only_there = row.published_only and printed is not None
             return Cell(), Verdict(verdict.PUBLISHED_ONLY if only_there else None)
-        made = cell(row.cells[column], row, {other.name: other for other in self.rows})
-        return made, verdict.judge(
+        shown = cell(row.cells[column], row, {sibling.name: sibling for sibling in self.rows})
+        return shown, verdict.judge(
             printed,
-            made.shown,
+            shown.shown,
             explanation=row.explanation,
             comparable=row.comparable,
-            missing=made.missing,
+            missing=shown.missing,
             model_here=not row.published_only,
         )
 
     @property
     def mixed(self) -> bool:
         """Whether timings of different circumstances stand in the table, so that no two rows are compared."""
-        found = self.facts()
-        return any(len(found.get(key, [])) > 1 for key in ("device", "dtype", "kernel", "mode", "batch", "threads"))
+        facts = self.facts()
+        return any(len(facts.get(key, [])) > 1 for key in ("device", "dtype", "kernel", "mode", "batch", "threads"))
 
     def facts(self) -> dict[str, list[str]]:
         """Every circumstance with the values it takes, in the order of the rows; more than one value needs a column."""
-        found: dict[str, list[str]] = {}
+        circumstances: dict[str, list[str]] = {}
         for row in self.measured:
             for key, value in row.facts().items():
-                values = found.setdefault(key, [])
+                values = circumstances.setdefault(key, [])
                 if value not in values:
                     values.append(value)
-        return found
+        return circumstances
 
 
 def visits(row: Row, name: str) -> statistics.Rounds:
@@ -435,7 +435,7 @@ def facts(record: Record) -> dict[str, str]:
     tried = ran or any(m.missing and m.ran for m in record.measurements.values())
     words: dict[str, str] = {}
     if ran:
-        words["device"] = _said(ran, record, "machine") or str(case.get("device"))
+        words["device"] = _recorded(ran, record, "machine") or str(case.get("device"))
         words["dtype"] = str(case.get("dtype"))
         words |= _kernel(ran, case) | _operators(ran)
         words["mode"] = "compiled" if case.get("compile") else "eager"
@@ -445,7 +445,7 @@ def facts(record: Record) -> dict[str, str]:
             words["mode"] += ", as a CUDA graph"
         words["batch"] = str(case.get("batch_size"))
         if not str(case.get("device")).startswith("cuda"):
-            words["threads"] = _said(ran, record, "threads") or "default"
+            words["threads"] = _recorded(ran, record, "threads") or "default"
     clip, source = case.get("clip") or {}, (record.provenance.get("clip") or {}).get("source")
     if clip and not (measured and all(m.kind == "probed" for m in measured)):  # whose maps of tokens are no clips
         length = "1 frame" if clip.get("frames") == 1 else f"{clip.get('frames')} frames at stride {clip.get('stride')}"
@@ -466,18 +466,18 @@ def _kernel(ran: list[Measurement], case: dict[str, Any]) -> dict[str, str]:
 
 def _operators(ran: list[Measurement]) -> dict[str, str]:
     """What really computed the attention, such as "flash"; where measurements differ in it, with their titles."""
-    of_each: dict[str, list[str]] = {}
+    by_words: dict[str, list[str]] = {}
     for measured in ran:
         names = {str(name) for operators in measured.said("operators") for name in operators}
-        kernels = {str(name) for of_one in measured.said("device_kernels") for name in of_one}
+        kernels = {str(name) for recorded in measured.said("device_kernels") for name in recorded}
         # What the device says is of the timed program itself; operators are those of the eager one.
         names = {name for name in kernels if operator_words(name) != name} or names
         if names:
             words = " + ".join(dict.fromkeys(operator_words(name) for name in sorted(names)))
-            of_each.setdefault(words, []).append(measured.title)
-    if len(of_each) < 2:
-        return {"operators": next(iter(of_each))} if of_each else {}
-    return {"operators": "; ".join(f"{words} ({', '.join(titles)})" for words, titles in of_each.items())}
+            by_words.setdefault(words, []).append(measured.title)
+    if len(by_words) < 2:
+        return {"operators": next(iter(by_words))} if by_words else {}
+    return {"operators": "; ".join(f"{words} ({', '.join(titles)})" for words, titles in by_words.items())}
 
 
 def operator_words(name: str) -> str:
@@ -485,7 +485,7 @@ def operator_words(name: str) -> str:
     return next((word for part, word in OPERATOR_WORDS.items() if part in name), name)
 
 
-def _said(measured: list[Measurement], record: Record, key: str) -> str:
+def _recorded(measured: list[Measurement], record: Record, key: str) -> str:
     """What the measurements say of their own circumstances, else what their record says."""
     values = [str(value) for m in measured for value in m.said(key) or [record.provenance.get(key)]]
     return " / ".join(dict.fromkeys(value for value in values if value != "None"))

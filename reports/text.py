@@ -85,16 +85,16 @@ def packed(rows: Iterable[Any], groups: Iterable[Columns]) -> tuple[str, list[Co
     """
     rows, same, tables = list(rows), [], []
     for group in groups:
-        left = []
+        varying = []
         for heading, cell in group:
             cells = [cell(row) for row in rows]
             if len(rows) > 1 and len(set(cells)) == 1:
                 same += [] if cells[0] == MISSING else [f"{heading}: {cells[0]}"]
             else:
-                known = dict(zip(map(id, rows), cells, strict=True))
-                left.append((heading, lambda row, known=known: known[id(row)]))
-        for start in range(0, len(left), WIDEST - 1):
-            part = left[start : start + WIDEST - 1]
+                by_row = dict(zip(map(id, rows), cells, strict=True))
+                varying.append((heading, lambda row, by_row=by_row: by_row[id(row)]))
+        for start in range(0, len(varying), WIDEST - 1):
+            part = varying[start : start + WIDEST - 1]
             if tables and len(tables[-1]) + len(part) < WIDEST:
                 tables[-1] += part
             else:
@@ -108,19 +108,19 @@ def tables(rows: Iterable[Any], lead: tuple[str, Callable[[Any], str]], groups: 
     A row without any figure stands in no table but, with the footnotes that say why, in a sentence below it.
     """
     rows = list(rows)
-    said, made = packed(rows, groups)
-    parts = [said]
-    for columns in made:
+    same, blocks = packed(rows, groups)
+    parts = [same]
+    for columns in blocks:
         absent: dict[str, list[str]] = {}
-        shown = []
+        filled = []
         for row in rows:
             cells = [cell(row) for _, cell in columns]
             if all(cell.startswith(MISSING) for cell in cells):
                 marks = "".join(dict.fromkeys(re.findall(r" \[\d+\]", " ".join(cells))))
                 absent.setdefault(marks, []).append(lead[1](row))
             else:
-                shown.append(row)
-        parts.append(table_lines(shown, [lead, *columns]) if shown else "")
+                filled.append(row)
+        parts.append(table_lines(filled, [lead, *columns]) if filled else "")
         absent.pop("", None)  # rows of which nothing was asked
         without = [f"{listed(names)}{marks}" for marks, names in absent.items()]
         parts.append(f"Without a figure here: {'; '.join(without)}." if without else "")
@@ -145,22 +145,22 @@ def table_lines(rows: Iterable[Any], columns: Columns) -> str:
 
     Columns of numbers are set to the right; the first, and those that hold words, to the left.
     """
-    made = frame(rows, columns)
-    right = [place > 0 and bool(len(made)) and _of_numbers(made.iloc[:, place]) for place in range(len(columns))]
-    made = made.map(escape).rename(columns=escape)
-    padded = made.to_markdown(
-        index=False, tablefmt="pipe", disable_numparse=True, colalign=["right" if one else "left" for one in right]
+    cells = frame(rows, columns)
+    right = [place > 0 and bool(len(cells)) and _is_numeric(cells.iloc[:, place]) for place in range(len(columns))]
+    cells = cells.map(escape).rename(columns=escape)
+    padded = cells.to_markdown(
+        index=False, tablefmt="pipe", disable_numparse=True, colalign=[("left", "right")[numeric] for numeric in right]
     )
     head, _, *body = padded.splitlines()  # one space is enough: what is padded differs in every line of a diff
-    rule = "| " + " | ".join("---:" if one else "---" for one in right) + " |"
+    rule = "| " + " | ".join("---:" if numeric else "---" for numeric in right) + " |"
     return "\n".join([re.sub(r" {2,}", " ", head), rule, *(re.sub(r" {2,}", " ", line) for line in body)])
 
 
 def table_csv(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
     """One line per row, numbers as they are; an empty cell where there is none."""
     columns = list(dict.fromkeys(columns))
-    made = frame(rows, [(name, lambda row, name=name: row.get(name)) for name in columns])
-    return made.to_csv(index=False, lineterminator="\n")
+    cells = frame(rows, [(name, lambda row, name=name: row.get(name)) for name in columns])
+    return cells.to_csv(index=False, lineterminator="\n")
 
 
 TEX = {
@@ -171,11 +171,11 @@ TEX = {
 
 def table_tex(rows: Iterable[Any], columns: Columns) -> str:
     """A table for a paper, to be taken in by `\\input`: booktabs rules."""
-    made = frame(rows, columns)
-    right = ["r" if place > 0 and _of_numbers(made.iloc[:, place]) else "l" for place in range(len(columns))]
-    made = made.map(tex)
-    made.columns = [tex(name) + " " * place for place, name in enumerate(made.columns)]  # two may be called alike
-    return made.style.hide(axis="index").to_latex(hrules=True, column_format="".join(right)).rstrip()
+    cells = frame(rows, columns)
+    right = ["r" if place > 0 and _is_numeric(cells.iloc[:, place]) else "l" for place in range(len(columns))]
+    cells = cells.map(tex)
+    cells.columns = [tex(name) + " " * place for place, name in enumerate(cells.columns)]  # two may be called alike
+    return cells.style.hide(axis="index").to_latex(hrules=True, column_format="".join(right)).rstrip()
 
 
 def tex(text: str) -> str:
@@ -184,10 +184,10 @@ def tex(text: str) -> str:
     return "".join(TEX.get(letter, letter) for letter in text)
 
 
-def _of_numbers(column: Iterable[str]) -> bool:
+def _is_numeric(column: Iterable[str]) -> bool:
     """Whether at least half of the cells that say anything are numbers."""
-    said = [cell for cell in column if cell and not cell.startswith(MISSING)]
-    return 2 * sum(bool(NUMBER.match(cell)) for cell in said) >= len(said)
+    filled = [cell for cell in column if cell and not cell.startswith(MISSING)]
+    return 2 * sum(bool(NUMBER.match(cell)) for cell in filled) >= len(filled)
 
 
 def significant(value: float) -> str:

@@ -35,7 +35,7 @@ NOTHING_PUBLISHED = Verdict(None)
 
 def counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
     """How many got each verdict."""
-    kinds = [one.kind for one in verdicts]
+    kinds = [judged.kind for judged in verdicts]
     return {kind: kinds.count(kind) for kind in VERDICTS if kind in kinds}
 
 

@@ -51,27 +51,27 @@ def _looks(table: AblationTable, rows: list[Row]) -> dict[str, tuple[str, str]]:
     """Colour and marker by row: a baseline is black and a diamond."""
     bases = {base.name for row in table.rows if (base := table.baseline_of(row))}
     others = [row.name for row in rows if row.name not in bases]
-    found = {name: look(number) for number, name in enumerate(others)}
-    return {row.name: found.get(row.name, (PRINTED, "D")) for row in rows}
+    looks = {name: look(number) for number, name in enumerate(others)}
+    return {row.name: looks.get(row.name, (PRINTED, "D")) for row in rows}
 
 
 def _differences(axes: Axes, table: AblationTable, rows: list[Row], name: str, looks: dict) -> list[Line2D]:
     """A line per row: points more or less than the baseline; the accuracy itself where nothing is tested."""
     tests = accuracy.orderings(table, name)
-    tested = any(one.difference for one in tests.values())
+    tested = any(judged.difference for judged in tests.values())
     for place, row in enumerate(rows):
         test, (color, marker) = tests.get(row.name), looks[row.name]
         base = table.baseline_of(row) is row
         if tested and not base and (test is None or test.difference is None):
             axes.annotate("— not tested", (0.02, place), xycoords=("axes fraction", "data"), va="center", color=FAINT)
             continue
-        found = accuracy.accuracy(row.measurement(name))
-        interval = test.difference.interval if tested and not base else None if tested else found.interval
-        at = 0.0 if tested and base else interval.value if interval else found.value
+        estimate = accuracy.accuracy(row.measurement(name))
+        interval = test.difference.interval if tested and not base else None if tested else estimate.interval
+        x = 0.0 if tested and base else interval.value if interval else estimate.value
         if interval:
             axes.plot([interval.low, interval.high], [place, place], color=color, lw=1.4)
-        axes.plot(at, place, marker, color=color, ms=7, mec="white", mew=0.7)
-        axes.annotate(f"{found.value:.1f} %", (1, place), (5, 0), xycoords=("axes fraction", "data"), va="center",
+        axes.plot(x, place, marker, color=color, ms=7, mec="white", mew=0.7)
+        axes.annotate(f"{estimate.value:.1f} %", (1, place), (5, 0), xycoords=("axes fraction", "data"), va="center",
                       textcoords="offset points", fontsize=8.5, annotation_clip=False)  # fmt: skip
     axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row.name, 30)) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -107,12 +107,12 @@ def _against(axes: Axes, table: AblationTable, rows: list[Row], name: str, cost:
     _, label, values = cost
     points: list[tuple[float, float]] = []
     for row in rows:
-        found, x, (color, marker) = accuracy.accuracy(row.measurement(name)), values[row.name], looks[row.name]
-        points.append((x.value, found.value))
+        top1, x, (color, marker) = accuracy.accuracy(row.measurement(name)), values[row.name], looks[row.name]
+        points.append((x.value, top1.value))
         size = 4 if points[-1] in points[:-1] else 8  # the same model in two rows: one mark on the other
-        if found.interval:
-            axes.plot([x.value, x.value], [found.interval.low, found.interval.high], color=color, lw=1.3, alpha=0.6)
-        axes.plot([x.low, x.high], [found.value, found.value], color=color, lw=1.3, alpha=0.6)
+        if top1.interval:
+            axes.plot([x.value, x.value], [top1.interval.low, top1.interval.high], color=color, lw=1.3, alpha=0.6)
+        axes.plot([x.low, x.high], [top1.value, top1.value], color=color, lw=1.3, alpha=0.6)
         axes.plot(*points[-1], marker, color=color, ms=size, mec="white", mew=0.7, zorder=3)
     pareto(axes, points)
     axes.margins(0.08)

@@ -72,9 +72,9 @@ def _caption(table: AblationTable, panels: list[Panel]) -> str:
     counts, costs = ([p.title for p in panels if p.differences == kind] for kind in (False, True))
     bases = dict.fromkeys(row.baseline for row in table.measured if row.baseline)
     base = next(iter(bases)) if len(bases) == 1 else "the row's baseline"
-    said = [", ".join(counts)] if counts else []
-    said += [f"{', '.join(costs)} as difference to {base}, with 95 % intervals and noise floor"] if costs else []
-    return f"Cost per row: {'; '.join(said)}"
+    clauses = [", ".join(counts)] if counts else []
+    clauses += [f"{', '.join(costs)} as difference to {base}, with 95 % intervals and noise floor"] if costs else []
+    return f"Cost per row: {'; '.join(clauses)}"
 
 
 def _counted(table: AblationTable) -> list[Panel]:
@@ -90,15 +90,15 @@ def _counted(table: AblationTable) -> list[Panel]:
     if table.publishes("params"):
         panels.append(Panel("parameters, M", {row.name: mark for row in table.rows if (mark := _params(row))}))
     done = {name for column, name in PUBLISHED_COUNTS.items() if table.publishes(column)}
-    own = [name for name in quantities.names(table, "counted") if name in table.metrics and name not in done]
-    panels += [_medians(table, name) for name in own]
+    names = [name for name in quantities.names(table, "counted") if name in table.metrics and name not in done]
+    panels += [_medians(table, name) for name in names]
     spread = [panel for panel in panels if _range(panel) > ALIKE]
     return spread or panels[:1]
 
 
 def _range(panel: Panel) -> float:
-    at = [mark.at for mark in panel.marks.values()] or [0.0]
-    return (max(at) - min(at)) / (max(at) or 1)
+    values = [mark.at for mark in panel.marks.values()] or [0.0]
+    return (max(values) - min(values)) / (max(values) or 1)
 
 
 def _flops(row: Row) -> Mark | None:
@@ -137,12 +137,12 @@ def _measured(table: AblationTable) -> list[Panel]:
                 continue
             value, ratio = short(row.value(name) / scale), ratios[row.name]
             if isinstance(ratio, Ratio):
-                found = ratio.interval
-                more = 100 * (found.value - 1)
-                said = f"{value} ({more:+.{0 if abs(more) > 10 else 1}f} %)" if abs(more) >= 0.05 else f"{value} (0 %)"
-                places = (log10(x) for x in (found.value, found.low, found.high, 1 + ratio.floor))
+                interval = ratio.interval
+                more = 100 * (interval.value - 1)
+                label = f"{value} ({more:+.{0 if abs(more) > 10 else 1}f} %)" if abs(more) >= 0.05 else f"{value} (0 %)"
+                places = (log10(x) for x in (interval.value, interval.low, interval.high, 1 + ratio.floor))
                 at, low, high, floor = places
-                marks[row.name] = Mark(at, said.replace("-", "−"), low, high, floor=floor, told=ratio.distinguishable)
+                marks[row.name] = Mark(at, label.replace("-", "−"), low, high, floor=floor, told=ratio.distinguishable)
             elif table.baseline_of(row) is row:
                 marks[row.name] = Mark(0.0, value)
         panels.append(Panel(title, marks, differences=True))
@@ -153,8 +153,8 @@ def _medians(table: AblationTable, name: str) -> Panel:
     title, scale = quantities.titled(table, name)
     marks = {}
     for row in table.rows:
-        if found := row.interval(name):
-            value, low, high = (x / scale for x in (found.value, found.low, found.high))
+        if interval := row.interval(name):
+            value, low, high = (x / scale for x in (interval.value, interval.low, interval.high))
             marks[row.name] = Mark(value, short(value), *((low, high) if low < high else (None, None)))
     return Panel(title, marks)
 
@@ -208,13 +208,13 @@ def _percent(axes: Axes, panel: Panel) -> None:
     else:
         step = next((n for n in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if 10**high - 10**low <= n / 20), 100)
         values = {1 + n * step / 100: f"{n * step:+g} %".replace("-", "−") for n in range(-9, 20) if n * step > -100}
-    shown = [(0.0, "1×" if high - low > 0.6 else "0")]  # then outwards, as far apart as letters need
+    ticks = [(0.0, "1×" if high - low > 0.6 else "0")]  # then outwards, as far apart as letters need
     for value, words in sorted(values.items(), key=lambda item: abs(log10(item[0]))):
         at = log10(value)
-        if low <= at <= high and all(abs(at - other) > 0.24 * (high - low) for other, _ in shown):
-            shown.append((at, words))
+        if low <= at <= high and all(abs(at - placed) > 0.24 * (high - low) for placed, _ in ticks):
+            ticks.append((at, words))
     axes.set_xlim(low, high)
-    axes.set_xticks(*zip(*shown, strict=True))
+    axes.set_xticks(*zip(*ticks, strict=True))
 
 
 def _legend(table: AblationTable, panels: list[Panel], rows: list[Row]) -> list:
@@ -224,9 +224,9 @@ def _legend(table: AblationTable, panels: list[Panel], rows: list[Row]) -> list:
     if table.paper:
         kinds = {FIT: [r for r in rows if r.fit], OURS: [r for r in rows if r.published is None and not r.fit]}
         kinds[AS_PUBLISHED] = [row for row in rows if row.published is not None and not row.fit]
-        for words, of_kind in reversed(kinds.items()):
-            if of_kind:
-                handles.append(Line2D([], [], ls="", label=words, **_look(of_kind[0], MEASURED)))
+        for words, members in reversed(kinds.items()):
+            if members:
+                handles.append(Line2D([], [], ls="", label=words, **_look(members[0], MEASURED)))
     if any(mark.printed is not None for mark in marks):
         handles.append(Line2D([], [], ls="", marker="D", color=PRINTED, mfc="none", ms=9, label="printed by the paper"))
     if any(mark.low is not None for mark in marks):

@@ -14,7 +14,7 @@ TALL = 0.62  # inches of a row of panels
 
 def draw(table: AblationTable) -> tuple[Figure, str] | None:
     """Easy values stand on the left; the black line is what the reach of two blocks allows."""
-    names, known = probes.names(table), table.quantities()
+    names, quantities = probes.names(table), table.quantities()
     rows = [row for row in table.measured if any(probes.points(row.measurement(name)) for name in names)]
     if not rows:
         return None
@@ -40,12 +40,12 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
             wrong = [place for place in places if points[place].blind or points[place].leaks]
             axes.plot(wrong, [points[place].accuracy.value for place in wrong], "o", color=BLIND, ms=5)
     for column, name in enumerate(names):
-        one = next((m for row in rows if (m := row.measurement(name)) and m.samples), None)
-        grid[0][column].set_title(known[name].title, fontsize=8.5)
-        if one is not None:
-            values = one.details["values"]
+        measured = next((m for row in rows if (m := row.measurement(name)) and m.samples), None)
+        grid[0][column].set_title(quantities[name].title, fontsize=8.5)
+        if measured is not None:
+            values = measured.details["values"]
             grid[-1][column].set_xticks(range(len(values)), [f"{value:g}" for value in values], fontsize=7.5)
-            grid[-1][column].set_xlabel(one.details["dial"], fontsize=8)
+            grid[-1][column].set_xlabel(measured.details["dial"], fontsize=8)
     handles = [
         Line2D([], [], color=MEASURED, marker="o", ms=3, label="accuracy, from 0 to 100 %"),
         Patch(color=VARIANT, label="95 % interval"),

@@ -32,8 +32,8 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         ridge, top = ridges[place]
         product, copy = (short(rate) for rate in roofs[place])
         name = "" if len(where) == 1 else f"{_apart(place, where)}: "
-        said = f"{name}large matrix product,\n{product} GMAC/s (flat), and large copy,\n{copy} GB/s (slope)"
-        axes.plot([low, ridge, high], [top - (ridge - low), top, top], color=color, lw=1.6, label=said)
+        label = f"{name}large matrix product,\n{product} GMAC/s (flat), and large copy,\n{copy} GB/s (slope)"
+        axes.plot([low, ridge, high], [top - (ridge - low), top, top], color=color, lw=1.6, label=label)
     marks = looks(table)
     for row, (x, y) in zip(rows, spots, strict=True):
         color, marker = marks[scheme_of(row)]

@@ -56,9 +56,9 @@ def _panel(
             continue
         color, marker = marks[line.scheme]
         slope = line.exponent(name)
-        known = f" ({line.theory})" if name == ATTENTION and line.theory else ""
+        theory = f" ({line.theory})" if name == ATTENTION and line.theory else ""
         lost = " †" if any(exponents.grows(row, name) is None for row in line.rows) else ""
-        label = line.scheme + ("" if slope is None else f" {slope:.2f}") + known + lost
+        label = line.scheme + ("" if slope is None else f" {slope:.2f}") + theory + lost
         (handle,) = axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=5, lw=1.3, ls="", label=label)
         if slope is not None:
             middle = [sum(values) / len(points) for values in zip(*points, strict=True)]

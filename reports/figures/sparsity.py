@@ -28,15 +28,15 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         points, labels, (words, scale) = [], [], unit(table.quantities()[cost])
         for name, rows in lines.items():
             color, marker = looks.get(name, (PRINTED if name in bases else FAINT, "D" if name in bases else "o"))
-            at = [(log10(row.value(cost) / scale), sparsity.gain(table, row)) for row in rows if row.value(cost)]
-            if not at:
+            places = [(log10(row.value(cost) / scale), sparsity.gain(table, row)) for row in rows if row.value(cost)]
+            if not places:
                 continue
-            points += at
-            alone = len(at) == 1 and name not in looks
-            axes.plot(*zip(*at, strict=True), marker=marker, color=color, ms=5 if alone else 6, lw=1.2, mec="white",
-                      mew=0.6, ls="-" if len(at) > 1 else "", label=None if alone else name, zorder=3)  # fmt: skip
+            points += places
+            alone = len(places) == 1 and name not in looks
+            axes.plot(*zip(*places, strict=True), marker=marker, color=color, ms=5 if alone else 6, lw=1.2, mec="white",
+                      mew=0.6, ls="-" if len(places) > 1 else "", label=None if alone else name, zorder=3)  # fmt: skip
             if alone:
-                labels.append((*at[0], name, color, "bold" if name in bases else "normal"))
+                labels.append((*places[0], name, color, "bold" if name in bases else "normal"))
         corners = pareto(axes, points)
         log_limits(axes, [x for x, _ in points])
         axes.set_title(TITLES[cost])
