@@ -124,6 +124,7 @@ def needed(case: Case, process: str) -> list[str]:
         return []
     return {
         "forward": ["forward_error"],
+        "stream": ["forward_error"],
         "largest_batch": ["forward_error"],
         "training": ["forward_error", "backward_error"],
         "training_largest_batch": ["forward_error", "backward_error"],

@@ -6,6 +6,7 @@ before the model is built, input excluded: the process is fresh, and libraries a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from harness.cost import memory
@@ -21,25 +22,36 @@ PEAK_MEMORY = Quantity("peak_memory", "sized", "peak memory", "bytes", "lower")
 @register("peak_memory", PEAK_MEMORY, timed=True, order=0)
 def peak_memory(workload: Workload) -> list[Measurement]:
     """Runs before the other timed metrics, since it must see the process without a model."""
-    surroundings = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
+    return measured(workload, PEAK_MEMORY)
+
+
+def measured(
+    workload: Workload,
+    quantity: Quantity,
+    run: Callable[[Workload], None] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> list[Measurement]:
+    """What `run` needs at its peak, by default a forward pass; `facts` go into the details."""
+    run, surroundings = run or _forward, {"kernel_requested": workload.case.kernel, "kernel": workload.kernel}
+    surroundings |= (facts or {}) | workload.surroundings()
     on_cuda = workload.device.type == "cuda"
     if not on_cuda and (workload.case.compile or workload.kernel == "flex"):
         cure = "use compile=false" if workload.case.compile else "kernel flex is compiled when it runs; use another"
         reason = f"{memory.COMPILERS_OWN}; {cure}"
-        return [PEAK_MEMORY.absent(reason, details=surroundings)]
-    peak, details = _cuda(workload) if on_cuda else _cpu(workload)
+        return [quantity.absent(reason, details=surroundings)]
+    peak, details = _cuda(workload, run) if on_cuda else _cpu(workload, run)
     weights = [*workload.eager.parameters(), *workload.eager.buffers()]
     details["weights_bytes"] = sum(t.numel() * t.element_size() for t in weights)
-    return [PEAK_MEMORY.of([peak], details | surroundings)]
+    return [quantity.of([peak], details | surroundings)]
 
 
-def _cuda(workload: Workload) -> tuple[int, dict[str, Any]]:
+def _cuda(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dict[str, Any]]:
     import torch
 
-    _forward(workload)  # libraries allocate their workspaces in the first pass
+    run(workload)  # libraries allocate their workspaces in the first pass
     workload.synchronize()
     torch.cuda.reset_peak_memory_stats(workload.device)
-    _forward(workload)
+    run(workload)
     workload.synchronize()
     details = {
         "how": "peak of torch's allocator",
@@ -48,7 +60,7 @@ def _cuda(workload: Workload) -> tuple[int, dict[str, Any]]:
     return torch.cuda.max_memory_allocated(workload.device), details
 
 
-def _cpu(workload: Workload) -> tuple[int, dict[str, Any]]:
+def _cpu(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dict[str, Any]]:
     _exercise_libraries(workload)
     with memory.freed_at_once():
         memory.release()
@@ -56,7 +68,7 @@ def _cpu(workload: Workload) -> tuple[int, dict[str, Any]]:
         workload.model  # noqa: B018  (built here: its weights belong to the growth)
         memory.release()
         with memory.Peak() as peak:
-            _forward(workload)
+            run(workload)
     return max(0, peak.bytes - baseline), {"how": peak.how, "baseline_bytes": baseline}
 
 
