@@ -222,7 +222,10 @@ def chosen(request: Options) -> tuple[list[Ablation], Settings]:
         case.choose(ablations, request.rows)
         ablations = [ablation for ablation in ablations if ablation.chosen]
     single = {name: value for name, value in overrides.items() if not isinstance(value, list)}
-    return ablations, Settings(**single, model=request.model_changes)
+    settings = Settings(**single, model=request.model_changes)
+    for ablation in ablations:
+        case.check_changes(ablation, settings)
+    return ablations, settings
 
 
 def training(request: Options) -> Training:

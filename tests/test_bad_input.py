@@ -115,7 +115,8 @@ def test_errors_need_neither_torch_nor_a_trace(tmp_path):
     mine.write_text("name: mine\nquestion: '?'\nmodel: m\nrows: [{row: a}]\nfigures: [costt]\n")
     wrong = ["ablation=nonsense"], [GOOD, "seed=x"], [GOOD, "kernel=sdp"], ["suite=gpo"], [f"ablation={mine}"]
     rows = ["ablation=attention_schemes", "rows=ful"]
-    for arguments, status in ((["--help"], 0), ([], 0), *((words, 2) for words in (*wrong, rows))):
+    models = [GOOD, "model.widhts=[1]"], [GOOD, "vary.positon=[peg]"], [GOOD, "model.attention.G.scheme=ful"]
+    for arguments, status in ((["--help"], 0), ([], 0), *((words, 2) for words in (*wrong, rows, *models))):
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr

@@ -443,6 +443,25 @@ def _ends(values: list[Any], settings: Settings) -> list[Any]:
     return [values[0], values[-1]] if settings.quick and len(values) > 2 else values
 
 
+def check_changes(ablation: Ablation, settings: Settings) -> None:
+    """Everything that an ablation and a run change in models, as far as it can be checked before torch is loaded.
+
+    Raises: UsageError naming the row.
+    """
+    axes = {axis: values for axis, values in ablation.vary.items() if axis not in AXES}
+    for row in ablation.rows:
+        model = row.model or ablation.model or ""
+        if "." in model:  # of a module that no package declares, and only it knows its fields
+            continue
+        try:
+            said.check_model_changes(row.changes | settings.model)
+            for path, values in (axes | row.dial).items():
+                for value in values:
+                    said.check_model_changes({path: value})
+        except KeyError as error:
+            raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {_message(error)}") from None
+
+
 def _left_open(clips: list[dict[str, int]], settings: Settings) -> list[dict[str, int]]:
     """The values of the axis `clip` without what the settings fix, each once."""
     free = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in clips]
