@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 
 import torch
 from rich.console import Console
@@ -15,19 +15,20 @@ from rich.table import Table
 
 import attention_zoo
 import backbones
-from attention_zoo import UnknownName
+from attention_zoo import Grid, UnknownName
 from backbones.checkpoint import CLASSIFIER, CheckpointError, read, translate
+from backbones.residual import Block
 
-USAGE = """python -m backbones                          every model: parameters, multiply-adds of a view, input, source
+USAGE = """python -m backbones                          every model: its size, costs and input, source, licence
 python -m backbones describe NAME            its stages
 python -m backbones convert FILE NAME OUT    a checkpoint of a known layout, as OUT.safetensors under our names"""
-CLASSES = 400  # of the models that are listed: Kinetics-400's
+CLASSES, IMAGE_CLASSES = 400, 1000  # of the models that are listed: Kinetics-400's, and ImageNet-1k's
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 a wrong command."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
     try:
         match arguments:
             case []:
@@ -48,58 +49,62 @@ def main(arguments: list[str] | None = None) -> int:
 
 def on_meta(name: str) -> backbones.Backbone:
     """A model without weights, to be counted."""
+    classes = IMAGE_CLASSES if backbones.config(name).clip.t == 1 else CLASSES
     with torch.device("meta"):
-        return backbones.create(name, CLASSES)
+        return backbones.create(name, classes)
 
 
 def listing(console: Console) -> None:
-    """All models, a line each; counted with a classifier of 400 classes."""
-    table = Table(
-        "model", "M params", "GMAC a view", "input", "paper", "weights of the authors", box=None, pad_edge=False
-    )
+    """All models, a line each."""
+    titles = ("model", "M params", "GMAC a view", "input", "paper", "code", "licence", "weights of the authors")
+    table = Table(*titles, box=None, pad_edge=False)
     for name in backbones.names():
         model, origin = on_meta(name), backbones.origin(name)
-        frames, height, width = model.clip
-        table.add_row(
-            name, millions(model), giga(model.macs()), f"{frames}x{height}x{width}", origin.paper, origin.weights
-        )
+        source = (origin.paper, origin.code, origin.licence, origin.weights)
+        table.add_row(name, millions(model), giga(model.macs()), size_of(model), *source)
     console.print(table)
+    console.print(f"Classifiers are of {CLASSES} classes, of image models {IMAGE_CLASSES}.")
 
 
 def describe(name: str, console: Console) -> None:
-    """The stages of a model: blocks that share a map and a width, and what each stage costs."""
+    """The stages of a model, and what each costs."""
     model, origin = on_meta(name), backbones.origin(name)
-    frames, height, width = model.clip
-    console.print(
-        f"{name}: {millions(model)} M parameters, {giga(model.macs())} G multiply-adds a view, {CLASSES} classes"
+    counted = (
+        f"{millions(model)} M parameters, {giga(model.macs())} G multiply-adds a view, {model.num_classes} classes"
     )
-    console.print(f"input {frames}x{height}x{width}; {origin.paper}; code: {origin.code} ({origin.licence})")
-    table = Table(
-        "map", "tokens", "width", "blocks", "attention", "M params", "GMAC", "share", box=None, pad_edge=False
-    )
-    for (grid, dim), blocks in groupby(model.blocks().values(), key=lambda block: (block.grid, norm_width(block))):
-        same = list(blocks)
-        macs = sum(block.macs() for block in same)
-        size = sum(parameter.numel() for block in same for parameter in block.parameters())
-        table.add_row(
-            "x".join(map(str, grid)),
-            str(grid.tokens + same[0].prefix),
-            str(dim),
-            str(len(same)),
-            ", ".join(dict.fromkeys(scheme_of(block) for block in same)),
-            f"{size / 1e6:.3f}",
-            giga(macs),
-            f"{macs / model.macs():.0%}",
-        )
+    console.print(f"{name}: {counted}")
+    source = f"{origin.paper}; code: {origin.code} ({origin.licence}); weights: {origin.weights}"
+    console.print(f"input {size_of(model)}; {source}")
+    titles = ("stage", "map", "tokens", "width", "blocks", "attention", "M params", "GMAC", "share")
+    table, left, macs_left = Table(*titles, box=None, pad_edge=False), parameters(model), model.macs()
+    for number, (grid, dim, blocks) in enumerate(stages(model), 1):
+        macs, size = sum(block.macs() for block in blocks), sum(map(parameters, blocks))
+        left, macs_left = left - size, macs_left - macs
+        schemes = ", ".join(dict.fromkeys(map(scheme_of, blocks)))
+        tokens = str(Grid(*grid).tokens + blocks[-1].prefix)
+        cells = ("x".join(map(str, grid)), tokens, str(dim), str(len(blocks)), schemes)
+        table.add_row(str(number), *cells, f"{size / 1e6:.3f}", giga(macs), f"{macs / model.macs():.0%}")
+    rest = ("embedding, positions, classifier", f"{left / 1e6:.3f}", giga(macs_left), f"{macs_left / model.macs():.0%}")
+    table.add_row("", "", "", "", "", *rest)
     console.print(table)
 
 
-def norm_width(block: backbones.Block) -> int:
-    """The width of the tokens that go into a block: what its first norm norms."""
-    return block.residuals()[0].norm.normalized_shape[0]
+def stages(model: backbones.Backbone) -> Iterator[tuple[Sequence[int], int, list[Block]]]:
+    """Map (after it), width and blocks of each stage."""
+    sizes, blocks = model.config.sizes(), list(model.blocks().values())
+    if sum(sizes["blocks"]) != len(blocks):  # the same blocks on two paths
+        yield blocks[0].grid, sizes["widths"][0], blocks
+        return
+    for count, dim, grid in zip(sizes["blocks"], sizes["widths"], sizes["tokens"], strict=True):
+        yield grid, dim, blocks[:count]
+        blocks = blocks[count:]
 
 
-def scheme_of(block: backbones.Block) -> str:
+def size_of(model: backbones.Backbone) -> str:
+    return "x".join(map(str, model.clip))
+
+
+def scheme_of(block: Block) -> str:
     """The schemes that a block attends with, by their registered names, or by what a family's own says it is `like`."""
     names = {attention_zoo.schemes.get(name): name for name in attention_zoo.schemes.names()}
     told = (names.get(type(module)) or getattr(module, "like", None) for module in block.modules())
@@ -115,10 +120,16 @@ def convert(file: str, name: str, out: str, console: Console) -> None:
     report = backbones.load_checkpoint(model, file)
     path = backbones.save_checkpoint(model, out)
     console.print(f"{file}: layout {report.layout}, {len(report.loaded)} tensors, now in {path}")
+    if report.note:
+        console.print(f"Note: {report.note}.")
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def millions(model: torch.nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.3f}"
+    return f"{parameters(model) / 1e6:.3f}"
 
 
 def giga(macs: int) -> str:

@@ -17,7 +17,7 @@ import os
 import pickle
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ CLASSIFIER = "classifier."
 COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
 PART, BACKBONE = "part", "backbone"  # in the metadata of a trained part: its name, and the digest of the frozen rest
 SETS = "sets"  # in the metadata of a model that was trained on several data sets: its classifiers
-SHOWN = 5  # names listed of each kind of misfit
 
 
 class CheckpointError(ValueError):
@@ -50,7 +49,9 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor. `missing` and `mismatched` have our names, `unexpected` and `ignored` the file's."""
+    """What became of each tensor. `missing` and `mismatched` have our names, `unexpected` and `ignored` the file's.
+    `note` says what the layout's models do otherwise than ours with the same weights.
+    """
 
     path: Path
     layout: str
@@ -60,6 +61,7 @@ class LoadReport:
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # (shape in the file, shape in the model)
     ignored: dict[str, str]  # name -> reason
     config_differs: dict[str, tuple[Any, Any]]  # (in the file, in the model); for files of our own layout
+    note: str = ""
 
     @property
     def complete(self) -> bool:
@@ -84,10 +86,35 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 def listed(kind: str, names: Iterable[str], separator: str = ", ") -> str:
-    """One line with the number of names and the first few of them; nothing where there are none."""
+    """One line with the number of names and all of them, see `compact`; nothing where there are none."""
     names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"  {len(names)} {kind}: {separator.join(names[:SHOWN])}{more}" if names else ""
+    return f"  {len(names)} {kind}: {separator.join(compact(names))}" if names else ""
+
+
+def compact(names: Iterable[str]) -> list[str]:
+    """Names that differ in a number as one: `column.[0-11].norm1.weight`."""
+    parts = [name.split(".") for name in names]
+    for place in reversed(range(max(map(len, parts), default=0))):
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for words in parts:
+            number = place < len(words) - 1 and words[place].isdecimal()
+            key = (*words[:place], "*", *words[place + 1 :]) if number else tuple(words)
+            alike.setdefault(key, []).append(words[place] if number else "")
+        parts = [[_range(found) if word == "*" else word for word in key] for key, found in alike.items()]
+    return [".".join(words) for words in parts]
+
+
+def _range(numbers: list[str]) -> str:
+    """3, or [0-3,5]."""
+    ordered, runs = sorted(map(int, numbers)), []
+    for number in ordered:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    if len(ordered) == 1:
+        return numbers[0]
+    return "[" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "]"
 
 
 def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
@@ -104,13 +131,13 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
     """
     path = Path(path)
     tensors, metadata = read(path)
+    own = weights_of(model)
     try:
         # What we wrote has our names; those of a trained part alone, such as a classifier, would not tell the layout.
         ours = Translated(Layout(NATIVE_NAME, ""), tensors, {key: key for key in tensors}, {})
-        found = ours if "config" in metadata else translate(tensors, model.config and model.config.family)
+        found = ours if "config" in metadata else translate(tensors, model.config and model.config.family, own)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    own = weights_of(model)
     ignored = dict(found.ignored)
     several = any(map(OF_A_SET.match, [*own, *found.tensors]))  # a classifier for each set, here or in the file
     strangers = [key for key in found.tensors if key.startswith(CLASSIFIER) and key not in own]
@@ -136,6 +163,7 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
         mismatched=mismatched,
         ignored=ignored,
         config_differs=_config_differences(model, metadata),
+        note=found.layout.note,
     )
     if not fitting:
         raise CheckpointError(f"{path} (layout: {report.layout}) has no tensor that fits the model\n{report}")
@@ -149,6 +177,8 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
             own[key].copy_(given[key])
     if str(report):
         logger.warning("%s (layout: %s): %d tensors loaded\n%s", path, report.layout, len(fitting), report)
+    if report.note:
+        logger.info("%s (layout: %s): %s", path, report.layout, report.note)
     for name, reason in ignored.items():
         logger.debug("%s: %s ignored: %s", path, name, reason)
     return report
@@ -182,9 +212,11 @@ def parted(model: Backbone) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return held, {key: value for key, value in tensors.items() if key not in held}
 
 
-def translate(state: Mapping[str, Tensor], family: str | None = None) -> Translated:
-    """A state dict under our names, found in any known layout, those of one family first. Raises: ValueError."""
-    return renamed(state, layouts_of(family))
+def translate(state: Mapping[str, Tensor], family: str | None = None, wanted: Collection[str] = ()) -> Translated:
+    """A state dict under our names, found in any known layout: where several have such names the one that fits most of
+    the `wanted` ones, else those of one family first. Raises: ValueError.
+    """
+    return renamed(state, layouts_of(family), wanted)
 
 
 def _of_one_frame(tensor: Tensor, own: Tensor) -> Tensor:

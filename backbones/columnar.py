@@ -249,7 +249,7 @@ DIVIDED_LAYOUT = _layout(
     {"temporal_attn": "0", "attn": "1"},
     {"temporal_norm1": "0", "norm1": "1"},
 )
-VIT_LAYOUT = _layout("ViT", r"^blocks\.\d+\.attn\.qkv\.", {"attn": "0"}, {"norm1": "0"})
+VIT_LAYOUT = _layout("image ViT (timm, DeiT)", r"^blocks\.\d+\.attn\.qkv\.", {"attn": "0"}, {"norm1": "0"})
 
 TRANSFORMERS_LAYOUT = Layout(
     "TimeSformer (transformers)",
@@ -331,28 +331,35 @@ VIVIT_LAYOUT = jax_layout(
         (r"^Transformer/encoder_norm/bias$", "norm.bias"),
     ),
 )
-VIVIT_TRANSFORMERS_LAYOUT = Layout(
-    "ViViT (transformers)",
-    r"^(vivit\.|vit\.)?encoder\.layer\.\d+\.attention\.attention\.query\.",
-    renames=tuple(
-        (rf"^(?:vivit\.|vit\.)?{theirs}", ours)
-        for theirs, ours in (
-            (r"embeddings\.patch_embeddings\.projection\.", "embed.proj."),
-            (r"embeddings\.cls_token$", "position.class_token"),
-            (r"embeddings\.position_embeddings$", "position.joint"),
-            (r"encoder\.layer\.(\d+)\.layernorm_before\.", r"column.\1.norms.0."),
+
+
+def _transformers(name: str, module: str, positions: str) -> Layout:
+    """ViViT and the image ViT have the same names there, but for the module's; `positions` are what theirs are here."""
+    inside = rf"^(?:{module}\.)?"
+    block = rf"{inside}encoder\.layer\.(\d+)\."
+    return Layout(
+        name,
+        rf"{block}attention\.attention\.query\.",
+        renames=(
+            (rf"{inside}embeddings\.patch_embeddings\.projection\.", "embed.proj."),
+            (rf"{inside}embeddings\.cls_token$", "position.class_token"),
+            (rf"{inside}embeddings\.position_embeddings$", positions),
+            (rf"{block}layernorm_before\.", r"column.\1.norms.0."),
             *(
-                (rf"encoder\.layer\.(\d+)\.attention\.attention\.{role}\.(.*)$", rf"column.\1.attention.0.qkv.\2#{i}")
+                (rf"{block}attention\.attention\.{role}\.(.*)$", rf"column.\1.attention.0.qkv.\2#{i}")
                 for i, role in enumerate(("query", "key", "value"))
             ),
-            (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"column.\1.attention.0.proj."),
-            (r"encoder\.layer\.(\d+)\.layernorm_after\.", r"column.\1.mlp_norm."),
-            (r"encoder\.layer\.(\d+)\.intermediate\.dense\.", r"column.\1.mlp.fc1."),
-            (r"encoder\.layer\.(\d+)\.output\.dense\.", r"column.\1.mlp.fc2."),
-            (r"layernorm\.", "norm."),
-        )
-    ),
-)
+            (rf"{block}attention\.output\.dense\.", r"column.\1.attention.0.proj."),
+            (rf"{block}layernorm_after\.", r"column.\1.mlp_norm."),
+            (rf"{block}intermediate\.dense\.", r"column.\1.mlp.fc1."),
+            (rf"{block}output\.dense\.", r"column.\1.mlp.fc2."),
+            (rf"{inside}layernorm\.", "norm."),
+        ),
+    )
+
+
+VIVIT_TRANSFORMERS_LAYOUT = _transformers("ViViT (transformers)", "vivit", "position.joint")
+VIT_TRANSFORMERS_LAYOUT = _transformers("image ViT (transformers)", "vit", "position.space")
 
 
 def of_image(model: Columnar, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -411,7 +418,15 @@ ORIGINS = {
     "deit": Origin("arXiv:2012.12877", "facebookresearch/deit", "Apache-2.0", "ImageNet-1k: README"),
 }
 
-LAYOUTS = (NATIVE, DIVIDED_LAYOUT, TRANSFORMERS_LAYOUT, VIVIT_LAYOUT, VIVIT_TRANSFORMERS_LAYOUT, VIT_LAYOUT)
+LAYOUTS = (
+    NATIVE,
+    DIVIDED_LAYOUT,
+    TRANSFORMERS_LAYOUT,
+    VIVIT_LAYOUT,
+    VIVIT_TRANSFORMERS_LAYOUT,
+    VIT_TRANSFORMERS_LAYOUT,
+    VIT_LAYOUT,
+)
 families.register("columnar")(
     Family("columnar", ColumnarConfig, Columnar, models, LAYOUTS, ORIGINS, from_image, of_image)
 )

@@ -96,11 +96,11 @@ def inflate(
     if not isinstance(state_2d, Mapping):
         source = str(state_2d)
         state_2d, _ = read(Path(state_2d))
+    own = weights_of(model)
     try:
-        found = translate(state_2d, model.config and model.config.family)
+        found = translate(state_2d, model.config and model.config.family, own)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    own = weights_of(model)
     family = None if model.config is None else families.get(model.config.family)
     from_image = family and family.from_image
     tensors = family.of_image(model, found.tensors) if family and family.of_image else found.tensors

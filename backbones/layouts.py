@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,8 @@ class Layout:
     """A naming scheme: `sign` finds it, `renames` translates it, `ignored` says what we leave out and why.
 
     A new name that ends in `#0`, `#1` and so on is a part of our tensor, such as the queries of `qkv.weight#0`: parts
-    are stacked in that order. `shaped` makes what a name stands for there, such as a kernel of JAX, our shape.
+    are stacked in that order. `shaped` makes what a name stands for there, such as a kernel of JAX, our shape. `note`
+    says what the released code does otherwise with the same weights.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Layout:
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
     shaped: Callable[[str, Tensor], Tensor] | None = None
+    note: str = ""
 
     def rename(self, key: str) -> str:
         """The first rule that matches renames; a name that none matches stays."""
@@ -47,19 +49,21 @@ class Translated:
     ignored: dict[str, str]
 
 
-def detect(keys: Iterable[str], layouts: Sequence[Layout]) -> Layout | None:
-    """The first layout that has such names."""
+def detect(keys: Iterable[str], layouts: Sequence[Layout], wanted: Collection[str] = ()) -> Layout | None:
+    """The layout that has such names; of several the one that makes most of them `wanted` ones, else the first."""
     stripped = [WRAPPED.sub("", key) for key in keys]
-    return next((layout for layout in layouts if any(re.search(layout.sign, key) for key in stripped)), None)
+    having = [layout for layout in layouts if any(re.search(layout.sign, key) for key in stripped)]
+    fits = lambda layout: sum(layout.rename(key).partition("#")[0] in wanted for key in stripped)  # noqa: E731
+    return max(having, key=fits) if len(having) > 1 and wanted else having[0] if having else None
 
 
-def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> Translated:
-    """Finds the layout by the names and renames.
+def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], wanted: Collection[str] = ()) -> Translated:
+    """Finds the layout by the names, see `detect`, and renames.
 
     Raises:
         ValueError: no known layout has such names, or two of them mean the same tensor.
     """
-    layout = detect(state, layouts)
+    layout = detect(state, layouts, wanted)
     if layout is None:
         raise ValueError(
             f"names such as {', '.join(list(state)[:3])} belong to no known layout; "

@@ -366,11 +366,13 @@ RELEASED = Layout(
         (r"^blocks\.(\d+)\.proj(?:_max_pool)?\.", r"column.\1.skip.proj."),
         (r"^blocks\.(\d+)\.", r"column.\1."),
     ),
+    note="the released model gives probabilities in evaluation, a softmax of the class scores that this one gives",
 )
 MULTI = replace(
     RELEASED,
     name="MultiTrain",
     sign=r"^blocks\.\d+\.proj_max_pool\.",
+    note="",
     renames=((r"^head\.heads\.", "classifier."), *RELEASED.renames),  # of each data set, see `backbones.sets`
     ignored=(
         (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, no_type_check
 
@@ -374,7 +374,7 @@ DUALFORMER = Layout(
     ),
 )
 VIDEO_SWIN = Layout(
-    "Video Swin (mmaction)",
+    "Video Swin (mmaction), image Swin",
     r"^layers\.\d+\.",
     renames=(
         (r"^patch_embed\.", "stages.0.embed."),
@@ -393,6 +393,17 @@ VIDEO_SWIN = Layout(
     ),
 )
 
+SWIN_TIMM = replace(
+    VIDEO_SWIN,
+    name="Swin (timm)",
+    sign=r"^head\.fc\.|^layers\.3\.downsample\.",
+    renames=(  # timm counts the merging to the stage after it, as we do
+        (r"^layers\.(\d+)\.downsample\.", r"stages.\1.embed."),
+        (r"^head\.fc\.", "classifier."),
+        *VIDEO_SWIN.renames,
+    ),
+)
+
 ORIGINS = {
     "dualformer": Origin("arXiv:2112.04674", "sail-sg/dualformer", "Apache-2.0", "K400, K600: README"),
     "video_swin": Origin(
@@ -402,5 +413,5 @@ ORIGINS = {
 }
 
 families.register("pyramid")(
-    Family("pyramid", PyramidConfig, Pyramid, models, (NATIVE, DUALFORMER, VIDEO_SWIN), ORIGINS)
+    Family("pyramid", PyramidConfig, Pyramid, models, (NATIVE, DUALFORMER, SWIN_TIMM, VIDEO_SWIN), ORIGINS)
 )

@@ -1,5 +1,7 @@
 """`python -m backbones`: what it lists, draws and converts."""
 
+import re
+
 import pytest
 import torch
 
@@ -10,29 +12,47 @@ from backbones.multiscale import RELEASED
 
 def test_every_model_is_listed_with_its_cost(capsys):
     assert main([]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, foot = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(backbones.names())
-    assert next(line.split()[1:4] for line in lines if line.startswith("dualformer_tiny ")) == [
-        "21.973",
-        "59.86",
-        "32x224x224",
-    ]
+    listed = {line.split()[0]: line for line in lines[1:]}
+    assert listed["dualformer_tiny"].split()[1:4] == ["21.973", "59.86", "32x224x224"]
+    assert listed["deit_tiny"].split()[1] == "5.717"
+    assert "1000" in foot
+    for name, line in listed.items():
+        origin = backbones.origin(name)
+        assert line.rstrip().endswith(origin.weights)
+        assert all(word in line for word in (origin.paper, origin.code, origin.licence))
+
+
+def rows(capsys):
+    """The table without its head, by columns; the last line holds what is in no block."""
+    title, _, head, *lines = capsys.readouterr().out.splitlines()
+    starts = [head.index(word) for word in re.split(r"\s\s+", head.strip())]
+    cut = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+    return title, cut
 
 
 def test_stages_add_up_to_the_model(capsys):
     assert main(["describe", "mvit_v2_small_16f"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "34.538 M parameters, 64.22 G" in lines[0]
-    assert [line.split()[0] for line in lines[3:]] == ["8x56x56", "8x28x28", "8x14x14", "8x7x7"]
-    assert {line.split()[4] for line in lines[3:]} == {"pooling"}
+    title, table = rows(capsys)
+    assert "34.538 M parameters, 64.22 G" in title
+    assert [row[1] for row in table] == ["8x56x56", "8x28x28", "8x14x14", "8x7x7", ""]
+    assert [row[4:6] for row in table[:-1]] == [[n, "pooling"] for n in ("1", "2", "11", "2")]
+    assert sum(float(row[6]) for row in table) == pytest.approx(34.538, abs=0.002)
+    assert sum(float(row[7]) for row in table) == pytest.approx(64.22, abs=0.02)
 
 
 @pytest.mark.parametrize(
-    ("name", "attention"), [("vidtr_small", ["separable"]), ("vtn_base_250f", ["space_only", "windowed"])]
+    ("name", "attention"),
+    [
+        ("vidtr_small", ["separable"]),
+        ("vidtr_compact_small", ["separable"] * 3 + ["separable, full"]),
+        ("vtn_base_250f", ["space_only", "windowed"]),
+    ],
 )
 def test_attention_of_a_familys_own_is_named(name, attention, capsys):
     assert main(["describe", name]) == 0
-    assert [line.split()[4] for line in capsys.readouterr().out.splitlines()[3:]] == attention
+    assert [row[5] for row in rows(capsys)[1][:-1]] == attention
 
 
 def test_a_released_layout_is_converted(tmp_path, capsys):
@@ -42,7 +62,9 @@ def test_a_released_layout_is_converted(tmp_path, capsys):
     assert {RELEASED.rename(key) for key in state} == set(model.state_dict())
     torch.save({"model_state": state}, tmp_path / "released.pyth")
     other = backbones.create("mvit_base_16f", 5, changes=config)
-    assert backbones.load_checkpoint(other, tmp_path / "released.pyth").layout == RELEASED.name
+    report = backbones.load_checkpoint(other, tmp_path / "released.pyth")
+    assert report.layout == RELEASED.name
+    assert "softmax" in report.note
     for key, value in other.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=0)
 

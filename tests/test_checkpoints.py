@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import backbones
 from backbones import CheckpointError, PyramidConfig
+from backbones.checkpoint import compact
 
 DUALFORMER = PyramidConfig(
     attention={
@@ -222,7 +224,7 @@ def test_misfits_are_errors_and_leave_the_model_alone(tmp_path):
     with pytest.raises(CheckpointError) as error:
         backbones.load_checkpoint(model, misfit(tmp_path))
     for part in (
-        "weights.pth (layout: Video Swin (mmaction)) does not fit",
+        "weights.pth (layout: Video Swin (mmaction), image Swin) does not fit",
         "1 missing (in the model, not in the file): norm.weight",
         "1 unexpected (in the file, not in the model): backbone.surprise",
         "1 of another shape: classifier.weight 400x8 in the file, 5x8 here",
@@ -246,11 +248,35 @@ def test_misfits_are_reported_if_not_strict(tmp_path, caplog):
     assert not torch.equal(model.classifier.bias, before["classifier.bias"])
 
 
-def test_many_misfits_are_counted(tmp_path):
+def test_many_misfits_are_all_named(tmp_path):
     torch.save(filled(released_swin()), tmp_path / "weights.pth")
     larger = backbones.create(SWIN.changed({"depths": [4, 4]}), CLASSES)
-    with pytest.raises(CheckpointError, match=r"52 missing .*: stages\.0\.blocks\.2\.norm1\.weight, .* and 47 more"):
+    with pytest.raises(CheckpointError, match=r"52 missing .*: (stages\.\[0-1\]\.blocks\.\[2-3\]\.\S+,? ?){13}\n"):
         backbones.load_checkpoint(larger, tmp_path / "weights.pth")
+
+
+def test_names_that_differ_in_numbers_are_one():
+    names = ["a.0.w", "a.1.w", "a.3.w", "b.0.1.w", "b.1.1.w", "b.0.2.w", "b.1.2.w", "c.7.fc1.w", "d"]
+    assert compact(names) == ["a.[0-1,3].w", "b.[0-1].[1-2].w", "c.7.fc1.w", "d"]
+    assert compact(f"x.{n}.w 3x4 here" for n in range(3)) == ["x.[0-2].w 3x4 here"]
+
+
+def test_image_swin_of_timm(tmp_path):
+    """There the merging counts to the stage after it, and the classifier has a name more."""
+    image = backbones.create("video_swin_tiny_image", 5, changes={"widths": [8, 8, 8, 8], "num_heads": [1, 1, 1, 1]})
+    state = {}
+    for key, tensor in image.state_dict().items():
+        name = re.sub(r"^stages\.0\.embed\.", "patch_embed.", key)
+        name = re.sub(r"^stages\.(\d)\.embed\.", r"layers.\1.downsample.", name)
+        name = re.sub(r"^stages\.(\d)\.blocks\.(\d+)\.attention\.", r"layers.\1.blocks.\2.attn.", name)
+        name = re.sub(r"^stages\.", "layers.", name).replace("bias.table", "relative_position_bias_table")
+        name = name.replace("classifier.", "head.fc.")
+        state[name] = tensor[:, :, 0] if tensor.ndim == 5 else tensor
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "timm.safetensors")
+    other = backbones.create(image.config, 5)
+    report = backbones.load_checkpoint(other, tmp_path / "timm.safetensors")
+    assert (report.layout, report.complete) == ("Swin (timm)", True)
+    torch.testing.assert_close(values(other), values(image), rtol=0, atol=0)
 
 
 def test_a_file_of_which_nothing_fits_is_an_error_in_any_case(tmp_path):

@@ -234,6 +234,32 @@ def test_models_equal_those_of_transformers(name, precision, tmp_path):
     assert error <= (1e-10 if precision == "f64" else 1e-5)
 
 
+@pytest.mark.parametrize("prefix", ["vit.", ""])
+def test_an_image_vit_of_transformers_is_loaded(prefix, tmp_path):
+    """Bare, its names are those of ViViT; the model says which of the two they are."""
+    image_config = ColumnarConfig(**JOINT, **SIZES | dict(clip=[1, 24, 32], patch=[1, 8, 8]), position="space")
+    image, other = (backbones.create(image_config, 7) for _ in range(2))
+    state = {}
+    for key, tensor in image.state_dict().items():
+        name = key.replace("embed.proj", "embeddings.patch_embeddings.projection")
+        name = name.replace("position.class_token", "embeddings.cls_token")
+        name = name.replace("position.space", "embeddings.position_embeddings")
+        name = re.sub(r"^column\.(\d)\.", r"encoder.layer.\1.", name).replace(
+            "attention.0.proj", "attention.output.dense"
+        )
+        name = name.replace("norms.0", "layernorm_before").replace("mlp_norm", "layernorm_after")
+        name = name.replace("mlp.fc1", "intermediate.dense").replace("mlp.fc2", "output.dense")
+        name = re.sub("^norm", "layernorm", name)
+        names = [name.replace("0.qkv", f"attention.{role}") for role in ("query", "key", "value")]
+        parts = tensor.chunk(3) if "qkv" in name else [tensor[:, :, 0] if tensor.ndim == 5 else tensor]
+        here = "" if name.startswith("classifier") else prefix
+        state |= {here + new: part.contiguous() for new, part in zip(names, parts, strict=False)}
+    save_file(state, tmp_path / "vit.safetensors")
+    report = backbones.load_checkpoint(other, tmp_path / "vit.safetensors")
+    assert (report.layout, report.complete) == ("image ViT (transformers)", True)
+    assert_close(other.state_dict(), image.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("form", [VIVIT_JOINT, VIVIT_SELF, VIVIT_DOT, JOINT])
 def test_vivit_starts_from_an_image_model(form):
     """The central frame sees what the image model saw, the positions are its at all times, as are all attentions."""
