@@ -19,7 +19,7 @@ MAY_LACK = {  # what a row may have no number of here, and why
     "sparsity": "the same",
 }
 FEW = ("full", "shifted_window", "neighborhood", "local + global")  # of a table that holds every scheme
-WHOLE = "attention_schemes"  # the one of these tables that is run with all of them
+WHOLE = "attention_schemes"  # the one of these tables that is run with all of them, too
 SLOW = (  # every scheme is compiled; takes steps of training, and one of them is predicted; is trained six times
     "compile",
     "training",
@@ -29,12 +29,14 @@ SLOW = (  # every scheme is compiled; takes steps of training, and one of them i
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in case.names()]
+    "name, whole",
+    [pytest.param(name, False, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name in case.names()]
+    + [pytest.param(WHOLE, True, id=f"{WHOLE}, whole", marks=pytest.mark.slow)],
 )
-def test_quick_mode_end_to_end(name, tmp_path, capsys):
+def test_quick_mode_end_to_end(name, whole, tmp_path, capsys):
     schemes, entries = set(attention_zoo.schemes.names()), case.resolve(case.load(name), QUICK)
     rows = [entry.case.row.partition(" · ")[0] for entry in entries]
-    few = [] if name == WHOLE or not schemes <= set(rows) else [f"rows=[{','.join(row for row in FEW if row in rows)}]"]
+    few = [] if whole or not schemes <= set(rows) else [f"rows=[{','.join(row for row in FEW if row in rows)}]"]
     assert run.main([f"ablation={name}", "quick=true", f"out={tmp_path}", *few]) == 0, capsys.readouterr().err
     folder = tmp_path / "quick" / name
     manifest = read_manifest(folder)
