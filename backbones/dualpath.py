@@ -400,6 +400,20 @@ class DualPath(Column):
         paths = (path if self.projection is None else self.projection(path) for path in paths)
         return self.classified(torch.cat([path.mean(1) for path in paths], 1))
 
+    def paths(self, maps: list[Float[Tensor, "_n 1 _h _w"]]) -> dict[str, tuple[tuple[int, ...], Tensor]]:
+        """Values at the patches of one clip's pictures, first of its mosaics, then of its frames, as a block takes
+        them, by path: on which frames of the clip, and "t h w" for each of these. A patch that shows two frames of a
+        mosaic gives to both."""
+        mosaics, frames = (of_path[:, 0] for of_path in maps)
+        size = [SIDE * -(-n // SIDE) for n in mosaics.shape[1:]]
+        cells = interpolate(mosaics[:, None], size=size, mode="area")[:, 0]
+        cells = rearrange(cells, "g (r h) (c w) -> (g r c) h w", r=SIDE, c=SIDE)
+        every = self.clip.t // SPATIAL
+        return {
+            "spatial": (tuple(range(0, self.clip.t, every)), frames),
+            "temporal": (tuple(range(self.clip.t)), cells),
+        }
+
     def macs(self, classifier: bool = True) -> int:
         block = self.column[0]
         pictures = block.mosaics.t + SPATIAL

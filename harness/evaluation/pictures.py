@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,20 @@ def coloured(frames: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (0.5 * frames + 0.5 * colours).round().astype(np.uint8)
 
 
-def write_strip(path: Path, frames: np.ndarray, heat: np.ndarray, under: np.ndarray, title: str, columns: int) -> None:
-    """Some frames "t h w 3", spread over the clip, above the same frames under their heat "t h w" (0 to 1)."""
+def write_strip(
+    path: Path,
+    frames: np.ndarray,
+    heat: np.ndarray,
+    under: np.ndarray,
+    title: str,
+    columns: int,
+    what: str = "heat",
+    numbers: Sequence[int] | None = None,
+) -> None:
+    """Some frames "t h w 3", spread over the clip, above the same frames under their heat "t h w" (0 to 1).
+
+    `numbers` are those of the frames in the clip, where they are not all of it.
+    """
     chosen = spread(len(frames), columns)
     height, width = frames.shape[1:3]
     inch = 1.5
@@ -30,10 +43,10 @@ def write_strip(path: Path, frames: np.ndarray, heat: np.ndarray, under: np.ndar
         for row, pictures in enumerate((frames, under)):
             axes[row, column].imshow(pictures[index])
             axes[row, column].set_axis_off()
-        axes[0, column].set_title(f"frame {index + 1}", fontsize=8)
+        axes[0, column].set_title(f"frame {(index if numbers is None else numbers[index]) + 1}", fontsize=8)
         axes[1, column].set_title(f"peak {heat[index].max():.2f}", fontsize=8)
     bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=axes[1, :], fraction=0.03, pad=0.01, ticks=[0, 1])
-    bar.set_label("heat", fontsize=8)
+    bar.set_label(what, fontsize=8)
     bar.ax.tick_params(labelsize=8)
     figure.suptitle(title.replace("$", r"\$"), fontsize=9, wrap=True)
     figure.savefig(path, metadata={"Software": None})
