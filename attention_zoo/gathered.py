@@ -29,16 +29,22 @@ KEPT = 96 * 2**20
 
 
 class Bucket(NamedTuple):
-    """Groups of equally many queries over equally many keys, as numbers of tokens in (t, h, w) order."""
+    """Groups of equally many queries over equally many keys, as numbers of tokens in (t, h, w) order.
+
+    `bias` forbids, in every group alike, some of the pairs; None where all are allowed.
+    """
 
     queries: Int[Tensor, "g s"]
     keys: Int[Tensor, "g r"]
+    bias: Float[Tensor, "1 1 s r"] | None = None
 
 
 Group = tuple[np.ndarray, np.ndarray]
 """Queries "g s" and the keys "g r" that they share, as a bucket has them before it is on a device."""
-Rule = Callable[..., Sequence[Group]]
-"""A function of hashable values that gives the (queries, keys) of each bucket; each query is in exactly one group."""
+Rule = Callable[..., Sequence[tuple[np.ndarray, ...]]]
+"""A function of hashable values that gives the (queries, keys) of each bucket, and a table (s, r) of the pairs that are
+allowed where these are not all; each query is in exactly one group.
+"""
 
 
 class Tables(NamedTuple):
@@ -61,13 +67,18 @@ def unwatched() -> Iterator[None]:
 @functools.lru_cache(maxsize=16)  # a model has one or two rules in each of its stages
 def _made(device: torch.device, rule: Rule, *key) -> Tables:
     arrays = rule(*key)
-    back = np.argsort(np.concatenate([queries.ravel() for queries, _ in arrays]))
+    back = np.argsort(np.concatenate([queries.ravel() for queries, *_ in arrays]))
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32)).to(device)
 
+    def bias(allowed: np.ndarray) -> Tensor:
+        forbidden = torch.from_numpy(~allowed[None, None]).to(device)
+        return torch.zeros(forbidden.shape, device=device).masked_fill(forbidden, -torch.inf)
+
     with unwatched():
-        return Tables(tuple(Bucket(tensor(queries), tensor(keys)) for queries, keys in arrays), tensor(back))
+        buckets = (Bucket(tensor(queries), tensor(keys), *map(bias, masks)) for queries, keys, *masks in arrays)
+        return Tables(tuple(buckets), tensor(back))
 
 
 @torch.compiler.disable  # numpy makes the tables: a compiled model takes them between two graphs
@@ -123,7 +134,7 @@ def _bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, kernel: str) -> Flo
     (g, s), r = bucket.queries.shape, bucket.keys.shape[1]
 
     def piece(at: slice) -> Tensor:
-        return _piece(q, k, v, bucket.queries[at], bucket.keys[at], kernel)
+        return _piece(q, k, v, bucket.queries[at], bucket.keys[at], bucket.bias, kernel)
 
     return in_pieces(piece, g, 2 * b * m * c * (s + r), q.new_empty(b, g * s, 0, 0), dim=1)
 
@@ -146,14 +157,14 @@ def in_pieces(piece: Callable[[slice], Tensor], count: int, numbers: int, like: 
     return piece(slice(None))
 
 
-def _piece(q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor, kernel: str) -> Float[Tensor, "b x m c"]:
+def _piece(q, k, v, queries, keys, bias: Tensor | None, kernel: str) -> Float[Tensor, "b x m c"]:
     b, _, m, c = q.shape
     g, s = queries.shape
 
     def taken(x: Tensor, index: Tensor) -> Tensor:
         return x.index_select(1, index.flatten()).reshape(b * g, index.shape[1], m, c).transpose(1, 2)
 
-    y = attend(taken(q, queries), taken(k, keys), taken(v, keys), kernel=kernel)
+    y = attend(taken(q, queries), taken(k, keys), taken(v, keys), bias, kernel=kernel)
     return y.transpose(1, 2).reshape(b, g * s, m, c)
 
 

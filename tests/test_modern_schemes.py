@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import attention_zoo
-from attention_zoo import Grid, blocks, gathered
+from attention_zoo import Grid, blocks, gathered, neighborhood
 from attention_zoo._draw import attended, draw
 from attention_zoo.linear import rotations, turned
 
@@ -107,6 +107,36 @@ def test_neighborhood_moves_with_the_clip_by_multiples_of_the_stride(stride, ste
     moved = module(x.roll(stride * steps, dims=3))
     inner = slice(6 + stride * steps, 18)  # away from the borders, before and after
     assert_close(moved[..., inner, :], module(x).roll(stride * steps, dims=3)[..., inner, :], rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, neighborhoods(), st.sampled_from([0, 1, 32, 10**6]))
+def test_windows_in_boxes_are_the_windows(grid, options, gather):
+    """What neighbours see of the box that they share is each one's own window, however many share it."""
+    module = scheme("neighborhood", grid, **options)
+    key = module._key(grid)
+    cost, neighborhood.GATHER = neighborhood.GATHER, gather
+    try:
+        boxes = neighborhood.halos(*key)
+    finally:
+        neighborhood.GATHER = cost
+    seen = torch.zeros(grid.tokens, grid.tokens, dtype=torch.bool)
+    for queries, keys, *allowed in boxes:
+        for row, of_row in zip(queries, keys, strict=True):
+            assert len(set(row)) == len(row)
+            every = allowed[0] if allowed else torch.ones(len(row), len(of_row), dtype=torch.bool)
+            seen[torch.from_numpy(row)[:, None], torch.from_numpy(of_row)] = torch.as_tensor(every)
+    assert torch.equal(seen, module.reach())
+    every_query = torch.cat([torch.from_numpy(queries).flatten() for queries, *_ in boxes])
+    assert torch.equal(every_query.sort().values, torch.arange(grid.tokens))
+
+
+@given(GRIDS, neighborhoods())
+def test_neighborhood_gives_the_same_whether_somebody_counts_or_not(grid, options):
+    module, x = scheme("neighborhood", grid, **options), noise(2, *grid, 6)
+    with FlopCounterMode(display=False) as counter:
+        counted = module(x)
+    assert counter.get_total_flops() == 4 * module.macs()
+    assert_close(module(x), counted, rtol=1e-9, atol=1e-9)
 
 
 # Sliding tile -------------------------------------------------------------------------------------------------------
@@ -602,6 +632,14 @@ def test_trajectory_of_one_place_averages_values(t):
     key = oracles.rows(module.proj_kv, 0, 2)
     y = oracles.attention(value, value, module.proj_q, key, lambda found: found, module.proj, 2)
     assert_close(module(x)[0].flatten(0, 2), y, rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, trajectories())
+def test_trajectory_gives_the_same_in_the_order_of_inference(grid, options):
+    module, x = scheme("trajectory", grid, **options), noise(2, *grid, 6)
+    with torch.inference_mode():
+        sooner = module(x)
+    assert_close(sooner, module(x.requires_grad_()).detach(), rtol=1e-9, atol=1e-9)
 
 
 @given(GRIDS, st.booleans())
