@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     return options.run(COMMAND, work, argv)
 
 
-def work(given: Options) -> int:
+def work(options: Options) -> int:
     """Returns the exit status: 1 where there is a fault."""
     faults = 0
-    for finding in findings(Path(given.out)):
+    for finding in findings(Path(options.out)):
         faults += finding.remedy is not None
         print(f"{'FAULT' if finding.remedy else 'ok':5}  {finding.name:<11} {finding.text}", flush=True)
         if finding.remedy:
@@ -107,8 +107,8 @@ def kernels_here() -> Iterator[Finding]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     missing = {name: kernels.missing(name, device, torch.float32) for name in kernels.names()}
-    there = [name for name, why in missing.items() if why is None]
-    yield Finding("kernels", f"on {device}: {', '.join(there)}")
+    available = [name for name, why in missing.items() if why is None]
+    yield Finding("kernels", f"on {device}: {', '.join(available)}")
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     for name, why in missing.items():
         lacks = why is not None and not (device == "cpu" and "CUDA" in f"{why} {kernels.registry.get(name).needs}")
@@ -137,12 +137,12 @@ def encoders() -> Finding:
 
 
 def threads() -> Finding:
-    quota, wanted = provenance.cpu_quota(), os.environ.get("OMP_NUM_THREADS", "")
+    quota, setting = provenance.cpu_quota(), os.environ.get("OMP_NUM_THREADS", "")
     most = provenance.usable_cores()
     limits = f", a quota of {quota:g}" if quota else ""
     text = f"{provenance.default_threads()} by default; {psutil.cpu_count()} cores, {most} usable{limits}"
-    if wanted.isdigit() and int(wanted) > most:
-        return Finding("threads", f"OMP_NUM_THREADS={wanted} of {most}", f"export OMP_NUM_THREADS={most}")
+    if setting.isdigit() and int(setting) > most:
+        return Finding("threads", f"OMP_NUM_THREADS={setting} of {most}", f"export OMP_NUM_THREADS={most}")
     return Finding("threads", text)
 
 

@@ -63,20 +63,20 @@ def show(
 ) -> int:
     """Print the plan of a command. Raises: UsageError for what could not be measured."""
     settings, usual = session.settled(settings)
-    wanted = rounds or (QUICK_ROUNDS if settings.quick else ROUNDS)
+    rounds = rounds or (QUICK_ROUNDS if settings.quick else ROUNDS)
     known = guessed = size = 0.0
     for ablation in ablations:
         entries = resolve(ablation, settings)
         chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
-        asked = ablation.metrics if names is None else names
+        metric_names = ablation.metrics if names is None else names
         words = [*session.setting(ablation, entries, settings, usual), *ablation.added]
         folder = session.folder_of(out, ablation.name, settings.quick) / session.folder_name(words, settings)
         console.print(f"{ablation.name}: {ablation.question}", markup=False, soft_wrap=True)
-        console.print(f"  {len(chosen)} cases; {', '.join(asked) or 'no metrics'}", markup=False, soft_wrap=True)
+        console.print(f"  {len(chosen)} cases; {', '.join(metric_names) or 'no metrics'}", markup=False, soft_wrap=True)
         numbers = {row.row: number for number, row in enumerate(ablation.rows, start=1)}
         for entry in chosen:
             record = _record(folder, entry)
-            estimate = estimated(entry.case, record, asked, wanted, settings.quick)
+            estimate = estimated(entry.case, record, metric_names, rounds, settings.quick)
             console.print(_line(numbers[entry.row.row], entry, estimate), markup=False, soft_wrap=True)
             known, guessed, size = known + estimate.known, guessed + estimate.guessed, size + RECORD_BYTES
         name = training.budget or (ablation.accuracy if names is None and not settings.quick else None) or budget.OFF
@@ -103,15 +103,15 @@ def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Tr
     """Print the steps of a suite, each with the time that it is predicted to take and the most that it gets."""
     console.print(f"suite {suite.name}: {suite.question}", markup=False)
     device = settings.device or suite.device
-    total, known = 0.0, set()
+    total, done = 0.0, set()
     for step in steps:
         trained = training.budget or step.accuracy if step.accuracy else None
-        what = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
-        what += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
-        seconds = min(predicted(step, replace(settings, device=device), known), step.seconds)
+        work = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
+        work += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
+        seconds = min(predicted(step, replace(settings, device=device), done), step.seconds)
         total += seconds
         console.print(
-            f"  {step.step}: {what}; about {seconds:.0f} s, at most {step.seconds:g} s", markup=False, soft_wrap=True
+            f"  {step.step}: {work}; about {seconds:.0f} s, at most {step.seconds:g} s", markup=False, soft_wrap=True
         )
     console.print(
         f"about {_minutes(total)}, at most {suite.minutes:g} minutes on {device}; nothing was measured", markup=False
@@ -125,14 +125,14 @@ def predicted(step: Step, settings: Settings, known: set[str]) -> float:
     """
     from harness.cost import errors  # torch
 
-    seconds, asked = 0.0, step.composed(settings.quick)
+    seconds, ablation = 0.0, step.composed(settings.quick)
     for entry in step.entries(settings):
-        of = {name: f"{name} {program(entry.case.to_dict())}" for name in asked.metrics}
-        left = [name for name in of if of[name] not in known]
-        known |= set(of.values())
-        estimate = estimated(entry.case, None, left, step.rounds, settings.quick)
-        seconds += estimate.guessed + sum(MORE.get(name, 0.0) for name in left)
-        timed = [metrics.get(name) for name in left if metrics.get(name).timed]
+        programs = {name: f"{name} {program(entry.case.to_dict())}" for name in ablation.metrics}
+        fresh = [name for name in programs if programs[name] not in known]
+        known |= set(programs.values())
+        estimate = estimated(entry.case, None, fresh, step.rounds, settings.quick)
+        seconds += estimate.guessed + sum(MORE.get(name, 0.0) for name in fresh)
+        timed = [metrics.get(name) for name in fresh if metrics.get(name).timed]
         seconds += COMPILED * entry.case.compile * step.rounds * bool(timed)
         for process in {metric.process for metric in timed}:
             new = {f"{name} {errors.key(entry.case)}" for name in errors.needed(entry.case, process)} - known
@@ -141,40 +141,40 @@ def predicted(step: Step, settings: Settings, known: set[str]) -> float:
     return seconds
 
 
-def estimated(case: Case, record: Record | None, names: list[str], wanted: int, quick: bool) -> Estimate:
+def estimated(case: Case, record: Record | None, names: list[str], rounds: int, quick: bool) -> Estimate:
     """What is left to do of a case, and how long it takes."""
     from harness.cost.count import count  # torch: the counts of models
 
     counts = count(case)
-    there = (lambda name: record.get(name)) if record else (lambda name: None)
+    recorded = (lambda name: record.get(name)) if record else (lambda name: None)
     chosen = [metrics.get(name) for name in metrics.names() if name in names]
     known = guessed = 0.0
-    if any(there(name) is None for metric in chosen if not metric.timed for name in metric.measures):
+    if any(recorded(name) is None for metric in chosen if not metric.timed for name in metric.measures):
         guessed += COUNTING
     total = 0
     for group in metrics.by_process(metric for metric in chosen if metric.timed):
-        left = {
+        lacking = {
             number
             for metric in group
             for name in metric.measures
-            for number in visits.left(there(name), 1 if metric.once else wanted)
+            for number in visits.left(recorded(name), 1 if metric.once else rounds)
         }
-        total += len(left)
-        earlier = [seconds for metric in group for name in metric.measures for seconds in _visits(there(name))]
+        total += len(lacking)
+        earlier = [seconds for metric in group for name in metric.measures for seconds in _visits(recorded(name))]
         if earlier:
-            known += len(left) * max(earlier)
+            known += len(lacking) * max(earlier)
         else:
-            guessed += len(left) * _guess(case, counts.macs, group[0].process, wanted, quick)
-    peak = there("peak_memory")
+            guessed += len(lacking) * _guess(case, counts.macs, group[0].process, rounds, quick)
+    peak = recorded("peak_memory")
     memory = int(peak.value) if peak is not None and peak.samples else counts.params * BYTES[case.dtype]
     return Estimate(known, guessed, total, counts.macs, memory, peak is not None and bool(peak.samples))
 
 
-def _guess(case: Case, macs: int, process: str, wanted: int, quick: bool) -> float:
+def _guess(case: Case, macs: int, process: str, rounds: int, quick: bool) -> float:
     """Seconds of one visit: start, warm-up, samples."""
     passes = STEP if process.startswith("training") else 1
     once = passes * macs * case.batch_size / RATES["cuda" if case.device.startswith("cuda") else "cpu"]
-    effort = effort_for(case.device, quick).split(wanted)
+    effort = effort_for(case.device, quick).split(rounds)
     sampling = min(max(effort.seconds, effort.samples * once), max(effort.budget, effort.fewest * once))
     warm_up = SETTLED if case.device.startswith("cuda") else effort.warm_up_seconds
     return START + max(warm_up, once) + sampling
@@ -191,12 +191,9 @@ def _visits(measurement) -> list[float]:
 
 
 def _trained(record: Record | None, name: str) -> list[float]:
-    of_it = record.get(f"top1_{name}") if record else None
-    return (
-        [second for visit in of_it.visits if of_it for second in [visit.details.get("seconds")] if second]
-        if of_it
-        else []
-    )
+    measurement = record.get(f"top1_{name}") if record else None
+    trained = measurement.visits if measurement else ()
+    return [seconds for visit in trained if (seconds := visit.details.get("seconds"))]
 
 
 def _record(folder: Path, entry: Entry) -> Record | None:

@@ -66,9 +66,10 @@ def _submitted(executor: Any, run: Any, folder: Path, cluster: str) -> Any:
 
     note = run.folder / SUBMITTED
     if note.exists():
-        said = json.loads(note.read_text(encoding="utf-8"))
-        if said["cluster"] == cluster and Path(said["folder"]).exists():
-            job = (submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob)(Path(said["folder"]), said["job_id"])
+        entry = json.loads(note.read_text(encoding="utf-8"))
+        if entry["cluster"] == cluster and Path(entry["folder"]).exists():
+            kind = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
+            job = kind(Path(entry["folder"]), entry["job_id"])
             if job.state in ("PENDING", "RUNNING", "REQUEUED"):
                 return job
     job = executor.submit(pool.train, run.to_dict(), run.folder, _never)

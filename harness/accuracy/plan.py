@@ -69,16 +69,16 @@ class Task:
         return result if result.job == self.job.digest else None
 
     @property
-    def of_set(self) -> str | None:
+    def scored_set(self) -> str | None:
         return self.entry.row.training.get(SET)
 
     def predictions(self) -> Path:
         """The file of those that the row's accuracy is of."""
-        return self.job.folder / f"predictions{f'-{self.of_set}' if self.of_set else ''}.npz"
+        return self.job.folder / f"predictions{f'-{self.scored_set}' if self.scored_set else ''}.npz"
 
     def scores(self, result: Result) -> dict[str, Any]:
         """Of the row's data set."""
-        return result.sets[self.of_set] if self.of_set else result.scores
+        return result.sets[self.scored_set] if self.scored_set else result.scores
 
     @property
     def label(self) -> str:
@@ -90,49 +90,50 @@ def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, 
 
     Raises: UsageError naming the row whose model or recipe cannot be trained so.
     """
-    found: list[Task] = []
-    for seed in setup.asked.seeds or setup.budget.seeds:
-        of_seed: dict[str, Task] = {}
+    planned: list[Task] = []
+    for seed in setup.training.seeds or setup.budget.seeds:
+        by_row: dict[str, Task] = {}
         for entry in entries:
             name = entry.row.training.get(TEACHER)
-            if name is not None and name not in of_seed:
+            if name is not None and name not in by_row:
                 raise UsageError(
                     f"ablation {ablation.name}, row {entry.case.row!r}: its teacher {name!r} is no row above it; "
-                    f"rows above: {', '.join(of_seed) or 'none'}"
+                    f"rows above: {', '.join(by_row) or 'none'}"
                 )
-            task = Task(ablation, entry, seed, job(ablation, entry, setup, classes, seed, out), of_seed.get(name))
-            twin = _twin(task, of_seed.values())
+            task = Task(ablation, entry, seed, job(ablation, entry, setup, classes, seed, out), by_row.get(name))
+            twin = _twin(task, by_row.values())
             if twin is not None:
                 task = replace(task, job=twin.job, same_as=twin.same_as or twin.entry.case.row)
             if task.teacher is not None:
                 folder = task.job.folder.with_name(f"{task.job.folder.name}-of-{task.teacher.job.digest[:8]}")
                 task = replace(task, job=replace(task.job, folder=folder))
-            of_seed[entry.row.row] = task
-            found.append(task)
-    return found
+            by_row[entry.row.row] = task
+            planned.append(task)
+    return planned
 
 
 def _twin(task: Task, above: Iterable[Task]) -> Task | None:
     """The first of the trainings above that differs from this one by nothing but the words of its configuration."""
-    for other in above:
+    for candidate in above:
         if (
-            other.teacher is task.teacher is None
-            and replace(other.job, config=task.job.config, folder=task.job.folder) == task.job
+            candidate.teacher is task.teacher is None
+            and replace(candidate.job, config=task.job.config, folder=task.job.folder) == task.job
         ):
-            if other.job.config == task.job.config or same_network(other.job.config, task.job.config, task.job.classes):
-                return other
+            config = candidate.job.config
+            if config == task.job.config or same_network(config, task.job.config, task.job.classes):
+                return candidate
     return None
 
 
-def same_network(one: dict[str, Any], other: dict[str, Any], classes: int) -> bool:
+def same_network(first: dict[str, Any], second: dict[str, Any], classes: int) -> bool:
     """Whether two configurations of small models compute the same: equal to the bit on one random clip, in inference
     and in training, with the same large random weights in float64. Large models are not tried."""
-    return _same_network(json.dumps(one, sort_keys=True), json.dumps(other, sort_keys=True), classes)
+    return _same_network(json.dumps(first, sort_keys=True), json.dumps(second, sort_keys=True), classes)
 
 
 @functools.lru_cache(maxsize=256)
-def _same_network(one: str, other: str, classes: int) -> bool:
-    configs = [backbones.read_config(json.loads(text)) for text in (one, other)]
+def _same_network(first: str, second: str, classes: int) -> bool:
+    configs = [backbones.read_config(json.loads(text)) for text in (first, second)]
     if configs[0].clip != configs[1].clip:
         return False
     with torch.device("meta"):
@@ -140,7 +141,7 @@ def _same_network(one: str, other: str, classes: int) -> bool:
     shapes = [{name: value.shape for name, value in sketch.state_dict().items()} for sketch in sketches]
     if shapes[0] != shapes[1] or max(sketch.macs() for sketch in sketches) > SMALL_MACS:
         return False
-    found = []
+    outputs = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for config in configs:
             torch.manual_seed(0)
@@ -148,8 +149,8 @@ def _same_network(one: str, other: str, classes: int) -> bool:
             for parameter in model.parameters():
                 parameter.normal_(std=max(1, parameter[0].numel()) ** -0.5)
             clip = torch.randn(2, 3, *config.clip, dtype=torch.float64)
-            found.append([model.train(mode)(clip) for mode in (True, False)])
-    return all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+            outputs.append([model.train(mode)(clip) for mode in (True, False)])
+    return all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
 
 
 def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int, out: Path) -> Job:
@@ -162,20 +163,22 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
         raise UsageError(f"{where}: {text}") from error
     cuda = setup.device.startswith("cuda")
-    said = {key: value for key, value in row.training.items() if key not in (TEACHER, SET) and "recipe." not in key}
-    own = _own_data(said, setup, where) if "data" in said else {}
-    data = own.get("data", setup.data_name)
+    row_settings = {
+        key: value for key, value in row.training.items() if key not in (TEACHER, SET) and "recipe." not in key
+    }
+    data_settings = _own_data(row_settings, setup, where) if "data" in row_settings else {}
+    data = data_settings.get("data", setup.data_name)
     built_in = all(name in BUILT_IN for name in ([data] if isinstance(data, str) else data))
     settings = dict(
         data=data,
-        root=setup.asked.root,
+        root=setup.training.root,
         classes=classes,
         preload=setup.budget.preload,
         controls=setup.budget.controls and SET not in row.training,  # they are of all sets together
-        data_options=setup.asked.data_options,
+        data_options=setup.training.data_options,
         test_split="test" if built_in else "val",
     )
-    made = Job(
+    job = Job(
         model=entry.case.model,
         config=config.to_dict(),
         recipe=recipe,
@@ -185,33 +188,42 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         dtype=setup.dtype or (setup.budget.dtype if cuda else "float32"),
         kernel=setup.kernel,
         threads=None if cuda else setup.threads,
-        **settings | own | said,
+        **settings | data_settings | row_settings,
     )
-    name = f"{slug(made.model)}-{setup.budget.name}-{data_slug(made.data)}-seed{seed}-{made.digest}"
-    return replace(made, folder=out / "training" / name)
+    name = f"{slug(job.model)}-{setup.budget.name}-{data_slug(job.data)}-seed{seed}-{job.digest}"
+    return replace(job, folder=out / "training" / name)
 
 
-def _own_data(said: dict[str, Any], setup: Setup, where: str) -> dict[str, Any]:
+def _own_data(row_settings: dict[str, Any], setup: Setup, where: str) -> dict[str, Any]:
     """Classes and sets of a row that names its data itself. Raises: UsageError."""
-    if setup.asked.data is not None:
-        raise UsageError(f"{where}: the rows name their data sets, so data={setup.asked.data} is one too many")
+    if setup.training.data is not None:
+        raise UsageError(f"{where}: the rows name their data sets, so data={setup.training.data} is one too many")
     try:
-        sets = {one.name: len(one.load("train").classes) for one in chosen(said["data"], said.get("root"))}
+        sets = {
+            source.name: len(source.load("train").classes)
+            for source in chosen(row_settings["data"], row_settings.get("root"))
+        }
     except DataError as error:
         raise UsageError(f"{where}: {error}") from error
-    several = {} if isinstance(said["data"], str) else sets
-    return {"data": said["data"], "root": None, "data_options": {}, "classes": sum(sets.values()), "sets": several}
+    several = {} if isinstance(row_settings["data"], str) else sets
+    return {
+        "data": row_settings["data"],
+        "root": None,
+        "data_options": {},
+        "classes": sum(sets.values()),
+        "sets": several,
+    }
 
 
 def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
     """The recipe of a row. Frames follow the row's own clip: a row of 16 frames gets half of what one of 32 gets."""
-    row, budget, asked = entry.row, setup.budget, setup.asked
-    name = asked.recipe or budget.recipe or row.recipe or ablation.recipe
+    row, budget, training = entry.row, setup.budget, setup.training
+    name = training.recipe or budget.recipe or row.recipe or ablation.recipe
     if name is None:
         raise UsageError(
             "no recipe is known for this row; name one, as in recipe=dualformer_tiny_k400, or take accuracy=quick"
         )
-    recipe = load_recipe(name, asked.recipe_source)
+    recipe = load_recipe(name, training.recipe_source)
     changes: dict[str, Any] = {}
     frames = row.clip.get("frames")
     if frames is not None and budget.recipe is not None:
@@ -221,12 +233,12 @@ def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
     changes |= {k.removeprefix("recipe."): v for k, v in row.training.items() if k.startswith("recipe.")}
     if TEACHER in row.training and recipe.token_labels is None:
         changes["token_labels.teacher"] = row.training[TEACHER]
-    return recipe.changed(changes | asked.recipe_changes)
+    return recipe.changed(changes | training.recipe_changes)
 
 
-def distinct(found: list[Task]) -> list[Task]:
+def distinct(tasks: list[Task]) -> list[Task]:
     """The first task of each run folder: what has to be trained."""
-    seen: dict[Path, Task] = {}
-    for task in found:
-        seen.setdefault(task.job.folder, task)
-    return list(seen.values())
+    by_folder: dict[Path, Task] = {}
+    for task in tasks:
+        by_folder.setdefault(task.job.folder, task)
+    return list(by_folder.values())

@@ -166,26 +166,26 @@ def _stop(everything: list[Slot]) -> None:
 def _work(connection: Connection, alive: Connection, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.environ.update(environment)
-    asked = threading.Event()
-    threading.Thread(target=_watch, args=(alive, asked), daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(alive, stop), daemon=True).start()
     decoded: dict[str, Any] = {}  # of the jobs before, so that each data set is decoded once
     while True:
         try:
             raw, folder, beside = connection.recv()
         except (EOFError, OSError):
             return
-        answer = train(json.loads(raw), Path(folder), asked.is_set, decoded, beside)
-        if asked.is_set():
+        answer = train(json.loads(raw), Path(folder), stop.is_set, decoded, beside)
+        if stop.is_set():
             return
         with contextlib.suppress(BrokenPipeError):
             connection.send(answer)
 
 
-def _watch(alive: Connection, asked: threading.Event) -> None:
+def _watch(alive: Connection, stop: threading.Event) -> None:
     """Wait for the parent to close its end, which it also does by dying."""
     with contextlib.suppress(EOFError, OSError):
         alive.recv()
-    asked.set()
+    stop.set()
     time.sleep(STOP_SECONDS)
     os._exit(1)
 

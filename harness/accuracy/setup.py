@@ -19,7 +19,7 @@ class Setup:
     """How the rows of one ablation are trained: what was asked for within a budget, and what computes it."""
 
     budget: Budget
-    asked: Training = Training()
+    training: Training = Training()
     device: str = "cpu"
     dtype: str | None = None
     kernel: str = "auto"
@@ -27,7 +27,7 @@ class Setup:
 
     @property
     def data_name(self) -> str:
-        return self.asked.data or self.budget.data
+        return self.training.data or self.budget.data
 
     @property
     def measurement(self) -> str:
@@ -44,10 +44,10 @@ def data_slug(data: str | list[str]) -> str:
 
 def check(setup: Setup) -> None:
     """What can be wrong before any data is looked at. Raises: UsageError."""
-    asked = setup.asked
+    training = setup.training
     try:
-        if asked.recipe is not None or asked.recipe_changes:
-            name = asked.recipe or setup.budget.recipe or "quick"
-            load(name, asked.recipe_source).changed(asked.recipe_changes)
+        if training.recipe is not None or training.recipe_changes:
+            name = training.recipe or setup.budget.recipe or "quick"
+            load(name, training.recipe_source).changed(training.recipe_changes)
     except (UsageError, KeyError) as error:
         raise UsageError(str(error.args[0] if isinstance(error, KeyError) else error)) from error

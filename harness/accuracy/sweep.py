@@ -44,7 +44,7 @@ def classes_of(setup: Setup) -> int:
     try:
         tested = "test" if setup.data_name in plan.BUILT_IN else "val"
         splits = [
-            datasets.load(setup.data_name, split, setup.asked.root, **setup.asked.data_options)
+            datasets.load(setup.data_name, split, setup.training.root, **setup.training.data_options)
             for split in ("train", tested)
         ]
     except datasets.DataError as error:
@@ -89,7 +89,7 @@ class Trainings:
         if not missing:
             return []
         beside = pool.beside(self.setup.data_name)
-        slots = functools.partial(pool.slots, self.setup.device, self.setup.asked.jobs, self.setup.threads, beside)
+        slots = functools.partial(pool.slots, self.setup.device, self.setup.training.jobs, self.setup.threads, beside)
         run = self.run or (lambda tasks, tick: pool.run(tasks, slots(), tick))
         failures: dict[tuple[str, int], str] = {}
         finished, begun = 0, time.monotonic()
@@ -111,8 +111,8 @@ class Trainings:
                 cases = {case_id(task.entry.case) for task in alike}
                 self.gather(store, [task for task in self.tasks if case_id(task.entry.case) in cases], failures)
         if finished < len(missing):
-            left = len(missing) - finished
-            deadline.left_out.append(f"{left} of {len(missing)} trainings of {self.ablation.name}")
+            untrained = len(missing) - finished
+            deadline.left_out.append(f"{untrained} of {len(missing)} trainings of {self.ablation.name}")
         return [
             f"{task.label}: {failures[key]}"
             for task in self.tasks
@@ -124,43 +124,45 @@ class Trainings:
         rows: dict[str, list[Task]] = defaultdict(list)
         for task in tasks:
             rows[case_id(task.entry.case)].append(task)
-        for identifier, of_row in rows.items():
-            results = {task.seed: result for task in of_row if (result := task.result()) is not None}
-            why = {task.seed: failures[identifier, task.seed] for task in of_row if (identifier, task.seed) in failures}
+        for identifier, row_tasks in rows.items():
+            results = {task.seed: result for task in row_tasks if (result := task.result()) is not None}
+            why = {
+                task.seed: failures[identifier, task.seed] for task in row_tasks if (identifier, task.seed) in failures
+            }
             if not results and not why:
                 continue
-            measurement = _measurement(self.setup, of_row, results, why)
-            record = store.read(of_row[0].entry)
+            measurement = _measurement(self.setup, row_tasks, results, why)
+            record = store.read(row_tasks[0].entry)
             old = record.get(measurement.name) if record else None
             if old is not None and old.samples == measurement.samples and old.missing == measurement.missing:
                 if old.said("job") == measurement.said("job"):
                     continue
-            store.merge(of_row[0].entry, [measurement])
+            store.merge(row_tasks[0].entry, [measurement])
 
     def _opening(self, missing: list[Task]) -> str:
         job, folders = self.tasks[0].job, len(plan.distinct(self.tasks))
-        held = f"{folders - len(missing)} of {folders} trainings are there; " if len(missing) < folders else ""
+        progress = f"{folders - len(missing)} of {folders} trainings are there; " if len(missing) < folders else ""
         seeds = ", ".join(map(str, sorted({task.seed for task in self.tasks})))
         return (
-            f"{self.ablation.name}: accuracy={self.setup.budget.name} on {self.setup.data_name}: {held}{len(missing)} "
-            f"to train ({job.recipe.sampling.frames} frames x {job.recipe.augmentation.size} px, "
+            f"{self.ablation.name}: accuracy={self.setup.budget.name} on {self.setup.data_name}: {progress}"
+            f"{len(missing)} to train ({job.recipe.sampling.frames} frames x {job.recipe.augmentation.size} px, "
             f"{job.recipe.optimisation.epochs:g} epochs, seeds {seeds})"
         )
 
 
-def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], why: dict[int, str]) -> Measurement:
-    job, of_set = of_row[0].job, of_row[0].of_set
-    data = of_set or job.data
+def _measurement(setup: Setup, tasks: list[Task], results: dict[int, Result], why: dict[int, str]) -> Measurement:
+    job, scored_set = tasks[0].job, tasks[0].scored_set
+    data = scored_set or job.data
     sizes = backbones.read_config(job.config).sizes()
-    some = [results[task.seed] for task in of_row if task.seed in results]
+    some = [results[task.seed] for task in tasks if task.seed in results]
     details: dict[str, Any] = {
         "budget": setup.budget.name,
         "data": data if data in plan.BUILT_IN else plan.data_slug(data),
         "built_in": data in plan.BUILT_IN,
-        "wanted_seeds": [task.seed for task in of_row],
+        "wanted_seeds": [task.seed for task in tasks],
         "recipe": job.recipe.name,
-        "published_recipe": (setup.asked.recipe or setup.budget.recipe) is None,  # else a shorter one of ours
-        "recipe_source": setup.asked.recipe_source,
+        "published_recipe": (setup.training.recipe or setup.budget.recipe) is None,  # else a shorter one of ours
+        "recipe_source": setup.training.recipe_source,
         "recipe_digest": some[0].recipe if some else None,
         "epochs": job.recipe.optimisation.epochs,
         "batch_size": job.recipe.optimisation.batch_size,
@@ -172,28 +174,28 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
         "depth": setup.budget.depth,
         "widths": sizes["widths"],
         "depths": sizes["blocks"],
-        "classes": job.sets[of_set] if of_set else job.classes,
+        "classes": job.sets[scored_set] if scored_set else job.classes,
         "dtype": job.dtype,
         "device": job.device,
     }
-    if of_row[0].same_as is not None:
-        details["same_network_as"] = of_row[0].same_as
-    what = f"top-1, {setup.budget.name} on {details['data']}"
-    quantity = Quantity(setup.measurement, "scored", what, "percent", "higher")
+    if tasks[0].same_as is not None:
+        details["same_network_as"] = tasks[0].same_as
+    title = f"top-1, {setup.budget.name} on {details['data']}"
+    quantity = Quantity(setup.measurement, "scored", title, "percent", "higher")
     if why:
         details["failed"] = {str(seed): reason for seed, reason in why.items()}
     if some:
         details |= {
-            "data_digest": some[0].data if of_set is None else {"test": _digest_of(of_row, results)},
+            "data_digest": some[0].data if scored_set is None else {"test": _digest_of(tasks, results)},
             "params": some[0].parameters,
-            "videos": of_row[0].scores(some[0])["videos"],
+            "videos": tasks[0].scores(some[0])["videos"],
             "machine": provenance.machine(setup.device),
             "trained_with": some[0].provenance,
         }
         details["macs"] = _macs(job)
         if job.recipe.testing.clips * job.recipe.testing.crops > 1:
-            details["by_views"] = _by_views([task for task in of_row if task.seed in results])
-        visits = tuple(_visit(task, results[task.seed]) for task in of_row if task.seed in results)
+            details["by_views"] = _by_views([task for task in tasks if task.seed in results])
+        visits = tuple(_visit(task, results[task.seed]) for task in tasks if task.seed in results)
         return Measurement(**vars(quantity), visits=visits, details=details)
     return quantity.absent("; ".join(dict.fromkeys(why.values())), retry=True, details=details)
 
@@ -201,7 +203,7 @@ def _measurement(setup: Setup, of_row: list[Task], results: dict[int, Result], w
 def _visit(task: Task, result: Result) -> Visit:
     """What the training of one seed gave."""
     scores = task.scores(result)
-    said = {
+    details = {
         "seed": task.seed,
         "job": task.job.digest,
         "coverage": scores["coverage"],
@@ -212,7 +214,7 @@ def _visit(task: Task, result: Result) -> Visit:
         "seconds": result.seconds["total"],
         **{order: control["top1"]["value"] for order, control in result.controls.items()},
     }
-    return Visit((scores["top1"]["value"],), details=said)
+    return Visit((scores["top1"]["value"],), details=details)
 
 
 def _digest_of(of_row: list[Task], results: dict[int, Result]) -> str:
@@ -258,9 +260,9 @@ def _state(in_work: list[Task], finished: int, total: int, spent: float) -> str:
     """How far all trainings are, and those in work, in words."""
     parts = [_part(task) for task in in_work]
     share = (finished + sum(part for part, _ in parts)) / total
-    left = f"; about {duration(spent * (1 - share) / share)} left" if share > 0.02 else ""
+    remaining = f"; about {duration(spent * (1 - share) / share)} left" if share > 0.02 else ""
     texts = [f"{task.label}: {text}" for task, (_, text) in zip(in_work, parts, strict=True)]
-    return f"[{finished}/{total} trained{left}] {' | '.join(texts)}"
+    return f"[{finished}/{total} trained{remaining}] {' | '.join(texts)}"
 
 
 def _part(task: Task) -> tuple[float, str]:

@@ -191,8 +191,8 @@ def resolve(name: str, root: str | Path | None = None) -> tuple[str, Path | None
             return name, None
         root = Path(root).expanduser()
         if get(name).needs_root and not root.is_dir():
-            what = "a file, not a folder" if root.exists() else "no such folder"
-            raise DataError(f"root={root}: {what}; give the folder that holds {name}: {get(name).needs}")
+            reason = "a file, not a folder" if root.exists() else "no such folder"
+            raise DataError(f"root={root}: {reason}; give the folder that holds {name}: {get(name).needs}")
         return name, root
     folder = Path(name).expanduser()
     if not folder.is_dir():

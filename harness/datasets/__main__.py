@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         print(overview())
         return 0
     if argv[0] in ("-h", "--help"):
-        usage = "".join(f"\n       {one.name} NAME [option=value ...]" for one in COMMANDS.values())
-        purposes = "\n\n".join(one.purpose for one in COMMANDS.values())
+        usage = "".join(f"\n       {entry.name} NAME [option=value ...]" for entry in COMMANDS.values())
+        purposes = "\n\n".join(entry.purpose for entry in COMMANDS.values())
         print(f"usage: {PROGRAM}   lists the data sets{usage}\n\n{purposes}")
         return 0
     if argv[0] not in COMMANDS:
@@ -112,9 +112,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     name, rest = argv[1], argv[2:]
-    own, mine = _parted(name, rest, command.options)
+    data_options, mine = _parted(name, rest, command.options)
     action = check if command is CHECK else show
-    return run(command, lambda options: action(name, own, options), mine)
+    return run(command, lambda options: action(name, data_options, options), mine)
 
 
 def overview() -> str:
@@ -143,17 +143,17 @@ def _wrapped(text: str) -> list[str]:
 def _parted(name: str, arguments: list[str], options: type) -> tuple[dict[str, Any], list[str]]:
     """The arguments that are options of the data set itself, and the rest."""
     try:
-        known = datasets.get(name if name in datasets.names() else datasets.resolve(name)[0]).options
+        accepted = datasets.get(name if name in datasets.names() else datasets.resolve(name)[0]).options
     except datasets.DataError:
-        known = {}  # `check` says what is wrong with the name
-    own, rest = {}, []
+        accepted = {}  # `check` says what is wrong with the name
+    data_options, rest = {}, []
     for argument in arguments:
         key, equals, raw = argument.partition("=")
-        if equals and key in known and not hasattr(options, key) and key not in own:
-            own[key] = _value(raw, known[key])
+        if equals and key in accepted and not hasattr(options, key) and key not in data_options:
+            data_options[key] = _value(raw, accepted[key])
         else:
             rest.append(argument)
-    return own, rest
+    return data_options, rest
 
 
 def _value(raw: str, default: Any) -> Any:
@@ -166,11 +166,11 @@ def _value(raw: str, default: Any) -> Any:
         return raw
 
 
-def check(name: str, own: dict[str, Any], options: Check) -> int:
+def check(name: str, data_options: dict[str, Any], options: Check) -> int:
     """Returns 0 without problems, 1 with some, 130 when interrupted. Raises: UsageError."""
     if options.out:
         _check_writable(Path(options.out))
-    walks = [checking.Walk(dataset) for dataset in _splits(name, own, options)]
+    walks = [checking.Walk(dataset) for dataset in _splits(name, data_options, options)]
     first, complete, estimate = walks[0], True, None
     with _one_interrupt():
         try:
@@ -183,21 +183,21 @@ def check(name: str, own: dict[str, Any], options: Check) -> int:
                 estimate = checking.estimate(seconds, videos, options.workers, options.frames, options.stride)
         except KeyboardInterrupt:
             complete = False
-        found = checking.report(walks, complete, estimate, options.frames, options.stride)
-        written = write_json(found, Path(options.out)) if options.out else None
-        print(checking.text(found, options.show))
-        if written:
-            print(written)
+        result = checking.report(walks, complete, estimate, options.frames, options.stride)
+        file = write_json(result, Path(options.out)) if options.out else None
+        print(checking.text(result, options.show))
+        if file:
+            print(file)
     if not complete:
         return 130
-    return 1 if found["problems"] else 0
+    return 1 if result["problems"] else 0
 
 
-def show(name: str, own: dict[str, Any], options: Show) -> int:
+def show(name: str, data_options: dict[str, Any], options: Show) -> int:
     """Writes the contact sheet and prints its path. Raises: UsageError."""
     _check_writable(Path(options.out))
     try:
-        dataset = datasets.load(name, options.split, options.root, **own)
+        dataset = datasets.load(name, options.split, options.root, **data_options)
         print(
             contact_sheet(dataset, options.out, frames=options.frames, height=options.height, classes=options.classes)
         )
@@ -210,8 +210,8 @@ def _check_writable(out: Path) -> None:
     """Before a long walk, not after it. Raises: UsageError."""
     folder = next((place for place in (out.absolute().parent, *out.absolute().parents) if place.exists()), out)
     if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = "a folder; name a file in it" if out.is_dir() else f"{folder} is not a folder that can be written to"
-        raise UsageError(f"out={out}: {what}")
+        reason = "a folder; name a file in it" if out.is_dir() else f"{folder} is not a folder that can be written to"
+        raise UsageError(f"out={out}: {reason}")
 
 
 @contextmanager
@@ -229,24 +229,24 @@ def _one_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _splits(name: str, own: dict[str, Any], options: Check) -> list[datasets.DataSet]:
+def _splits(name: str, data_options: dict[str, Any], options: Check) -> list[datasets.DataSet]:
     """The chosen splits; of `all`, those that are there, and once a list that serves as two. Raises: UsageError."""
-    found: list[datasets.DataSet] = []
+    chosen: list[datasets.DataSet] = []
     failures: dict[str, datasets.DataError] = {}
     for split in datasets.SPLITS if options.split == "all" else (options.split,):
         try:
-            dataset = datasets.load(name, split, options.root, **own)
+            dataset = datasets.load(name, split, options.root, **data_options)
         except datasets.DataError as error:
             failures[split] = error
             continue
-        if dataset.digest not in {one.digest for one in found}:
-            found.append(dataset)
-    if not found:
+        if dataset.digest not in {earlier.digest for earlier in chosen}:
+            chosen.append(dataset)
+    if not chosen:
         raise UsageError(str(next(iter(failures.values()))))
     for split, error in failures.items():
         if split != "test":  # few data sets have one
             print(f"warning: the split {split} is left out: {error}", file=sys.stderr)
-    return found
+    return chosen
 
 
 if __name__ == "__main__":

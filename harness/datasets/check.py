@@ -163,17 +163,17 @@ def missing_bytes(path: str | Path) -> int:
             return max(0, int.from_bytes(head[4:8], "little") + 8 - size)
         if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             return 0
-        at = 0
-        while at + 8 <= size:
-            file.seek(at)
+        position = 0
+        while position + 8 <= size:
+            file.seek(position)
             head = file.read(16)
             length = int.from_bytes(head[:4], "big")
             if length == 1:
                 length = int.from_bytes(head[8:16], "big")
             if length == 0 or length < 8:  # up to the end of the file, or not a box
                 return 0
-            at += length
-    return max(0, at - size)
+            position += length
+    return max(0, position - size)
 
 
 def _plain(error: Exception, path: str) -> str:
@@ -193,18 +193,18 @@ def looks(work: Sequence[Job], workers: int) -> Iterator[tuple[int, Look]]:
         for place, job in enumerate(work):
             yield place, look_at(job)
         return
-    left = deque(range(first, min(first + BATCH, len(work))) for first in range(0, len(work), BATCH))
-    while left:
+    waiting = deque(range(first, min(first + BATCH, len(work))) for first in range(0, len(work), BATCH))
+    while waiting:
         running: dict[Future, range] = {}
         with pool(workers) as processes:
             try:
-                while left or running:
-                    while left and len(running) < 3 * workers:
-                        running[processes.submit(_look_at_all, [work[place] for place in left[0]])] = left[0]
-                        left.popleft()  # not before: a broken pool takes nothing
+                while waiting or running:
+                    while waiting and len(running) < 3 * workers:
+                        running[processes.submit(_look_at_all, [work[place] for place in waiting[0]])] = waiting[0]
+                        waiting.popleft()  # not before: a broken pool takes nothing
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
-                        found = done.result()
-                        yield from zip(running.pop(done), found, strict=True)
+                        answers = done.result()
+                        yield from zip(running.pop(done), answers, strict=True)
             except BrokenExecutor:
                 suspects = [place for batch in running.values() for place in batch]
                 for place in suspects:
@@ -243,12 +243,12 @@ def repeated(dataset: DataSet) -> dict[str, int]:
     return {readable(path): count for (path, _, _), count in counts.items() if count > 1}
 
 
-def leaks(train: DataSet, other: DataSet) -> list[str]:
+def leaks(train: DataSet, tested: DataSet) -> list[str]:
     """Paths of the training list that another split lists too, with seconds in common where lists cut them."""
     cuts: dict[str, list[Item]] = defaultdict(list)
     for item in train.items:
         cuts[item.path].append(item)
-    return sorted({item.name for item in other.items if any(_overlap(item, cut) for cut in cuts.get(item.path, ()))})
+    return sorted({item.name for item in tested.items if any(_overlap(item, cut) for cut in cuts.get(item.path, ()))})
 
 
 def _overlap(a: Item, b: Item) -> bool:
@@ -257,7 +257,7 @@ def _overlap(a: Item, b: Item) -> bool:
     return first < last
 
 
-def same_content(train: Walk, other: Walk) -> list[tuple[str, str]]:
+def same_content(train: Walk, tested: Walk) -> list[tuple[str, str]]:
     """Pairs of a training video and one of another split, differently named, with the same bytes."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for item, look in train.seen:
@@ -273,8 +273,8 @@ def same_content(train: Walk, other: Walk) -> list[tuple[str, str]]:
             return str(path)
 
     pairs = []
-    for item, look in other.seen:
-        mine = other.dataset.path(item)
+    for item, look in tested.seen:
+        mine = tested.dataset.path(item)
         for theirs in by_size.get(look.bytes, ()) if item.frames is None else ():
             # Most files of one size differ in their first bytes already; only then is the whole read.
             if theirs != mine and all(digest(mine, length) == digest(theirs, length) for length in (HEAD, WHOLE)):
@@ -307,14 +307,14 @@ def decoding_seconds(walk: Walk, frames: int, stride: int, clips: int) -> list[f
     return seconds[1:] or seconds  # the first one loads the decoder
 
 
-def walk(one: Walk, whole: bool, workers: int, say: Callable[[str], None]) -> None:
+def walk(walk: Walk, whole: bool, workers: int, say: Callable[[str], None]) -> None:
     """Looks at every item and writes what it finds into the walk, so that an interrupted one keeps what it has."""
-    begun, total, problems = time.monotonic(), len(one.looks), 0
-    for done, (place, look) in enumerate(looks(jobs(one.dataset, whole), workers), 1):
-        one.looks[place] = look
+    begun, total, problems = time.monotonic(), len(walk.looks), 0
+    for done, (place, look) in enumerate(looks(jobs(walk.dataset, whole), workers), 1):
+        walk.looks[place] = look
         problems += bool(look.problem)
-        left = duration((time.monotonic() - begun) / done * (total - done))
-        say(f"{one.dataset.split}: {done} of {total} looked at, {_count(problems, 'problem')}, about {left} left")
+        remaining = duration((time.monotonic() - begun) / done * (total - done))
+        say(f"{walk.dataset.split}: {done} of {total} looked at, {_count(problems, 'problem')}, about {remaining} left")
 
 
 def report(
@@ -325,29 +325,29 @@ def report(
     splits, warnings = {}, []
     for walk in walks:
         name, dataset = walk.dataset.split, walk.dataset
-        splits[name] = found = _split_report(walk, frames * stride)
-        told = [
-            (found["repeated"], "{} listed more than once, for instance {first}", "path"),
-            (found["balance"]["empty"], "{} without a video: {some}", "class"),
+        splits[name] = facts = _split_report(walk, frames * stride)
+        causes = [
+            (facts["repeated"], "{} listed more than once, for instance {first}", "path"),
+            (facts["balance"]["empty"], "{} without a video: {some}", "class"),
         ]
         if train is not None and walk is not train:
             absent = {item.label for item in dataset.items} - {item.label for item in train.dataset.items}
-            found["absent_in_train"] = [dataset.classes[label] for label in sorted(absent)]
-            found["leaks"] = leaks(train.dataset, dataset)
-            found["same_content"] = same_content(train, walk)
-            told += [
-                (found["absent_in_train"], "{} that train does not have: {some}", "class"),
-                (found["leaks"], "a leak: {} also in train, for instance {first}", "path"),
+            facts["absent_in_train"] = [dataset.classes[label] for label in sorted(absent)]
+            facts["leaks"] = leaks(train.dataset, dataset)
+            facts["same_content"] = same_content(train, walk)
+            causes += [
+                (facts["absent_in_train"], "{} that train does not have: {some}", "class"),
+                (facts["leaks"], "a leak: {} also in train, for instance {first}", "path"),
                 (
-                    [f"{mine} = {theirs}" for theirs, mine in found["same_content"]],
+                    [f"{mine} = {theirs}" for theirs, mine in facts["same_content"]],
                     "a leak: {} with the bytes of a training file, for instance {first}",
                     "file",
                 ),
             ]
-        for cases, what, noun in told:
+        for cases, wording, noun in causes:
             if cases:
-                shown = what.format(_count(len(cases), noun), first=next(iter(cases)), some=_some(list(cases)))
-                warnings.append(f"{name}: {shown}")
+                sentence = wording.format(_count(len(cases), noun), first=next(iter(cases)), some=_some(list(cases)))
+                warnings.append(f"{name}: {sentence}")
     first = walks[0].dataset
     return {
         "name": first.name, "root": str(first.root), "source": first.source, "sided": first.sided, "complete": complete,
@@ -357,20 +357,20 @@ def report(
 
 
 def _split_report(walk: Walk, span: int) -> dict[str, Any]:
-    dataset, seen = walk.dataset, walk.seen
-    good = [look.facts for _, look in seen if look.problem is None]
-    kinds = Counter(look.problem for _, look in seen if look.problem)
-    fallbacks = [look.facts.fallback for _, look in seen if look.facts and look.facts.fallback]
+    dataset, looked_at = walk.dataset, walk.seen
+    good = [look.facts for _, look in looked_at if look.problem is None]
+    kinds = Counter(look.problem for _, look in looked_at if look.problem)
+    fallbacks = [look.facts.fallback for _, look in looked_at if look.facts and look.facts.fallback]
     return {
         "digest": dataset.digest,
         "listed": len(dataset.items),
-        "looked_at": len(seen),
+        "looked_at": len(looked_at),
         "good": len(good),
         "problems": {kind: kinds[kind] for kind in PROBLEMS if kinds[kind]},
         "files": [{"path": item.name, "problem": look.problem, "reason": look.reason} for item, look in walk.problems],
         "balance": balance(dataset),
         "repeated": repeated(dataset),
-        "bytes": sum(look.bytes for _, look in seen),
+        "bytes": sum(look.bytes for _, look in looked_at),
         "seconds": spread([facts.duration for facts in good if facts.duration is not None]),
         "frames": spread([facts.frames for facts in good]),
         "shorter_than_clip": sum(facts.frames < span for facts in good),
@@ -390,12 +390,12 @@ def _common(values: Any) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def text(found: dict[str, Any], show: int) -> str:
+def text(report: dict[str, Any], show: int) -> str:
     """The report for people: a few lines a split, the first `show` problems, warnings, the estimate, a verdict."""
-    lines = [f"{found['name']} in {found['root']}"]
-    if found["sided"]:
+    lines = [f"{report['name']} in {report['root']}"]
+    if report["sided"]:
         lines.append("left and right matter here (or nobody said otherwise: sided): clips are not flipped")
-    for name, split in found["splits"].items():
+    for name, split in report["splits"].items():
         classes = split["balance"]
         lines += [
             "",
@@ -427,13 +427,13 @@ def text(found: dict[str, Any], show: int) -> str:
         if len(split["files"]) > show:
             lines.append(f"    ... and {len(split['files']) - show} more (out=FILE.json lists all)")
     lines.append("")
-    lines += [f"warning: {warning}" for warning in found["warnings"]]
-    if found["estimate"]:
-        lines.append(estimate_text(found["estimate"]))
-    problems, warnings = found["problems"], len(found["warnings"])
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    if report["estimate"]:
+        lines.append(estimate_text(report["estimate"]))
+    problems, warnings = report["problems"], len(report["warnings"])
     start = "no problems" if not problems else _count(problems, "problem")
     verdict = f"{start}, {_count(warnings, 'warning')}"
-    lines.append(verdict if found["complete"] else f"interrupted; so far: {verdict}")
+    lines.append(verdict if report["complete"] else f"interrupted; so far: {verdict}")
     return "\n".join(lines)
 
 
@@ -449,12 +449,13 @@ def estimate(seconds: Sequence[float], videos: int, workers: int, frames: int, s
     }  # fmt: skip
 
 
-def estimate_text(found: dict[str, Any]) -> str:
+def estimate_text(estimate: dict[str, Any]) -> str:
     return (
-        f"estimate: decoding one epoch of {found['videos']} videos takes about {duration(found['epoch_seconds'])} with "
-        f"{_count(found['workers'], 'worker')} (clips of {found['frames']}x{found['stride']} frames, "
-        f"{found['seconds_per_clip'] * 1000:.0f} ms each, mean of n = {found['clips']} in one process, from files read "
-        "just before; augmentation and training come on top)"
+        f"estimate: decoding one epoch of {estimate['videos']} videos takes about "
+        f"{duration(estimate['epoch_seconds'])} with {_count(estimate['workers'], 'worker')} "
+        f"(clips of {estimate['frames']}x{estimate['stride']} frames, "
+        f"{estimate['seconds_per_clip'] * 1000:.0f} ms each, mean of n = {estimate['clips']} in one process, "
+        "from files read just before; augmentation and training come on top)"
     )
 
 
@@ -468,5 +469,5 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def _counts(values: dict[str, int], most: int = 4) -> str:
-    shown = [f"{value} ({count})" for value, count in list(values.items())[:most]]
-    return ", ".join(shown) + (f" and {len(values) - most} more" if len(values) > most else "")
+    parts = [f"{value} ({count})" for value, count in list(values.items())[:most]]
+    return ", ".join(parts) + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -27,7 +27,7 @@ def diving48(split: str, root: Path, *, annotations: str | None = None, videos: 
     listing = f"Diving48_V2_{'train' if split == 'train' else 'test'}.json"
     path = find(root, (listing,), f"diving48 {split}", SOURCE, annotations)
     classes = _classes(find(root, ("Diving48_vocab.json",), f"diving48 {split}", SOURCE, annotations))
-    found = Found(root, videos)
+    files = Found(root, videos)
     items: list[Item] = []
     for index, entry in enumerate(read_json(path, list), start=1):
         if not isinstance(entry, dict) or not {"vid_name", "label"} <= entry.keys():
@@ -36,7 +36,7 @@ def diving48(split: str, root: Path, *, annotations: str | None = None, videos: 
         if not isinstance(label, int) or not 0 <= label < len(classes):
             raise DataError(f"{path}, entry {index}: label {label!r}; allowed: 0 to {len(classes) - 1}")
         name = str(entry["vid_name"])
-        items.append(located(found, root, name, label, f"{videos or 'rgb'}/{name}.mp4"))
+        items.append(located(files, root, name, label, f"{videos or 'rgb'}/{name}.mp4"))
     return DataSet("diving48", split, root, tuple(items), classes, source=SOURCE)
 
 

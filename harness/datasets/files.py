@@ -24,43 +24,44 @@ DEEPEST = 6  # folders below the root in which videos are looked for
 def find(
     root: Path,
     candidates: Sequence[str],
-    what: str,
+    dataset: str,
     source: str,
-    given: str | None = None,
+    annotations: str | None = None,
     folders: Sequence[str] = ANNOTATION_FOLDERS,
     split: str | None = None,
 ) -> Path:
     """The first of `candidates` (file names) in the root or one of its usual folders for annotations.
 
-    `given` is what the caller's option said: a folder to look in instead, absolute or under the root, or (where `split`
-    is given) a file whose name holds `{split}`, so that one option cannot mean one list for every split.
+    `annotations` is what the caller's option said: a folder to look in instead, absolute or under the root, or (where
+    `split` is given) a file whose name holds `{split}`, so that one option cannot mean one list for every split.
     Raises: DataError saying what was looked for, where, and who distributes it.
     """
-    if given is not None:
-        if split is not None and "{split}" in given:
-            return _place(given.replace("{split}", split), root, Path.is_file, "file")
-        place = _place(given, root, Path.exists, "file or folder")
+    if annotations is not None:
+        if split is not None and "{split}" in annotations:
+            return _place(annotations.replace("{split}", split), root, Path.is_file, "file")
+        place = _place(annotations, root, Path.exists, "file or folder")
         if not place.is_dir():
             hint = "" if split is None else " or write {split} in the name, where it says train or val"
-            raise DataError(f"annotations={given}: one file cannot list every split; give its folder{hint}")
+            raise DataError(f"annotations={annotations}: one file cannot list every split; give its folder{hint}")
         root, folders = place, ("",)
     for folder in folders:
         for name in candidates:
             if (root / folder / name).is_file():
                 return root / folder / name
     where = ", ".join(str(root / folder) for folder in folders[:3])
-    shown = " or ".join(candidates[:2]) + (f" (or {', '.join(candidates[2:])})" if candidates[2:] else "")
+    choices = " or ".join(candidates[:2]) + (f" (or {', '.join(candidates[2:])})" if candidates[2:] else "")
     raise DataError(
-        f"{what}: no {shown} in {where}{' or alike' if len(folders) > 3 else ''}; get it from {source}, or say where "
-        f"it lies: annotations={'FOLDER' if split is None else 'FOLDER or FILE, with {split} for train, val or test'}"
+        f"{dataset}: no {choices} in {where}{' or alike' if len(folders) > 3 else ''}; get it from {source}, or say "
+        "where it lies: annotations="
+        + ("FOLDER" if split is None else "FOLDER or FILE, with {split} for train, val or test")
     )
 
 
-def _place(given: str, root: Path, exists: Callable[[Path], bool], what: str) -> Path:
-    for place in (Path(given).expanduser(), root / given):
+def _place(annotations: str, root: Path, exists: Callable[[Path], bool], kind: str) -> Path:
+    for place in (Path(annotations).expanduser(), root / annotations):
         if exists(place):
             return place
-    raise DataError(f"annotations={given}: no such {what}, neither here nor in {root}")
+    raise DataError(f"annotations={annotations}: no such {kind}, neither here nor in {root}")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -127,21 +128,23 @@ def class_names(path: Path) -> tuple[str, ...]:
     if all(len(pair) == 2 and pair[0].isdigit() for pair in parts):
         if [int(pair[0]) for pair in parts] in (list(range(len(names))), list(range(1, len(names) + 1))):
             names = [pair[1] for pair in parts]
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for name, (number, line) in zip(names, listed, strict=True):
-        if name in seen:
+        if name in earlier:
             raise bad(path, number, line, "new: this class is named a second time")
-        seen.add(name)
+        earlier.add(name)
     return tuple(names)
 
 
-def find_class_names(root: Path, beside: Path, candidates: Sequence[str], given: str | None) -> tuple[str, ...] | None:
+def find_class_names(
+    root: Path, beside: Path, candidates: Sequence[str], classes: str | None
+) -> tuple[str, ...] | None:
     """The class names of `classes=`, else of the first of `candidates` beside the list or in the root; None without."""
-    if given is not None:
-        for place in (Path(given).expanduser(), root / given):
+    if classes is not None:
+        for place in (Path(classes).expanduser(), root / classes):
             if place.is_file():
                 return class_names(place)
-        raise DataError(f"classes={given}: no such file, neither here nor in {root}")
+        raise DataError(f"classes={classes}: no such file, neither here nor in {root}")
     for folder in (beside.parent, root):
         for name in candidates:
             if (folder / name).is_file():
@@ -228,11 +231,11 @@ class Found:
         return _nearest(self.folders.get(name), near)
 
 
-def located(found: Found, root: Path, name: str, label: int, expected: str, near: Sequence[str] = ()) -> Item:
+def located(files: Found, root: Path, name: str, label: int, expected: str, near: Sequence[str] = ()) -> Item:
     """The item of a video that is a file or, where there is none, a folder of pictures; a missing one stands where its
     owners have it."""
-    path = found.file(name, near)
-    if path is None and (pictures := found.folder(name, near)) is not None:
+    path = files.file(name, near)
+    if path is None and (pictures := files.folder(name, near)) is not None:
         return Item(pictures, label, frames=count_frames(root / pictures))
     return Item(path or expected, label)
 

@@ -54,12 +54,12 @@ def picture_names(folder: str | Path) -> list[str]:
     kinds: dict[str, list[str]] = defaultdict(list)  # by what stands around the numbers
     for name in names:
         kinds[NUMBER.sub("#", name.rpartition(".")[0])].append(name)
-    numbered = {kind: of_kind for kind, of_kind in kinds.items() if "#" in kind}
-    frames = {kind: of_kind for kind, of_kind in numbered.items() if not kind.startswith(FLOW)} or numbered
+    numbered = {kind: members for kind, members in kinds.items() if "#" in kind}
+    frames = {kind: members for kind, members in numbered.items() if not kind.startswith(FLOW)} or numbered
     if not frames:
         return names
     if len(frames) > 1:
-        first, second = (of_kind[0] for of_kind in list(frames.values())[:2])
+        first, second = (members[0] for members in list(frames.values())[:2])
         raise DataError(
             f"{folder}: {first} and {second} are named in two ways, so which are the frames is open; leave those of "
             "one video in it"

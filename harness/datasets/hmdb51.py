@@ -30,17 +30,17 @@ def hmdb51(
     if fold not in (1, 2, 3):
         raise DataError(f"fold={fold}; allowed: 1, 2, 3")
     lists = _lists(root, split, fold, annotations)
-    wanted = "1" if split == "train" else "2"
-    found, items = Found(root, videos), []
+    mark = "1" if split == "train" else "2"
+    files, items = Found(root, videos), []
     for label, (name, path) in enumerate(lists.items()):
         for number, line in lines(path):
             parts = line.rsplit(None, 1)
             if len(parts) != 2 or parts[1] not in ("0", "1", "2"):
                 raise bad(path, number, line, "`<file>.avi <0, 1 or 2>`")
-            if parts[1] == wanted:
+            if parts[1] == mark:
                 stem = parts[0].rpartition(".")[0] or parts[0]
                 expected = f"{videos + '/' if videos else ''}{name}/{parts[0]}"
-                items.append(located(found, root, stem, label, expected, (name,)))
+                items.append(located(files, root, stem, label, expected, (name,)))
     return DataSet("hmdb51", split, root, tuple(items), tuple(lists), source=SOURCE)
 
 
@@ -48,13 +48,13 @@ def _lists(root: Path, split: str, fold: int, annotations: str | None) -> dict[s
     """The split file of each class, classes in the order of the alphabet. Raises: DataError."""
     places = [root / folder for folder in FOLDERS]
     if annotations is not None:
-        given = Path(annotations).expanduser()
-        places = [given if given.is_absolute() or given.is_dir() else root / given]
+        base = Path(annotations).expanduser()
+        places = [base if base.is_absolute() or base.is_dir() else root / base]
     for place in places:
         pattern = re.compile(rf"([^.].*)_test_split{fold}\.txt")
-        found = {match[1]: path for path in place.glob("*.txt") if (match := pattern.fullmatch(path.name))}
-        if found:
-            return dict(sorted(found.items()))
+        by_class = {match[1]: path for path in place.glob("*.txt") if (match := pattern.fullmatch(path.name))}
+        if by_class:
+            return dict(sorted(by_class.items()))
     raise DataError(
         f"hmdb51 {split}: no <class>_test_split{fold}.txt in {', '.join(map(str, places[:4]))}; get them from {SOURCE} "
         "(test_train_splits.rar), or say where they lie with annotations=FOLDER"

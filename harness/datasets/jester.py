@@ -28,18 +28,18 @@ FILES = {"train": "train.csv", "val": "validation.csv", "test": "test-answers.cs
 )
 def jester(split: str, root: Path, *, annotations: str | None = None, videos: str | None = None) -> DataSet:
     """Jester: 27 hand gestures, 118 562 training and 14 787 validation videos, as folders of pictures."""
-    what = f"jester {split}"
-    classes = class_names(find(root, _names("labels.csv"), what, SOURCE, annotations))
+    dataset = f"jester {split}"
+    classes = class_names(find(root, _names("labels.csv"), dataset, SOURCE, annotations))
     labels = {name: label for label, name in enumerate(classes)}
-    path = find(root, _names(FILES[split]), what, SOURCE, annotations)
-    found = Found(root, videos)
+    path = find(root, _names(FILES[split]), dataset, SOURCE, annotations)
+    files = Found(root, videos)
     items = []
     for number, row in rows(path, ";"):
         if len(row) != 2 or not row[0]:
             raise bad(path, number, ";".join(row), "`id;class name`")
         if row[1] not in labels:
             raise bad(path, number, ";".join(row), f"one of the {len(classes)} classes of the labels file")
-        items.append(located(found, root, row[0], labels[row[1]], f"{videos or '20bn-jester-v1'}/{row[0]}"))
+        items.append(located(files, root, row[0], labels[row[1]], f"{videos or '20bn-jester-v1'}/{row[0]}"))
     return DataSet("jester", split, root, tuple(items), classes, sided=True, mirror=mirrored(classes), source=SOURCE)
 
 

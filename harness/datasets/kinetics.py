@@ -66,12 +66,12 @@ def kinetics700(
 
 def candidates(count: int, split: str) -> list[str]:
     """File names under which the list of a split is known: CVDF's, DeepMind's, mmaction2's."""
-    other = {"val": "validate"}.get(split, split)
-    known = [f"{split}.csv", f"kinetics_{split}.csv", f"kinetics{count}_{split}.csv", f"kinetics-{count}_{split}.csv"]
+    alias = {"val": "validate"}.get(split, split)
+    tables = [f"{split}.csv", f"kinetics_{split}.csv", f"kinetics{count}_{split}.csv", f"kinetics-{count}_{split}.csv"]
     plain = [f"kinetics{count}_{split}_list_videos.txt", f"{split}_list.txt", f"{split}.list"]
     # the .csv of Kinetics-600 at the CVDF are incomplete, its .txt are not
     texts = [f"{split}.txt", f"kinetics_{count}_{split}.txt"]
-    return (texts + known if count == 600 else known + texts) + ([f"{other}.csv"] if other != split else []) + plain
+    return (texts + tables if count == 600 else tables + texts) + ([f"{alias}.csv"] if alias != split else []) + plain
 
 
 def _kinetics(
@@ -81,17 +81,17 @@ def _kinetics(
     path = find(root, candidates(count, split), f"{name} {split}", SOURCE, annotations, split=split)
     named = find_class_names(root, path, ("classes.txt", f"label_map_k{count}.txt", "label_map.txt"), classes)
     if not _is_official(path):
-        items, known = _plain(path, root, named), named
-        known = known or tuple(str(label) for label in range(count))
-        if max((item.label for item in items), default=0) >= len(known):
+        items, names = _plain(path, root, named), named
+        names = names or tuple(str(label) for label in range(count))
+        if max((item.label for item in items), default=0) >= len(names):
             raise DataError(
-                f"{path}: its largest label is {max(item.label for item in items)}, but {name} has {len(known)}"
+                f"{path}: its largest label is {max(item.label for item in items)}, but {name} has {len(names)}"
             )
     else:
         listed = _official(path)
-        known = named or _names(path, listed, count, subset)
-        items = _located(listed, known, path, root, videos, split)
-    return DataSet(name, split, root, tuple(items), known, source=SOURCE)
+        names = named or _names(path, listed, count, subset)
+        items = _located(listed, names, path, root, videos, split)
+    return DataSet(name, split, root, tuple(items), names, source=SOURCE)
 
 
 def _is_official(path: Path) -> bool:
@@ -104,11 +104,14 @@ def _is_official(path: Path) -> bool:
 def _official(path: Path) -> list[tuple[int, str, str]]:
     """(line, label, file name without extension) of each row. Raises: DataError."""
     head: dict[str, int] = {"label": 0, "youtube_id": 1, "time_start": 2, "time_end": 3}
-    found = []
+    listed = []
     for index, (number, row) in enumerate(rows(path)):
         if index == 0 and "youtube_id" in (field.lower() for field in row):
             head = {field.lower(): column for column, field in enumerate(row)}
-            head = {{"start_time": "time_start", "end_time": "time_end"}.get(key, key): at for key, at in head.items()}
+            head = {
+                {"start_time": "time_start", "end_time": "time_end"}.get(key, key): column
+                for key, column in head.items()
+            }
             if "label" not in head:
                 raise DataError(f"{path}: has no column `label`: this split was published without; use val")
             missing = [key for key in ("time_start", "time_end") if key not in head]
@@ -125,10 +128,10 @@ def _official(path: Path) -> list[tuple[int, str, str]]:
             raise bad(path, number, row, f"{expected} with times in seconds") from None
         if not label or not re.fullmatch(r"[\w-]+", clip):
             raise bad(path, number, row, f"{expected}: label or youtube_id is empty or odd")
-        found.append((number, label, f"{clip}_{start:06d}_{end:06d}"))
-    if not found:
+        listed.append((number, label, f"{clip}_{start:06d}_{end:06d}"))
+    if not listed:
         raise DataError(f"{path}: lists no videos")
-    return found
+    return listed
 
 
 def _names(path: Path, listed: list[tuple[int, str, str]], count: int, subset: bool) -> tuple[str, ...]:
@@ -136,9 +139,9 @@ def _names(path: Path, listed: list[tuple[int, str, str]], count: int, subset: b
     names = {label for _, label, _ in listed}
     for split in ("train", "val") if len(names) != count else ():
         beside = [path.parent / name for name in candidates(count, split)]
-        other = next((place for place in beside if place.is_file() and place != path), None)
-        if other is not None and _is_official(other):
-            names |= {label for _, label, _ in _official(other)}
+        sibling = next((place for place in beside if place.is_file() and place != path), None)
+        if sibling is not None and _is_official(sibling):
+            names |= {label for _, label, _ in _official(sibling)}
     if len(names) != count and not subset:
         raise DataError(
             f"{path}: names {len(names)} classes, kinetics{count} has {count}, so labels would not be those of "
@@ -149,19 +152,19 @@ def _names(path: Path, listed: list[tuple[int, str, str]], count: int, subset: b
 
 
 def _located(
-    listed: list[tuple[int, str, str]], known: tuple[str, ...], path: Path, root: Path, videos: str | None, split: str
+    listed: list[tuple[int, str, str]], names: tuple[str, ...], path: Path, root: Path, videos: str | None, split: str
 ) -> list[Item]:
-    found = Found(root, videos)
-    labels = {name: label for label, name in enumerate(known)}
+    files = Found(root, videos)
+    labels = {name: label for label, name in enumerate(names)}
     alike = {name.replace(" ", "_"): label for name, label in labels.items()}
     folders = {"val": ("val", "validate", "validation"), "train": ("train",), "test": ("test",)}[split]
     items = []
     for number, name, stem in listed:
         label = labels.get(name, alike.get(name.replace(" ", "_")))
         if label is None:
-            raise bad(path, number, name, f"one of the {len(known)} class names")
+            raise bad(path, number, name, f"one of the {len(names)} class names")
         near = (REPLACEMENT, *folders, name, name.replace(" ", "_"))
-        items.append(Item(found.file(stem, near) or f"{videos or split}/{stem}.mp4", label))
+        items.append(Item(files.file(stem, near) or f"{videos or split}/{stem}.mp4", label))
     return items
 
 

@@ -94,8 +94,8 @@ def _listed(
     items, words = read(path, named)
     if named is None:  # every split must number the classes alike
         every = {path: (items, words)}
-        for other in SPLITS:
-            if (beside := _find(root, patterns, other, annotations)) is not None and beside not in every:
+        for sibling in SPLITS:
+            if (beside := _find(root, patterns, sibling, annotations)) is not None and beside not in every:
                 every[beside] = read(beside, None)
         if any(texts for _, texts in every.values()):
             named = tuple(sorted(set().union(*(texts for _, texts in every.values()))))
@@ -115,8 +115,8 @@ def _find(root: Path, patterns: Sequence[str], split: str, annotations: str | No
     """The list of a split; None where there is none. Raises: DataError, where more than one fits."""
     folders = [root / folder for folder in FOLDERS]
     if annotations is not None:
-        given = annotations.replace("{split}", split)
-        for place in (Path(given).expanduser(), root / given):
+        named = annotations.replace("{split}", split)
+        for place in (Path(named).expanduser(), root / named):
             if place.is_dir():
                 folders = [place]
                 break
@@ -132,10 +132,10 @@ def _find(root: Path, patterns: Sequence[str], split: str, annotations: str | No
                 if path.is_file() and not path.name.startswith(".")
             )
             if len(fitting) > 1:
-                both = ", ".join(path.name for path in fitting[:4])
+                matching = ", ".join(path.name for path in fitting[:4])
                 raise DataError(
-                    f"{folder} holds more than one list for {split} ({both}); say which with annotations=FILE, with "
-                    "{split} where its name says train or val"
+                    f"{folder} holds more than one list for {split} ({matching}); say which with annotations=FILE, "
+                    "with {split} where its name says train or val"
                 )
             if fitting:
                 return fitting[0]
@@ -146,14 +146,14 @@ def _read_csv(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], 
     """Items, and the labels as text where they are class names and not numbers."""
     listed = list(rows(path))
     columns: dict[str, int] = {"path": 0, "label": 1}
-    head = {field.lower(): at for at, field in enumerate(listed[0][1])} if listed else {}
+    head = {field.lower(): column for column, field in enumerate(listed[0][1])} if listed else {}
     paths, labels = ([head[word] for word in words if word in head] for words in (PATH_WORDS, LABEL_WORDS))
     width = 2
     if labels and (paths or "label" in head):
         columns, width = head | {"path": paths[0] if paths else 0, "label": labels[0]}, len(head)
         listed.pop(0)
-    at = columns["label"]
-    words_at = [len(row) == width and not NUMBER.fullmatch(row[at]) for _, row in listed]
+    label_column = columns["label"]
+    words_at = [len(row) == width and not NUMBER.fullmatch(row[label_column]) for _, row in listed]
     if len(listed) > 1 and words_at[0] and not any(words_at[1:]):
         raise bad(
             path, *listed[0], "labelled with a number, as all lines below it are; a header must name the columns path "

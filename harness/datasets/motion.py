@@ -126,14 +126,14 @@ def listed(root: Path, manifest: dict) -> DataSet:
 
     Paths begin with that folder's name, so the data set's digest tells versions and formats apart.
     """
-    shown = next(one for one in REPERTOIRES.values() if list(one.classes) == manifest["classes"])
+    repertoire = next(candidate for candidate in REPERTOIRES.values() if list(candidate.classes) == manifest["classes"])
     return DataSet(
         manifest["name"],
         manifest["split"],
         root.parent,
         tuple(Item(f"{root.name}/{clip['path']}", clip["label"]) for clip in manifest["clips"]),
-        shown.classes,
+        repertoire.classes,
         sided=True,
-        mirror=shown.mirror,
+        mirror=repertoire.mirror,
         source=f"built in, format {manifest['format']}, specification {manifest['digest'][:12]}",
     )

@@ -38,8 +38,8 @@ def contact_sheet(dataset: DataSet, path: str | Path, *, frames: int = 8, height
         strip = Image.new("RGB", (len(pictures) * (width + 2), height + LABEL_HEIGHT + 2), "white")
         ImageDraw.Draw(strip).text((2, 1), name, fill="black")
         for place, picture in enumerate(pictures):
-            shown = Image.fromarray(picture).resize((width, height), Image.BILINEAR)
-            strip.paste(shown, (place * (width + 2), LABEL_HEIGHT))
+            scaled = Image.fromarray(picture).resize((width, height), Image.BILINEAR)
+            strip.paste(scaled, (place * (width + 2), LABEL_HEIGHT))
         strips.append(strip)
     sheet = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
     top = 0

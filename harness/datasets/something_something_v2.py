@@ -31,21 +31,21 @@ def something_something_v2(
     split: str, root: Path, *, annotations: str | None = None, videos: str | None = None
 ) -> DataSet:
     """Something-Something V2: 174 templates of handling things, 168 913 training and 24 777 validation videos."""
-    what = f"something_something_v2 {split}"
-    labels_path = find(root, _names("labels.json"), what, SOURCE, annotations)
+    dataset = f"something_something_v2 {split}"
+    labels_path = find(root, _names("labels.json"), dataset, SOURCE, annotations)
     classes = _classes(labels_path)
     labels = {name: label for label, name in enumerate(classes)}
     if split == "test":
-        listed = _answers(find(root, _names("test-answers.csv"), what, SOURCE, annotations))
+        listed = _answers(find(root, _names("test-answers.csv"), dataset, SOURCE, annotations))
     else:
-        listed = _entries(find(root, _names(f"{FILES[split]}.json"), what, SOURCE, annotations))
-    found = Found(root, videos)
+        listed = _entries(find(root, _names(f"{FILES[split]}.json"), dataset, SOURCE, annotations))
+    files = Found(root, videos)
     items = []
     for place, video, template in listed:
         if template not in labels:
             raise DataError(f"{place}: the template {template!r} is not in {labels_path}; fetch both from one release")
         expected = f"{videos or '20bn-something-something-v2'}/{video}.webm"
-        items.append(located(found, root, video, labels[template], expected))
+        items.append(located(files, root, video, labels[template], expected))
     return DataSet(
         "something_something_v2",
         split,
@@ -64,15 +64,15 @@ def mirrored(classes: tuple[str, ...]) -> dict[int, int]:
     pairs = {}
     for name, label in labels.items():
         words = [_opposite(word) for word in name.split(" ")]
-        other = labels.get(" ".join(words))
-        if other is not None and other != label:
-            pairs[label] = other
+        opposite = labels.get(" ".join(words))
+        if opposite is not None and opposite != label:
+            pairs[label] = opposite
     return pairs
 
 
 def _opposite(word: str) -> str:
-    other = OPPOSITES.get(word.lower(), word)
-    return other.capitalize() if word[:1].isupper() and other.islower() else other
+    opposite = OPPOSITES.get(word.lower(), word)
+    return opposite.capitalize() if word[:1].isupper() and opposite.islower() else opposite
 
 
 def _names(name: str) -> list[str]:
@@ -92,19 +92,19 @@ def _classes(path: Path) -> tuple[str, ...]:
 
 
 def _entries(path: Path) -> list[tuple[str, str, str]]:
-    found = []
+    entries = []
     for index, entry in enumerate(read_json(path, list), start=1):
         if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
             raise DataError(f"{path}, entry {index}: {str(entry)[:80]} is not an object with `id` and `template`")
         template = str(entry["template"]).replace("[", "").replace("]", "")
-        found.append((f"{path}, entry {index}", str(entry["id"]), template))
-    return found
+        entries.append((f"{path}, entry {index}", str(entry["id"]), template))
+    return entries
 
 
 def _answers(path: Path) -> list[tuple[str, str, str]]:
-    found = []
+    entries = []
     for number, row in rows(path, ";"):
         if len(row) != 2:
             raise bad(path, number, ";".join(row), "`id;template`")
-        found.append((f"{path}, line {number}", row[0], row[1].replace("[", "").replace("]", "")))
-    return found
+        entries.append((f"{path}, line {number}", row[0], row[1].replace("[", "").replace("]", "")))
+    return entries

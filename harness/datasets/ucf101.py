@@ -27,13 +27,13 @@ def ucf101(
     """UCF-101: 101 actions, about 9 500 training and 3 700 test clips in each of three splits (`fold`)."""
     if fold not in (1, 2, 3):
         raise DataError(f"fold={fold}; allowed: 1, 2, 3")
-    what = f"ucf101 {split}, fold {fold}"
-    classes = class_names(find(root, ("classInd.txt",), what, SOURCE, annotations, FOLDERS))
+    dataset = f"ucf101 {split}, fold {fold}"
+    classes = class_names(find(root, ("classInd.txt",), dataset, SOURCE, annotations, FOLDERS))
     labels = {name: label for label, name in enumerate(classes)}
     path = find(
-        root, (f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt",), what, SOURCE, annotations, FOLDERS
+        root, (f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt",), dataset, SOURCE, annotations, FOLDERS
     )
-    found, items = Found(root, videos), []
+    files, items = Found(root, videos), []
     for number, line in lines(path):
         parts = line.split()
         name, slash, file = parts[0].partition("/")
@@ -45,5 +45,5 @@ def ucf101(
             raise bad(path, number, line, f"numbered as in classInd.txt, where {name} is {labels[name] + 1}")
         stem = file.rpartition(".")[0] or file
         expected = f"{videos + '/' if videos else ''}{parts[0]}"
-        items.append(located(found, root, stem, labels[name], expected, (name,)))
+        items.append(located(files, root, stem, labels[name], expected, (name,)))
     return DataSet("ucf101", split, root, tuple(items), classes, source=SOURCE)

@@ -158,11 +158,11 @@ def cut(grid: Grid, dial: Tensor, generator: torch.Generator) -> Sample:
     before = grid.t // 2 * grid.h * grid.w
     code = torch.randint(0, 2, (count, most, CODE), generator=generator) * 2.0 - 1
     colour = torch.randint(0, 4, (count, most), generator=generator)
-    shown = (torch.arange(most) < dial[:, None])[..., None]
+    present = (torch.arange(most) < dial[:, None])[..., None]
     place = torch.rand(count, before, generator=generator).argsort(1)[:, :most]
-    told = torch.cat([torch.zeros(count, most, 1), code / 2, F.one_hot(colour, 4)], -1) * shown
+    features = torch.cat([torch.zeros(count, most, 1), code / 2, F.one_hot(colour, 4)], -1) * present
     x = torch.zeros(count, grid.tokens, 1 + CODE + 4)
-    x.scatter_(1, place[..., None].expand(-1, -1, x.shape[-1]), told)
+    x.scatter_(1, place[..., None].expand(-1, -1, x.shape[-1]), features)
     query = torch.randint(before, grid.tokens, (count,), generator=generator)
     x[rows, query, 0] = 1.0
     x[rows, query, 1 : 1 + CODE] = code[:, 0] / 2
