@@ -24,6 +24,7 @@ WHAT_RAN = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads"
 OPERATOR_WORDS = {  # part of an operator's name: what the field calls it; the first that fits
     "cudnn": "cuDNN", "flash": "flash", "efficient_attention": "memory-efficient", "fmha_cutlass": "memory-efficient",
     "attention_math": "math", "softmax": "math (explicit softmax)", "flex_attention": "flex", "window_attend": "Triton",
+    "pyramid_attend": "Triton", "few_keys_attend": "Triton", "chunked_attention": "chunks",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_zoo.kernels import _narrow
 from attention_zoo.registry import Registry
 
 registry: Registry[Kernel] = Registry("attention kernel", "attention_zoo.kernels")
@@ -75,7 +76,7 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
 
     `auto` is `sdpa`: it runs wherever PyTorch does, has a backward pass, and chooses among PyTorch's fused
     implementations by shape. The ablation `kernels` measures the others beside it. (`attend`, which knows the shapes,
-    makes one exception; schemes ask `of_windows` and `of_few_keys`, which know what records say of a card.)
+    makes two exceptions on a CPU; schemes ask `of_windows` and `of_few_keys`, which know what records say of a card.)
 
     Raises:
         UnknownName: `name` is no kernel.
@@ -155,6 +156,8 @@ def attend(
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)
     run, most = registry.get(name).run, _at_once(q, k, bias, backward)
+    if kernel == AUTO and _narrow.fits(q) and max(q.shape[-2], k.shape[-2]) > SHORT:
+        run = _narrow.attend
     if most >= len(q):
         return run(q, k, v, bias)
     parts = [x.split(most) for x in (q, k, v)]
