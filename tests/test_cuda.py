@@ -125,6 +125,18 @@ def test_programs_beside_ours_where_a_container_numbers_them_otherwise():
     assert [card.others(pids) for pids in ([], [os.getpid()], [7], [os.getpid(), 7], [7, 8])] == [0, 0, 0, 1, 1]
 
 
+def test_what_is_compiled_says_that_its_weights_are_there_twice(tmp_path, monkeypatch):
+    from harness.cost.metrics import peak_memory
+
+    monkeypatch.setattr(peak_memory, "_cuda", lambda *_: (100, {"how": "played"}))
+    for compiled, said in ((True, ["the weights are in it twice"]), (False, [])):
+        loaded = on_cuda(tmp_path, compile=compiled)
+        loaded.__dict__["kernel"], loaded.__dict__["eager"] = "sdpa", torch.nn.Linear(2, 2)
+        monkeypatch.setattr(loaded, "surroundings", dict)
+        (measured,) = peak_memory.peak_memory(loaded)
+        assert [what.partition(":")[0] for what in measured.said("holds")] == said
+
+
 class Clock:
     """Of a device on which each run takes two milliseconds, and of its host."""
 

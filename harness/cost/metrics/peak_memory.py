@@ -40,6 +40,8 @@ def measured(
         reason = f"{memory.COMPILERS_OWN}; {cure}"
         return [quantity.absent(reason, details=surroundings)]
     peak, details = _cuda(workload, run) if on_cuda else _cpu(workload, run)
+    if workload.case.compile:
+        details["holds"] = "the weights are in it twice: as constants of the compiled program, and of the eager model"
     weights = [*workload.eager.parameters(), *workload.eager.buffers()]
     details["weights_bytes"] = sum(t.numel() * t.element_size() for t in weights)
     return [quantity.of([peak], details | surroundings)]
