@@ -32,15 +32,20 @@ def draw(arguments: Sequence[str]) -> Path:
         ValueError: an argument is not of the form name=value, a place is outside of the grid, an option does not exist.
         UnknownName: there is no such scheme.
     """
-    said = Settings("draw", arguments, "grid=8x14x14 query=3,7,7 seed=0 out=FILE.png")
-    name, grid, seed, out = said.name, said.grid("grid", "8x14x14"), said.whole("seed", 0), said.path(".png")
-    query = said.place("query", grid)
-    options = said.options()
-    seen, how = attended(name, grid, query, seed, options)
+    settings = Settings("draw", arguments, "grid=8x14x14 query=3,7,7 seed=0 out=FILE.png")
+    name, grid, seed, out = (
+        settings.name,
+        settings.grid("grid", "8x14x14"),
+        settings.whole("seed", 0),
+        settings.path(".png"),
+    )
+    query = settings.place("query", grid)
+    options = settings.options()
+    mask, how = attended(name, grid, query, seed, options)
     words = " ".join(f"{option}={json.dumps(value)}" for option, value in options.items())
-    share = f"{seen.mean().item():.1%} of {grid.tokens} tokens"
+    share = f"{mask.mean().item():.1%} of {grid.tokens} tokens"
     title = f"{name} {words}".strip() + f": what the token at {tuple(query)} {how}, {share}"
-    _figure(seen, query, title).savefig(out, dpi=120, metadata={"Software": None})
+    _figure(mask, query, title).savefig(out, dpi=120, metadata={"Software": None})
     return out
 
 
@@ -49,8 +54,10 @@ def attended(
 ) -> tuple[Float[torch.Tensor, "t h w"], str]:
     """How much of each token one query sees, 0 to 1, and in what sense."""
     table, how = pairs(name, grid, seed, options)
-    at = [i * n // m for i, n, m in zip(query, table.out, grid, strict=True)]  # where the map that comes out is smaller
-    number = (at[0] * table.out.h + at[1]) * table.out.w + at[2]
+    place = [
+        i * n // m for i, n, m in zip(query, table.out, grid, strict=True)
+    ]  # where the map that comes out is smaller
+    number = (place[0] * table.out.h + place[1]) * table.out.w + place[2]
     return table.seen[number].view(tuple(grid)), how
 
 
@@ -76,17 +83,17 @@ def clip(grid: Grid, dim: int = DIM) -> Float[torch.Tensor, "1 t h w d"]:
     return interpolate(coarse, size=tuple(grid), mode="trilinear", align_corners=True).permute(0, 2, 3, 4, 1)
 
 
-def _figure(seen: Float[torch.Tensor, "t h w"], query: Sequence[int], title: str) -> matplotlib.figure.Figure:
-    columns = min(PER_ROW, len(seen))
-    rows = math.ceil(len(seen) / columns)
+def _figure(mask: Float[torch.Tensor, "t h w"], query: Sequence[int], title: str) -> matplotlib.figure.Figure:
+    columns = min(PER_ROW, len(mask))
+    rows = math.ceil(len(mask) / columns)
     figure = matplotlib.figure.Figure(figsize=(max(5, 1.5 * columns), 1.6 * rows + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=9)
     for t, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
-        if t < len(seen):
-            axes.imshow(seen[t], cmap="Blues", vmin=0, vmax=1)
+        if t < len(mask):
+            axes.imshow(mask[t], cmap="Blues", vmin=0, vmax=1)
             axes.set_title(f"frame {t}", fontsize=8)
-            height, width = seen[t].shape
+            height, width = mask[t].shape
             edge = dict(fill=False, edgecolor="0.6", linewidth=0.8)
             axes.add_patch(matplotlib.patches.Rectangle((-0.5, -0.5), width, height, **edge))
         if t == query[0]:

@@ -81,10 +81,10 @@ class BlockTopkAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        of_queries, of_keys = self._cuts(x)
-        keys, values = blocks.split(k, of_keys), blocks.split(v, of_keys)
-        chosen = self._choice(q, keys, of_queries, of_keys)
-        y = blocks.attention(q, keys, values, of_queries, of_keys, chosen, kernel=self.kernel)
+        query_blocks, key_blocks = self._cuts(x)
+        keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
+        chosen = self._choice(q, keys, query_blocks, key_blocks)
+        y = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
         return self.proj(y.flatten(2)).view(x.shape)
 
     def _cuts(self, x: Float[Tensor, "b t h w d"]) -> tuple[Blocks, Blocks]:
@@ -93,35 +93,37 @@ class BlockTopkAttention(nn.Module):
         return tuple(blocks.cut(x.device, ordered_runs, grid, self.tile, size) for size in sizes)
 
     @torch.no_grad()
-    def _choice(self, q: Tensor, keys: Tensor, of_queries: Blocks, of_keys: Blocks) -> Tensor:
+    def _choice(self, q: Tensor, keys: Tensor, query_blocks: Blocks, key_blocks: Blocks) -> Tensor:
         """Numbers of key blocks where each query block has equally many, else a table."""
-        if self._static() and not self._kept(of_keys.count):
-            return torch.empty(q.shape[0], q.shape[2], of_queries.count, 0, dtype=torch.int64, device=q.device)
-        queries = blocks.split(q, of_queries)
+        if self._static() and not self._kept(key_blocks.count):
+            return torch.empty(q.shape[0], q.shape[2], query_blocks.count, 0, dtype=torch.int64, device=q.device)
+        queries = blocks.split(q, query_blocks)
         if self.rule == "xattention":
-            chosen = reaching(self._antidiagonal(queries, keys, of_queries, of_keys), self.threshold)
+            chosen = reaching(self._antidiagonal(queries, keys, query_blocks, key_blocks), self.threshold)
             chosen[..., 0] = True
             return chosen
         if self.rule in ("sparge", "sla"):
-            keys = keys - (keys.sum((2, 3)) / of_keys.sizes.sum())[:, :, None, None]
-            if of_keys.ragged:  # padding stays zero
-                keys = keys * (torch.arange(of_keys.slots, device=q.device) < of_keys.sizes[:, None])[..., None]
-        scores = (blocks.means(queries, of_queries) * q.shape[-1] ** -0.5) @ blocks.means(keys, of_keys).mT
+            keys = keys - (keys.sum((2, 3)) / key_blocks.sizes.sum())[:, :, None, None]
+            if key_blocks.ragged:  # padding stays zero
+                keys = keys * (torch.arange(key_blocks.slots, device=q.device) < key_blocks.sizes[:, None])[..., None]
+        scores = (blocks.means(queries, query_blocks) * q.shape[-1] ** -0.5) @ blocks.means(keys, key_blocks).mT
         if self.rule == "sla":
-            return blocks.largest(scores, self._kept(of_keys.count))
+            return blocks.largest(scores, self._kept(key_blocks.count))
         if self.rule == "nabla":
             chosen = reaching(scores.softmax(-1), self.threshold)
-            return chosen | _overlap(of_queries, of_keys) if self.own_block else chosen
-        return self._sparge(scores, queries, keys, of_queries, of_keys)
+            return chosen | _overlap(query_blocks, key_blocks) if self.own_block else chosen
+        return self._sparge(scores, queries, keys, query_blocks, key_blocks)
 
-    def _sparge(self, scores: Tensor, queries: Tensor, keys: Tensor, of_queries: Blocks, of_keys: Blocks) -> Tensor:
+    def _sparge(
+        self, scores: Tensor, queries: Tensor, keys: Tensor, query_blocks: Blocks, key_blocks: Blocks
+    ) -> Tensor:
         alike = None
         if self.similarity is not None:
-            alike = [_alike(x, cut, self.similarity) for x, cut in ((queries, of_queries), (keys, of_keys))]
+            alike = [_alike(x, cut, self.similarity) for x, cut in ((queries, query_blocks), (keys, key_blocks))]
             scores = scores.masked_fill(~alike[1][:, :, None], -torch.inf)
         shares = scores.softmax(-1).nan_to_num()  # no key block is left where all fall back
         if self.threshold is None:
-            chosen = blocks.largest(shares, self._kept(of_keys.count))
+            chosen = blocks.largest(shares, self._kept(key_blocks.count))
         else:
             order = shares.argsort(dim=-1, descending=True, stable=True)
             kept = shares.gather(-1, order).cumsum(-1) <= self.threshold
@@ -129,9 +131,9 @@ class BlockTopkAttention(nn.Module):
             chosen = torch.zeros_like(kept).scatter(-1, order, kept)
         if alike is None:
             return chosen
-        return blocks.table(chosen, of_keys.count) | ~alike[0][..., None] | ~alike[1][:, :, None]
+        return blocks.table(chosen, key_blocks.count) | ~alike[0][..., None] | ~alike[1][:, :, None]
 
-    def _antidiagonal(self, queries: Tensor, keys: Tensor, of_queries: Blocks, of_keys: Blocks) -> Tensor:
+    def _antidiagonal(self, queries: Tensor, keys: Tensor, query_blocks: Blocks, key_blocks: Blocks) -> Tensor:
         """The share of each key block in the scores of each query block; groups of padding alone take no part."""
         stride, c = self.stride, queries.shape[-1]
         q, k = (
@@ -141,10 +143,10 @@ class BlockTopkAttention(nn.Module):
         scores = (q * (c**-0.5 / stride)) @ k.mT
         real = [
             (torch.arange(0, cut.slots, stride, device=q.device) < cut.sizes[:, None]).flatten()
-            for cut in (of_queries, of_keys)
+            for cut in (query_blocks, key_blocks)
         ]
         shares = scores.masked_fill(~real[1], -torch.inf).softmax(-1) * real[0][:, None]
-        shares = shares.unflatten(3, (of_keys.count, -1)).sum(4).unflatten(2, (of_queries.count, -1)).sum(3)
+        shares = shares.unflatten(3, (key_blocks.count, -1)).sum(4).unflatten(2, (query_blocks.count, -1)).sum(3)
         return shares / shares.sum(-1, keepdim=True)
 
     def _static(self) -> bool:
@@ -158,8 +160,8 @@ class BlockTopkAttention(nn.Module):
     def chosen(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m queries keys"]:
         """Which key blocks each query block chooses."""
         q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
-        of_queries, of_keys = self._cuts(x)
-        return blocks.table(self._choice(q, blocks.split(k, of_keys), of_queries, of_keys), of_keys.count)
+        query_blocks, key_blocks = self._cuts(x)
+        return blocks.table(self._choice(q, blocks.split(k, key_blocks), query_blocks, key_blocks), key_blocks.count)
 
     def selection(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n n"]:
         """The (query, key) pairs that are attended to."""
@@ -216,7 +218,7 @@ def _alike(x: Float[Tensor, "b m blocks slots c"], cut: Blocks, least: float) ->
     return (mean.square().sum(-1) > least) & (cut.sizes == cut.slots)
 
 
-def _overlap(of_queries: Blocks, of_keys: Blocks) -> Bool[Tensor, "queries keys"]:
-    shared = torch.zeros(of_queries.count, of_keys.count, dtype=torch.bool, device=of_queries.block.device)
-    shared[of_queries.block, of_keys.block] = True
+def _overlap(query_blocks: Blocks, key_blocks: Blocks) -> Bool[Tensor, "queries keys"]:
+    shared = torch.zeros(query_blocks.count, key_blocks.count, dtype=torch.bool, device=query_blocks.block.device)
+    shared[query_blocks.block, key_blocks.block] = True
     return shared

@@ -69,8 +69,8 @@ def _cut(device: torch.device, make, *key) -> Blocks:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
 
     with unwatched():
-        at = tuple((size, tensor(numbers)) for size, numbers in runs)
-        return Blocks(tensor(tokens), tensor(sizes), tensor(block), at, tensor(back), slots * len(blocks) > n)
+        tensors = tuple((size, tensor(numbers)) for size, numbers in runs)
+        return Blocks(tensor(tokens), tensor(sizes), tensor(block), tensors, tensor(back), slots * len(blocks) > n)
 
 
 @torch.compiler.disable  # numpy makes the tables: a compiled model takes them between two graphs
@@ -102,8 +102,8 @@ def attention(
     q: Float[Tensor, "b n m c"],
     k: Float[Tensor, "b m blocks slots c"],
     v: Float[Tensor, "b m blocks slots c"],
-    of_queries: Blocks,
-    of_keys: Blocks,
+    query_blocks: Blocks,
+    key_blocks: Blocks,
     chosen: Int[Tensor, "b m queries r"] | Bool[Tensor, "b m queries blocks"],
     *,
     kernel: str,
@@ -114,27 +114,29 @@ def attention(
     """
     b, n, m, c = q.shape
     rows = q.transpose(1, 2).contiguous()
-    keys, values = (x.reshape(b * m * of_keys.count, of_keys.slots * c) for x in (k, v))
+    keys, values = (x.reshape(b * m * key_blocks.count, key_blocks.slots * c) for x in (k, v))
     forbidden = None
-    if of_keys.ragged:
-        padding = torch.arange(of_keys.slots, device=q.device) >= of_keys.sizes[:, None]
+    if key_blocks.ragged:
+        padding = torch.arange(key_blocks.slots, device=q.device) >= key_blocks.sizes[:, None]
         forbidden = torch.zeros_like(padding, dtype=q.dtype).masked_fill(padding, -torch.inf)
     parts = []
-    for size, numbers in of_queries.runs:
-        index = of_queries.tokens[numbers, :size]
+    for size, numbers in query_blocks.runs:
+        index = query_blocks.tokens[numbers, :size]
         queries = rows.index_select(2, index.flatten()).view(b * m * len(numbers), 1, size, c)
-        y = _run(queries, keys, values, chosen[:, :, numbers].flatten(0, 2), of_keys, forbidden, len(numbers), kernel)
+        y = _run(
+            queries, keys, values, chosen[:, :, numbers].flatten(0, 2), key_blocks, forbidden, len(numbers), kernel
+        )
         parts.append(y.view(b, m, len(numbers), size, c))
-    return joined(parts, of_queries)
+    return joined(parts, query_blocks)
 
 
-def _run(q, k, v, chosen, of_keys: Blocks, forbidden, group: int, kernel: str) -> Float[Tensor, "x 1 s c"]:
-    head = torch.arange(len(q), device=q.device) // group * of_keys.count  # the first block of each row's head
+def _run(q, k, v, chosen, key_blocks: Blocks, forbidden, group: int, kernel: str) -> Float[Tensor, "x 1 s c"]:
+    head = torch.arange(len(q), device=q.device) // group * key_blocks.count  # the first block of each row's head
     if chosen.dtype != torch.bool:
         return _rows(q, k, v, chosen, head, forbidden, kernel)
-    at, choices = zip(*_equal(chosen), strict=True)
-    found = [_rows(q[i], k, v, some, head[i], forbidden, kernel) for i, some in zip(at, choices, strict=True)]
-    return torch.cat(found).index_select(0, torch.cat(at).argsort())
+    indices, choices = zip(*_equal(chosen), strict=True)
+    parts = [_rows(q[i], k, v, some, head[i], forbidden, kernel) for i, some in zip(indices, choices, strict=True)]
+    return torch.cat(parts).index_select(0, torch.cat(indices).argsort())
 
 
 def _equal(chosen: Bool[Tensor, "x blocks"]) -> Iterator[tuple[Int[Tensor, " y"], Int[Tensor, "y r"]]]:
@@ -144,16 +146,16 @@ def _equal(chosen: Bool[Tensor, "x blocks"]) -> Iterator[tuple[Int[Tensor, " y"]
         return
     counts = chosen.sum(1)
     for count in counts.unique().tolist():
-        at = (counts == count).nonzero()[:, 0]
-        yield at, chosen[at].nonzero()[:, 1].view(len(at), count)
+        rows = (counts == count).nonzero()[:, 0]
+        yield rows, chosen[rows].nonzero()[:, 1].view(len(rows), count)
 
 
 def _rows(q, k, v, chosen, head, forbidden, kernel: str) -> Float[Tensor, "x 1 s c"]:
     if chosen.shape[1] == 0:
         return torch.zeros_like(q)
 
-    def piece(at: slice) -> Tensor:
-        return _attended(q[at], k, v, chosen[at], head[at], forbidden, kernel)
+    def piece(rows: slice) -> Tensor:
+        return _attended(q[rows], k, v, chosen[rows], head[rows], forbidden, kernel)
 
     return in_pieces(piece, len(q), 2 * (q[0].numel() + chosen.shape[1] * k.shape[1]), q)
 
@@ -165,9 +167,11 @@ def _attended(q, k, v, chosen, head, forbidden, kernel: str) -> Float[Tensor, "x
     return attend(q, keys, values, bias, kernel=kernel)
 
 
-def pairs_of(chosen: Bool[Tensor, "b m queries keys"], of_queries: Blocks, of_keys: Blocks) -> Bool[Tensor, "b m n n"]:
+def pairs_of(
+    chosen: Bool[Tensor, "b m queries keys"], query_blocks: Blocks, key_blocks: Blocks
+) -> Bool[Tensor, "b m n n"]:
     """A choice of blocks as a choice of tokens, in (t, h, w) order."""
-    return chosen[:, :, of_queries.block][..., of_keys.block]
+    return chosen[:, :, query_blocks.block][..., key_blocks.block]
 
 
 def table(chosen: Tensor, count: int) -> Bool[Tensor, "b m queries blocks"]:

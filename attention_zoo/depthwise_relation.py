@@ -43,5 +43,5 @@ class DepthwiseRelation(nn.Module):
 
     def reach(self) -> Bool[Tensor, "n n"]:
         """Tokens within half of `size` along each axis."""
-        at = torch.cartesian_prod(*(torch.arange(n) for n in self.grid)).view(-1, 3)
-        return ((at[:, None] - at).abs() <= self.size // 2).all(-1)
+        places = torch.cartesian_prod(*(torch.arange(n) for n in self.grid)).view(-1, 3)
+        return ((places[:, None] - places).abs() <= self.size // 2).all(-1)

@@ -33,11 +33,11 @@ class FactorisedDotProductAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         t = grid_of(x).t
         parts = gathered.projected(x, self.qkv, self.num_heads)
-        found = []
+        results = []
         if self.over_time:
-            found.append(over_time(*(part[:, :, : self.over_time] for part in parts), t, kernel=self.kernel))
-        found.append(over_space(*(part[:, :, self.over_time :] for part in parts), t, kernel=self.kernel))
-        return self.proj(torch.cat(found, 2).flatten(2)).view(x.shape)
+            results.append(over_time(*(part[:, :, : self.over_time] for part in parts), t, kernel=self.kernel))
+        results.append(over_space(*(part[:, :, self.over_time :] for part in parts), t, kernel=self.kernel))
+        return self.proj(torch.cat(results, 2).flatten(2)).view(x.shape)
 
     def macs(self) -> int:
         """Four projections; scores and weighted sum over times, and over places, with half of the width each."""

@@ -19,12 +19,12 @@ Way = Callable[..., Tensor]
 _chosen: dict[tuple, str] = {}
 
 
-def fastest(what: str, ways: dict[str, Way], *inputs: Tensor | None) -> Tensor:
+def fastest(operation: str, ways: dict[str, Way], *inputs: Tensor | None) -> Tensor:
     """The result of one of the ways, of which the first is for whoever looks at operators, and for other devices."""
     if inputs[0].device.type != "cuda" or chunks.observed():
         return next(iter(ways.values()))(*inputs)
     inputs = chunks.autocast(*inputs)
-    key = (what, torch.is_grad_enabled(), *map(_kind, inputs))
+    key = (operation, torch.is_grad_enabled(), *map(_kind, inputs))
     if key not in _chosen:
         times = {name: _milliseconds(way, inputs) for name, way in ways.items()}
         _chosen[key] = min(times, key=times.get)
@@ -33,7 +33,7 @@ def fastest(what: str, ways: dict[str, Way], *inputs: Tensor | None) -> Tensor:
 
 def chosen() -> dict[str, list[str]]:
     """What was chosen in this process, by what it computes."""
-    return {what: sorted({way for (of, *_), way in _chosen.items() if of == what}) for what, *_ in _chosen}
+    return {name: sorted({way for key, way in _chosen.items() if key[0] == name}) for name, *_ in _chosen}
 
 
 def _kind(x: Tensor | None) -> tuple | None:
@@ -43,12 +43,12 @@ def _kind(x: Tensor | None) -> tuple | None:
 def _milliseconds(way: Way, inputs: tuple[Tensor | None, ...]) -> float:
     """Median of some runs, with gradients where they are asked for; without end for a way that has no code for them."""
     leaves = [None if x is None else x.detach().requires_grad_(x.requires_grad) for x in inputs]
-    wanted = [x for x in leaves if x is not None and x.requires_grad] if torch.is_grad_enabled() else []
+    differentiable = [x for x in leaves if x is not None and x.requires_grad] if torch.is_grad_enabled() else []
 
     def run() -> None:
         y = way(*leaves)
-        if wanted:
-            torch.autograd.grad(y, wanted, torch.empty_like(y))
+        if differentiable:
+            torch.autograd.grad(y, differentiable, torch.empty_like(y))
 
     times = []
     try:

@@ -121,20 +121,20 @@ def by_shape(groups: Iterable[Group]) -> list[Group]:
 
 
 def attention(
-    q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], at: Tables, *, kernel: str
+    q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], table: Tables, *, kernel: str
 ) -> Float[Tensor, "b n m c"]:
     """What each query finds among the keys of its group."""
     q, k, v = (x.contiguous() for x in (q, k, v))  # once: rows are taken from a view only after a copy of all of it
-    found = [_bucket(q, k, v, bucket, kernel) for bucket in at.buckets]
-    return (found[0] if len(found) == 1 else torch.cat(found, 1)).index_select(1, at.back)
+    parts = [_bucket(q, k, v, bucket, kernel) for bucket in table.buckets]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).index_select(1, table.back)
 
 
 def _bucket(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, kernel: str) -> Float[Tensor, "b x m c"]:
     b, _, m, c = q.shape
     (g, s), r = bucket.queries.shape, bucket.keys.shape[1]
 
-    def piece(at: slice) -> Tensor:
-        return _piece(q, k, v, bucket.queries[at], bucket.keys[at], bucket.bias, kernel)
+    def piece(groups: slice) -> Tensor:
+        return _piece(q, k, v, bucket.queries[groups], bucket.keys[groups], bucket.bias, kernel)
 
     return in_pieces(piece, g, 2 * b * m * c * (s + r), q.new_empty(b, g * s, 0, 0), dim=1)
 
@@ -153,7 +153,7 @@ def in_pieces(piece: Callable[[slice], Tensor], count: int, numbers: int, like: 
     if torch.is_grad_enabled() and not chunks.observed() and count * size > KEPT:
         length = max(1, KEPT // size)
         slices = (slice(i, i + length) for i in range(0, count, length))
-        return torch.cat([checkpoint(piece, at, use_reentrant=False) for at in slices], dim)
+        return torch.cat([checkpoint(piece, part, use_reentrant=False) for part in slices], dim)
     return piece(slice(None))
 
 
@@ -161,10 +161,10 @@ def _piece(q, k, v, queries, keys, bias: Tensor | None, kernel: str) -> Float[Te
     b, _, m, c = q.shape
     g, s = queries.shape
 
-    def taken(x: Tensor, index: Tensor) -> Tensor:
+    def rows(x: Tensor, index: Tensor) -> Tensor:
         return x.index_select(1, index.flatten()).reshape(b * g, index.shape[1], m, c).transpose(1, 2)
 
-    y = attend(taken(q, queries), taken(k, keys), taken(v, keys), bias, kernel=kernel)
+    y = attend(rows(q, queries), rows(k, keys), rows(v, keys), bias, kernel=kernel)
     return y.transpose(1, 2).reshape(b, g * s, m, c)
 
 

@@ -197,12 +197,12 @@ def _scales(scales: Sequence[Sequence[int] | str]) -> list[Grid | None]:
 def _branches(branches: str | Sequence[str], count: int) -> list[str]:
     if branches == "released":
         return ["single"] + ["staged"] * (count - 1)
-    each = [branches] * count if isinstance(branches, str) else list(branches)
-    for form in each:
+    forms = [branches] * count if isinstance(branches, str) else list(branches)
+    for form in forms:
         if form not in get_args(Branch):
             raise ValueError(
                 f"branch {form!r} is not one of {', '.join(get_args(Branch))}, or 'released' for all scales"
             )
-    if len(each) != count:
-        raise ValueError(f"{len(each)} branches {each} for {count} scales; give one for each scale, or one for all")
-    return each
+    if len(forms) != count:
+        raise ValueError(f"{len(forms)} branches {forms} for {count} scales; give one for each scale, or one for all")
+    return forms

@@ -95,8 +95,8 @@ def check_shape_and_dtype(case: Case) -> None:
 def check_clips_of_a_batch_never_mix(case: Case) -> None:
     """A clip's result does not depend on the other clips of its batch."""
     module, inputs = case.build(), case.inputs(3)
-    each = [flat(module(*(x[i : i + 1] for x in inputs))) for i in range(3)]
-    assert_close(flat(module(*inputs)), torch.cat(each), rtol=1e-9, atol=1e-9)
+    alone = [flat(module(*(x[i : i + 1] for x in inputs))) for i in range(3)]
+    assert_close(flat(module(*inputs)), torch.cat(alone), rtol=1e-9, atol=1e-9)
 
 
 def check_evaluation_is_deterministic(case: Case) -> None:
@@ -133,9 +133,9 @@ def check_reach_is_where_gradient_flows(case: Case) -> None:
     module, inputs = case.build(), [x.requires_grad_() for x in case.inputs()]
     outputs = flat(module(*inputs))[0] @ noise(module.out_dim, seed=2)
     one_each = torch.eye(len(outputs), dtype=outputs.dtype)
-    each = torch.autograd.grad(outputs, inputs, one_each, is_grads_batched=True, allow_unused=True)
-    each = [torch.zeros(len(outputs), x.numel()) if g is None else g for x, g in zip(inputs, each, strict=True)]
-    joined = torch.cat([gradient.reshape(len(outputs), -1, case.dim) for gradient in reversed(each)], dim=1)
+    grads = torch.autograd.grad(outputs, inputs, one_each, is_grads_batched=True, allow_unused=True)
+    grads = [torch.zeros(len(outputs), x.numel()) if g is None else g for x, g in zip(inputs, grads, strict=True)]
+    joined = torch.cat([gradient.reshape(len(outputs), -1, case.dim) for gradient in reversed(grads)], dim=1)
     flows, reach = (joined != 0).any(-1), module.reach(case.prefix) if case.prefix else module.reach()
     assert reach.shape == flows.shape, f"reach() is {tuple(reach.shape)}, not {tuple(flows.shape)}"
     unsaid, unused = (flows & ~reach).sum(), (reach & ~flows).sum()
@@ -163,10 +163,10 @@ def check_kernels_give_the_same(case: Case) -> None:
 def check_options_survive_json(case: Case) -> None:
     """Options go into configs and records: as JSON they mean the same."""
     options = json.loads(json.dumps(case.options))
-    other = build(case.name, case.dim, case.num_heads, list(case.grid), kernel="reference", **options)
+    rebuilt = build(case.name, case.dim, case.num_heads, list(case.grid), kernel="reference", **options)
     module = case.build()
-    other.double().eval().load_state_dict(module.state_dict())
-    assert torch.equal(flat(other(*case.inputs())), flat(module(*case.inputs()))), "another result"
+    rebuilt.double().eval().load_state_dict(module.state_dict())
+    assert torch.equal(flat(rebuilt(*case.inputs())), flat(module(*case.inputs()))), "another result"
 
 
 def check_training_works_after_inference(case: Case) -> None:

@@ -72,11 +72,11 @@ class MixtureOfBlocksAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        of_queries, of_keys = self._cuts(x)
+        query_blocks, key_blocks = self._cuts(x)
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        keys, values = blocks.split(k, of_keys), blocks.split(v, of_keys)
-        chosen = self._choice(q, keys, of_keys)
-        y = blocks.attention(q, keys, values, of_queries, of_keys, chosen, kernel=self.kernel)
+        keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
+        chosen = self._choice(q, keys, key_blocks)
+        y = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
         return self.proj(y.flatten(2)).view(x.shape)
 
     def _cuts(self, x: Float[Tensor, "b t h w d"]) -> tuple[blocks.Blocks, blocks.Blocks]:
@@ -89,26 +89,26 @@ class MixtureOfBlocksAttention(nn.Module):
         return Grid(*(n if whole else min(n, size) for n, size, whole in sizes))
 
     @torch.no_grad()
-    def _choice(self, q: Tensor, keys: Tensor, of_keys: blocks.Blocks) -> Tensor:
+    def _choice(self, q: Tensor, keys: Tensor, key_blocks: blocks.Blocks) -> Tensor:
         """Numbers of chunks where each query has equally many, else a table."""
-        gates = q.transpose(1, 2) @ blocks.means(keys, of_keys).mT  # b m n chunks
-        own = of_keys.block[:, None] == torch.arange(of_keys.count, device=q.device)
+        gates = q.transpose(1, 2) @ blocks.means(keys, key_blocks).mT  # b m n chunks
+        own = key_blocks.block[:, None] == torch.arange(key_blocks.count, device=q.device)
         first = gates.masked_fill(own, torch.inf)
         if self.threshold is not None:
             return own | _reaching(gates, own.expand_as(gates), self.threshold, SETS[self.scope])
         if self.scope == "query_head":
-            return blocks.largest(first, min(self.topk, of_keys.count))
+            return blocks.largest(first, min(self.topk, key_blocks.count))
         scope = SETS[self.scope]
         entries = first.flatten(scope[0])
-        count = min(self.topk, of_keys.count) * (entries.shape[-1] // of_keys.count)
+        count = min(self.topk, key_blocks.count) * (entries.shape[-1] // key_blocks.count)
         return blocks.table(blocks.largest(entries, count), entries.shape[-1]).view(gates.shape)
 
     @torch.no_grad()
     def chosen(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n chunks"]:
         """Which chunks each query token chooses, numbered in (t, h, w) order."""
-        _, of_keys = self._cuts(x)
+        _, key_blocks = self._cuts(x)
         q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
-        return blocks.table(self._choice(q, blocks.split(k, of_keys), of_keys), of_keys.count)
+        return blocks.table(self._choice(q, blocks.split(k, key_blocks), key_blocks), key_blocks.count)
 
     def selection(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n n"]:
         """The (query, key) pairs that are attended to."""
@@ -136,10 +136,10 @@ def _reaching(
     gates, own = (x.permute(order).flatten(len(rest)) for x in (gates, own))
     low, high = gates.amin(-1, keepdim=True), gates.amax(-1, keepdim=True)
     scaled = (gates - low) / (high - low).clamp(min=torch.finfo(gates.dtype).tiny)
-    needed = threshold * scaled.sum(-1, keepdim=True) - (scaled * own).sum(-1, keepdim=True)
+    required = threshold * scaled.sum(-1, keepdim=True) - (scaled * own).sum(-1, keepdim=True)
     ranked = scaled.masked_fill(own, -1).argsort(dim=-1, descending=True, stable=True)
     sums = scaled.masked_fill(own, 0).gather(-1, ranked)
-    taken = sums.cumsum(-1) - sums < needed
-    taken[..., 0] = True
-    chosen = torch.zeros_like(own).scatter(-1, ranked, taken) & ~own
+    selected = sums.cumsum(-1) - sums < required
+    selected[..., 0] = True
+    chosen = torch.zeros_like(own).scatter(-1, ranked, selected) & ~own
     return chosen.view(shape).permute([int(axis) for axis in np.argsort(order)])

@@ -68,9 +68,9 @@ class NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         rule = halos if chunks.eager(x) else neighborhoods
-        at = gathered.tables(x.device, rule, *self._key(grid_of(x)))
+        tables = gathered.tables(x.device, rule, *self._key(grid_of(x)))
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        return self.proj(gathered.attention(q, k, v, at, kernel=self.kernel).flatten(2)).view(x.shape)
+        return self.proj(gathered.attention(q, k, v, tables, kernel=self.kernel).flatten(2)).view(x.shape)
 
     def _key(self, grid: Grid) -> tuple:
         return grid, self.window, self.stride, self.dilation, self.causal
@@ -98,8 +98,8 @@ def halos(grid: Grid, *options: tuple) -> list[tuple[np.ndarray, ...]]:
     How many along each axis: what costs least, where a gathered key costs as much as its pairs with GATHER queries.
     """
     groups = [
-        [list(_axis(n, start, *each)) for start in range(min(each[2], n))]
-        for n, *each in zip(grid, *options, strict=True)
+        [list(_axis(n, start, *settings)) for start in range(min(settings[2], n))]
+        for n, *settings in zip(grid, *options, strict=True)
     ]
     runs = [[_runs(axis, count) for count in range(1, 1 + max(map(len, axis)))] for axis in groups]
 
@@ -128,7 +128,7 @@ def _runs(axis: Sequence[Sequence[gathered.Group]], count: int) -> list[Run]:
         for first in range(0, len(groups), count):
             run = groups[first : first + count]
             keys = np.unique(np.concatenate([keys for _, keys in run]))
-            rows = [np.broadcast_to(np.isin(keys, own), (len(queries), len(keys))) for queries, own in run]
+            rows = [np.broadcast_to(np.isin(keys, seen_keys), (len(queries), len(keys))) for queries, seen_keys in run]
             runs.append((np.concatenate([queries for queries, _ in run]), keys, np.concatenate(rows)))
     return runs
 
@@ -138,7 +138,10 @@ def _alike(runs: Sequence[Run]) -> list[Run]:
     same: dict[tuple, list] = {}
     for queries, keys, allowed in runs:
         same.setdefault((allowed.shape, allowed.tobytes()), []).append((queries, keys, allowed))
-    return [(np.stack([q for q, _, _ in of]), np.stack([k for _, k, _ in of]), of[0][2]) for of in same.values()]
+    return [
+        (np.stack([q for q, _, _ in members]), np.stack([k for _, k, _ in members]), members[0][2])
+        for members in same.values()
+    ]
 
 
 def axes(grid: Grid, *options: tuple) -> list[list[tuple[np.ndarray, np.ndarray]]]:

@@ -63,20 +63,20 @@ class _Pooled(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         block = weight.shape[2:]
-        each = gradient.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]  # b pt 1 ph 1 pw 1 d
+        expanded = gradient.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]  # b pt 1 ph 1 pw 1 d
         grad_x = grad_weight = None
-        if of_x:
+        if needs_x:
             taps = weight[:, 0].permute(1, 2, 3, 0)[:, None, :, None]  # bt 1 bh 1 bw d
             b, d, t, h, w = x.shape
-            grad_x = (each * taps).reshape(b, t, h, w, d).permute(0, 4, 1, 2, 3)
-        if of_weight:
+            grad_x = (expanded * taps).reshape(b, t, h, w, d).permute(0, 4, 1, 2, 3)
+        if needs_weight:
             tokens, wide = _blocks(x.permute(0, 2, 3, 4, 1), block), torch.promote_types(x.dtype, torch.float32)
             # One layer of blocks at a time: its products stay in the cache.
-            layers = [(tokens[:, i] * each[:, i]).sum((0, 2, 4), dtype=wide) for i in range(each.shape[1])]
+            layers = [(tokens[:, i] * expanded[:, i]).sum((0, 2, 4), dtype=wide) for i in range(expanded.shape[1])]
             grad_weight = torch.stack(layers).sum(0).permute(3, 0, 1, 2)[:, None].to(x.dtype)
-        return grad_x, grad_weight, gradient.sum((0, 2, 3, 4)) if of_bias else None
+        return grad_x, grad_weight, gradient.sum((0, 2, 3, 4)) if needs_bias else None
 
 
 def _blocks(tokens: Tensor, block: torch.Size) -> Tensor:

@@ -173,11 +173,11 @@ class PoolingAttention(nn.Module):
         """A query reaches what it is pooled from, and all that any key or value is pooled from."""
         n = self.grid.tokens
         whole = torch.eye(n, dtype=torch.bool)
-        own, *read = (whole if pool is None else pool.support(self.grid) for pool in self._pools())
-        seen = (read[0] | read[1]).any(0)
-        out = torch.zeros(prefix + len(own), prefix + n, dtype=torch.bool)
-        out[prefix:, prefix:] = own | seen
-        out[:prefix, prefix:] = seen
+        queries, *read = (whole if pool is None else pool.support(self.grid) for pool in self._pools())
+        keys = (read[0] | read[1]).any(0)
+        out = torch.zeros(prefix + len(queries), prefix + n, dtype=torch.bool)
+        out[prefix:, prefix:] = queries | keys
+        out[:prefix, prefix:] = keys
         out[:, :prefix] = True
         return out
 
@@ -214,9 +214,9 @@ def _terms(q: Float[Tensor, "b m t h w c"], axis: int, rows: Float[Tensor, "a s 
 
 def _rows(table: Float[Tensor, "n c"], queries: int, keys: int) -> Float[Tensor, "_q _k c"]:
     """The row of a table for each place of a query and of a key on one axis."""
-    of_query = torch.arange(queries, device=table.device)[:, None] * max(keys / queries, 1)
-    of_key = torch.arange(keys, device=table.device) * max(queries / keys, 1)
-    distance = (of_query - of_key + (keys - 1) * max(queries / keys, 1)).long()
+    query_places = torch.arange(queries, device=table.device)[:, None] * max(keys / queries, 1)
+    key_places = torch.arange(keys, device=table.device) * max(queries / keys, 1)
+    distance = (query_places - key_places + (keys - 1) * max(queries / keys, 1)).long()
     return _resized(table, 2 * max(queries, keys) - 1)[distance]
 
 

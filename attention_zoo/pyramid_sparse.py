@@ -72,20 +72,20 @@ class PyramidSparseAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        of_queries, keys, values = self._cut(q), self._blocked(k), self._blocked(v)
-        ranks = self._ranks(q, keys, of_queries)
+        query_blocks, keys, values = self._cut(q), self._blocked(k), self._blocked(v)
+        ranks = self._ranks(q, keys, query_blocks)
         pooled = {level: [part.unflatten(3, (-1, level)).mean(4) for part in (keys, values)] for level in LEVELS}
         filled = keys.shape[2] * keys.shape[3] - q.shape[1]  # tokens that the last block repeats
         rows, parts = q.transpose(1, 2).contiguous(), []
-        for size, numbers in of_queries.runs:
-            index = of_queries.tokens[numbers, :size]
+        for size, numbers in query_blocks.runs:
+            index = query_blocks.tokens[numbers, :size]
             queries = rows.index_select(2, index.flatten()).view(-1, 1, size, q.shape[-1])
             head = torch.arange(len(queries), device=x.device) // len(numbers) * keys.shape[2]
             choices = list(self._choices(ranks[:, :, numbers].flatten(0, 2)))
-            found = [_attended(queries[at], head[at], chosen, pooled, filled, self.kernel) for at, chosen in choices]
-            back = torch.cat([at for at, _ in choices]).argsort()
-            parts.append(torch.cat(found).index_select(0, back).view(*rows.shape[:2], len(numbers), size, -1))
-        return self.proj(blocks.joined(parts, of_queries).flatten(2)).view(x.shape)
+            results = [_attended(queries[i], head[i], chosen, pooled, filled, self.kernel) for i, chosen in choices]
+            back = torch.cat([i for i, _ in choices]).argsort()
+            parts.append(torch.cat(results).index_select(0, back).view(*rows.shape[:2], len(numbers), size, -1))
+        return self.proj(blocks.joined(parts, query_blocks).flatten(2)).view(x.shape)
 
     def _sizes(self, tokens: int) -> tuple[int, int]:
         """Tokens of a block of queries and of keys; these are whole keys of the coarsest level."""
@@ -99,12 +99,12 @@ class PyramidSparseAttention(nn.Module):
         return _repeated(x, self._sizes(int(x.shape[1]))[1])
 
     @torch.no_grad()
-    def _ranks(self, q: Tensor, keys: Tensor, of_queries: blocks.Blocks) -> Int[Tensor, "b m queries blocks"]:
+    def _ranks(self, q: Tensor, keys: Tensor, query_blocks: blocks.Blocks) -> Int[Tensor, "b m queries blocks"]:
         """Blocks of keys by falling importance where each row has the same levels; else the level of each block."""
-        sample = _repeated(q, of_queries.slots)[..., ::SAMPLE, :], keys[..., ::SAMPLE, :]
+        sample = _repeated(q, query_blocks.slots)[..., ::SAMPLE, :], keys[..., ::SAMPLE, :]
         if chunks.inference(q):
             numbers = len(q) * self.num_heads * sample[0].shape[3] * sample[1][0, 0, ..., 0].numel()
-            pieces = sample[0].split(chunks.length(q, of_queries.count, 2 * numbers), 2)
+            pieces = sample[0].split(chunks.length(q, query_blocks.count, 2 * numbers), 2)
             shares = torch.cat([importance(piece, sample[1]) for piece in pieces], 2)
         else:
             shares = importance(*sample)
@@ -173,9 +173,9 @@ class PyramidSparseAttention(nn.Module):
         else:
             counts = torch.stack([(ranks == level).sum(1) for level in LEVELS], 1)
             for lengths in counts.unique(dim=0):
-                at = (counts == lengths).all(1).nonzero()[:, 0]
+                rows = (counts == lengths).all(1).nonzero()[:, 0]
                 some = zip(LEVELS, lengths.tolist(), strict=True)
-                yield at, {level: (ranks[at] == level).nonzero()[:, 1].view(len(at), n) for level, n in some}
+                yield rows, {level: (ranks[rows] == level).nonzero()[:, 1].view(len(rows), n) for level, n in some}
 
     def _static(self) -> bool:
         return self.mode == "topk" and self.similarity is None
@@ -184,8 +184,8 @@ class PyramidSparseAttention(nn.Module):
     def levels(self, x: Float[Tensor, "b t h w d"]) -> Int[Tensor, "b m queries blocks"]:
         """How many tokens of a block of keys are one key for a block of queries; 0 for none."""
         q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
-        keys, of_queries = self._blocked(k), self._cut(q)
-        ranks = self._ranks(q, keys, of_queries)
+        keys, query_blocks = self._blocked(k), self._cut(q)
+        ranks = self._ranks(q, keys, query_blocks)
         if not self._static():
             return ranks
         levels = torch.zeros_like(ranks)
@@ -207,8 +207,8 @@ class PyramidSparseAttention(nn.Module):
         count = -(-n // keys)
         ranking = -(-n // queries) * -(-queries // SAMPLE) * count * -(-keys // SAMPLE) * d
         lengths = self._lengths(count)
-        seen = sum(length * keys // level for level, length in zip(LEVELS, lengths, strict=True)) or keys
-        return 4 * n * d * d + ranking + 2 * n * d * (seen if self._static() else count * keys)
+        attended = sum(length * keys // level for level, length in zip(LEVELS, lengths, strict=True)) or keys
+        return 4 * n * d * d + ranking + 2 * n * d * (attended if self._static() else count * keys)
 
     def reach(self) -> Bool[Tensor, "n n"]:
         """Everything: every token may decide what matters."""
@@ -226,8 +226,8 @@ def _check(ratios: Sequence[float], similarity: Sequence[float] | None, queries:
 
 def _repeated(x: Float[Tensor, "b n m c"], size: int) -> Float[Tensor, "b m blocks size c"]:
     """Blocks of consecutive tokens, the last one filled up with the last token."""
-    at = torch.arange(-(-x.shape[1] // size) * size, device=x.device).clamp(max=x.shape[1] - 1)
-    return x.transpose(1, 2).index_select(2, at).unflatten(2, (-1, size))
+    index = torch.arange(-(-x.shape[1] // size) * size, device=x.device).clamp(max=x.shape[1] - 1)
+    return x.transpose(1, 2).index_select(2, index).unflatten(2, (-1, size))
 
 
 def importance(
@@ -267,23 +267,23 @@ def _attended(
     slots = q.new_zeros(pooled[1][0].shape[2:4])
     slots[-1, slots.shape[1] - filled :] = -torch.inf
 
-    def bias(at: slice) -> Tensor | None:
+    def bias(rows: slice) -> Tensor | None:
         if 1 not in chosen or not filled:
             return weight[None, None, None] if max(chosen) > 1 else None
-        fine = slots[chosen[1][at]].flatten(1)  # level 1 comes first
+        fine = slots[chosen[1][rows]].flatten(1)  # level 1 comes first
         coarse = weight[sizes[1] :].expand(len(fine), -1)
         return torch.cat([fine, coarse], 1)[:, None, None]
 
-    def part(at: slice) -> Tensor:
+    def part(rows: slice) -> Tensor:
         keys, values = (
-            torch.cat([_rows(pooled[level][i], head[at], numbers[at]) for level, numbers in chosen.items()], 2)
+            torch.cat([_rows(pooled[level][i], head[rows], numbers[rows]) for level, numbers in chosen.items()], 2)
             for i in range(2)
         )
-        return attend(q[at], keys, values, bias(at), kernel=kernel)
+        return attend(q[rows], keys, values, bias(rows), kernel=kernel)
 
     return gathered.in_pieces(part, len(q), 2 * (q[0].numel() + sum(sizes.values()) * q.shape[-1]), q)
 
 
 def _rows(x: Float[Tensor, "b m blocks slots c"], head: Tensor, numbers: Tensor) -> Float[Tensor, "x 1 keys c"]:
-    taken = x.reshape(-1, x.shape[3] * x.shape[4]).index_select(0, (head[:, None] + numbers).flatten())
-    return taken.view(len(numbers), 1, -1, x.shape[-1])
+    picked = x.reshape(-1, x.shape[3] * x.shape[4]).index_select(0, (head[:, None] + numbers).flatten())
+    return picked.view(len(numbers), 1, -1, x.shape[-1])

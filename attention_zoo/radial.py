@@ -64,9 +64,9 @@ class RadialAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        at = gathered.tables(x.device, radii, grid_of(x), *self.options)
+        tables = gathered.tables(x.device, radii, grid_of(x), *self.options)
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        return self.proj(gathered.attention(q, k, v, at, kernel=self.kernel).flatten(2)).view(x.shape)
+        return self.proj(gathered.attention(q, k, v, tables, kernel=self.kernel).flatten(2)).view(x.shape)
 
     def macs(self) -> int:
         """Four projections, then scores and weighted sum over the pairs of the blocks that are kept."""
@@ -101,10 +101,10 @@ def radii(grid: Grid, rule: Rule, sink: bool, block: int, decay: float, threshol
 def _paper(frame: int, place: int, frames: int, places: int, sink: bool) -> np.ndarray:
     """The keys of one query by the paper's rule."""
     keys = []
-    for other in range(frames):
-        distance = abs(frame - other)
+    for key_frame in range(frames):
+        distance = abs(frame - key_frame)
         spread = 1 << (max(distance, 1).bit_length() - 1)
-        if sink and other == 0:
+        if sink and key_frame == 0:
             first, last = 0, places
         elif spread <= places:
             near = places // spread  # |p - q| + 1 is at most places / spread
@@ -113,7 +113,7 @@ def _paper(frame: int, place: int, frames: int, places: int, sink: bool) -> np.n
             first, last = place, place + 1
         else:
             continue
-        keys.append(np.arange(first, last) + other * places)
+        keys.append(np.arange(first, last) + key_frame * places)
     return np.concatenate(keys)
 
 

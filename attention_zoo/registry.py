@@ -27,8 +27,8 @@ MEANT = {"flops": "macs", "gflops": "macs", "flash": "sdpa", "flash_attention": 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the nearest valid one, then all of them."""
     allowed = sorted(allowed)
-    meant = [word for word in (MEANT.get(name.lower()),) if word in allowed]
-    close = meant or difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    intended = [word for word in (MEANT.get(name.lower()),) if word in allowed]
+    close = intended or difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(allowed) or 'none'}"
 
@@ -52,10 +52,10 @@ class Registry(Generic[Entry]):
         """Decorator. A second entry under a taken name is an error, so that nobody replaces a scheme unnoticed."""
 
         def add(entry: Entry) -> Entry:
-            taken = self._entries.get(name)
-            if taken is not None and _origin(taken) != _origin(entry):
+            present = self._entries.get(name)
+            if present is not None and _origin(present) != _origin(entry):
                 raise ValueError(
-                    f"{self.kind} {name!r} is registered already, by {_origin(taken)}; choose another name"
+                    f"{self.kind} {name!r} is registered already, by {_origin(present)}; choose another name"
                 )
             self._entries[name] = entry
             return entry
@@ -111,18 +111,18 @@ def _origin(entry: object) -> str:
     return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
 
 
-def declared(what: str) -> tuple[str, ...]:
+def declared(kind: str) -> tuple[str, ...]:
     """The names of all "schemes" or "kernels" without importing any: command lines answer before torch is loaded.
 
     They are read off the lines that register them; those of other packages, off their entry points.
     """
-    module = sys.modules.get({"schemes": "attention_zoo.scheme", "kernels": "attention_zoo.kernels"}[what])
-    registry = getattr(module, {"schemes": "schemes", "kernels": "registry"}[what], None)
+    module = sys.modules.get({"schemes": "attention_zoo.scheme", "kernels": "attention_zoo.kernels"}[kind])
+    registry = getattr(module, {"schemes": "schemes", "kernels": "registry"}[kind], None)
     if registry is not None:  # it is loaded already, and may hold more
         return registry.names()
     folder, line = Path(__file__).parent, r'^@register\("(\w+)"\)'
-    if what == "kernels":
+    if kind == "kernels":
         folder, line = folder / "kernels", r'^add\(Kernel\("(\w+)"'
     texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     ours = {name for text in texts for name in re.findall(line, text, re.MULTILINE)}
-    return tuple(sorted(ours | {point.name for point in entry_points(group=f"attention_zoo.{what}")}))
+    return tuple(sorted(ours | {point.name for point in entry_points(group=f"attention_zoo.{kind}")}))

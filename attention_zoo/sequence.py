@@ -41,8 +41,8 @@ def self_attention(
         return chunks.joined((proj(_attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
     # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.
     parts = zip(qkv(x.contiguous()).split(counts), biases, strict=True)
-    found = [_attended(part, num_heads, bias, kernel) for part, bias in parts]
-    return proj(found[0] if len(found) == 1 else torch.cat(found))
+    results = [_attended(part, num_heads, bias, kernel) for part, bias in parts]
+    return proj(results[0] if len(results) == 1 else torch.cat(results))
 
 
 def _attended(

@@ -51,7 +51,7 @@ class SlidingTileAttention(nn.Module):
         self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.tile = Grid.of(tile, "tile")
         if isinstance(window, Sequence) and window and isinstance(window[0], Sequence):
-            self.windows = [Grid.of(each, "window of a head") for each in window]
+            self.windows = [Grid.of(size, "window of a head") for size in window]
         else:
             self.windows = [Grid.of(window, "window")] * num_heads
         if len(self.windows) != num_heads:
@@ -62,15 +62,15 @@ class SlidingTileAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        found = [None] * self.num_heads
+        outputs = [None] * self.num_heads
         for window in dict.fromkeys(self.windows):
-            heads = [head for head, its in enumerate(self.windows) if its == window]
-            at = gathered.tables(x.device, neighborhoods, *self._key(grid_of(x), window))
+            heads = [head for head, head_window in enumerate(self.windows) if head_window == window]
+            tables = gathered.tables(x.device, neighborhoods, *self._key(grid_of(x), window))
             parts = (q, k, v) if len(heads) == self.num_heads else (part[:, :, heads] for part in (q, k, v))
-            y = gathered.attention(*parts, at, kernel=self.kernel)
-            for head, its in zip(heads, y.unbind(2), strict=True):
-                found[head] = its
-        return self.proj(torch.cat(found, -1)).view(x.shape)
+            y = gathered.attention(*parts, tables, kernel=self.kernel)
+            for head, output in zip(heads, y.unbind(2), strict=True):
+                outputs[head] = output
+        return self.proj(torch.cat(outputs, -1)).view(x.shape)
 
     def _key(self, grid: Grid, window: Grid) -> tuple:
         tile = grid.clipped(self.tile)

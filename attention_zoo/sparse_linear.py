@@ -63,10 +63,10 @@ class SparseLinearAttention(BlockTopkAttention):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        of_queries, of_keys = self._cuts(x)
-        keys, values = blocks.split(k, of_keys), blocks.split(v, of_keys)
-        chosen = self._choice(q, keys, of_queries, of_keys)
-        sparse = blocks.attention(q, keys, values, of_queries, of_keys, chosen, kernel=self.kernel)
+        query_blocks, key_blocks = self._cuts(x)
+        keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
+        chosen = self._choice(q, keys, query_blocks, key_blocks)
+        sparse = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
         positive = FEATURES[self.feature]
         q, k, v = (part.transpose(1, 2) for part in (positive(q), positive(k), v))
         y = sparse + self.proj_l(linear_attention(q, k, v, 1e-5)).transpose(1, 2)

@@ -71,37 +71,37 @@ class TrajectoryAttention(nn.Module):
             length = chunks.length(x, n, len(x) * self.dim * (2 * t + 2 * self.num_heads + 3), 3 * self.dim**2)
             length = max(length, QUERIES)
             parts = (
-                self._found_sooner(*part, keys, values, along)
+                self._attended_sooner(*part, keys, values, along)
                 for part in zip(q.split(length, 1), frame.split(length), strict=True)
             )
             y = self.proj(chunks.joined(parts, x.flatten(1, 3), dim=1))
         else:
-            y = self.proj(self._found(q, frame, keys, values, along))
+            y = self.proj(self._attended(q, frame, keys, values, along))
         y = y.view(x.shape)
         return y if prefix is None else (y, self._prefix(prefix, k, v))
 
-    def _found(self, q, frame, keys, values, along) -> Float[Tensor, "b n d"]:
+    def _attended(self, q, frame, keys, values, along) -> Float[Tensor, "b n d"]:
         """What the queries of some tokens find, before the last projection."""
         tokens = self._tokens(q.transpose(1, 2), keys, values, along)  # b n t d
-        own = tokens.gather(2, frame[:, None, None].expand(len(tokens), -1, 1, tokens.shape[-1]))
-        query = rearrange(self.proj_q(own), "b n f (m c) -> (b n) m f c", m=self.num_heads)
+        own_frame = tokens.gather(2, frame[:, None, None].expand(len(tokens), -1, 1, tokens.shape[-1]))
+        query = rearrange(self.proj_q(own_frame), "b n f (m c) -> (b n) m f c", m=self.num_heads)
         key, value = rearrange(self.proj_kv(tokens), "b n f (kv m c) -> kv (b n) m f c", kv=2, m=self.num_heads)
         if not self.intended:
             value = rearrange(tokens, "b n f (m c) -> (b n) m f c", m=self.num_heads)
         return rearrange(attend(query, key, value, kernel=self.kernel), "(b n) m 1 c -> b n (m c)", b=len(q))
 
-    def _found_sooner(self, q, frame, keys, values, along) -> Float[Tensor, "b n d"]:
+    def _attended_sooner(self, q, frame, keys, values, along) -> Float[Tensor, "b n d"]:
         """The same in another order, for inference: q'.(W x) is (W'q').x, a map of one query instead of t tokens.
 
         An offset of all keys of a query leaves its softmax as it is; the mean of mapped tokens is the mapped mean.
         """
         tokens = self._tokens(q.transpose(1, 2), keys, values, along)  # b n t d
-        own = tokens.gather(2, frame[:, None, None].expand(len(tokens), -1, 1, tokens.shape[-1]))[:, :, 0]
-        of_keys, of_values = self.proj_kv.weight.view(2, self.num_heads, -1, self.dim)  # m c d
-        query = self.proj_q(own).unflatten(-1, (self.num_heads, -1)) * of_keys.shape[1] ** -0.5
-        weights = (torch.einsum("bnmc,mcd->bnmd", query, of_keys) @ tokens.mT).softmax(-1)  # b n m t
+        own_frame = tokens.gather(2, frame[:, None, None].expand(len(tokens), -1, 1, tokens.shape[-1]))[:, :, 0]
+        key_weight, value_weight = self.proj_kv.weight.view(2, self.num_heads, -1, self.dim)  # m c d
+        query = self.proj_q(own_frame).unflatten(-1, (self.num_heads, -1)) * key_weight.shape[1] ** -0.5
+        weights = (torch.einsum("bnmc,mcd->bnmd", query, key_weight) @ tokens.mT).softmax(-1)  # b n m t
         if self.intended:
-            mean = torch.einsum("bnmd,mcd->bnmc", weights @ tokens, of_values).flatten(2)
+            mean = torch.einsum("bnmd,mcd->bnmc", weights @ tokens, value_weight).flatten(2)
             return mean + self.proj_kv.bias[self.dim :]
         by_head = rearrange(tokens, "b n t (m c) -> b n m t c", m=self.num_heads)
         return (weights[:, :, :, None] @ by_head).flatten(2)
@@ -111,17 +111,17 @@ class TrajectoryAttention(nn.Module):
         b, t = keys.shape[:2]
         if along is None:
             queries = q[:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
-            found = attend(queries, keys.flatten(0, 1), values.flatten(0, 1), kernel=self.kernel)
-            return rearrange(found, "(b f) m n c -> b n f (m c)", b=b)
+            tokens = attend(queries, keys.flatten(0, 1), values.flatten(0, 1), kernel=self.kernel)
+            return rearrange(tokens, "(b f) m n c -> b n f (m c)", b=b)
         queries = along[:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
         at_landmarks = attend(queries, keys.flatten(0, 1), values.flatten(0, 1), kernel=self.kernel)
         shares = (q @ along.mT * q.shape[-1] ** -0.5).softmax(-1)
-        found = shares @ rearrange(at_landmarks, "(b f) m r c -> b m r (f c)", b=b)
-        return rearrange(found, "b m n (f c) -> b n f (m c)", f=t)
+        tokens = shares @ rearrange(at_landmarks, "(b f) m r c -> b m r (f c)", b=b)
+        return rearrange(tokens, "b m n (f c) -> b n f (m c)", f=t)
 
     def _prefix(self, prefix: Float[Tensor, "b p d"], k: Tensor, v: Tensor) -> Float[Tensor, "b p d"]:
-        own = self.qkv(prefix).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        q, k, v = own[0], torch.cat([own[1], k], 1), torch.cat([own[2], v], 1)
+        projected = self.qkv(prefix).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        q, k, v = projected[0], torch.cat([projected[1], k], 1), torch.cat([projected[2], v], 1)
         return self.proj(
             attend(*(part.transpose(1, 2) for part in (q, k, v)), kernel=self.kernel).transpose(1, 2).flatten(2)
         )
@@ -129,17 +129,17 @@ class TrajectoryAttention(nn.Module):
     def macs(self, prefix: int = 0) -> int:
         """Of q, k, v; of the tokens found; of proj_q, proj_kv and the softmax over frames; of proj."""
         n, d, t = self.grid.tokens, self.dim, self.grid.t
-        found = 2 * n * n * d
+        finding = 2 * n * n * d
         if self.landmarks is not None:
             r = min(self.landmarks, n)
-            found = 3 * n * r * d + n * r * t * d + n * (r - 1) * d
-        return 5 * n * d * d + found + 2 * n * t * d * d + 2 * n * t * d + prefix * (4 * d * d + 2 * (n + prefix) * d)
+            finding = 3 * n * r * d + n * r * t * d + n * (r - 1) * d
+        return 5 * n * d * d + finding + 2 * n * t * d * d + 2 * n * t * d + prefix * (4 * d * d + 2 * (n + prefix) * d)
 
     def reach(self, prefix: int = 0) -> Bool[Tensor, "n n"]:
         """Everything; but patches see no class token."""
-        seen = torch.ones(prefix + self.grid.tokens, prefix + self.grid.tokens, dtype=torch.bool)
-        seen[prefix:, :prefix] = False
-        return seen
+        reachable = torch.ones(prefix + self.grid.tokens, prefix + self.grid.tokens, dtype=torch.bool)
+        reachable[prefix:, :prefix] = False
+        return reachable
 
 
 def landmarks(q: Float[Tensor, "b m n c"], count: int) -> Int[Tensor, "b m r"]:

@@ -106,8 +106,8 @@ def labels(tiling: Tiling, device: torch.device | str = "cpu") -> Int[Tensor, "s
     region = torch.zeros(tuple(tiling.padded), dtype=torch.int64, device=device)
     for axis, (n, size, shift) in enumerate(zip(tiling.padded, tiling.window, tiling.shift, strict=True)):
         if shift:
-            at = torch.arange(n, device=device)
-            cut = (at >= n - size).long() + (at >= n - shift)
+            places = torch.arange(n, device=device)
+            cut = (places >= n - size).long() + (places >= n - shift)
             region = region * 3 + cut.view([-1 if a == axis else 1 for a in range(3)])
     if tiling.padding == "masked" and tiling.padded != tiling.grid:
         region = region.masked_fill(_token_numbers(tiling, device) == PADDED, PADDED)
@@ -131,9 +131,9 @@ def reach(tiling: Tiling) -> Bool[Tensor, "n n"]:
     number, label = _cut(_token_numbers(tiling, "cpu"), tiling.window), labels(tiling)
     pairs = (label[:, :, None] == label[:, None]) & (number[:, :, None] >= 0) & (number[:, None] >= 0)
     s, i, j = pairs.nonzero(as_tuple=True)
-    seen = torch.zeros(tiling.grid.tokens, tiling.grid.tokens, dtype=torch.bool)
-    seen[number[s, i], number[s, j]] = True
-    return seen
+    reachable = torch.zeros(tiling.grid.tokens, tiling.grid.tokens, dtype=torch.bool)
+    reachable[number[s, i], number[s, j]] = True
+    return reachable
 
 
 def _apart(label: Int[Tensor, "*s n"], dtype: torch.dtype) -> Float[Tensor, "*s 1 n n"]:
@@ -199,10 +199,10 @@ def _places(tiling: Tiling, clips: int, device: torch.device) -> Int[Tensor, "2 
     numbers = torch.arange(tokens, device=device).view(tuple(tiling.padded))
     rolled = numbers.roll([-s for s in tiling.shift], dims=(0, 1, 2))
     windows = _cut(rolled, tiling.window)[_order(tiling, device)]
-    there = (windows[:, None] + tokens * torch.arange(clips, device=device)[:, None]).flatten()
-    back = torch.empty_like(there)
-    back[there] = torch.arange(len(there), device=device)
-    return torch.stack([there, back])
+    source = (windows[:, None] + tokens * torch.arange(clips, device=device)[:, None]).flatten()
+    back = torch.empty_like(source)
+    back[source] = torch.arange(len(source), device=device)
+    return torch.stack([source, back])
 
 
 def _slab_mask(tiling: Tiling, slab: Slab, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "1 1 n n"]:
@@ -290,9 +290,9 @@ def window_attention(
 
     `scheme` is the name under which records may know a faster kernel.
     """
-    of_map = of_windows(kernel, x, qkv.out_features // 3 // num_heads, scheme)
-    if of_map is not None and not (torch.is_grad_enabled() and _sees_padding(tiling)):
-        return proj(_on_the_map(of_map, qkv(x), qkv.bias, num_heads, tiling, bias))
+    attend_map = of_windows(kernel, x, qkv.out_features // 3 // num_heads, scheme)
+    if attend_map is not None and not (torch.is_grad_enabled() and _sees_padding(tiling)):
+        return proj(_on_the_map(attend_map, qkv(x), qkv.bias, num_heads, tiling, bias))
     parts, b = slabs(tiling), x.shape[0]
     shared = None if bias is None else bias(tiling.window)
     groups = (_launches if x.device.type == "cuda" else _by_mask)(parts, tiling, shared, x, num_heads)
@@ -303,18 +303,18 @@ def window_attention(
         windows = _reordered(partition(x, tiling), b, _order(tiling, x.device))
         y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
         return reverse(_reordered(y, b, _order(tiling, x.device).argsort()), tiling)
-    there, back = _constant(_places, tiling, b, x.device)
+    source, back = _constant(_places, tiling, b, x.device)
     padded = _padded(x, tiling)
-    windows = _Moved.apply(padded.reshape(-1, padded.shape[-1]), there, back).unflatten(0, (-1, tiling.window.tokens))
+    windows = _Moved.apply(padded.reshape(-1, padded.shape[-1]), source, back).unflatten(0, (-1, tiling.window.tokens))
     y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
-    y = _Moved.apply(y.flatten(0, 1), back, there).view(b, *tiling.padded, -1)
+    y = _Moved.apply(y.flatten(0, 1), back, source).view(b, *tiling.padded, -1)
     return _cropped(y, tiling)
 
 
 def _on_the_map(
     attend: Callable[..., Tensor],
     qkv: Float[Tensor, "b t h w _"],
-    of_padding: Tensor | None,
+    padding_value: Tensor | None,
     num_heads: int,
     tiling: Tiling,
     bias: RelativeBias | None,
@@ -322,7 +322,7 @@ def _on_the_map(
     """What a kernel that knows windows is told of them; padding is seen as what the linear map makes of zeros."""
     padding = None
     if _sees_padding(tiling):
-        padding = qkv.new_zeros(qkv.shape[-1]) if of_padding is None else of_padding
+        padding = qkv.new_zeros(qkv.shape[-1]) if padding_value is None else padding_value
     shared = None if bias is None else bias(tiling.window)[0]
     plain = sum(slab.count for slab in slabs(tiling) if not slab.forbids)
     order = _constant(_order32, tiling, qkv.device)
@@ -362,8 +362,8 @@ def _launches(parts: list[Slab], tiling: Tiling, shared: Tensor | None, x: Tenso
         maps = 1 if shared is None else num_heads
         size = max(1, MASK_BYTES // (b * maps * n * n * x.element_size()))
         for forbidden in _constant(_masks, tiling, x.device, x.dtype).split(size):
-            each = forbidden[:, None] if shared is None else forbidden[:, None] + shared
-            groups.append((len(each) * b, each.expand(-1, b, -1, -1, -1).flatten(0, 1)))
+            masks = forbidden[:, None] if shared is None else forbidden[:, None] + shared
+            groups.append((len(masks) * b, masks.expand(-1, b, -1, -1, -1).flatten(0, 1)))
     return groups
 
 
@@ -371,14 +371,14 @@ class _Moved(torch.autograd.Function):
     """Rows in another order: `back` undoes `there`, so that the gradient is moved and need not be added up."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(there, back)
-        return x.index_select(0, there)
+    def forward(ctx, x: Tensor, source: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(source, back)
+        return x.index_select(0, source)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        there, back = ctx.saved_tensors
-        return _Moved.apply(gradient, back, there), None, None
+        source, back = ctx.saved_tensors
+        return _Moved.apply(gradient, back, source), None, None
 
 
 def _reordered(windows: Float[Tensor, "s n d"], b: int, order: Int[Tensor, " windows"]) -> Float[Tensor, "s n d"]:

@@ -107,8 +107,8 @@ def size_of(model: backbones.Backbone) -> str:
 def scheme_of(block: Block) -> str:
     """The schemes that a block attends with, by their registered names, or by what a family's own says it is `like`."""
     names = {attention_zoo.schemes.get(name): name for name in attention_zoo.schemes.names()}
-    told = (names.get(type(module)) or getattr(module, "like", None) for module in block.modules())
-    return " + ".join(dict.fromkeys(filter(None, told)))
+    schemes = (names.get(type(module)) or getattr(module, "like", None) for module in block.modules())
+    return " + ".join(dict.fromkeys(filter(None, schemes)))
 
 
 def convert(file: str, name: str, out: str, console: Console) -> None:

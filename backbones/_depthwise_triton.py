@@ -28,24 +28,24 @@ def _convolve(
     w = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     h, t = row % H, row // H % T
-    here = (w[:, None] < W) & (d[None, :] < D)
-    at = (row * W + w[:, None]) * D + d[None, :]
+    real = (w[:, None] < W) & (d[None, :] < D)
+    offset = (row * W + w[:, None]) * D + d[None, :]
     total = tl.zeros([TOKENS, CHANNELS], tl.float32)
     if BIASED:
         total += tl.load(BIAS + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
     if RESIDUAL:
-        total += tl.load(X + at, mask=here, other=0.0).to(tl.float32)
+        total += tl.load(X + offset, mask=real, other=0.0).to(tl.float32)
     for i in tl.static_range(KT):
         for j in tl.static_range(KH):
             dt, dh = i - KT // 2, j - KH // 2
             inside = (t + dt >= 0) & (t + dt < T) & (h + dh >= 0) & (h + dh < H)
             for k in tl.static_range(KW):
-                seen = w + (k - KW // 2)
-                among = here & inside & (seen[:, None] >= 0) & (seen[:, None] < W)
-                x = tl.load(X + at + ((dt * H + dh) * W + (k - KW // 2)) * D, mask=among, other=0.0)
+                column = w + (k - KW // 2)
+                among = real & inside & (column[:, None] >= 0) & (column[:, None] < W)
+                x = tl.load(X + offset + ((dt * H + dh) * W + (k - KW // 2)) * D, mask=among, other=0.0)
                 tap = tl.load(TAPS + ((i * KH + j) * KW + k) * D + d, mask=d < D, other=0.0)
                 total += x.to(tl.float32) * tap.to(tl.float32)[None, :]
-    tl.store(Y + at, total.to(Y.dtype.element_ty), mask=here)
+    tl.store(Y + offset, total.to(Y.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -64,12 +64,12 @@ def _sum_taps(
     for h in range(H):
         for start in range(0, W, TOKENS):
             w = start + tl.arange(0, TOKENS)
-            here = (w[:, None] < W) & (d[None, :] < D)
+            real = (w[:, None] < W) & (d[None, :] < D)
             inside = (t + dt >= 0) & (t + dt < T) & (h + dh >= 0) & (h + dh < H)
-            among = here & inside & (w[:, None] + dw >= 0) & (w[:, None] + dw < W)
-            at = ((frame * H + h) * W + w[:, None]) * D + d[None, :]
-            x = tl.load(X + at + ((dt * H + dh) * W + dw) * D, mask=among, other=0.0).to(tl.float32)
-            g = tl.load(G + at, mask=here, other=0.0).to(tl.float32)
+            among = real & inside & (w[:, None] + dw >= 0) & (w[:, None] + dw < W)
+            offset = ((frame * H + h) * W + w[:, None]) * D + d[None, :]
+            x = tl.load(X + offset + ((dt * H + dh) * W + dw) * D, mask=among, other=0.0).to(tl.float32)
+            g = tl.load(G + offset, mask=real, other=0.0).to(tl.float32)
             total += tl.sum(x * g, 0)
     tl.store(SUMS + (frame * (KT * KH * KW) + tap) * D + d, total, mask=d < D)
 
@@ -113,11 +113,11 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
 
 def _gradients(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
     x, weight = ctx.saved_tensors
-    of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+    needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
     return (
-        depthwise(gradient, weight.flip(2, 3, 4), None, ctx.residual) if of_x else None,
-        tap_sums(x, gradient, *weight.shape[2:]).to(weight.dtype) if of_weight else None,
-        gradient.sum((0, 1, 2, 3)) if ctx.biased and of_bias else None,
+        depthwise(gradient, weight.flip(2, 3, 4), None, ctx.residual) if needs_x else None,
+        tap_sums(x, gradient, *weight.shape[2:]).to(weight.dtype) if needs_weight else None,
+        gradient.sum((0, 1, 2, 3)) if ctx.biased and needs_bias else None,
         None,
     )
 

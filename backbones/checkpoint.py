@@ -75,8 +75,8 @@ class LoadReport:
             listed("of another shape", shapes, "; "),
         ]
         if self.config_differs:
-            found = (f"{k} {a!r} in the file, {b!r} here" for k, (a, b) in self.config_differs.items())
-            lines.append(f"  the file is of a model with another config: {'; '.join(found)}")
+            differences = (f"{k} {a!r} in the file, {b!r} here" for k, (a, b) in self.config_differs.items())
+            lines.append(f"  the file is of a model with another config: {'; '.join(differences)}")
         return "\n".join(line for line in lines if line)
 
 
@@ -100,7 +100,7 @@ def compact(names: Iterable[str]) -> list[str]:
             number = place < len(words) - 1 and words[place].isdecimal()
             key = (*words[:place], "*", *words[place + 1 :]) if number else tuple(words)
             alike.setdefault(key, []).append(words[place] if number else "")
-        parts = [[_range(found) if word == "*" else word for word in key] for key, found in alike.items()]
+        parts = [[_range(numbers) if word == "*" else word for word in key] for key, numbers in alike.items()]
     return [".".join(words) for words in parts]
 
 
@@ -131,39 +131,40 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
     """
     path = Path(path)
     tensors, metadata = read(path)
-    own = weights_of(model)
+    weights = weights_of(model)
     try:
         # What we wrote has our names; those of a trained part alone, such as a classifier, would not tell the layout.
         ours = Translated(Layout(NATIVE_NAME, ""), tensors, {key: key for key in tensors}, {})
-        found = ours if "config" in metadata else translate(tensors, model.config and model.config.family, own)
+        translated = ours if "config" in metadata else translate(tensors, model.config and model.config.family, weights)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    ignored = dict(found.ignored)
-    several = any(map(OF_A_SET.match, [*own, *found.tensors]))  # a classifier for each set, here or in the file
-    strangers = [key for key in found.tensors if key.startswith(CLASSIFIER) and key not in own]
+    ignored = dict(translated.ignored)
+    # A classifier for each set, here or in the file.
+    several = any(map(OF_A_SET.match, [*weights, *translated.tensors]))
+    strangers = [key for key in translated.tensors if key.startswith(CLASSIFIER) and key not in weights]
     unused = strangers if several or not model.num_classes else []
     why = "the model's classifiers are of other data sets" if model.num_classes else "the model has no classifier"
-    ignored |= {found.origin[key]: why for key in unused}
-    given = {key: tensor for key, tensor in found.tensors.items() if key not in unused}
-    given = {key: _of_one_frame(tensor, own[key]) if key in own else tensor for key, tensor in given.items()}
+    ignored |= {translated.origin[key]: why for key in unused}
+    stored = {key: tensor for key, tensor in translated.tensors.items() if key not in unused}
+    stored = {key: _as_video(tensor, weights[key]) if key in weights else tensor for key, tensor in stored.items()}
     if BACKBONE in metadata:
-        _check_backbone(path, metadata, {key: tensor for key, tensor in own.items() if key not in given})
+        _check_backbone(path, metadata, {key: tensor for key, tensor in weights.items() if key not in stored})
     mismatched = {
-        key: (tuple(tensor.shape), tuple(own[key].shape))
-        for key, tensor in given.items()
-        if key in own and tensor.shape != own[key].shape
+        key: (tuple(tensor.shape), tuple(weights[key].shape))
+        for key, tensor in stored.items()
+        if key in weights and tensor.shape != weights[key].shape
     }
-    fitting = [key for key in own if key in given and key not in mismatched]
+    fitting = [key for key in weights if key in stored and key not in mismatched]
     report = LoadReport(
         path=path,
-        layout=found.layout.name,
+        layout=translated.layout.name,
         loaded=tuple(fitting),
-        missing=() if BACKBONE in metadata else tuple(key for key in own if key not in given),
-        unexpected=tuple(found.origin[key] for key in given if key not in own),
+        missing=() if BACKBONE in metadata else tuple(key for key in weights if key not in stored),
+        unexpected=tuple(translated.origin[key] for key in stored if key not in weights),
         mismatched=mismatched,
         ignored=ignored,
         config_differs=_config_differences(model, metadata),
-        note=found.layout.note,
+        note=translated.layout.note,
     )
     if not fitting:
         raise CheckpointError(f"{path} (layout: {report.layout}) has no tensor that fits the model\n{report}")
@@ -174,7 +175,7 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
         )
     with torch.no_grad():
         for key in fitting:
-            own[key].copy_(given[key])
+            weights[key].copy_(stored[key])
     if str(report):
         logger.warning("%s (layout: %s): %d tensors loaded\n%s", path, report.layout, len(fitting), report)
     if report.note:
@@ -186,30 +187,30 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
 
 def _check_backbone(path: Path, metadata: Mapping[str, str], rest: Mapping[str, Tensor]) -> None:
     """That what a file does not hold is what it was trained on."""
-    here, there = digest(rest), metadata[BACKBONE]
-    if here != there:
+    actual, expected = digest(rest), metadata[BACKBONE]
+    if actual != expected:
         raise CheckpointError(
             f"{path} holds only what was trained of a model ({metadata[PART]}). It needs the backbone with the digest "
-            f"{there}, this one's is {here}; first load the weights that the training started from (backbone=FILE)"
+            f"{expected}, this one's is {actual}; first load the weights that the training started from (backbone=FILE)"
         )
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """The sha256 of tensors: of their names, number formats, shapes and bytes, in the order of the names."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
 
 
 def parted(model: Backbone) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the part that learns, which a checkpoint holds, and the frozen ones, on the CPU."""
     learnt = part(model, model.learns)
     tensors = {COMPILED.sub("", key): value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    held = {key: value for key, value in tensors.items() if learnt.search(key)}
-    return held, {key: value for key, value in tensors.items() if key not in held}
+    trained = {key: value for key, value in tensors.items() if learnt.search(key)}
+    return trained, {key: value for key, value in tensors.items() if key not in trained}
 
 
 def translate(state: Mapping[str, Tensor], family: str | None = None, wanted: Collection[str] = ()) -> Translated:
@@ -219,28 +220,28 @@ def translate(state: Mapping[str, Tensor], family: str | None = None, wanted: Co
     return renamed(state, layouts_of(family), wanted)
 
 
-def _of_one_frame(tensor: Tensor, own: Tensor) -> Tensor:
+def _as_video(tensor: Tensor, target: Tensor) -> Tensor:
     """A 2-D convolution as the 3-D one of a single frame; anything else as it is."""
-    return tensor[:, :, None] if tensor.ndim == 4 and own.ndim == 5 and own.shape[2] == 1 else tensor
+    return tensor[:, :, None] if tensor.ndim == 4 and target.ndim == 5 and target.shape[2] == 1 else tensor
 
 
 def weights_of(model: Backbone) -> dict[str, Tensor]:
     """The tensors of the model itself, to be written into."""
-    own = model.state_dict()
-    if any(tensor.is_meta for tensor in own.values()):
+    weights = model.state_dict()
+    if any(tensor.is_meta for tensor in weights.values()):
         raise ValueError("the model is on the meta device and holds no weights; create it on a real device first")
-    return own
+    return weights
 
 
 def _config_differences(model: Backbone, metadata: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
     if model.config is None or "config" not in metadata:
         return {}
     try:
-        there = json.loads(metadata["config"])
+        stored = json.loads(metadata["config"])
     except json.JSONDecodeError:
         return {"config": ("unreadable", "see model.config")}
-    here = model.config.to_dict()
-    return {key: (there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)}
+    actual = model.config.to_dict()
+    return {key: (stored.get(key), actual.get(key)) for key in actual | stored if stored.get(key) != actual.get(key)}
 
 
 def save_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> Path:
@@ -332,10 +333,10 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     if not path.exists():
-        there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else None
-        close = difflib.get_close_matches(path.name, there or [], n=1)
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else None
+        close = difflib.get_close_matches(path.name, siblings or [], n=1)
         hint = f"did you mean {path.with_name(close[0])}?" if close else "check the path"
-        where = "" if there is not None else f" (nor a folder {path.parent})"
+        where = "" if siblings is not None else f" (nor a folder {path.parent})"
         raise FileNotFoundError(f"there is no checkpoint {path}{where}; {hint}")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes); copy or download it again")
@@ -401,9 +402,9 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     entries = loaded if isinstance(loaded, Mapping) else {}
     state = next((entries[name] for name in ENTRIES if isinstance(entries.get(name), Mapping)), entries)
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        found = f"its entries are {', '.join(map(str, list(entries)[:8]))}" if entries else type(loaded).__name__
+        contents = f"its entries are {', '.join(map(str, list(entries)[:8]))}" if entries else type(loaded).__name__
         raise CheckpointError(
-            f"{path} holds no state dict at its top or under {' or '.join(ENTRIES)} ({found}); "
+            f"{path} holds no state dict at its top or under {' or '.join(ENTRIES)} ({contents}); "
             "save the state dict of the model alone"
         )
     return dict(state)

@@ -280,7 +280,7 @@ TRANSFORMERS_LAYOUT = Layout(
 # ViViT's weights: in the names and shapes of its JAX code, and in those of transformers, whose image ViT has them too.
 
 
-def _of_jax(name: str, tensor: Tensor) -> Tensor:
+def _from_jax(name: str, tensor: Tensor) -> Tensor:
     """A kernel of flax, inputs first and heads apart, in PyTorch's shape."""
     if name.endswith("/kernel"):
         if name.startswith("embedding/"):  # [t] h w in out
@@ -317,7 +317,7 @@ def jax_layout(name: str, sign: str, renames: Sequence[tuple[str, str]]) -> Layo
         for theirs, ours in (("^embedding", "embed.proj"), ("^output_projection", "classifier"))
         for kind in ("kernel", "bias")
     )
-    return Layout(name, sign, (*renames, *shared), shaped=_of_jax)
+    return Layout(name, sign, (*renames, *shared), shaped=_from_jax)
 
 
 VIVIT_LAYOUT = jax_layout(

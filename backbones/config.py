@@ -142,8 +142,8 @@ def _required(field: dataclasses.Field) -> bool:
 
 def narrower(width: int, heads: int, factor: float) -> tuple[int, int]:
     """A width that is a multiple of 8, and the number of heads nearest below what is wanted that divides it."""
-    width, wanted = max(LEAST_WIDTH, round(width * factor / 8) * 8), max(1, round(heads * factor))
-    return width, next(heads for heads in range(wanted, 0, -1) if width % heads == 0)
+    width, most = max(LEAST_WIDTH, round(width * factor / 8) * 8), max(1, round(heads * factor))
+    return width, next(heads for heads in range(most, 0, -1) if width % heads == 0)
 
 
 def plain(value: Any) -> Any:
@@ -266,30 +266,30 @@ def patterns(field: str, stages: Any, attention: Mapping[str, Any]) -> tuple[tup
 def _assign(state: dict[str, Any], path: str, value: Any, grids: Collection[str]) -> None:
     """Sets the value at a dotted path inside nested mappings and lists."""
     *parents, last = path.split(".")
-    here, walked = state, ""
+    node, walked = state, ""
     for depth, key in enumerate(parents):
-        if walked == "attention" and key not in here and key in attention_zoo.schemes:
-            here[key] = {"scheme": key}  # a scheme that was used by its own name gets an entry
-        if depth == 2 and parents[0] == "attention" and key not in here and here.get("scheme") in attention_zoo.schemes:
-            default = attention_zoo.options_of(here["scheme"]).get(key, inspect.Parameter.empty)
+        if walked == "attention" and key not in node and key in attention_zoo.schemes:
+            node[key] = {"scheme": key}  # a scheme that was used by its own name gets an entry
+        if depth == 2 and parents[0] == "attention" and key not in node and node.get("scheme") in attention_zoo.schemes:
+            default = attention_zoo.options_of(node["scheme"]).get(key, inspect.Parameter.empty)
             if default is not inspect.Parameter.empty:
-                here[key] = plain(default)
-        here = here[_key(here, key, path, walked, grids)]
+                node[key] = plain(default)
+        node = node[_key(node, key, path, walked, grids)]
         walked = f"{walked}.{key}" if walked else key
     # An entry of `attention` and an option of a scheme may be new; whether they mean something is checked at the end.
     new = parents == ["attention"] or (len(parents) == 2 and parents[0] == "attention")
-    here[last if new else _key(here, last, path, walked, grids)] = value
+    node[last if new else _key(node, last, path, walked, grids)] = value
 
 
-def _key(here: Any, key: str, path: str, walked: str, grids: Collection[str]) -> str | int:
-    if isinstance(here, dict):
-        allowed = {name: name for name in here}
-    elif isinstance(here, list):
-        allowed = {str(i): i for i in range(len(here))}
+def _key(node: Any, key: str, path: str, walked: str, grids: Collection[str]) -> str | int:
+    if isinstance(node, dict):
+        allowed = {name: name for name in node}
+    elif isinstance(node, list):
+        allowed = {str(i): i for i in range(len(node))}
         if walked in grids:
             allowed.update({axis: i for i, axis in enumerate("thw")})
     else:
-        raise UnknownName(f"the path {path!r} goes on after {walked!r}, which is the single value {here!r}")
+        raise UnknownName(f"the path {path!r} goes on after {walked!r}, which is the single value {node!r}")
     if key not in allowed:
         where = f"in {walked!r}" if walked else "in a model config"
         raise UnknownName(f"no key {key!r} {where} (path {path!r}); {nearest(key, allowed)}")

@@ -95,15 +95,15 @@ class _Depthwise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _convolved(gradient, weight.flip(2, 3, 4), None) if of_x else None,
-            _of_weight(x, weight.shape, gradient) if of_weight else None,
-            gradient.sum(dim=(0, 1, 2, 3)) if of_bias else None,
+            _convolved(gradient, weight.flip(2, 3, 4), None) if needs_x else None,
+            _weight_gradient(x, weight.shape, gradient) if needs_weight else None,
+            gradient.sum(dim=(0, 1, 2, 3)) if needs_bias else None,
         )
 
 
-def _of_weight(x: Tensor, shape: torch.Size, gradient: Tensor) -> Tensor:
+def _weight_gradient(x: Tensor, shape: torch.Size, gradient: Tensor) -> Tensor:
     """What each tap of the kernel met: the tokens shifted to where it looks, times the gradient, summed."""
     (kt, kh, kw), (t, h, w) = shape[2:], x.shape[1:4]
     padded = pad(x, (0, 0, kw // 2, kw // 2, kh // 2, kh // 2, kt // 2, kt // 2))
@@ -112,9 +112,9 @@ def _of_weight(x: Tensor, shape: torch.Size, gradient: Tensor) -> Tensor:
     sums = []
     for start in range(0, t, frames):  # what is multiplied stays in the cache until all taps have seen it
         part = gradient[:, start : start + frames]
-        seen = padded[:, start : start + part.shape[1] + kt - 1]
+        window = padded[:, start : start + part.shape[1] + kt - 1]
         taps = [
-            (seen[:, i : i + part.shape[1], j : j + h, k : k + w] * part).sum(dim=(0, 1, 2, 3), dtype=wide)
+            (window[:, i : i + part.shape[1], j : j + h, k : k + w] * part).sum(dim=(0, 1, 2, 3), dtype=wide)
             for i, j, k in itertools.product(range(kt), range(kh), range(kw))
         ]
         sums.append(torch.stack(taps, dim=1))

@@ -267,10 +267,10 @@ class DualPathBlock(Block):
     def macs(self) -> int:
         """Eight frames and the mosaics."""
         frame, mosaic = self.frames._replace(t=1), self.mosaics._replace(t=1)
-        of_frame = sum(residual.macs(frame, 1) for residual in self.spatial())
-        of_mosaic = sum(residual.macs(mosaic, 1) for residual in self.temporal())
-        of_mosaic += self.mosaic_attention_macs - self.attention.macs(1)
-        return SPATIAL * of_frame + self.mosaics.t * of_mosaic
+        frame_macs = sum(residual.macs(frame, 1) for residual in self.spatial())
+        mosaic_macs = sum(residual.macs(mosaic, 1) for residual in self.temporal())
+        mosaic_macs += self.mosaic_attention_macs - self.attention.macs(1)
+        return SPATIAL * frame_macs + self.mosaics.t * mosaic_macs
 
 
 class PathPositions(nn.Module):
@@ -394,9 +394,9 @@ class DualPath(Column):
         """Class tokens of the mosaics, then of the frames; each path's are averaged after the projection."""
         block = self.column[0]
         count = block.mosaics.t + block.mosaics.tokens
-        of_mosaics = tokens.x[:, : count : count // block.mosaics.t]
-        of_frames = tokens.x[:, count : count + SPATIAL]
-        paths = (self.norm(path) for path in (of_mosaics, of_frames))
+        mosaics = tokens.x[:, : count : count // block.mosaics.t]
+        frames = tokens.x[:, count : count + SPATIAL]
+        paths = (self.norm(path) for path in (mosaics, frames))
         paths = (path if self.projection is None else self.projection(path) for path in paths)
         return self.classified(torch.cat([path.mean(1) for path in paths], 1))
 

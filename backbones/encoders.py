@@ -103,8 +103,8 @@ class WindowedAttention(nn.Module):
     ) -> tuple[Float[Tensor, "b t 1 1 d"], Float[Tensor, "b 1 d"]]:
         tokens = torch.cat([prefix, x.flatten(1, 3)], 1)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        at = gathered.tables(x.device, _frames_around, x.shape[1], self.half)
-        frames = gathered.attention(q, k, v, at, kernel=self.kernel)
+        tables = gathered.tables(x.device, _frames_around, x.shape[1], self.half)
+        frames = gathered.attention(q, k, v, tables, kernel=self.kernel)
         q = self.global_q(prefix).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = (
             part.transpose(1, 2) for part in self.global_kv(tokens).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
@@ -362,8 +362,8 @@ VTN_LAYOUT = Layout(
 
 def of_image(model: Encoders, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An image ViT's tensors are those of the frames."""
-    own = column_of_image(model.frames, image)
-    return {key if key.startswith("classifier.") else f"frames.{key}": tensor for key, tensor in own.items()}
+    column = column_of_image(model.frames, image)
+    return {key if key.startswith("classifier.") else f"frames.{key}": tensor for key, tensor in column.items()}
 
 
 def from_image(model: Encoders, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:

@@ -155,17 +155,17 @@ def names() -> tuple[str, ...]:
 def config(name: str) -> Config:
     """The config of a named model. Raises UnknownName (a KeyError) with the nearest name."""
     _imported(name.rpartition(".")[0])
-    known = _named()
-    if name not in known:
-        raise UnknownName(f"unknown model {name!r}; {nearest(str(name), known)}")
-    return known[name]()
+    by_name = _named()
+    if name not in by_name:
+        raise UnknownName(f"unknown model {name!r}; {nearest(str(name), by_name)}")
+    return by_name[name]()
 
 
 def origin(name: str) -> Origin:
     """Where a named model comes from: the entry of its family whose name it begins with, the longest if several."""
-    known = families.get(config(name).family).origins
-    begun = sorted((start for start in known if name.startswith(start)), key=len)
-    return known[begun[-1]] if begun else Origin()
+    origins = families.get(config(name).family).origins
+    begun = sorted((start for start in origins if name.startswith(start)), key=len)
+    return origins[begun[-1]] if begun else Origin()
 
 
 def learning(model: Backbone, name: str) -> Backbone:
@@ -243,21 +243,21 @@ def kinds(model: Backbone) -> dict[str, str]:
 
     Raises: ValueError, where a parameter lies in no part that says what it is.
     """
-    told = {} if model.classifier is None else {id(model.classifier): "classifier"}
+    by_part = {} if model.classifier is None else {id(model.classifier): "classifier"}
     for block in model.blocks().values():
         for residual in block.residuals():
-            told |= {id(part): kind for kind, parts in residual.parts().items() for part in parts}
-    found: dict[str, str] = {}
+            by_part |= {id(part): kind for kind, parts in residual.parts().items() for part in parts}
+    kind_of: dict[str, str] = {}
     for name, module in model.named_modules():
         stated = getattr(module, "kind", "norm" if isinstance(module, nn.LayerNorm) else None)
-        if id(module) in told:
-            found[name] = told[id(module)]
-        elif stated and not _inside(name, found):
-            found[name] = stated
+        if id(module) in by_part:
+            kind_of[name] = by_part[id(module)]
+        elif stated and not _inside(name, kind_of):
+            kind_of[name] = stated
     for name, _ in model.named_parameters():
-        if not _inside(name, found):
+        if not _inside(name, kind_of):
             raise ValueError(f"parameter {name} belongs to no residual and to no part with an attribute kind")
-    return found
+    return kind_of
 
 
 def _inside(name: str, parts: Mapping[str, str]) -> bool:

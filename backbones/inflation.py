@@ -96,21 +96,21 @@ def inflate(
     if not isinstance(state_2d, Mapping):
         source = str(state_2d)
         state_2d, _ = read(Path(state_2d))
-    own = weights_of(model)
+    weights = weights_of(model)
     try:
-        found = translate(state_2d, model.config and model.config.family, own)
+        translated = translate(state_2d, model.config and model.config.family, weights)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
     family = None if model.config is None else families.get(model.config.family)
     from_image = family and family.from_image
-    tensors = family.of_image(model, found.tensors) if family and family.of_image else found.tensors
-    made: dict[str, Tensor] = {}
+    tensors = family.of_image(model, translated.tensors) if family and family.of_image else translated.tensors
+    filled: dict[str, Tensor] = {}
     kinds: dict[str, list[str]] = {kind: [] for kind in ("copied", "inflated", "averaging", "missing", "fresh")}
     mismatched = {}
-    for key, target in own.items():
+    for key, target in weights.items():
         image = tensors.get(key)
         if from_image is None:
-            kind, tensor = _tensor(model, own, key, image, rule)
+            kind, tensor = _tensor(model, weights, key, image, rule)
         else:
             kind, tensor = from_image(model, key, tensors)
         if kind == "mismatched":
@@ -118,12 +118,12 @@ def inflate(
         else:
             kinds[kind].append(key)
         if tensor is not None:
-            made[key] = tensor
+            filled[key] = tensor
     # A model without classifier leaves the image model's behind.
-    unexpected = [k for k in tensors if k not in own and (model.num_classes or not k.startswith(CLASSIFIER))]
+    unexpected = [k for k in tensors if k not in weights and (model.num_classes or not k.startswith(CLASSIFIER))]
     report = InflationReport(
-        layout=found.layout.name,
-        unexpected=tuple(found.origin.get(key, key) for key in unexpected),
+        layout=translated.layout.name,
+        unexpected=tuple(translated.origin.get(key, key) for key in unexpected),
         mismatched=mismatched,
         **{kind: tuple(keys) for kind, keys in kinds.items()},
     )
@@ -135,8 +135,8 @@ def inflate(
             "  take the video model of the image model's size, or what fits with strict=False"
         )
     with torch.no_grad():
-        for key, tensor in made.items():
-            own[key].copy_(tensor)
+        for key, tensor in filled.items():
+            weights[key].copy_(tensor)
     if report.fresh:
         logger.info("%s: the classifier has another number of classes and stays as initialised", source)
     if not report.complete:
@@ -145,13 +145,13 @@ def inflate(
 
 
 def _tensor(
-    model: Backbone, own: Mapping[str, Tensor], key: str, image: Tensor | None, rule: str
+    model: Backbone, weights: Mapping[str, Tensor], key: str, image: Tensor | None, rule: str
 ) -> tuple[str, Tensor | None]:
     """What becomes of one tensor of the model: the kind for the report, and its values if they change."""
-    target = own[key]
+    target = weights[key]
     pooling = PRIOR.match(key)
     weight_name = key.rpartition(".")[0] + ".weight"
-    if pooling and own[weight_name].ndim == 5:
+    if pooling and weights[weight_name].ndim == 5:
         constant = RELEASED_MEANS.get(int(pooling[1])) if rule == "code" else None
         if constant is not None or image is None:
             return "averaging", _mean(target, constant)

@@ -67,7 +67,7 @@ def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], wanted: Coll
     if layout is None:
         raise ValueError(
             f"names such as {', '.join(list(state)[:3])} belong to no known layout; "
-            f"known: {', '.join(dict.fromkeys(known.name for known in layouts))}"
+            f"known: {', '.join(dict.fromkeys(candidate.name for candidate in layouts))}"
         )
     tensors: dict[str, Tensor] = {}
     origin: dict[str, str] = {}

@@ -107,35 +107,36 @@ class _Mlp(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, w1, w2 = ctx.saved_tensors
-        of_x, of_w1, of_b1, of_w2, of_b2, _ = ctx.needs_input_grad
+        needs_x, needs_w1, needs_b1, needs_w2, needs_b2, _ = ctx.needs_input_grad
         how = {"approximate": ctx.approximate}
         tokens, gradient = x.flatten(0, -2), gradient.reshape(-1, len(w2))
         functorch = torch._C._functorch
         if functorch.is_legacy_batchedtensor(gradient) or functorch.is_batchedtensor(gradient):
             # Many gradients at once, which cannot be added in place.
-            of_hidden = _aten.gelu_backward(gradient @ w2, hidden, **how)
-            grad_w1, grad_w2 = of_hidden.transpose(0, 1) @ tokens, gradient.transpose(0, 1) @ _aten.gelu(hidden, **how)
-            return (of_hidden @ w1).reshape(x.shape), grad_w1, of_hidden.sum(0), grad_w2, gradient.sum(0), None
-        grad_x = torch.empty_like(tokens) if of_x else None
-        grad_w1, grad_b1 = _zeros(w1) if of_w1 else None, _zeros(w1[:, 0]) if of_b1 else None
-        grad_w2 = _zeros(w2) if of_w2 else None
+            grad_hidden = _aten.gelu_backward(gradient @ w2, hidden, **how)
+            grad_w1 = grad_hidden.transpose(0, 1) @ tokens
+            grad_w2 = gradient.transpose(0, 1) @ _aten.gelu(hidden, **how)
+            return (grad_hidden @ w1).reshape(x.shape), grad_w1, grad_hidden.sum(0), grad_w2, gradient.sum(0), None
+        grad_x = torch.empty_like(tokens) if needs_x else None
+        grad_w1, grad_b1 = _zeros(w1) if needs_w1 else None, _zeros(w1[:, 0]) if needs_b1 else None
+        grad_w2 = _zeros(w2) if needs_w2 else None
         size = chunks.length(x, len(tokens), 2 * len(w1), 4 * w1.numel())  # weights and their gradients
         for start in range(0, len(tokens), size):
-            here = slice(start, start + size)
-            if of_w2:
-                _add_product(grad_w2, gradient[here].t(), _aten.gelu(hidden[here], **how))
-            if of_x or of_w1 or of_b1:
-                of_hidden = _aten.gelu_backward(gradient[here] @ w2, hidden[here], **how)
-                if of_w1:
-                    _add_product(grad_w1, of_hidden.t(), tokens[here])
-                if of_b1:
-                    grad_b1 += of_hidden.sum(0)
-                if of_x:
-                    torch.mm(of_hidden, w1, out=grad_x[here])
+            part = slice(start, start + size)
+            if needs_w2:
+                _add_product(grad_w2, gradient[part].t(), _aten.gelu(hidden[part], **how))
+            if needs_x or needs_w1 or needs_b1:
+                grad_hidden = _aten.gelu_backward(gradient[part] @ w2, hidden[part], **how)
+                if needs_w1:
+                    _add_product(grad_w1, grad_hidden.t(), tokens[part])
+                if needs_b1:
+                    grad_b1 += grad_hidden.sum(0)
+                if needs_x:
+                    torch.mm(grad_hidden, w1, out=grad_x[part])
         return (
-            grad_x.view_as(x) if of_x else None,
+            grad_x.view_as(x) if needs_x else None,
             *(None if sums is None else sums.to(x.dtype) for sums in (grad_w1, grad_b1, grad_w2)),
-            gradient.sum(0) if of_b2 else None,
+            gradient.sum(0) if needs_b2 else None,
             None,
         )
 

@@ -140,9 +140,9 @@ class MultiscaleConfig(Config):
             out = width * 2 if before_first and self.widen == "mlp" else inner
             query_kernel = self.pool_kernel or after(query_stride)
             kernel = query_kernel if first or self.pool_queries else None
-            made = BlockSizes(grid, width, inner, out, heads, kernel, query_stride, key_stride)
-            sizes.append(made)
-            grid, width = made.grid_out, out
+            size = BlockSizes(grid, width, inner, out, heads, kernel, query_stride, key_stride)
+            sizes.append(size)
+            grid, width = size.grid_out, out
         return sizes
 
 
@@ -311,7 +311,7 @@ class Multiscale(Column):
 
 def _attention(config: MultiscaleConfig, sizes: BlockSizes, kernel: str) -> nn.Module:
     scheme, options = config.entry("P")
-    of_block = dict(
+    derived = dict(
         query_kernel=sizes.query_kernel,
         query_stride=sizes.query_stride,
         key_kernel=config.pool_kernel,
@@ -321,7 +321,7 @@ def _attention(config: MultiscaleConfig, sizes: BlockSizes, kernel: str) -> nn.M
         relative=config.position == "relative",
         eps=config.pool_eps,
     )
-    return attention_zoo.build(scheme, sizes.width, sizes.heads, sizes.grid, kernel=kernel, **(of_block | options))
+    return attention_zoo.build(scheme, sizes.width, sizes.heads, sizes.grid, kernel=kernel, **(derived | options))
 
 
 # Named models. Sources: the released configuration files of SlowFast; MViT-B 32x3 and 64x3 of the paper's tables have

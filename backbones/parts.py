@@ -149,21 +149,21 @@ class Places(nn.Module):
         b, t, h, w, _ = x.shape
         first = self.class_token
         if self.space is not None:
-            here = self.space
+            table = self.space
             if first is not None:
-                first, here = first + here[:, :1], here[:, 1:]
-            here = here.unflatten(1, self.grid[1:])
-            x = x + (here if (h, w) == self.grid[1:] else resized(here.movedim(-1, 1), (h, w)).movedim(1, -1))
+                first, table = first + table[:, :1], table[:, 1:]
+            table = table.unflatten(1, self.grid[1:])
+            x = x + (table if (h, w) == self.grid[1:] else resized(table.movedim(-1, 1), (h, w)).movedim(1, -1))
         if self.joint is not None:
-            here = self.joint
+            table = self.joint
             if first is not None:
-                first, here = first + here[:, :1], here[:, 1:]
-            here = here.unflatten(1, tuple(self.grid))
-            x = x + (here if (t, h, w) == self.grid else resized(here.movedim(-1, 1), (t, h, w)).movedim(1, -1))
+                first, table = first + table[:, :1], table[:, 1:]
+            table = table.unflatten(1, tuple(self.grid))
+            x = x + (table if (t, h, w) == self.grid else resized(table.movedim(-1, 1), (t, h, w)).movedim(1, -1))
         if self.time is not None:
-            here = self.time if t == self.grid.t else resized(self.time.mT, t).mT
-            x = x + here[:, :, None, None]
-            first = first + here if self.per_frame else first
+            table = self.time if t == self.grid.t else resized(self.time.mT, t).mT
+            x = x + table[:, :, None, None]
+            first = first + table if self.per_frame else first
         return Tokens.of_map(x) if first is None else Tokens.of_map(x).of(x, first.expand(b, self.prefix(t), -1))
 
 

@@ -69,9 +69,9 @@ class Recurrent(Columnar):
         states, total, frames = state or ([None] * len(self.column), 0, 0)
         tokens = self.embedded(frame[:, :, None])
         after = []
-        for block, kept in zip(self.column, states, strict=True):
-            tokens, kept = block.step(tokens, kept)
-            after.append(kept)
+        for block, memory in zip(self.column, states, strict=True):
+            tokens, memory = block.step(tokens, memory)
+            after.append(memory)
         scores = self.classified(self.norm(tokens.head)).mean(1)
         total, frames = total + scores, frames + 1
         return scores if self.readout == "last" else total / frames, (after, total, frames)

@@ -224,10 +224,10 @@ def _depthwise(dim: int, block: Grid) -> nn.Conv3d:
     return nn.Conv3d(dim, dim, tuple(block), tuple(block), groups=dim)
 
 
-def _quotient(grid: Grid, size: Grid, what: str) -> Grid:
+def _quotient(grid: Grid, size: Grid, noun: str) -> Grid:
     """How many of `size` make up the grid. Raises: ValueError where they do not."""
     if any(n % m for n, m in zip(grid, size, strict=True)):
-        raise ValueError(f"{what} of {tuple(size)} do not divide a map of {tuple(grid)}")
+        raise ValueError(f"{noun} of {tuple(size)} do not divide a map of {tuple(grid)}")
     return grid.ceil_div(size)
 
 

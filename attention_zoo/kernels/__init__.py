@@ -86,8 +86,8 @@ def resolve(name: str, device: torch.device | str, dtype: torch.dtype, backward:
         return "sdpa"
     reason = missing(name, device, dtype, backward)
     if reason is not None:
-        there = ", ".join(available(device, dtype, backward))
-        raise KernelUnavailable(f"kernel {name!r} cannot run here: {reason}; available: {there}, or kernel='auto'")
+        usable = ", ".join(available(device, dtype, backward))
+        raise KernelUnavailable(f"kernel {name!r} cannot run here: {reason}; available: {usable}, or kernel='auto'")
     return name
 
 
@@ -163,7 +163,7 @@ def attend(
     parts = [x.split(most) for x in (q, k, v)]
     shared = bias is None or len(bias) == 1
     biases = [bias] * len(parts[0]) if shared else bias.split(most)
-    return torch.cat([run(*part, of_part) for *part, of_part in zip(*parts, biases, strict=True)])
+    return torch.cat([run(*part, part_bias) for *part, part_bias in zip(*parts, biases, strict=True)])
 
 
 def _at_once(q: Tensor, k: Tensor, bias: Tensor | None, backward: bool) -> int:

@@ -65,45 +65,45 @@ def _attend(
     window = tl.load(WINDOWS + rest // clips)
     channel = head * C + tl.arange(0, C)
     i = tile * QUERIES + tl.arange(0, QUERIES)
-    at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+    query_place, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
     real = real & (i < n)
-    q = tl.load(QKV + (clip + at)[:, None] * (3 * d) + channel[None, :], mask=real[:, None], other=0.0)
+    q = tl.load(QKV + (clip + query_place)[:, None] * (3 * d) + channel[None, :], mask=real[:, None], other=0.0)
     highest = tl.full([QUERIES], -float("inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     y = tl.zeros([QUERIES, C], tl.float32)
     for start in range(0, n, KEYS):
         j = start + tl.arange(0, KEYS)
-        of_key, in_map, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+        key_place, in_map, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
         in_window = j < n
         in_map = in_map & in_window
-        line = QKV + (clip + of_key)[:, None] * (3 * d) + channel[None, :]
+        line = QKV + (clip + key_place)[:, None] * (3 * d) + channel[None, :]
         k = tl.load(line + d, mask=in_map[:, None], other=0.0)
         v = tl.load(line + 2 * d, mask=in_map[:, None], other=0.0)
-        seen = in_map
+        visible = in_map
         if not HIDDEN:
-            of_padding = (in_window & (in_map == 0))[:, None]
-            k = tl.where(of_padding, tl.load(PADDING + d + channel)[None, :], k)
-            v = tl.where(of_padding, tl.load(PADDING + 2 * d + channel)[None, :], v)
-            seen = in_window
+            padded = (in_window & (in_map == 0))[:, None]
+            k = tl.where(padded, tl.load(PADDING + d + channel)[None, :], k)
+            v = tl.where(padded, tl.load(PADDING + 2 * d + channel)[None, :], v)
+            visible = in_window
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if BIASED:
-            both = (i < n)[:, None] & in_window[None, :]
-            score += tl.load(BIAS + (head * n + i[:, None]) * n + j[None, :], mask=both, other=0.0) * 1.4426950408889634
-        allowed = seen[None, :]
+            pair = (i < n)[:, None] & in_window[None, :]
+            score += tl.load(BIAS + (head * n + i[:, None]) * n + j[None, :], mask=pair, other=0.0) * 1.4426950408889634
+        allowed = visible[None, :]
         if MIXED:
             allowed = allowed & (region[:, None] == key_region[None, :])
         score = tl.where(allowed, score, -float("inf"))
         high = tl.maximum(highest, tl.max(score, 1))
         level = tl.where(high == -float("inf"), 0.0, high)  # nothing is allowed yet: infinity less itself is no number
-        share, kept = tl.exp2(score - level[:, None]), tl.exp2(highest - level)
-        total = total * kept + tl.sum(share, 1)
-        y = y * kept[:, None] + tl.dot(share.to(v.dtype), v, input_precision="ieee")
+        share, carried = tl.exp2(score - level[:, None]), tl.exp2(highest - level)
+        total = total * carried + tl.sum(share, 1)
+        y = y * carried[:, None] + tl.dot(share.to(v.dtype), v, input_precision="ieee")
         highest = high
     total = tl.where(total == 0.0, 1.0, total)
     if KEPT:
-        tl.store(SUMS + (clip + at) * HEADS + head, highest + tl.log2(total), mask=real)
+        tl.store(SUMS + (clip + query_place) * HEADS + head, highest + tl.log2(total), mask=real)
     y = y / total[:, None]
-    tl.store(Y + (clip + at)[:, None] * d + channel[None, :], y.to(Y.dtype.element_ty), mask=real[:, None])
+    tl.store(Y + (clip + query_place)[:, None] * d + channel[None, :], y.to(Y.dtype.element_ty), mask=real[:, None])
 
 
 @triton.jit

@@ -19,7 +19,7 @@ APART = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signatur
 
 
 @functools.lru_cache(SHAPES)
-def _compiled(*_what):
+def _compiled(*_key):
     """A function for inputs of one kind: with one for all, each call would try the guards of every kind before it.
 
     A PyTorch that cannot keep them apart tries the guards all the same.

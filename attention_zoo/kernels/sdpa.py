@@ -44,21 +44,21 @@ class _LearnedBias(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, v, bias, y = ctx.saved_tensors
         wide, scale = torch.promote_types(q.dtype, torch.float32), q.shape[-1] ** -0.5
-        of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        of_bias = bias.new_zeros(bias.shape, dtype=wide)
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        grad_bias = bias.new_zeros(bias.shape, dtype=wide)
         size = chunks.length(y, len(y), q.shape[1] * bias.shape[-2] * bias.shape[-1])
         for start in range(0, len(y), size):
-            at = slice(start, start + size)
-            at_bias = at if len(bias) > 1 else slice(None)
-            g, scaled, keys = grad[at].to(wide), q[at].to(wide) * scale, k[at].to(wide)
+            part = slice(start, start + size)
+            at_bias = part if len(bias) > 1 else slice(None)
+            g, scaled, keys = grad[part].to(wide), q[part].to(wide) * scale, k[part].to(wide)
             shares = (scaled @ keys.mT).add_(bias[at_bias]).softmax(-1)
-            of_v[at] = shares.mT @ g
-            change = g @ v[at].to(wide).mT
-            change.sub_((g * y[at]).sum(-1, keepdim=True)).mul_(shares)  # of the scores
-            of_bias[at_bias] += change.sum_to_size(bias[at_bias].shape)
-            of_q[at] = (change @ keys).mul_(scale)
-            of_k[at] = change.mT @ scaled
-        return of_q, of_k, of_v, of_bias.to(bias.dtype)
+            grad_v[part] = shares.mT @ g
+            change = g @ v[part].to(wide).mT
+            change.sub_((g * y[part]).sum(-1, keepdim=True)).mul_(shares)  # of the scores
+            grad_bias[at_bias] += change.sum_to_size(bias[at_bias].shape)
+            grad_q[part] = (change @ keys).mul_(scale)
+            grad_k[part] = change.mT @ scaled
+        return grad_q, grad_k, grad_v, grad_bias.to(bias.dtype)
 
 
 def _safe_backends(q: Tensor, k: Tensor, bias: Tensor | None) -> contextlib.AbstractContextManager:
