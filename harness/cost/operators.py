@@ -57,7 +57,7 @@ def groups_of(model: nn.Module) -> dict[str, str]:
 def _by_type(module: nn.Module, inside: str) -> str:
     """By the kind of a module and the group that it is inside of."""
     kind = type(module).__name__.lower()
-    if "norm" in kind:
+    if "norm" in kind and not any(module.children()):  # not a block or a head that begins with a norm
         return "norms"
     if inside != "attention":
         return inside
