@@ -407,6 +407,23 @@ def test_auto_has_special_programs_only_where_records_say_that_they_are_faster(m
     assert kernels.of_windows("auto", x, 32, "shifted_window") is None
 
 
+@pytest.mark.parametrize("known", [{}, {("NVIDIA H200", "bfloat16", "shifted_window", True): "triton"}])
+def test_a_compiler_takes_what_records_say_for_a_constant(known, monkeypatch):
+    """It reads no file and asks no driver: with either its graph would break."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr("attention_zoo.kernels.triton.find_spec", lambda name: "there")
+    monkeypatch.setattr(kernels, "known_faster", lambda: known)
+    kernels.names()
+    torch._dynamo.reset()  # the constants of the other parameter
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def scale(x):
+        return x * (2 if kernels._faster(torch.device("cuda"), torch.bfloat16, "shifted_window", True) else 1)
+
+    assert scale(torch.ones(1)).item() == (2 if known else 1)
+
+
 def test_padding_that_learns_is_seen_window_by_window(monkeypatch):
     """The program on the map knows no gradient of what padding is made of."""
     module = attention_zoo.build("shifted_window", 32, 2, Grid(3, 5, 6), window=(2, 3, 4), padding="attended")

@@ -108,14 +108,22 @@ def _special(name: str, x: Tensor, channels: int, scheme: str, backward: bool) -
     if x.device.type != "cuda":
         return None
     if name == AUTO:
-        of = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-        device = torch.cuda.get_device_name(x.device)
-        faster = known_faster().get((device, str(of).removeprefix("torch."), scheme, backward))
-        if faster is None or missing(faster, x.device, x.dtype, backward):
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        name = _faster(x.device, dtype, scheme, backward)
+        if name is None:
             return None
-        name = faster
     kernel = registry.get(resolve(name, x.device, x.dtype))
     return kernel if channels in kernel.channels else None
+
+
+@torch.compiler.assume_constant_result
+def _faster(device: torch.device, dtype: torch.dtype, scheme: str, backward: bool) -> str | None:
+    """The kernel that is known to be faster than `auto` there and can run, or None."""
+    known = known_faster()
+    if not known:
+        return None
+    name = known.get((torch.cuda.get_device_name(device), str(dtype).removeprefix("torch."), scheme, backward))
+    return None if name is None or missing(name, device, dtype, backward) else name
 
 
 @cache
