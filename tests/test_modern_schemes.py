@@ -139,6 +139,21 @@ def test_neighborhood_gives_the_same_whether_somebody_counts_or_not(grid, option
     assert_close(module(x), counted, rtol=1e-9, atol=1e-9)
 
 
+@given(GRIDS)
+def test_neighborhood_of_one_place_is_time_only(grid):
+    same(scheme("neighborhood", grid, window=(grid.t, 1, 1)), scheme("time_only", grid), grid)
+
+
+@given(GRIDS, st.tuples(*[st.sampled_from([1, 3, 5])] * 3))
+def test_a_window_of_odd_length_is_centred_away_from_the_borders(grid, window):
+    seen = scheme("neighborhood", grid, window=window).reach()
+    at = torch.tensor(oracles.coordinates(grid))
+    half = torch.tensor(window) // 2
+    inner = ((at >= half) & (at < torch.tensor(grid) - half)).all(1)
+    near = ((at[:, None] - at).abs() <= half).all(-1)
+    assert torch.equal(seen[inner], near[inner])
+
+
 # Sliding tile -------------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +362,37 @@ def test_options_that_cannot_be_are_refused():
             scheme("block_topk", Grid(2, 4, 4), **options)
 
 
+def counted(module, x):
+    """Multiply-adds of one clip, of what really ran on it."""
+    with FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops() / 2
+
+
+@given(GRIDS, any_block_topks())
+def test_where_content_decides_the_count_is_that_of_the_blocks_chosen(grid, options):
+    """macs() says the most; what runs are the scores and the chosen blocks, padding of a short last one included."""
+    module, x = scheme("block_topk", grid, **options), noise(1, *grid, 6)
+    queries, keys = module._cuts(x)
+    per_block = (module.chosen(x)[0] * queries.sizes[:, None]).sum().item() * keys.slots
+    most = module._kept(keys.count) if module._static() else keys.count
+    assert counted(module, x) == module.macs() - 2 * 6 * grid.tokens * most * keys.slots + 2 * 3 * per_block
+    if not keys.ragged:
+        assert per_block == module.selection(x).sum()
+
+
+@given(GRIDS)
+def test_of_equal_blocks_the_first_are_chosen(grid):
+    for rule in ("sparge", "sla"):
+        module = scheme("block_topk", grid, rule=rule, keep=0.5, query_block=5, key_block=3)
+        torch.nn.init.zeros_(module.qkv.weight)  # else rounding decides
+        torch.nn.init.zeros_(module.qkv.bias)
+        chosen = module.chosen(noise(1, *grid, 6))
+        kept = chosen[0, 0, 0].sum()
+        assert chosen[..., :kept].all()
+        assert not chosen[..., kept:].any()
+
+
 # Radial -------------------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +433,12 @@ def test_radial_of_wide_frames_is_full_and_of_narrow_ones_space_only(grid):
         assert scheme("radial", grid, block=1, threshold=1, decay=1e6).reach().all()
     narrow = scheme("radial", grid, block=grid.h * grid.w, threshold=10**6, sink=False)
     same(narrow, scheme("space_only", grid), grid)
+
+
+@given(GRIDS, st.sampled_from(["released", "paper"]))
+def test_radial_without_a_sink_is_symmetric_where_blocks_round_nothing(grid, rule):
+    reach = scheme("radial", grid, rule=rule, sink=False, block=1).reach()
+    assert torch.equal(reach, reach.T)
 
 
 # Linear -------------------------------------------------------------------------------------------------------------
@@ -473,6 +525,16 @@ def test_mixture_of_blocks_is_dense_attention_in_its_selection(grid, options):
     assert_close(module(x), in_selection(module, x), rtol=1e-9, atol=1e-9)
 
 
+@given(GRIDS, any_mixtures())
+def test_the_count_of_a_mixture_is_that_of_the_chunks_chosen(grid, options):
+    module, x = scheme("mixture_of_blocks", grid, **options), noise(1, *grid, 6)
+    _, keys = module._cuts(x)
+    static = module.threshold is None and module.scope == "query_head"
+    most = min(module.topk, keys.count) if static else keys.count
+    chosen = module.chosen(x).sum().item() * keys.slots
+    assert counted(module, x) == module.macs() - 2 * 6 * grid.tokens * most * keys.slots + 2 * 3 * chosen
+
+
 @given(GRIDS, SIZES, st.sampled_from(["query_head", "head_global", "overall"]))
 def test_mixture_of_one_block_is_local_window_and_of_all_full(grid, chunk, scope):
     own = scheme("mixture_of_blocks", grid, chunk=chunk, topk=1, scope=scope)
@@ -520,6 +582,15 @@ def test_pyramid_sparse_is_attention_over_means(grid, options, mode, similarity)
     assert_close(module(x), pooled_attention(module, x), rtol=1e-6, atol=1e-6)  # log of 2 in float32 above
 
 
+@given(GRIDS, pyramids(), st.none() | st.tuples(*[st.floats(-1, 1)] * 3))
+def test_the_count_of_a_pyramid_by_share_is_that_of_its_levels(grid, options, similarity):
+    module, x = scheme("pyramid_sparse", grid, mode="threshold", similarity=similarity, **options), noise(1, *grid, 6)
+    (queries, keys), levels = module._sizes(grid.tokens), module.levels(x)[0]
+    sizes = torch.tensor([min(queries, grid.tokens - i * queries) for i in range(levels.shape[1])])
+    chosen = (torch.where(levels > 0, keys // levels.clamp(min=1), 0) * sizes[:, None]).sum().item()
+    assert counted(module, x) == module.macs() - 2 * 6 * grid.tokens * levels.shape[2] * keys + 2 * 3 * chosen
+
+
 @given(GRIDS, pyramids())
 def test_pyramid_sparse_without_pooling_is_full(grid, options):
     same(scheme("pyramid_sparse", grid, **(options | dict(ratios=[1.0] * 4))), scheme("full", grid), grid)
@@ -548,6 +619,15 @@ def test_factorised_dot_product_is_dense_attention_by_halves_of_the_heads(grid):
     bias = torch.zeros(2, *place.shape, dtype=x.dtype).masked_fill(~torch.stack([place, frame]), -torch.inf)
     expected = [oracles.self_attention(clip.flatten(0, 2), module, 2, bias=bias).view(clip.shape) for clip in x]
     assert_close(module(x), torch.stack(expected), rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS)
+def test_factorised_dot_product_of_one_frame_gives_values_by_half_of_its_heads(grid):
+    grid = grid._replace(t=1)
+    module, x = scheme("factorised_dot_product", grid), noise(1, *grid, 6)
+    module.proj.weight.data.copy_(torch.eye(6))
+    module.proj.bias.data.zero_()
+    assert_close(module(x)[..., :3], oracles.rows(module.qkv, 2, 3)(x)[..., :3], rtol=1e-9, atol=1e-9)
 
 
 @given(GRIDS)
