@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attention_zoo import blocks, gathered
+from attention_zoo import blocks, chunks, gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.scheme import register
@@ -76,6 +77,9 @@ class MixtureOfBlocksAttention(nn.Module):
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
         keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
         chosen = self._choice(q, keys, key_blocks)
+        if chunks.inference(x) and self.kernel in (AUTO, "sdpa"):
+            y = by_chunk(q, keys, values, key_blocks, blocks.table(chosen, key_blocks.count))
+            return self.proj(y.flatten(2)).view(x.shape)
         y = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
         return self.proj(y.flatten(2)).view(x.shape)
 
@@ -124,6 +128,35 @@ class MixtureOfBlocksAttention(nn.Module):
     def reach(self) -> Bool[Tensor, "n n"]:
         """Everything: the mean of a chunk decides whether it is chosen."""
         return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+
+
+def by_chunk(
+    q: Float[Tensor, "b n m c"],
+    keys: Float[Tensor, "b m chunks slots c"],
+    values: Float[Tensor, "b m chunks slots c"],
+    of_keys: blocks.Blocks,
+    chosen: Bool[Tensor, "b m n chunks"],
+) -> Float[Tensor, "b n m c"]:
+    """Each query over its chunks, chunk after chunk with all queries that chose it, on a CPU.
+
+    No chunk is gathered for each query. A query's parts are joined by the logarithms of their sums of exponentials.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    found = torch.zeros_like(q, dtype=wide)
+    logarithms = q.new_full(q.shape[:3], -torch.inf, dtype=wide)
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # of PyTorch's operators the one that gives both
+    for b, head, number in itertools.product(*(range(chosen.shape[axis]) for axis in (0, 1, 3))):
+        rows = chosen[b, head, :, number].nonzero()[:, 0]
+        if len(rows):
+            size = int(of_keys.sizes[number])
+            part = (x[b, head, number, :size][None, None] for x in (keys, values))
+            y, logarithm = fused(q[b, rows, head][None, None], *part)
+            before, new = logarithms[b, rows, head], logarithm.flatten().to(wide)
+            both = torch.logaddexp(before, new)
+            kept, added = (before - both).exp()[:, None], (new - both).exp()[:, None]
+            found[b, rows, head] = found[b, rows, head] * kept + y[0, 0] * added
+            logarithms[b, rows, head] = both
+    return found.to(q.dtype)
 
 
 def _reaching(

@@ -526,6 +526,15 @@ def test_mixture_of_blocks_is_dense_attention_in_its_selection(grid, options):
 
 
 @given(GRIDS, any_mixtures())
+def test_a_mixture_gives_the_same_chunk_by_chunk(grid, options):
+    module, x = scheme("mixture_of_blocks", grid, **options), noise(2, *grid, 6)
+    attention_zoo.use_kernel(module, "sdpa")
+    with torch.inference_mode():
+        by_chunk = module(x)
+    assert_close(by_chunk, module(x).detach(), rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, any_mixtures())
 def test_the_count_of_a_mixture_is_that_of_the_chunks_chosen(grid, options):
     module, x = scheme("mixture_of_blocks", grid, **options), noise(1, *grid, 6)
     _, keys = module._cuts(x)
