@@ -61,12 +61,12 @@ class Shown:
 
 def gallery(arguments: Sequence[str]) -> str:
     """Writes the page and its picture and returns where they are. Raises: ValueError for a wrong argument."""
-    said = Settings("gallery", ["all", *arguments], "out=docs grid=4x8x8 query=2,3,4")
-    folder = Path(said.left.pop("out", "docs"))
-    grid = said.grid("grid", "4x8x8")
-    query = said.place("query", grid)
-    if said.left:
-        raise ValueError(f"gallery has no {', '.join(said.left)}; allowed: {said.example}")
+    settings = Settings("gallery", ["all", *arguments], "out=docs grid=4x8x8 query=2,3,4")
+    folder = Path(settings.left.pop("out", "docs"))
+    grid = settings.grid("grid", "4x8x8")
+    query = settings.place("query", grid)
+    if settings.left:
+        raise ValueError(f"gallery has no {', '.join(settings.left)}; allowed: {settings.example}")
     if not folder.is_dir():
         raise ValueError(f"out {folder} is no folder: make it, or say another one with out=FOLDER")
     every = [shown(name, grid) for name in schemes.names()]
@@ -84,30 +84,31 @@ def shown(name: str, grid: Grid) -> Shown:
     return Shown(name, text.partition("\n")[0], scheme.example, table, how.startswith("chose"))
 
 
-def shades(one: Shown, grid: Grid) -> Table:
+def shades(example: Shown, grid: Grid) -> Table:
     """What a token sees, 0 to 1: what it chose; or, by a fixed rule, how much of its result each token makes.
 
     Where all tokens are alike a softmax weighs what it may see alike, and gradients show the rule alone.
     """
-    if one.chooses:
-        return one.table
-    module = randomised(build(one.name, DIM, HEADS, grid, kernel="reference", **one.options))
+    if example.chooses:
+        return example.table
+    module = randomised(build(example.name, DIM, HEADS, grid, kernel="reference", **example.options))
     x = noise(DIM).expand(1, *grid, DIM).clone().requires_grad_()
     y = module(x).flatten(1, 3)[0]
-    strength = torch.zeros_like(one.table.seen)
+    strength = torch.zeros_like(example.table.seen)
     for direction in noise(DRAWS, y.shape[-1], seed=1):
-        each = torch.eye(len(y), dtype=y.dtype)
-        (gradient,) = torch.autograd.grad(y @ direction, x, each, is_grads_batched=True, retain_graph=True)
+        identity = torch.eye(len(y), dtype=y.dtype)
+        (gradient,) = torch.autograd.grad(y @ direction, x, identity, is_grads_batched=True, retain_graph=True)
         strength += gradient.reshape(*strength.shape, DIM).square().mean(-1)
     strength = (strength / strength.amax(1, keepdim=True)) ** 0.25  # of squares: the root of what each token makes
-    return one.table._replace(seen=torch.where(one.table.seen > 0, FAINTEST + (1 - FAINTEST) * strength, 0))
+    return example.table._replace(seen=torch.where(example.table.seen > 0, FAINTEST + (1 - FAINTEST) * strength, 0))
 
 
 def page(every: Sequence[Shown], grid: Grid, picture: str) -> str:
     lines = []
-    for one in every:
-        options = ", ".join(f"{name} {str(value).replace(' ', '')}" for name, value in one.options.items()) or "—"
-        lines.append(f"| `{one.name}` | {one.summary} | {options} | {(one.table.seen > 0).float().mean():.0%} |")
+    for example in every:
+        options = ", ".join(f"{name} {str(value).replace(' ', '')}" for name, value in example.options.items()) or "—"
+        share = (example.table.seen > 0).float().mean()
+        lines.append(f"| `{example.name}` | {example.summary} | {options} | {share:.0%} |")
     return SAID.format(picture=picture, grid="x".join(map(str, grid))) + "\n".join(lines) + "\n"
 
 
@@ -116,10 +117,10 @@ def drawn(every: Sequence[Shown], grid: Grid, query: Sequence[int]) -> matplotli
     figure = matplotlib.figure.Figure(figsize=(ACROSS * CELL[0], deep * CELL[1]), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
     cells = figure.subfigures(deep, ACROSS, squeeze=False).flat
-    for cell, one in zip(cells, every, strict=False):
-        table = shades(one, grid)
-        cell.suptitle(one.name, fontsize=9, weight="bold", x=0.02, ha="left")
-        words = "\n".join(textwrap.wrap(one.summary, 70))
+    for cell, example in zip(cells, every, strict=False):
+        table = shades(example, grid)
+        cell.suptitle(example.name, fontsize=9, weight="bold", x=0.02, ha="left")
+        words = "\n".join(textwrap.wrap(example.summary, 70))
         cell.supxlabel(words, fontsize=6.5, x=0.02, ha="left", linespacing=1.25)
         frames, mask = cell.subplots(1, 2)
         _frames(frames, table, grid, query)

@@ -27,7 +27,7 @@ def _sum_blocks(
     d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     down: tl.constexpr = H // BH
     across: tl.constexpr = W // BW
-    here = (w[:, None] < across) & (d[None, :] < D)
+    real = (w[:, None] < across) & (d[None, :] < D)
     first = ((row // down * BT * H + row % down * BH) * W + w[:, None] * BW) * D + d[None, :]
     total = tl.zeros([BLOCKS, CHANNELS], tl.float32)
     if BIASED:
@@ -35,10 +35,10 @@ def _sum_blocks(
     for i in range(BT):
         for j in range(BH):
             for k in range(BW):
-                x = tl.load(X + first + ((i * H + j) * W + k) * D, mask=here, other=0.0)
+                x = tl.load(X + first + ((i * H + j) * W + k) * D, mask=real, other=0.0)
                 tap = tl.load(TAPS + ((i * BH + j) * BW + k) * D + d, mask=d < D, other=0.0)
                 total += x.to(tl.float32) * tap.to(tl.float32)[None, :]
-    tl.store(Y + (row * across + w[:, None]) * D + d[None, :], total.to(Y.dtype.element_ty), mask=here)
+    tl.store(Y + (row * across + w[:, None]) * D + d[None, :], total.to(Y.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -53,14 +53,14 @@ def _sum_taps(
     d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     down: tl.constexpr = H // BH
     across: tl.constexpr = W // BW
-    seen = ((layer * BT + tap // (BH * BW)) * H + tap // BW % BH) * W + tap % BW
+    first = ((layer * BT + tap // (BH * BW)) * H + tap // BW % BH) * W + tap % BW
     total = tl.zeros([CHANNELS], tl.float32)
     for h in range(down):
         for start in range(0, across, BLOCKS):
             w = start + tl.arange(0, BLOCKS)
-            here = (w[:, None] < across) & (d[None, :] < D)
-            x = tl.load(X + (seen + h * BH * W + w[:, None] * BW) * D + d[None, :], mask=here, other=0.0)
-            g = tl.load(G + ((layer * down + h) * across + w[:, None]) * D + d[None, :], mask=here, other=0.0)
+            real = (w[:, None] < across) & (d[None, :] < D)
+            x = tl.load(X + (first + h * BH * W + w[:, None] * BW) * D + d[None, :], mask=real, other=0.0)
+            g = tl.load(G + ((layer * down + h) * across + w[:, None]) * D + d[None, :], mask=real, other=0.0)
             total += tl.sum(x.to(tl.float32) * g.to(tl.float32), 0)
     tl.store(SUMS + (layer * (BT * BH * BW) + tap) * D + d, total, mask=d < D)
 
@@ -105,12 +105,12 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
 
 def _gradients(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
-    of_x, of_weight, of_bias = ctx.needs_input_grad
-    each = gradient[:, :, None, :, None, :, None]  # b pt 1 ph 1 pw 1 d
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    expanded = gradient[:, :, None, :, None, :, None]  # b pt 1 ph 1 pw 1 d
     return (
-        (each * weight[:, 0].permute(1, 2, 3, 0)[:, None, :, None]).reshape(x.shape) if of_x else None,
-        tap_sums(x, gradient, *weight.shape[2:]).to(weight.dtype) if of_weight else None,
-        gradient.sum((0, 1, 2, 3)) if ctx.biased and of_bias else None,
+        (expanded * weight[:, 0].permute(1, 2, 3, 0)[:, None, :, None]).reshape(x.shape) if needs_x else None,
+        tap_sums(x, gradient, *weight.shape[2:]).to(weight.dtype) if needs_weight else None,
+        gradient.sum((0, 1, 2, 3)) if ctx.biased and needs_bias else None,
     )
 
 

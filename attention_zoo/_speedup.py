@@ -69,26 +69,27 @@ def speedup(arguments: Sequence[str]) -> str:
         ValueError: an argument is wrong, a table of pairs would be too large, or the scheme is no masked attention.
         UnknownName: there is no such scheme.
     """
-    said = Settings("speedup", arguments, EXAMPLE)
-    grid, seed, dim = said.grid("grid", "8x14x14"), said.whole("seed", 0), said.whole("dim", 96)
-    heads = said.whole("heads", max(1, dim // 32))
-    blocks = [said.numbers("block", "")] if "block" in said.left else BLOCKS
+    settings = Settings("speedup", arguments, EXAMPLE)
+    name = settings.name
+    grid, seed, dim = settings.grid("grid", "8x14x14"), settings.whole("seed", 0), settings.whole("dim", 96)
+    heads = settings.whole("heads", max(1, dim // 32))
+    blocks = [settings.numbers("block", "")] if "block" in settings.left else BLOCKS
     blocks = [tuple(block) * 2 if len(block) == 1 else tuple(block) for block in blocks]
     if any(len(block) != 2 or min(block) < 1 for block in blocks):
         raise ValueError(f"block {blocks[0]} is not a number of queries and one of keys; say block=128x64 or block=64")
-    box, options = said.grid("order", "4x4x4"), said.options()
+    box, options = settings.grid("order", "4x4x4"), settings.options()
     torch.manual_seed(seed)
-    module = build(said.name, dim, heads, grid, kernel="reference", **options).eval()
+    module = build(name, dim, heads, grid, kernel="reference", **options).eval()
     allowed = masks(module, grid)
     # Of a width of 4 the projections are next to nothing, so that the products remain.
-    if not hasattr(module, "selection") and build(said.name, 4, 1, grid, **options).macs() < 2 * 4 * allowed[0].pairs:
+    if not hasattr(module, "selection") and build(name, 4, 1, grid, **options).macs() < 2 * 4 * allowed[0].pairs:
         raise ValueError(
-            f"{said.name} is no masked attention: a token depends on {allowed[0].pairs / grid.tokens:.0f} tokens, but "
+            f"{name} is no masked attention: a token depends on {allowed[0].pairs / grid.tokens:.0f} tokens, but "
             "through means, several steps or no softmax, for which there are no tiles to skip"
         )
-    found = [tiles(allowed, grid, *block, order) for order in (None, box) for block in blocks]
-    words = " ".join([said.name, *(f"{name}={json.dumps(value)}" for name, value in options.items())])
-    return _text(words, grid, box, found, dim)
+    tilings = [tiles(allowed, grid, *block, order) for order in (None, box) for block in blocks]
+    words = " ".join([name, *(f"{option}={json.dumps(value)}" for option, value in options.items())])
+    return _text(words, grid, box, tilings, dim)
 
 
 def tiles(allowed: Sequence[Mask], grid: Grid, queries: int, keys: int, box: Grid | None = None) -> Tiles:
@@ -112,7 +113,7 @@ def masks(module: nn.Module, grid: Grid) -> list[Mask]:
     """
     if hasattr(module, "buckets"):
         buckets = module.buckets()
-        return [Mask(gathered.pairs(buckets), lambda: _of_buckets(buckets))]
+        return [Mask(gathered.pairs(buckets), lambda: _bucket_groups(buckets))]
     choosing = hasattr(module, "selection")
     size = grid.tokens**2 * (module.num_heads if choosing else 1)
     if size > MOST:
@@ -122,7 +123,7 @@ def masks(module: nn.Module, grid: Grid) -> list[Mask]:
             "(neighborhood, sliding_tile, radial), on any grid"
         )
     tables = module.selection(clip(grid, module.dim))[0] if choosing else module.reach()[None]
-    return [Mask(int(table.sum()), lambda table=table: _of_table(table)) for table in tables.numpy()]
+    return [Mask(int(table.sum()), lambda table=table: _table_groups(table)) for table in tables.numpy()]
 
 
 def _touch(table: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
@@ -131,28 +132,28 @@ def _touch(table: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
         table[rows[:, :, None], columns[:, None]] = True
         return
     touched = [np.zeros((len(rows), size), dtype=np.float32) for size in table.shape]
-    for blocks, of_groups in zip(touched, (rows, columns), strict=True):
-        np.put_along_axis(blocks, of_groups, 1, axis=1)
+    for blocks, members in zip(touched, (rows, columns), strict=True):
+        np.put_along_axis(blocks, members, 1, axis=1)
     table |= touched[0].T @ touched[1] > 0
 
 
-def _of_buckets(buckets: Iterable[gathered.Group]) -> Iterable[gathered.Group]:
+def _bucket_groups(buckets: Iterable[gathered.Group]) -> Iterable[gathered.Group]:
     for queries, keys in buckets:
         length = max(1, PIECE // (queries.shape[1] * keys.shape[1]))
         for start in range(0, len(queries), length):
             yield queries[start : start + length], keys[start : start + length]
 
 
-def _of_table(table: np.ndarray) -> Iterable[gathered.Group]:
+def _table_groups(table: np.ndarray) -> Iterable[gathered.Group]:
     length = max(1, PIECE // len(table))
     for start in range(0, len(table), length):
         rows, columns = table[start : start + length].nonzero()
         yield rows[:, None] + start, columns[:, None]
 
 
-def _text(words: str, grid: Grid, box: Grid, found: Sequence[Tiles], dim: int) -> str:
+def _text(words: str, grid: Grid, box: Grid, tilings: Sequence[Tiles], dim: int) -> str:
     """A table of all tiles with the best of them in a sentence."""
-    n, pairs = grid.tokens, found[0].pairs
+    n, pairs = grid.tokens, tilings[0].pairs
     lines = [
         f"{words} on {'x'.join(map(str, grid))}, {n:,} tokens: {pairs:,.0f} of {n * n:,} pairs ({pairs / n**2:.2%}); "
         f"the products of full attention are {n * n / pairs:.1f} times as many",
@@ -161,11 +162,11 @@ def _text(words: str, grid: Grid, box: Grid, found: Sequence[Tiles], dim: int) -
         f"{'at most so many times':>23}",
         f"{'':<54}{'each allowed one':>20}{'as fast as full':>23}",
     ]
-    for one in found:
-        order = "boxes of " + "x".join(map(str, box)) if one.ordered else "t, h, w"
-        size, times = f"{one.queries} x {one.keys}", 1 / one.share
-        lines.append(f"{size:<22}{order:<18}{one.share:>14.1%}{one.executed:>20.1f}{times:>23.2f}")
-    best = min(found, key=lambda one: (round(one.share, 2), -one.queries * one.keys))  # a kernel likes large tiles
+    for tiling in tilings:
+        order = "boxes of " + "x".join(map(str, box)) if tiling.ordered else "t, h, w"
+        size, times = f"{tiling.queries} x {tiling.keys}", 1 / tiling.share
+        lines.append(f"{size:<22}{order:<18}{tiling.share:>14.1%}{tiling.executed:>20.1f}{times:>23.2f}")
+    best = min(tilings, key=lambda t: (round(t.share, 2), -t.queries * t.keys))  # a kernel likes large tiles
     order = "boxes" if best.ordered else "t, h, w"
     projections = 2 * n * dim  # as many multiply-adds as the two products need for so many pairs
     whole = (n * n + projections) / (n * n * best.share + projections)

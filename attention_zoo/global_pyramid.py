@@ -71,9 +71,9 @@ class GlobalPyramidAttention(nn.Module):
         _, t, h, w, _ = x.shape
         k, v = heads(self.kv(self._keys(x)), 2, self.num_heads)
         tokens = x.flatten(1, 3)
-        of_few = of_few_keys(self.kernel, x, self.dim // self.num_heads, "global_pyramid")
-        if of_few is not None:
-            y = of_few(tokens, self.q, k, v, self.proj)
+        attend_few = of_few_keys(self.kernel, x, self.dim // self.num_heads, "global_pyramid")
+        if attend_few is not None:
+            y = attend_few(tokens, self.q, k, v, self.proj)
         elif chunks.inference(x):  # queries, and what they found
             weights = self.q.weight.numel() + self.proj.weight.numel()
             length = chunks.length(x, tokens.shape[1], x.shape[0] * 2 * self.dim, weights)

@@ -33,11 +33,11 @@ def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _Pooled.apply(*chunks.autocast(x, weight, bias))
     ways = {"convolution": _convolved, "sums": _summed}
     if x.device.type == "cuda" and _TRITON:
-        ways["triton"] = _of_triton
+        ways["triton"] = _on_triton
     return fastest("pooling", ways, x, weight, bias)
 
 
-def _of_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _on_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     from attention_zoo._pooling_triton import block_sums
 
     return block_sums(x.permute(0, 2, 3, 4, 1), weight, bias).permute(0, 4, 1, 2, 3)

@@ -404,7 +404,7 @@ class DualPath(Column):
         """Values at the patches of one clip's pictures, first of its mosaics, then of its frames, as a block takes
         them, by path: on which frames of the clip, and "t h w" for each of these. A patch that shows two frames of a
         mosaic gives to both."""
-        mosaics, frames = (of_path[:, 0] for of_path in maps)
+        mosaics, frames = (path_maps[:, 0] for path_maps in maps)
         size = [SIDE * -(-n // SIDE) for n in mosaics.shape[1:]]
         cells = interpolate(mosaics[:, None], size=size, mode="area")[:, 0]
         cells = rearrange(cells, "g (r h) (c w) -> (g r c) h w", r=SIDE, c=SIDE)

@@ -257,18 +257,18 @@ class CompactAttention(nn.Module):
     ) -> tuple[Float[Tensor, "b k h w d"], Float[Tensor, "b 1 d"]]:
         t, h, w = x.shape[1:4]
         if self.shared:
-            of_map, of_class = self.shared[0].positions(t, h, w)
-            x, prefix = x + of_map, prefix + of_class
+            map_positions, class_positions = self.shared[0].positions(t, h, w)
+            x, prefix = x + map_positions, prefix + class_positions
         q, k, v = self.qkv(x.flatten(1, 3)).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         if self.drop:
-            q, k, v = self._of_fewer(q, k, v, t)
+            q, k, v = self._on_fewer_frames(q, k, v, t)
             t = max(1, t - self.drop)
         else:
             v = over_time(q, k, v, t, kernel=self.kernel)
         y = self.proj(over_space(q, k, v, t, kernel=self.kernel).flatten(2))
         return y.unflatten(1, (t, h, w)), prefix
 
-    def _of_fewer(
+    def _on_fewer_frames(
         self, q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], t: int
     ) -> list[Float[Tensor, "b _n m c"]]:
         """Queries and keys of the frames that are kept, and what these gathered over time."""
@@ -276,7 +276,7 @@ class CompactAttention(nn.Module):
         rows = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)
         self.kept = rows.var(-1, correction=0).topk(max(1, t - self.drop)).indices.sort(-1).values
         rows = rows.gather(-2, self.kept[..., None].expand(*self.kept.shape, t)).softmax(-1)
-        parts = (_of_frames(q, self.kept), _of_frames(k, self.kept), rows @ v)
+        parts = (_frames_of(q, self.kept), _frames_of(k, self.kept), rows @ v)
         return [rearrange(part, "b m s t c -> b (t s) m c") for part in parts]
 
     def macs(self, prefix: int = 1) -> int:
@@ -292,7 +292,7 @@ class CompactAttention(nn.Module):
         return reach
 
 
-def _of_frames(x: Float[Tensor, "b m s t c"], kept: Int[Tensor, "b m s k"]) -> Float[Tensor, "b m s k c"]:
+def _frames_of(x: Float[Tensor, "b m s t c"], kept: Int[Tensor, "b m s k"]) -> Float[Tensor, "b m s k c"]:
     return x.gather(3, kept[..., None].expand(*kept.shape, x.shape[-1]))
 
 
@@ -305,7 +305,7 @@ class KeptFrames:
     def __call__(self, tokens: Tokens, normed: Tokens) -> Tokens:
         kept, (h, w) = self.attention.kept, tokens.grid[1:]
         x = rearrange(tokens.map, "b t h w (m c) -> b m (h w) t c", m=kept.shape[1])
-        return tokens.of(rearrange(_of_frames(x, kept), "b m (h w) t c -> b t h w (m c)", h=h, w=w), tokens.head)
+        return tokens.of(rearrange(_frames_of(x, kept), "b m (h w) t c -> b t h w (m c)", h=h, w=w), tokens.head)
 
     def macs(self, grid: Grid, prefix: int) -> int:
         return 0

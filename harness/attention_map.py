@@ -50,40 +50,40 @@ def main(argv: list[str] | None = None) -> int:
     return options.run(COMMAND, attention_map, argv)
 
 
-def attention_map(given: Options) -> int:
+def attention_map(options: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
-    path = checked_clip(given.clip)
-    png = Path(given.out) if given.out else OUT / f"{path.stem}.png"
+    path = checked_clip(options.clip)
+    png = Path(options.out) if options.out else OUT / f"{path.stem}.png"
     if png.suffix != ".png":
         raise UsageError(f"out={png} must end in .png; the film stands beside it")
-    if given.dtype != "float32":
-        raise UsageError(f"dtype={given.dtype}: attention is computed in float32; leave dtype out")
+    if options.dtype != "float32":
+        raise UsageError(f"dtype={options.dtype}: attention is computed in float32; leave dtype out")
 
     # torch and matplotlib: a slip above is told at once
     from harness.evaluation import attention, pictures, trained, views
 
-    loaded = trained.load_trained(given, (1, 1))
+    loaded = trained.load_trained(options, (1, 1))
     try:
         pixels = views.views_of(path, loaded.protocol)
     except VideoError as error:
         raise UsageError(named(path, error)) from None
     try:
-        found = attention.looks(loaded.model, views.normalised_for(pixels, loaded.protocol))
+        looks = attention.looks(loaded.model, views.normalised_for(pixels, loaded.protocol))
     except ValueError as error:
         raise UsageError(str(error)) from None
     block = list(loaded.model.blocks())[-1]
-    print(f"{path.name}: {found[0].reader} in {block} of {loaded.name}; {loaded.protocol}")
+    print(f"{path.name}: {looks[0].reader} in {block} of {loaded.name}; {loaded.protocol}")
     frames = pixels[0].permute(1, 2, 3, 0).numpy()
-    for look in found:
+    for look in looks:
         where = png.with_name(f"{png.stem}-{look.path}.png") if look.path else png
-        film = where.with_suffix(f".{given.movie}")
-        shown, heat = frames[list(look.frames)], look.heat.cpu().numpy()
-        under = pictures.coloured(shown, heat)
+        film = where.with_suffix(f".{options.movie}")
+        drawn, heat = frames[list(look.frames)], look.heat.cpu().numpy()
+        under = pictures.coloured(drawn, heat)
         words = f"attention of {look.reader} · {block}" + (f" · {look.path}" if look.path else "")
         try:
             where.parent.mkdir(parents=True, exist_ok=True)
-            pictures.write_strip(where, shown, heat, under, words, given.frames_shown, "attention", look.frames)
-            pictures.write_film(film, under, given.rate)
+            pictures.write_strip(where, drawn, heat, under, words, options.frames_shown, "attention", look.frames)
+            pictures.write_film(film, under, options.rate)
         except OSError as error:
             raise UsageError(f"{where} cannot be written: {error}") from error
         print(f"written {where} and {film}")

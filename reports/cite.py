@@ -42,10 +42,10 @@ class Entry:
     def __str__(self) -> str:
         named = {kind: [name for k, name in self.of if k == kind] for kind in KINDS}
         lines = [f"% {kind}: {', '.join(names)}" for kind, names in named.items() if names]
-        shown = {key: value for key, value in self.fields.items() if key not in OWN}
-        if "eprint" in shown:
-            shown |= {"archiveprefix": "arXiv", "url": self.link}
-        body = [f"  {key} = {{{value}}}," for key, value in shown.items()]
+        printed = {key: value for key, value in self.fields.items() if key not in OWN}
+        if "eprint" in printed:
+            printed |= {"archiveprefix": "arXiv", "url": self.link}
+        body = [f"  {key} = {{{value}}}," for key, value in printed.items()]
         return "\n".join([*lines, f"@{self.kind}{{{self.key},", *body, "}"])
 
     @property
@@ -65,10 +65,10 @@ class Entry:
 
 def read(text: str) -> list[Entry]:
     """The entries of a file in which each field has a line of its own."""
-    made = []
+    parsed = []
     for kind, key, body in re.findall(r"^@(\w+)\{([^,]+),\n(.*?)^\}", text, flags=re.M | re.S):
-        made.append(Entry(kind, key, dict(re.findall(r"^  (\w+) = \{(.*)\},$", body, flags=re.M))))
-    return made
+        parsed.append(Entry(kind, key, dict(re.findall(r"^  (\w+) = \{(.*)\},$", body, flags=re.M))))
+    return parsed
 
 
 def schemes() -> dict[str, str]:
@@ -79,13 +79,13 @@ def schemes() -> dict[str, str]:
 
 def models() -> dict[str, str]:
     """The beginning of models' names, and the paper that their `Origin` states."""
-    made = {}
+    papers = {}
     for tree in _trees("backbones"):
         for node in ast.walk(tree):
             for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
                 if isinstance(value, ast.Call) and ast.unparse(value.func) == "Origin":
-                    made[key.value] = value.args[0].value
-    return made
+                    papers[key.value] = value.args[0].value
+    return papers
 
 
 def data_sets() -> list[str]:
@@ -107,23 +107,23 @@ def _registered(node: ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
 
 def entries() -> list[Entry]:
     """All of them, each with what rests on it; at their head this project, on which every measured number does."""
-    known = read(PAPERS.read_text(encoding="utf-8"))
+    papers = read(PAPERS.read_text(encoding="utf-8"))
     stated = [("scheme", name, text) for name, text in schemes().items()]
     stated += [("models", f"{name}*", text) for name, text in models().items()]
     stated += [("table", name, paper_table.load(name).paper) for name in paper_table.names()]
     for kind, name, text in stated:
-        behind = [entry for entry in known if entry.named_in(text)]
+        behind = [entry for entry in papers if entry.named_in(text)]
         for entry in behind:
             entry.of.append((kind, name))
         if not behind and ARXIV.search(text):
             eprint = ARXIV.search(text)[1]
             title = text.partition("Source: ")[2].partition(". ")[0] or f"The source of {name}"
             fields = {"title": title, "year": f"20{eprint[:2]}", "eprint": eprint}
-            known.append(Entry("misc", slug(name), fields, [(kind, name)]))
-    for entry in known:
+            papers.append(Entry("misc", slug(name), fields, [(kind, name)]))
+    for entry in papers:
         entry.of += [("data set", name) for name in entry.fields.get("data", "").split(", ") if name]
     own = [project()] if CITATION.is_file() else []  # not there where only the packages are installed
-    return [*own, *sorted(known, key=lambda entry: entry.key)]
+    return [*own, *sorted(papers, key=lambda entry: entry.key)]
 
 
 def project() -> Entry:
@@ -136,37 +136,37 @@ def project() -> Entry:
     return Entry("software", "attention_zoo", fields, own)
 
 
-def chosen(known: list[Entry], names: list[str]) -> list[Entry]:
+def chosen(papers: list[Entry], names: list[str]) -> list[Entry]:
     """The entries behind some names. Raises: KeyError for a name that nothing here has."""
-    wanted: list[tuple[str | None, str]] = []
+    sought: list[tuple[str | None, str]] = []
     for name in names:
         if (Path(name) / MANIFEST).is_file():
-            wanted += _of_folder(Path(name))
+            sought += _behind_folder(Path(name))
         else:
-            wanted.append((None, name))
+            sought.append((None, name))
     kept = {}
-    for kind, name in wanted:
-        behind = [entry for entry in known if any(_is(name, *one) and kind in (None, one[0]) for one in entry.of)]
+    for kind, name in sought:
+        behind = [entry for entry in papers if any(_is(name, *pair) and kind in (None, pair[0]) for pair in entry.of)]
         if not behind and kind is None:
-            allowed = dict.fromkeys(one for entry in known for _, one in entry.of)
+            allowed = dict.fromkeys(stated for entry in papers for _, stated in entry.of)
             raise KeyError(f"nothing is called {name!r}; {nearest(name, allowed)}")
         kept |= {entry.key: entry for entry in behind}
-    return [entry for entry in known if entry.key in kept]
+    return [entry for entry in papers if entry.key in kept]
 
 
-def _is(name: str, kind: str, known: str) -> bool:
-    return name.startswith(known[:-1]) if kind == "models" else name == known
+def _is(name: str, kind: str, stated: str) -> bool:
+    return name.startswith(stated[:-1]) if kind == "models" else name == stated
 
 
-def _of_folder(folder: Path) -> list[tuple[str, str]]:
+def _behind_folder(folder: Path) -> list[tuple[str, str]]:
     """What an ablation's folder rests on: its published table, its models, the schemes in them, its data."""
-    one = table.load(folder)
-    found = [("table", one.paper.name)] if one.paper else []
-    for row in one.measured:
-        found += [("models", row.record.case.get("model") or "")]
-        found += [("scheme", name) for name in table.schemes(row.record.case)]
-        found += [("data set", str(m.details.get("data"))) for m in row.record.measurements.values()]
-    return found
+    ablation = table.load(folder)
+    rests_on = [("table", ablation.paper.name)] if ablation.paper else []
+    for row in ablation.measured:
+        rests_on += [("models", row.record.case.get("model") or "")]
+        rests_on += [("scheme", name) for name in table.schemes(row.record.case)]
+        rests_on += [("data set", str(m.details.get("data"))) for m in row.record.measurements.values()]
+    return rests_on
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -177,13 +177,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME",
         help="a scheme, model, data set or published table, or the folder of an ablation; none: all",
     )
-    names, known = parser.parse_args(arguments).names, entries()
+    names, papers = parser.parse_args(arguments).names, entries()
     try:
-        shown = chosen(known, names) if names else known
+        cited = chosen(papers, names) if names else papers
     except (KeyError, RecordError, PaperTableError) as error:
         print(error.args[0], file=sys.stderr)
         return 2
-    print("\n\n".join(map(str, shown)))
+    print("\n\n".join(map(str, cited)))
     return 0
 
 

@@ -29,8 +29,8 @@ FACTS = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads", "
 
 def top(outputs: Path) -> Path:
     """The folder whose page shows an outputs folder: all of `results`, or the outputs folder alone."""
-    known = [*outputs.parents, *outputs.resolve().parents]  # as the folder was named, if that says it
-    return next((path for path in known if path.name == "results"), outputs)
+    parents = [*outputs.parents, *outputs.resolve().parents]  # as the folder was named, if that says it
+    return next((path for path in parents if path.name == "results"), outputs)
 
 
 def build(folder: Path) -> Path:
@@ -71,12 +71,12 @@ def data(tables: Iterable[tuple[Path, AblationTable]], broken: list[str]) -> dic
     """
     columns: dict[str, dict[str, str]] = {"tokens": TOKENS}
     rows, facts = [], {}
-    for where, one in tables:
-        for name, quantity in one.quantities().items():
+    for where, ablation in tables:
+        for name, quantity in ablation.quantities().items():
             columns.setdefault(name, _column(quantity))
-        for row in one.measured:
-            said = {key: facts.setdefault(value, len(facts)) for key, value in row.facts().items()}
-            rows.append(_row(where, one, row) | {"facts": said})
+        for row in ablation.measured:
+            numbers = {key: facts.setdefault(value, len(facts)) for key, value in row.facts().items()}
+            rows.append(_row(where, ablation, row) | {"facts": numbers})
     return {"columns": columns, "facts": list(facts), "rows": rows, "broken": broken}
 
 
@@ -87,7 +87,7 @@ def _column(quantity: Measurement) -> dict[str, str]:
     return {"title": name, "unit": unit(quantity)[0], "better": quantity.better, "kind": quantity.kind}
 
 
-def _row(where: Path, one: AblationTable, row: Row) -> dict[str, Any]:
+def _row(where: Path, ablation: AblationTable, row: Row) -> dict[str, Any]:
     tokens = exponents.tokens(row)
     values: dict[str, list] = {"tokens": [tokens]} if tokens else {}
     missing = {}
@@ -104,7 +104,7 @@ def _row(where: Path, one: AblationTable, row: Row) -> dict[str, Any]:
     verdicts = {key: str(judged) for key, judged in (("macs", row.verdict_flops), ("params", row.verdict_params))}
     return {
         "row": row.name,
-        "ablation": one.name,
+        "ablation": ablation.name,
         "folder": where.as_posix(),
         "record": row.record.case_id,
         "model": row.record.case.get("model") or "",

@@ -37,15 +37,15 @@ class Said:
 
 def entries(tables: Iterable[AblationTable]) -> list[dict[str, Any]]:
     """The list, with the records that it rests on."""
-    found: dict[tuple, list[Said]] = {}
+    by_setting: dict[tuple, list[Said]] = {}
     for table in tables:
         for said in pairs(table):
-            found.setdefault(said.of, []).append(said)
+            by_setting.setdefault(said.of, []).append(said)
     keys = ("device", "dtype", "scheme", "backward", "kernel")
     return [
-        {**dict(zip(keys, of, strict=True)), "records": sorted({one.place for one in all_said})}
-        for of, all_said in sorted(found.items())
-        if all(one.faster for one in all_said)
+        {**dict(zip(keys, of, strict=True)), "records": sorted({entry.place for entry in all_said})}
+        for of, all_said in sorted(by_setting.items())
+        if all(entry.faster for entry in all_said)
     ]
 
 
@@ -53,14 +53,14 @@ def pairs(table: AblationTable) -> Iterator[Said]:
     """What each row with a special kernel says, beside the row that differs in that alone."""
     for row in table.measured:
         case = row.record.case
-        usual = next((other for other in table.measured if case["kernel"] in KERNELS and _differ(other, row)), None)
+        usual = next((plain for plain in table.measured if case["kernel"] in KERNELS and _differ(plain, row)), None)
         if usual is None or table.quick or not str(case["device"]).startswith("cuda"):
             continue
         for name, backward in METRICS.items():
             for card in row.measurement(name).said("gpu") if row.value(name) and usual.value(name) else ():
-                known = table.spreads(name, common_drift=True)
+                spreads = table.spreads(name, common_drift=True)
                 ratio = statistics.ratio(
-                    visits(row, name), visits(usual, name), "timed", known.get(row.name), known.get(usual.name)
+                    visits(row, name), visits(usual, name), "timed", spreads.get(row.name), spreads.get(usual.name)
                 )
                 place = f"{table.place}/{row.record.case_id}.json"
                 for scheme in KERNELS[case["kernel"]]["backward" if backward else "forward"]:
@@ -71,8 +71,8 @@ def pairs(table: AblationTable) -> Iterator[Said]:
 
 def _differ(usual: Row, row: Row) -> bool:
     """Whether two rows ran the same but for the kernel, and the first one the usual kernel."""
-    plain, other = ({**one.record.case, "row": "", "kernel": ""} for one in (usual, row))
-    return usual.record.case["kernel"] in USUAL and canonical(plain) == canonical(other)
+    plain, special = ({**side.record.case, "row": "", "kernel": ""} for side in (usual, row))
+    return usual.record.case["kernel"] in USUAL and canonical(plain) == canonical(special)
 
 
 def schemes(config: dict[str, Any]) -> set[str]:
@@ -86,14 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.faster", description=__doc__.partition("\n\n")[0])
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="the folder of all devices")
     parser.add_argument("--out", type=Path, default=LIST, help="the list (the one that `auto` reads)")
-    asked, tables = parser.parse_args(arguments), []
-    for device in sorted(path for path in asked.results.glob("*") if path.is_dir()):
+    options, tables = parser.parse_args(arguments), []
+    for device in sorted(path for path in options.results.glob("*") if path.is_dir()):
         for folder in ablation_folders(device):
             try:
                 tables.append(load(folder))
             except (RecordError, PaperTableError) as error:
                 print(error, file=sys.stderr)
-    print(write_text(json.dumps(entries(tables), indent=1) + "\n", asked.out))
+    print(write_text(json.dumps(entries(tables), indent=1) + "\n", options.out))
     return 0
 
 

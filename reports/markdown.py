@@ -412,8 +412,8 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
         text += notes.mark(f"disturbed in {rounds}, where {words}: take it as rough")
     if max(measured.said("launch_share"), default=0) > LAUNCH_BOUND:
         text += notes.mark("the host was busy launching for most of this time: the device alone may be faster")
-    for what in measured.said("holds"):
-        text += notes.mark(what)
+    for remark in measured.said("holds"):
+        text += notes.mark(remark)
     if steps := measured.said("step"):
         text += notes.mark(f"taken for {' and '.join(steps)}, minutes before the others")
     if measured.details.get("bound", "memory") != "memory":

@@ -53,13 +53,13 @@ def saved(table: AblationTable, row: Row) -> Saved | None:
 
 def front(table: AblationTable, cost: str) -> list[Row]:
     """The rows that nothing beats, cheapest first: every other one costs more or gives no more."""
-    known = [
+    points = [
         (row.value(cost), -value, row)
         for row in table.measured
         if (value := gain(table, row)) is not None and row.value(cost) is not None
     ]
     best: list[Row] = []
-    for _, _, row in sorted(known, key=lambda point: point[:2]):
+    for _, _, row in sorted(points, key=lambda point: point[:2]):
         if not best or gain(table, row) > gain(table, best[-1]):
             best.append(row)
     return best
@@ -69,8 +69,8 @@ def as_good(table: AblationTable, cost: str) -> Row | None:
     """The cheapest row with a recall near its baseline's, or above, where it costs less than that; else None."""
     for row in front(table, cost):
         base = table.baseline_of(row)
-        known = base is not None and gain(table, base) is not None and base.value(cost) is not None
-        if known and gain(table, row) >= gain(table, base) - NEAR:
+        comparable = base is not None and gain(table, base) is not None and base.value(cost) is not None
+        if comparable and gain(table, row) >= gain(table, base) - NEAR:
             return row if row.value(cost) < base.value(cost) else None
     return None
 
@@ -113,35 +113,35 @@ def columns(table: AblationTable, notes: Notes) -> Columns:
         return []
     fronts = {title: {row.name for row in front(table, cost)} for cost, title in COSTS.items()}
 
-    def of_gain(row: Row) -> str:
+    def gain_cell(row: Row) -> str:
         value = gain(table, row)
         return MISSING if value is None else f"{value:.0f}"
 
-    def of_macs(row: Row) -> str:
-        one = saved(table, row)
-        return MISSING if one is None else _whole(100 * one.macs)
+    def macs_cell(row: Row) -> str:
+        saving = saved(table, row)
+        return MISSING if saving is None else _whole(100 * saving.macs)
 
-    def of_time(row: Row) -> str:
-        one = saved(table, row)
-        if one is None or one.time is None:
+    def time_cell(row: Row) -> str:
+        saving = saved(table, row)
+        if saving is None or saving.time is None:
             return MISSING
-        ratio = one.time.interval
+        ratio = saving.time.interval
         value, low, high = (_whole(100 * (1 - at)) for at in (ratio.value, ratio.high, ratio.low))
-        return value if one.time.once else f"{value} ({low} to {high})"
+        return value if saving.time.once else f"{value} ({low} to {high})"
 
-    def of_gap(row: Row) -> str:
-        one = saved(table, row)
-        return MISSING if one is None or one.gap is None else _whole(one.gap)
+    def gap_cell(row: Row) -> str:
+        saving = saved(table, row)
+        return MISSING if saving is None or saving.gap is None else _whole(saving.gap)
 
-    def of_front(row: Row) -> str:
+    def front_cell(row: Row) -> str:
         return ", ".join(title for title, names in fronts.items() if row.name in names) or MISSING
 
     return [
-        ("recall ↑, %", of_gain),
-        ("multiply-adds saved ↑, %", of_macs),
-        ("time saved ↑, % (95 % interval)", of_time),
-        ("gap ↓, points" + notes.mark(GAP), of_gap),
-        ("on the front of", of_front),
+        ("recall ↑, %", gain_cell),
+        ("multiply-adds saved ↑, %", macs_cell),
+        ("time saved ↑, % (95 % interval)", time_cell),
+        ("gap ↓, points" + notes.mark(GAP), gap_cell),
+        ("on the front of", front_cell),
     ]
 
 
@@ -155,12 +155,12 @@ def csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
     """The same figures; empty where no dial is turned."""
     if not turned(table):
         return {}
-    one = saved(table, row)
+    saving = saved(table, row)
     return {
         "dial": row.dial,
         "recall": gain(table, row),
-        "macs_saved": None if one is None else one.macs,
-        "time_saved": None if one is None or one.time is None else 1 - one.time.interval.value,
-        "gap_points": None if one is None else one.gap,
+        "macs_saved": None if saving is None else saving.macs,
+        "time_saved": None if saving is None or saving.time is None else 1 - saving.time.interval.value,
+        "gap_points": None if saving is None else saving.gap,
         **{f"front_{cost}": str(row in front(table, cost)).lower() for cost in COSTS},
     }

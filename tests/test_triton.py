@@ -236,13 +236,14 @@ print("agree")
 
 SM_WINDOWS = """
 from attention_zoo.kernels import _windows
-from attention_zoo.kernels._windows import _attend, _of_bias, _of_keys, _of_queries
+from attention_zoo.kernels._windows import _attend, _bias_gradients, _key_gradients, _query_gradients
 sizes = dict(T=16, H=56, W=56, PT=16, PH=56, PW=56, WT=8, WH=7, WW=7, ST=4, SH=3, SW=3, HEADS=3, C=32,
              QUERIES=_windows.QUERIES, KEYS=_windows.KEYS)
 pointers = dict(QKV="*bf16", PADDING="*bf16", BIAS="*bf16", WINDOWS="*i32", Y="*bf16", SUMS="*fp32", G="*bf16",
                 MEANS="*fp32", OF_QKV="*bf16", OF_BIAS="*fp32")
 numbers = dict(clips="i32", scale="fp32", count="i32")
-more = {_attend: dict(HIDDEN=True, KEPT=True), _of_queries: {}, _of_keys: {}, _of_bias: dict(EACH=147)}
+more = dict.fromkeys((_query_gradients, _key_gradients), {})
+more |= {_attend: dict(HIDDEN=True, KEPT=True), _bias_gradients: dict(EACH=147)}
 for capability, instruction in ((80, "HMMA"), (90, "HGMMA")):
     for program, own in more.items():
         for mixed, biased in ((False, False), (True, True)):

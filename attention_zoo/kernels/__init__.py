@@ -119,10 +119,10 @@ def _special(name: str, x: Tensor, channels: int, scheme: str, backward: bool) -
 @torch.compiler.assume_constant_result
 def _faster(device: torch.device, dtype: torch.dtype, scheme: str, backward: bool) -> str | None:
     """The kernel that is known to be faster than `auto` there and can run, or None."""
-    known = known_faster()
-    if not known:
+    listed = known_faster()
+    if not listed:
         return None
-    name = known.get((torch.cuda.get_device_name(device), str(dtype).removeprefix("torch."), scheme, backward))
+    name = listed.get((torch.cuda.get_device_name(device), str(dtype).removeprefix("torch."), scheme, backward))
     return None if name is None or missing(name, device, dtype, backward) else name
 
 
@@ -132,14 +132,14 @@ def known_faster() -> dict[tuple[str, str, str, bool], str]:
     are wanted. `python -m reports.faster` writes it from the records.
     """
     entries = json.loads(FASTER.read_text(encoding="utf-8"))
-    return {(one["device"], one["dtype"], one["scheme"], one["backward"]): one["kernel"] for one in entries}
+    return {(entry["device"], entry["dtype"], entry["scheme"], entry["backward"]): entry["kernel"] for entry in entries}
 
 
 def check_name(name: str) -> str:
     """Returns `name` if it is a kernel or `auto`, raises UnknownName if not."""
     names()  # finds the kernels now: a compiler that traces a first forward pass cannot trace imports
-    for one in set(known_faster().values()) if name == AUTO else {name}:
-        registry.get(one).prepare()
+    for kernel in set(known_faster().values()) if name == AUTO else {name}:
+        registry.get(kernel).prepare()
     return name
 
 

@@ -20,7 +20,7 @@ LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def _found(q, K, V, S: tl.constexpr, C: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+def _weighted(q, K, V, S: tl.constexpr, C: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
     """What scaled queries of a head find among its S keys, (s, c)."""
     c = tl.arange(0, C)
     highest = tl.full([QUERIES], -float("inf"), tl.float32)
@@ -28,9 +28,9 @@ def _found(q, K, V, S: tl.constexpr, C: tl.constexpr, QUERIES: tl.constexpr, KEY
     y = tl.zeros([QUERIES, C], tl.float32)
     for start in range(0, S, KEYS):
         j = start + tl.arange(0, KEYS)
-        at, there = j[:, None] * C + c[None, :], (j < S)[:, None]
-        k = tl.load(K + at, mask=there, other=0.0)
-        v = tl.load(V + at, mask=there, other=0.0)
+        at, real = j[:, None] * C + c[None, :], (j < S)[:, None]
+        k = tl.load(K + at, mask=real, other=0.0)
+        v = tl.load(V + at, mask=real, other=0.0)
         score = tl.dot(q, tl.trans(k), input_precision="ieee")
         score = tl.where((j < S)[None, :], score, -float("inf"))
         high = tl.maximum(highest, tl.max(score, 1))  # each turn has a key, so it is a number
@@ -57,12 +57,12 @@ def _attend(
     y = tl.zeros([QUERIES, d], tl.float32) + tl.load(BO + wide).to(tl.float32)[None, :]
     for head in tl.static_range(HEADS):
         rows = head * C + c
-        of_q = tl.load(WQ + rows[None, :] * d + wide[:, None])
-        q = tl.dot(x, of_q, input_precision="ieee") + tl.load(BQ + rows).to(tl.float32)[None, :]
-        of_head = (clip * HEADS + head) * (S * C)
-        found = _found((q * scale).to(x.dtype), K + of_head, V + of_head, S, C, QUERIES, KEYS)
-        of_y = tl.load(WO + wide[None, :] * d + rows[:, None])
-        y += tl.dot(found.to(x.dtype), of_y, input_precision="ieee")
+        query_weight = tl.load(WQ + rows[None, :] * d + wide[:, None])
+        q = tl.dot(x, query_weight, input_precision="ieee") + tl.load(BQ + rows).to(tl.float32)[None, :]
+        head_offset = (clip * HEADS + head) * (S * C)
+        weighted = _weighted((q * scale).to(x.dtype), K + head_offset, V + head_offset, S, C, QUERIES, KEYS)
+        output_weight = tl.load(WO + wide[None, :] * d + rows[:, None])
+        y += tl.dot(weighted.to(x.dtype), output_weight, input_precision="ieee")
     tl.store(Y + at, y.to(Y.dtype.element_ty), mask=(i < n)[:, None])
 
 
@@ -77,9 +77,9 @@ def _attend_to(
     i = program // HEADS % tiles * QUERIES + tl.arange(0, QUERIES)
     at = ((clip * n + i[:, None]) * HEADS + head) * C + tl.arange(0, C)[None, :]
     q = tl.load(Q + at, mask=(i < n)[:, None], other=0.0)
-    of_head = (clip * HEADS + head) * (S * C)
+    head_offset = (clip * HEADS + head) * (S * C)
     q = (q.to(tl.float32) * scale).to(q.dtype)
-    y = _found(q, K + of_head, V + of_head, S, C, QUERIES, KEYS)
+    y = _weighted(q, K + head_offset, V + head_offset, S, C, QUERIES, KEYS)
     tl.store(Y + at, y.to(Y.dtype.element_ty), mask=(i < n)[:, None])
 
 

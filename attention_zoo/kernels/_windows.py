@@ -124,7 +124,7 @@ def _shares(
 
 
 @triton.jit
-def _of_queries(
+def _query_gradients(
     QKV, BIAS, WINDOWS, G, MEANS, SUMS, OF_QKV, clips, scale,
     T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
     WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
@@ -143,36 +143,36 @@ def _of_queries(
     i = tile * QUERIES + tl.arange(0, QUERIES)
     at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
     real = real & (i < n)
-    of_q = (clip + at)[:, None] * (3 * d) + channel[None, :]
-    q = tl.load(QKV + of_q, mask=real[:, None], other=0.0)
+    query_line = (clip + at)[:, None] * (3 * d) + channel[None, :]
+    q = tl.load(QKV + query_line, mask=real[:, None], other=0.0)
     g = tl.load(G + (clip + at)[:, None] * d + channel[None, :], mask=real[:, None], other=0.0)
     mean = tl.load(MEANS + (clip + at) * HEADS + head, mask=real, other=0.0)
     level = tl.load(SUMS + (clip + at) * HEADS + head, mask=real, other=0.0)
     total = tl.zeros([QUERIES, C], tl.float32)
     for start in range(0, n, KEYS):
         j = start + tl.arange(0, KEYS)
-        of_key, seen, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
-        seen = seen & (j < n)
-        line = QKV + (clip + of_key)[:, None] * (3 * d) + channel[None, :]
-        k = tl.load(line + d, mask=seen[:, None], other=0.0)
-        v = tl.load(line + 2 * d, mask=seen[:, None], other=0.0)
+        key_place, visible, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+        visible = visible & (j < n)
+        line = QKV + (clip + key_place)[:, None] * (3 * d) + channel[None, :]
+        k = tl.load(line + d, mask=visible[:, None], other=0.0)
+        v = tl.load(line + 2 * d, mask=visible[:, None], other=0.0)
         share, change = _shares(
-            q, k, v, g, mean, level, BIAS, head, i, j, real, seen, region, key_region, scale, n, BIASED, MIXED
+            q, k, v, g, mean, level, BIAS, head, i, j, real, visible, region, key_region, scale, n, BIASED, MIXED
         )
         total += tl.dot(change.to(k.dtype), k, input_precision="ieee")
     total = total * (scale / 1.4426950408889634)
-    tl.store(OF_QKV + of_q, total.to(OF_QKV.dtype.element_ty), mask=real[:, None])
+    tl.store(OF_QKV + query_line, total.to(OF_QKV.dtype.element_ty), mask=real[:, None])
 
 
 @triton.jit
-def _of_keys(
+def _key_gradients(
     QKV, BIAS, WINDOWS, G, MEANS, SUMS, OF_QKV, clips, scale,
     T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
     WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     HEADS: tl.constexpr, C: tl.constexpr, BIASED: tl.constexpr, MIXED: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of some keys and values: as `_of_queries`, keys and queries exchanged."""
+    """The gradients of some keys and values: as `_query_gradients`, keys and queries exchanged."""
     n: tl.constexpr = WT * WH * WW
     d: tl.constexpr = HEADS * C
     tiles: tl.constexpr = (n + KEYS - 1) // KEYS
@@ -182,13 +182,13 @@ def _of_keys(
     window = tl.load(WINDOWS + rest // clips)
     channel = head * C + tl.arange(0, C)
     j = tile * KEYS + tl.arange(0, KEYS)
-    of_key, seen, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
-    seen = seen & (j < n)
-    line = (clip + of_key)[:, None] * (3 * d) + channel[None, :]
-    k = tl.load(QKV + line + d, mask=seen[:, None], other=0.0)
-    v = tl.load(QKV + line + 2 * d, mask=seen[:, None], other=0.0)
-    of_k = tl.zeros([KEYS, C], tl.float32)
-    of_v = tl.zeros([KEYS, C], tl.float32)
+    key_place, visible, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+    visible = visible & (j < n)
+    line = (clip + key_place)[:, None] * (3 * d) + channel[None, :]
+    k = tl.load(QKV + line + d, mask=visible[:, None], other=0.0)
+    v = tl.load(QKV + line + 2 * d, mask=visible[:, None], other=0.0)
+    grad_k = tl.zeros([KEYS, C], tl.float32)
+    grad_v = tl.zeros([KEYS, C], tl.float32)
     for start in range(0, n, QUERIES):
         i = start + tl.arange(0, QUERIES)
         at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
@@ -198,17 +198,17 @@ def _of_keys(
         mean = tl.load(MEANS + (clip + at) * HEADS + head, mask=real, other=0.0)
         level = tl.load(SUMS + (clip + at) * HEADS + head, mask=real, other=0.0)
         share, change = _shares(
-            q, k, v, g, mean, level, BIAS, head, i, j, real, seen, region, key_region, scale, n, BIASED, MIXED
+            q, k, v, g, mean, level, BIAS, head, i, j, real, visible, region, key_region, scale, n, BIASED, MIXED
         )
-        of_v += tl.dot(tl.trans(share).to(g.dtype), g, input_precision="ieee")
-        of_k += tl.dot(tl.trans(change).to(q.dtype), q, input_precision="ieee")
-    of_k = of_k * (scale / 1.4426950408889634)
-    tl.store(OF_QKV + line + d, of_k.to(OF_QKV.dtype.element_ty), mask=seen[:, None])
-    tl.store(OF_QKV + line + 2 * d, of_v.to(OF_QKV.dtype.element_ty), mask=seen[:, None])
+        grad_v += tl.dot(tl.trans(share).to(g.dtype), g, input_precision="ieee")
+        grad_k += tl.dot(tl.trans(change).to(q.dtype), q, input_precision="ieee")
+    grad_k = grad_k * (scale / 1.4426950408889634)
+    tl.store(OF_QKV + line + d, grad_k.to(OF_QKV.dtype.element_ty), mask=visible[:, None])
+    tl.store(OF_QKV + line + 2 * d, grad_v.to(OF_QKV.dtype.element_ty), mask=visible[:, None])
 
 
 @triton.jit
-def _of_bias(
+def _bias_gradients(
     QKV, BIAS, WINDOWS, G, MEANS, SUMS, OF_BIAS, clips, scale, count,
     T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
     WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
@@ -231,22 +231,22 @@ def _of_bias(
     total = tl.zeros([QUERIES, KEYS], tl.float32)
     for turn in range(0, EACH):
         number = part * EACH + turn
-        there = number < count
-        number = tl.where(there, number, 0)
+        within = number < count
+        number = tl.where(within, number, 0)
         clip = (number % clips).to(tl.int64) * (T * H * W)
         window = tl.load(WINDOWS + number // clips)
         at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
-        of_key, seen, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
-        real, seen = real & (i < n) & there, seen & (j < n)
+        key_place, visible, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+        real, visible = real & (i < n) & within, visible & (j < n)
         q = tl.load(QKV + (clip + at)[:, None] * (3 * d) + channel[None, :], mask=real[:, None], other=0.0)
-        line = QKV + (clip + of_key)[:, None] * (3 * d) + channel[None, :]
-        k = tl.load(line + d, mask=seen[:, None], other=0.0)
-        v = tl.load(line + 2 * d, mask=seen[:, None], other=0.0)
+        line = QKV + (clip + key_place)[:, None] * (3 * d) + channel[None, :]
+        k = tl.load(line + d, mask=visible[:, None], other=0.0)
+        v = tl.load(line + 2 * d, mask=visible[:, None], other=0.0)
         g = tl.load(G + (clip + at)[:, None] * d + channel[None, :], mask=real[:, None], other=0.0)
         mean = tl.load(MEANS + (clip + at) * HEADS + head, mask=real, other=0.0)
         level = tl.load(SUMS + (clip + at) * HEADS + head, mask=real, other=0.0)
         share, change = _shares(
-            q, k, v, g, mean, level, BIAS, head, i, j, real, seen, region, key_region, scale, n, True, MIXED
+            q, k, v, g, mean, level, BIAS, head, i, j, real, visible, region, key_region, scale, n, True, MIXED
         )
         total += change
     to = OF_BIAS + ((part * HEADS + head).to(tl.int64) * n + i[:, None]) * n + j[None, :]
@@ -293,33 +293,33 @@ def window_attend(
 @triton_op("attention_zoo::window_attend_backward", mutates_args={})
 def window_gradients(
     gradient: Tensor, y: Tensor, sums: Tensor, qkv: Tensor, bias: Tensor | None, windows: Tensor, plain: int,
-    padded: list[int], window: list[int], shift: list[int], of_bias: bool,
+    padded: list[int], window: list[int], shift: list[int], with_bias: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of `qkv` and, if it is wanted, of the bias, in float32; both the same in every run."""
     qkv, gradient = qkv.contiguous(), gradient.contiguous()
     b, t, h, w, num_heads = sums.shape
     c, n = y.shape[-1] // num_heads, window[0] * window[1] * window[2]
     means = (gradient.float() * y.float()).unflatten(-1, (num_heads, c)).sum(-1)
-    of_qkv = torch.empty_like(qkv)
+    grad_qkv = torch.empty_like(qkv)
     size, sizes = _size(window), (t, h, w, *padded, *window, *shift, num_heads, c)
-    given = qkv if bias is None else bias
+    added = qkv if bias is None else bias
     for mixed, numbers in ((False, windows[:plain]), (True, windows[plain:])):
-        for program in (_of_queries, _of_keys) if len(numbers) else ():
+        for program in (_query_gradients, _key_gradients) if len(numbers) else ():
             wrap_triton(program)[(_programs(numbers, window, num_heads, b),)](
-                qkv, given, numbers, gradient, means, sums, of_qkv, b, _scale(c), *sizes, bias is not None, mixed,
+                qkv, added, numbers, gradient, means, sums, grad_qkv, b, _scale(c), *sizes, bias is not None, mixed,
                 size, size, num_warps=WARPS, num_stages=STAGES,
             )  # fmt: skip
-    if not of_bias:
-        return of_qkv, sums.new_empty(0)
+    if not with_bias:
+        return grad_qkv, sums.new_empty(0)
     count, pairs = len(windows) * b, num_heads * triton.cdiv(n, size) ** 2
     each = triton.cdiv(count, max(1, min(count, BIAS_PROGRAMS // pairs)))
     parts = triton.cdiv(count, each)
-    of_pairs = sums.new_empty(parts, num_heads, n, n)
-    wrap_triton(_of_bias)[(pairs * parts,)](
-        qkv, given, windows, gradient, means, sums, of_pairs, b, _scale(c), count, *sizes, plain < len(windows), each,
+    grad_pairs = sums.new_empty(parts, num_heads, n, n)
+    wrap_triton(_bias_gradients)[(pairs * parts,)](
+        qkv, added, windows, gradient, means, sums, grad_pairs, b, _scale(c), count, *sizes, plain < len(windows), each,
         size, size, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
-    return of_qkv, of_pairs.sum(0)
+    return grad_qkv, grad_pairs.sum(0)
 
 
 def _size(window: list[int]) -> int:
@@ -344,9 +344,9 @@ def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 def _gradients(ctx, gradient: Tensor, _) -> tuple[Tensor | None, ...]:
     qkv, bias, windows, y, sums = ctx.saved_tensors
     plain, _, *sizes = ctx.sizes
-    of_bias = bias is not None and ctx.needs_input_grad[2]
-    of_qkv, of_pairs = window_gradients(gradient, y, sums, qkv, bias, windows, plain, *sizes, of_bias)
-    return of_qkv, None, of_pairs.to(bias.dtype) if of_bias else None, *[None] * 7
+    with_bias = bias is not None and ctx.needs_input_grad[2]
+    grad_qkv, grad_pairs = window_gradients(gradient, y, sums, qkv, bias, windows, plain, *sizes, with_bias)
+    return grad_qkv, None, grad_pairs.to(bias.dtype) if with_bias else None, *[None] * 7
 
 
 window_attend.register_autograd(_gradients, setup_context=_keep)

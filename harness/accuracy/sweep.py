@@ -217,9 +217,9 @@ def _visit(task: Task, result: Result) -> Visit:
     return Visit((scores["top1"]["value"],), details=details)
 
 
-def _digest_of(of_row: list[Task], results: dict[int, Result]) -> str:
+def _digest_of(tasks: list[Task], results: dict[int, Result]) -> str:
     """Of the list of test videos of a row's data set, one of several that were trained on."""
-    return next(Predictions.load(task.predictions()).facts["data_digest"] for task in of_row if task.seed in results)
+    return next(Predictions.load(task.predictions()).facts["data_digest"] for task in tasks if task.seed in results)
 
 
 def _macs(job: Job) -> int:

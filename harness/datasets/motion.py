@@ -98,8 +98,8 @@ def half(whole: DataSet, reach: str) -> DataSet:
     as a data set of its own, to train on both halves as two sets."""
     ranges = {
         name: pair.range
-        for shown in REPERTOIRES.values()
-        for pair in shown.pairs
+        for repertoire in REPERTOIRES.values()
+        for pair in repertoire.pairs
         for name in (pair.forward, pair.backward)
     }
     kept = [label for label, name in enumerate(whole.classes) if ranges[name] == reach]
@@ -109,7 +109,7 @@ def half(whole: DataSet, reach: str) -> DataSet:
         name=f"{whole.name}_{reach}",
         items=tuple(replace(item, label=place[item.label]) for item in whole.items if item.label in place),
         classes=tuple(whole.classes[label] for label in kept),
-        mirror={place[label]: place[other] for label, other in (whole.mirror or {}).items() if label in place},
+        mirror={place[label]: place[opposite] for label, opposite in (whole.mirror or {}).items() if label in place},
     )
 
 

@@ -45,7 +45,7 @@ def chosen(
         return (Chosen(name_of(data), data, root, options),)
     if not data:
         raise DataError("data=[] names no data set; give one or more, as in data=[kinetics400,ssv2]")
-    names = [name_of(one) for one in data]
+    names = [name_of(word) for word in data]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"data={_listed(data)}: two sets are called {twice!r}; give folders of other names")
@@ -54,7 +54,7 @@ def chosen(
             f"root={_listed([root] if isinstance(root, str) else root)} for {len(data)} data sets; give one folder for "
             "each of data=, none for those that need none, as in root=[/data/k400,none]"
         )
-    roots = [None if one in (None, "none", "null") else one for one in root or [None] * len(data)]
+    roots = [None if folder in (None, "none", "null") else folder for folder in root or [None] * len(data)]
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in options.items():
         name, dot, option = key.partition(".")
@@ -64,7 +64,7 @@ def chosen(
                 f"data.{names[0]}.OPTION; {nearest(name, names)}"
             )
         own[name][option] = value
-    return tuple(Chosen(n, one, r, own[n]) for n, one, r in zip(names, data, roots, strict=True))
+    return tuple(Chosen(n, word, r, own[n]) for n, word, r in zip(names, data, roots, strict=True))
 
 
 def name_of(data: str) -> str:
@@ -77,7 +77,7 @@ def digest(sets: Sequence[DataSet]) -> str:
     """Of the lists of a split: that of a single one, or one over all."""
     if len(sets) == 1:
         return sets[0].digest
-    return hashlib.sha256("\n".join(one.digest for one in sets).encode()).hexdigest()
+    return hashlib.sha256("\n".join(dataset.digest for dataset in sets).encode()).hexdigest()
 
 
 def _listed(words: Sequence[str | None]) -> str:

@@ -51,19 +51,19 @@ def looks(model: Backbone, clip: Float[Tensor, "1 3 t h w"]) -> list[Looks]:
     Raises: ValueError, where the last block has neither a class token nor a scheme that reaches the whole clip.
     """
     name, block = list(model.blocks().items())[-1]
-    with precision.exact(), _inputs(block) as seen, torch.no_grad():
+    with precision.exact(), _inputs(block) as inputs, torch.no_grad():
         model(clip)
-    if not seen:
+    if not inputs:
         raise ValueError(f"{name} uses no attention scheme")
-    last = seen[-1][0]
-    of_last = [(x, prefix) for scheme, x, prefix in seen if scheme is last]
-    if of_last[0][1] is None and not last.reach().all():
+    last = inputs[-1][0]
+    last_inputs = [(x, prefix) for scheme, x, prefix in inputs if scheme is last]
+    if last_inputs[0][1] is None and not last.reach().all():
         raise ValueError(
             f"{type(last).__name__} of {name} has no class token and reaches a part of the clip only; attention is "
             "drawn of models with class tokens, or whose last block reaches the whole clip"
         )
-    reader = "all tokens, averaged" if of_last[0][1] is None else "the class token"
-    maps = [weights_on(last, x, prefix) for x, prefix in of_last]
+    reader = "all tokens, averaged" if last_inputs[0][1] is None else "the class token"
+    maps = [weights_on(last, x, prefix) for x, prefix in last_inputs]
     paths = model.paths(maps) if hasattr(model, "paths") else {"": (tuple(range(clip.shape[2])), maps[0][0])}
     return [Looks(path, frames, _sized(heat, len(frames), clip), reader) for path, (frames, heat) in paths.items()]
 
@@ -77,14 +77,15 @@ def _sized(heat: Float[Tensor, "_t _h _w"], frames: int, clip: Tensor) -> Float[
 @contextlib.contextmanager
 def _inputs(block: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor | None]]]:
     """What the attention schemes of a block are given, in the order in which they are used."""
-    seen: list[tuple[nn.Module, Tensor, Tensor | None]] = []
+    inputs: list[tuple[nn.Module, Tensor, Tensor | None]] = []
 
-    def watch(scheme: nn.Module, given: tuple) -> None:
-        seen.append((scheme, given[0].detach(), given[1].detach() if len(given) > 1 and given[1] is not None else None))
+    def watch(scheme: nn.Module, arguments: tuple) -> None:
+        prefix = arguments[1] if len(arguments) > 1 else None
+        inputs.append((scheme, arguments[0].detach(), None if prefix is None else prefix.detach()))
 
     handles = [m.register_forward_pre_hook(watch) for m in block.modules() if hasattr(m, "reach")]
     try:
-        yield seen
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()
@@ -109,15 +110,15 @@ def weights_on(
             torch.zeros(call.weights.shape[:3]) if g is None else (g != 0).any(-1)
             for call, g in zip(calls, reached, strict=True)
         ]
-        found, heads = torch.zeros(x.shape[:4]).to(x), 0
+        total, heads = torch.zeros(x.shape[:4]).to(x), 0
         for call, rows in zip(calls, readers, strict=True):
             for head in range(call.values.shape[1]):
                 on_keys = (rows[:, head, :, None] * call.weights[:, head]).sum(1)
                 if on_keys.any():
-                    found += _on_tokens(call.values, x, head, on_keys)
+                    total += _on_tokens(call.values, x, head, on_keys)
                     heads += 1
     per = sum(int(rows.sum()) for rows in readers) / len(x) / max(heads, 1)  # rows of a head and clip
-    return found.detach() / max(heads * per, 1e-30)
+    return total.detach() / max(heads * per, 1e-30)
 
 
 def _on_tokens(values: Tensor, x: Tensor, head: int, on_keys: Float[Tensor, "b s"]) -> Float[Tensor, "b t h w"]:
@@ -131,8 +132,8 @@ def _on_tokens(values: Tensor, x: Tensor, head: int, on_keys: Float[Tensor, "b s
             raise ValueError("what the last attention weighs are results of attention before it, and no tokens")
         return gradient.norm(dim=-1)
 
-    of_one = pulled(torch.ones_like(on_keys))  # the norm of the map, for a token that is a key once
-    return pulled(on_keys) / of_one[of_one > 0].min()
+    norms = pulled(torch.ones_like(on_keys))  # the norm of the map, for a token that is a key once
+    return pulled(on_keys) / norms[norms > 0].min()
 
 
 @contextlib.contextmanager
@@ -149,7 +150,7 @@ def _watched() -> Iterator[list[Call]]:
         scores = q @ k.mT * q.shape[-1] ** -0.5
         return noted((scores if bias is None else scores + bias).softmax(-1), v)
 
-    def of_gate(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def gated(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weights = (elu(q) + 1) @ (elu(k) + 1).mT
         return noted(weights / weights.sum(-1, keepdim=True), v)
 
@@ -161,7 +162,7 @@ def _watched() -> Iterator[list[Call]]:
 
     originals: dict[Callable, Callable] = {
         kernels.attend: attend,
-        attention_zoo.recurrent_gate.linear_attention: of_gate,
+        attention_zoo.recurrent_gate.linear_attention: gated,
         attention_zoo.linear.linear_attention: linear,
     }
     places = [

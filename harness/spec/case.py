@@ -354,7 +354,7 @@ def _check_training(row: Row, ablation: Ablation, where: str) -> None:
             except UsageError as error:
                 raise UsageError(f"{where}: training.{key}: {error}") from None
         elif key == "set":
-            names = [Path(one).name for one in row.training.get("data", [])]
+            names = [Path(word).name for word in row.training.get("data", [])]
             if isinstance(row.training.get("data", ""), str) or value not in names:
                 hint = nearest(str(value), names) if names else "give data: [a, b] beside it"
                 raise UsageError(f"{where}: training.set: {value!r} is none of the row's data sets; {hint}")

@@ -137,7 +137,7 @@ class Job(Settings):
         raw["recipe"]["many_sets"] = asdict(self.many_sets)
         if not self.sets:  # nor these
             raw.pop("sets"), raw["recipe"].pop("many_sets")
-        data = Path(self.data).name if isinstance(self.data, str) else [Path(one).name for one in self.data]
+        data = Path(self.data).name if isinstance(self.data, str) else [Path(word).name for word in self.data]
         return _flat(raw | {"device": self.device.partition(":")[0], "data": data})
 
     @property

@@ -67,28 +67,29 @@ def tested(
     return predictions
 
 
-def together(of_sets: dict[str, Predictions]) -> Predictions:
+def together(by_set: dict[str, Predictions]) -> Predictions:
     """Predictions of several data sets as those of one: their classes in one list, a video answered among its own
     set's; as one view, the mean of those that each set is tested with."""
-    if len(of_sets) == 1:
-        return next(iter(of_sets.values()))
-    sets = list(of_sets.items())
-    spans = Spans.made({name: len(found.classes) for name, found in sets})
-    scores = np.zeros((sum(len(found.names) for _, found in sets), 1, sum(len(found.classes) for _, found in sets)))
+    if len(by_set) == 1:
+        return next(iter(by_set.values()))
+    sets = list(by_set.items())
+    spans = Spans.made({name: len(predictions.classes) for name, predictions in sets})
+    videos, classes = sum(len(p.names) for p in by_set.values()), sum(len(p.classes) for p in by_set.values())
+    scores = np.zeros((videos, 1, classes))
     place, labels, failures, decoders = 0, [], {}, Counter()
-    for name, found in sets:
+    for name, predictions in sets:
         first, end = spans.ranges[name]
-        scores[place : place + len(found.names), 0, first:end] = found.averaged()
-        place += len(found.names)
-        labels += [first + label for label in found.labels]
-        failures |= {f"{name}/{video}": why for video, why in found.failures.items()}
-        decoders += Counter(found.facts.get(RUN, {}).get(DECODERS, {}))
+        scores[place : place + len(predictions.names), 0, first:end] = predictions.averaged()
+        place += len(predictions.names)
+        labels += [first + label for label in predictions.labels]
+        failures |= {f"{name}/{video}": why for video, why in predictions.failures.items()}
+        decoders += Counter(predictions.facts.get(RUN, {}).get(DECODERS, {}))
     return Predictions(
         scores,
         np.array(labels, np.int64),
-        [f"{name}/{video}" for name, found in sets for video in found.names],
+        [f"{name}/{video}" for name, predictions in sets for video in predictions.names],
         [(0, 0)],
-        [f"{name}/{of_set}" for name, found in sets for of_set in found.classes],
+        [f"{name}/{class_name}" for name, predictions in sets for class_name in predictions.classes],
         failures,
         {RUN: {DECODERS: dict(sorted(decoders.items()))}},
     )
