@@ -23,9 +23,16 @@ FAMILIES = [name for name in backbones.families.names() if "." not in name]  # p
 CLIP = (4, 32, 32)  # frames, height, width
 
 
+KINDS = [  # of models that the first ones of their families are not
+    "timesformer_joint_base", "timesformer_space_only_base", "vivit_base_16x2", "vivit_base_16x2_model3",
+    "vivit_base_16x2_model4", "xvit_base_16f", "vtn_base_250f", "deit_tiny", "mvit_v2_small_16f", "vidtr_medium",
+    "vidtr_compact_small",
+]  # fmt: skip
+
+
 def tiny(family):
-    """The name and the config of the family's first named model, made small."""
-    name = next(iter(backbones.families.get(family).models()))
+    """The name and the config of the family's first named model, or of a named model, made small."""
+    name = family if family in KINDS else next(iter(backbones.families.get(family).models()))
     config = backbones.config(name).shrunk(0.05, 1, CLIP)
     return name, config.changed({"dropout": 0.2, "drop_path": 0.1})
 
@@ -75,6 +82,21 @@ def test_a_stopped_run_goes_on_bit_for_bit(family, data, trained, tmp_path):
     straight, resumed = weights(trained), weights(chosen)
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in straight.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_model_trains_goes_on_and_predicts(name, data, tmp_path, capsys):
+    straight, stopped, steps = job(name, data, tmp_path / "one"), job(name, data, tmp_path / "two"), iter(range(9))
+    assert train(straight).steps == 6
+    with pytest.raises(Stopped, match="stopped after step 2"):
+        train(stopped, stop=lambda: next(steps) == 1)
+    train(stopped)
+    resumed = weights(stopped)
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in weights(straight).items())
+    film = next(Path(data).rglob("val*.mp4"))
+    assert predict.main([f"checkpoint={checkpoint(stopped)}", f"clip={film}"]) == 0
+    assert CLASSES[0] in capsys.readouterr().out
 
 
 def test_recomputed_activations_are_the_same_training(family, data, trained, tmp_path):
