@@ -222,34 +222,34 @@ def models() -> dict[str, Callable[[], ColumnarConfig]]:
 # Names in checkpoints. An image ViT (timm) has those of the forms without attention over time.
 
 
-def _layout(name: str, sign: str, attention: Mapping[str, str], norms: Mapping[str, str]) -> Layout:
-    """The released names; `attention` and `norms` by their numbers in our blocks."""
-    return Layout(
-        name,
-        sign,
-        renames=(
-            (r"^patch_embed\.", "embed."),
-            (r"^cls_token$", "position.class_token"),
-            (r"^pos_embed$", "position.space"),
-            (r"^time_embed$", "position.time"),
-            (r"^blocks\.(\d+)\.temporal_fc\.", r"column.\1.attention.0.fc."),
-            *((rf"^blocks\.(\d+)\.{theirs}\.", rf"column.\1.attention.{i}.") for theirs, i in attention.items()),
-            *((rf"^blocks\.(\d+)\.{theirs}\.", rf"column.\1.norms.{i}.") for theirs, i in norms.items()),
-            (r"^blocks\.(\d+)\.norm2\.", r"column.\1.mlp_norm."),
-            (r"^blocks\.(\d+)\.mlp\.", r"column.\1.mlp."),
-            (r"^head\.", "classifier."),
-        ),
+def vit_names(
+    theirs: str, ours: str, attention: Mapping[str, str], norms: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """timm's names of a ViT whose names begin so, `attention` and `norms` by their numbers in our blocks."""
+    block = rf"^{theirs}blocks\.(\d+)\."
+    return (
+        (rf"^{theirs}patch_embed\.", f"{ours}embed."),
+        (rf"^{theirs}cls_token$", f"{ours}position.class_token"),
+        (rf"^{theirs}pos_embed$", f"{ours}position.space"),
+        (rf"^{theirs}(?:time|temp)_embed$", f"{ours}position.time"),
+        (rf"{block}temporal_fc\.", rf"{ours}column.\1.attention.0.fc."),
+        *((rf"{block}{name}\.", rf"{ours}column.\1.attention.{i}.") for name, i in attention.items()),
+        *((rf"{block}{name}\.", rf"{ours}column.\1.norms.{i}.") for name, i in norms.items()),
+        (rf"{block}norm2\.", rf"{ours}column.\1.mlp_norm."),
+        (rf"{block}mlp\.", rf"{ours}column.\1.mlp."),
+        (rf"^{theirs}norm\.", f"{ours}norm."),
+        (r"^head\.", "classifier."),
     )
 
 
 NATIVE = Layout(NATIVE_NAME, r"^column\.\d+\.")
-DIVIDED_LAYOUT = _layout(
+ATTN = ({"attn": "0"}, {"norm1": "0"})  # of blocks that attend once
+DIVIDED_LAYOUT = Layout(
     "TimeSformer",
     r"^blocks\.\d+\.temporal_attn\.",
-    {"temporal_attn": "0", "attn": "1"},
-    {"temporal_norm1": "0", "norm1": "1"},
+    vit_names("", "", {"temporal_attn": "0", "attn": "1"}, {"temporal_norm1": "0", "norm1": "1"}),
 )
-VIT_LAYOUT = _layout("image ViT (timm, DeiT)", r"^blocks\.\d+\.attn\.qkv\.", {"attn": "0"}, {"norm1": "0"})
+VIT_LAYOUT = Layout("image ViT (timm, DeiT)", r"^blocks\.\d+\.attn\.qkv\.", vit_names("", "", *ATTN))
 
 TRANSFORMERS_LAYOUT = Layout(
     "TimeSformer (transformers)",

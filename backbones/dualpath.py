@@ -27,7 +27,7 @@ from backbones.config import Config, Rate, Ratio, Whole, narrower
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Activation, Mlp
-from backbones.parts import DropPath, PatchEmbedding, linear_rates
+from backbones.parts import DropPath, PatchEmbedding, initialise_linear, linear_rates
 from backbones.residual import Attend, Block, Branch, PerToken, Residual
 
 SPATIAL = 8  # frames of the spatial path
@@ -151,48 +151,33 @@ class Adapter(nn.Module):
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A frozen branch and an adapter on the same input, added up (spatial path)."""
+class Adapted:
+    """A frozen branch with adapters: `beside` it on the same input and added up (spatial path), or before and behind it
+    (temporal path).
+    """
 
     branch: Branch
-    adapter: Adapter
+    beside: Adapter | None = None
+    before: Adapter | None = None
+    behind: Adapter | None = None
 
-    def __call__(self, tokens: Tokens) -> Tokens:
-        y = self.branch(tokens)
-        return y.with_x(y.x + self.adapter(tokens.x))
-
-    def macs(self, grid: Grid, prefix: int) -> int:
-        return self.branch.macs(grid, prefix) + self.adapter.macs(grid.tokens + prefix)
-
-    def out_grid(self, grid: Grid) -> Grid:
-        return grid
-
-    def parts(self, kind: str) -> dict[str, Sequence[nn.Module]]:
-        return self.branch.parts(kind) | {"adapter": [self.adapter]}
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """Adapters before and behind a frozen branch (temporal path)."""
-
-    before: Adapter | None
-    branch: Branch
-    behind: Adapter
+    @property
+    def adapters(self) -> list[Adapter]:
+        return [adapter for adapter in (self.before, self.beside, self.behind) if adapter is not None]
 
     def __call__(self, tokens: Tokens) -> Tokens:
         y = self.branch(tokens if self.before is None else tokens.with_x(self.before(tokens.x)))
-        return y.with_x(self.behind(y.x))
+        y = y if self.behind is None else y.with_x(self.behind(y.x))
+        return y if self.beside is None else y.with_x(y.x + self.beside(tokens.x))
 
     def macs(self, grid: Grid, prefix: int) -> int:
-        adapters = [adapter for adapter in (self.before, self.behind) if adapter is not None]
-        return self.branch.macs(grid, prefix) + sum(adapter.macs(grid.tokens + prefix) for adapter in adapters)
+        return self.branch.macs(grid, prefix) + sum(adapter.macs(grid.tokens + prefix) for adapter in self.adapters)
 
     def out_grid(self, grid: Grid) -> Grid:
         return grid
 
     def parts(self, kind: str) -> dict[str, Sequence[nn.Module]]:
-        adapters = [adapter for adapter in (self.before, self.behind) if adapter is not None]
-        return self.branch.parts(kind) | {"adapter": adapters}
+        return self.branch.parts(kind) | {"adapter": self.adapters}
 
 
 class DualPathBlock(Block):
@@ -218,18 +203,15 @@ class DualPathBlock(Block):
         self.adapters = nn.ModuleDict({n: Adapter(dim, config.bottleneck, config.adapter_dropout) for n in names})
 
     def spatial(self) -> list[Residual]:
-        a = self.adapters
-        return [
-            Residual(
-                "attention", self.norm1, Beside(Attend(self.attention), a["beside_attention"]), drop_path=self.drop_path
-            ),
-            Residual("mlp", self.norm2, Beside(PerToken(self.mlp), a["beside_mlp"]), drop_path=self.drop_path),
-        ]
+        attention = Adapted(Attend(self.attention), beside=self.adapters["beside_attention"])
+        return self._pair(attention, Adapted(PerToken(self.mlp), beside=self.adapters["beside_mlp"]))
 
     def temporal(self) -> list[Residual]:
-        a, before = self.adapters, self.adapters["before_attention"] if "before_attention" in self.adapters else None
-        attention = InTurn(before, Attend(self.attention), a["behind_attention"])
-        mlp = InTurn(None, PerToken(self.mlp), a["behind_mlp"])
+        before = self.adapters["before_attention"] if "before_attention" in self.adapters else None
+        attention = Adapted(Attend(self.attention), before=before, behind=self.adapters["behind_attention"])
+        return self._pair(attention, Adapted(PerToken(self.mlp), behind=self.adapters["behind_mlp"]))
+
+    def _pair(self, attention: Branch, mlp: Branch) -> list[Residual]:
         return [
             Residual("attention", self.norm1, attention, drop_path=self.drop_path),
             Residual("mlp", self.norm2, mlp, drop_path=self.drop_path),
@@ -427,13 +409,10 @@ class DualPath(Column):
         return rearrange(maps, "(b s) 1 h w d -> b s (h w) d", b=len(pictures))
 
     def _initialise(self) -> None:
-        """Adapters as they are made; the rest as a ViT, to be replaced by an image model's weights."""
-        adapters = {id(linear) for block in self.column for linear in block.adapters.modules()}
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and id(module) not in adapters:
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        """Adapters as they say; the rest as a ViT, to be replaced by an image model's weights."""
+        initialise_linear(self)
+        for adapter in (part for block in self.column for part in block.adapters.values()):
+            adapter.reset_parameters()
 
 
 def models() -> dict[str, Callable[[], DualPathConfig]]:

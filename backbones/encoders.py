@@ -24,7 +24,7 @@ import attention_zoo
 from attention_zoo import Grid, Tokens, gathered
 from attention_zoo.kernels import AUTO, attend
 from backbones.column import Column
-from backbones.columnar import EPS, Columnar, ColumnarConfig, VitBlock, jax_layout, jax_names
+from backbones.columnar import ATTN, EPS, Columnar, ColumnarConfig, VitBlock, jax_layout, jax_names, vit_names
 from backbones.columnar import from_image as column_from_image
 from backbones.columnar import of_image as column_of_image
 from backbones.config import Ratio, Whole, narrower
@@ -293,25 +293,6 @@ VIVIT_LAYOUT = jax_layout(
 )
 
 
-def _vit_blocks(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
-    """The names of timm's ViT blocks, here inside of a video model."""
-    return tuple(
-        (rf"^{theirs}\.(\d+)\.{a}\.", rf"{ours}.\1.{b}.")
-        for a, b in (("norm1", "norms.0"), ("attn", "attention.0"), ("norm2", "mlp_norm"), ("mlp", "mlp"))
-    )
-
-
-def _vit(prefix: str) -> tuple[tuple[str, str], ...]:
-    return (
-        *_vit_blocks(rf"{prefix}\.blocks", "frames.column"),
-        (rf"^{prefix}\.patch_embed\.", "frames.embed."),
-        (rf"^{prefix}\.cls_token$", "frames.position.class_token"),
-        (rf"^{prefix}\.pos_embed$", "frames.position.space"),
-        (rf"^{prefix}\.temp_embed$", "frames.position.time"),
-        (rf"^{prefix}\.norm\.", "frames.norm."),
-    )
-
-
 HEAD = tuple(
     (rf"^(?:consensus\.)?mlp_head\.{a}\.", f"{b}.") for a, b in ((0, "norm.0"), (1, "norm.1"), (4, "classifier"))
 )
@@ -319,8 +300,11 @@ XVIT_LAYOUT = Layout(
     "X-ViT",
     r"^consensus\.temporal_encoder\.\d+\.",
     (
-        *_vit("base_model"),
-        *_vit_blocks(r"consensus\.temporal_encoder", "column"),
+        *vit_names(r"base_model\.", "frames.", *ATTN),
+        *(
+            (rf"^consensus\.temporal_encoder\.(\d+)\.{theirs}\.", rf"column.\1.{ours}.")
+            for theirs, ours in (("norm1", "norms.0"), ("attn", "attention.0"), ("norm2", "mlp_norm"), ("mlp", "mlp"))
+        ),
         (r"^consensus\.cls_token$", "position.class_token"),
         *HEAD,
     ),
@@ -350,7 +334,7 @@ VTN_LAYOUT = Layout(
         (r"^temporal_encoder\.embeddings\.token_type_embeddings\.weight$", "position.token_type"),
         (r"^temporal_encoder\.embeddings\.LayerNorm\.", "position.norm."),
         (r"^cls_token$", "position.class_token"),
-        *_vit("backbone"),
+        *vit_names(r"backbone\.", "frames.", *ATTN),
         *HEAD,
     ),
     ignored=(

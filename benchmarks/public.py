@@ -27,7 +27,7 @@ class Peer:
     Args:
         ours: our model of the same function, by its name here.
         make: (our config, num_classes) -> their module, from clips (b, 3, t, h, w) to class scores. Raises: `Absent`.
-        renamed: their weights by our names. Raises: KeyError for a name that is not known.
+        renamed: their weights by our names; a name that is not known stays, and fits no model of ours.
         classifier: the name of their last linear map.
         fitted: what our config has to be for their code to take its clip; most take any.
     """

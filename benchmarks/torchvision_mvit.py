@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from torch import nn
 
-from torch import Tensor, nn
-
+from backbones.layouts import Layout, renamed
 from backbones.multiscale import MultiscaleConfig
 from benchmarks.public import Absent, Peer, peers
 
 BLOCK = r"^blocks\.(\d+)\."
-RENAMES = (  # theirs, and ours
+RENAMES = (
     (r"^conv_proj\.", "embed.proj."),
     (r"^pos_encoding\.class_token$", "class_token.token"),
     (rf"{BLOCK}attn\.project\.0\.", r"column.\1.attention.proj."),
@@ -47,13 +45,7 @@ def make(config: MultiscaleConfig, num_classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {}
-    for name, tensor in state.items():
-        pattern, to = next((rule for rule in RENAMES if re.search(rule[0], name)), ("", ""))
-        new = re.sub(pattern, to, name) if pattern else name
-        tensors[new] = tensor.view(1, 1, -1) if new == "class_token.token" else tensor
-    return tensors
-
-
-peers.register("torchvision_mvit")(Peer({"torchvision_mvit_v2_s": "mvit_v2_small_16f"}, make, ours, "head.1"))
+LAYOUT = Layout("torchvision", "", RENAMES, shaped=lambda name, x: x[None, None] if name.endswith("class_token") else x)
+peers.register("torchvision_mvit")(
+    Peer({"torchvision_mvit_v2_s": "mvit_v2_small_16f"}, make, lambda state: renamed(state, [LAYOUT]).tensors, "head.1")
+)

@@ -5,15 +5,13 @@ A torchvision that does not load keeps transformers from loading too: remove it 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.config import Config
+from backbones.layouts import Layout, renamed
 from benchmarks.public import Absent, Peer, peers
 
-RENAMES = (  # theirs, and ours; features alternate stages and merging
+RENAMES = (  # features alternate stages and merging
     (r"^patch_embed\.", lambda m: "stages.0.embed."),
     (r"^features\.(\d+)\.(reduction|norm)\.", lambda m: f"stages.{(int(m[1]) + 1) // 2}.embed.{m[2]}."),
     (
@@ -43,16 +41,7 @@ def make(config: Config, num_classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    ours = {}
-    for name, tensor in state.items():
-        if name.endswith(".relative_position_index"):  # follows from the window
-            continue
-        new = next((re.sub(pattern, to, name) for pattern, to in RENAMES if re.search(pattern, name)), None)
-        if new is None:
-            raise KeyError(f"no weight of torchvision's SwinTransformer3d is known as {name!r}")
-        ours[new] = tensor
-    return ours
-
-
-peers.register("torchvision")(Peer({"torchvision_swin3d_t": "video_swin_tiny"}, make, renamed, "head"))
+LAYOUT = Layout("torchvision", "", RENAMES, ignored=((r"\.relative_position_index$", "follows from the window"),))
+peers.register("torchvision")(
+    Peer({"torchvision_swin3d_t": "video_swin_tiny"}, make, lambda state: renamed(state, [LAYOUT]).tensors, "head")
+)

@@ -15,7 +15,7 @@ from torch import nn
 import backbones
 from attention_zoo import Grid
 from backbones.layouts import WRAPPED
-from benchmarks import public, released_dualformer, torchvision_swin, transformers_video
+from benchmarks import public, released_dualformer, transformers_video
 from harness.cost import errors, measure, metrics
 from harness.cost.count import count
 from harness.cost.workload import Workload
@@ -113,9 +113,7 @@ def torchvision_names():
 def test_the_weights_of_torchvision_fill_our_model():
     with torch.device("meta"):
         ours = backbones.create("video_swin_tiny")
-    assert set(torchvision_swin.renamed(dict.fromkeys(torchvision_names()))) == set(ours.state_dict())
-    with pytest.raises(KeyError, match="avgpool"):
-        torchvision_swin.renamed({"avgpool.weight": None})
+    assert set(public.peers.get("torchvision").renamed(dict.fromkeys(torchvision_names()))) == set(ours.state_dict())
 
 
 def test_the_weights_of_transformers_fill_our_model():
