@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m harness.run"
 WORDS = {"path": "clip", "frames": "clip.frames", "size": "clip.size", "stride": "clip.stride"}
+TIME_LIMIT = 900.0  # seconds for one visit to a case
 LONGEST_NAME = 48  # of a folder named after settings
 
 
@@ -45,7 +46,7 @@ def run(
     training: Training | None = None,
     force: bool = False,
     rounds: int | None = None,
-    time_limit: float = 900,
+    time_limit: float = TIME_LIMIT,
     deadline: Deadline | None = None,
     console: Console | None = None,
     progress: Console | None = None,

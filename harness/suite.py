@@ -119,7 +119,8 @@ def _measure(
         force=force,
         rounds=step.rounds,
         apart=False,  # a step is its settings
-        time_limit=time_limit or suite.time_limit,
+        # Of the suite's own device: where the steps are only tried out, a compiler may take longer.
+        time_limit=time_limit or (suite.time_limit if settings.device == suite.device else session.TIME_LIMIT),
         deadline=deadline,
         console=console,
         progress=progress,

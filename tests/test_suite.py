@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,15 @@ def test_a_step_takes_over_the_rows_that_an_earlier_one_measured(tmp_path, capsy
     assert "were not measured in turn" not in report
     assert go(both, tmp_path, Console(width=200)) == 0
     assert capsys.readouterr().out.count("every measurement is there already") == 2
+
+
+def test_the_time_of_a_visit_is_that_of_the_device_that_a_suite_is_for(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("harness.session.run", lambda *_, time_limit, **__: given.append(time_limit) or 0)
+    one = replace(small(), time_limit=7.0)
+    go(one, tmp_path)
+    go(replace(one, device="cuda"), tmp_path, device="cpu")
+    assert given == [7.0, 900.0]
 
 
 def test_nothing_is_trained_in_quick_mode_unless_asked_for(tmp_path, capsys):
