@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         case ["check", _, *_] as command:
             return checked(command[1:])
         case ["draw" | "gallery" | "speedup" as word, *command]:
-            return said(word, command)
+            return printed(word, command)
         case command:
             print(
                 f"error: {' '.join(command)!r} is no command; there are: python -m attention_zoo, and it followed by "
@@ -52,7 +52,7 @@ def checked(names: list[str]) -> int:
     return status
 
 
-def said(word: str, command: list[str]) -> int:
+def printed(word: str, command: list[str]) -> int:
     """Says where a picture is, or what was found out."""
     # matplotlib takes longer to load than the listing to print
     from attention_zoo import _draw, _gallery, _speedup

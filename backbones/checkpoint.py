@@ -213,11 +213,11 @@ def parted(model: Backbone) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return trained, {key: value for key, value in tensors.items() if key not in trained}
 
 
-def translate(state: Mapping[str, Tensor], family: str | None = None, wanted: Collection[str] = ()) -> Translated:
+def translate(state: Mapping[str, Tensor], family: str | None = None, expected: Collection[str] = ()) -> Translated:
     """A state dict under our names, found in any known layout: where several have such names the one that fits most of
-    the `wanted` ones, else those of one family first. Raises: ValueError.
+    the `expected` ones, else those of one family first. Raises: ValueError.
     """
-    return renamed(state, layouts_of(family), wanted)
+    return renamed(state, layouts_of(family), expected)
 
 
 def _as_video(tensor: Tensor, target: Tensor) -> Tensor:

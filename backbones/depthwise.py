@@ -55,9 +55,9 @@ def _added(way: Way, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool = False) -> Tensor:
-    from backbones._depthwise_triton import depthwise as of_triton
+    from backbones._depthwise_triton import depthwise as triton_depthwise
 
-    return of_triton(x, weight, bias, residual)
+    return triton_depthwise(x, weight, bias, residual)
 
 
 def _channels_first(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -49,21 +49,21 @@ class Translated:
     ignored: dict[str, str]
 
 
-def detect(keys: Iterable[str], layouts: Sequence[Layout], wanted: Collection[str] = ()) -> Layout | None:
-    """The layout that has such names; of several the one that makes most of them `wanted` ones, else the first."""
+def detect(keys: Iterable[str], layouts: Sequence[Layout], expected: Collection[str] = ()) -> Layout | None:
+    """The layout that has such names; of several the one that makes most of them `expected` ones, else the first."""
     stripped = [WRAPPED.sub("", key) for key in keys]
     having = [layout for layout in layouts if any(re.search(layout.sign, key) for key in stripped)]
-    fits = lambda layout: sum(layout.rename(key).partition("#")[0] in wanted for key in stripped)  # noqa: E731
-    return max(having, key=fits) if len(having) > 1 and wanted else having[0] if having else None
+    fits = lambda layout: sum(layout.rename(key).partition("#")[0] in expected for key in stripped)  # noqa: E731
+    return max(having, key=fits) if len(having) > 1 and expected else having[0] if having else None
 
 
-def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], wanted: Collection[str] = ()) -> Translated:
+def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], expected: Collection[str] = ()) -> Translated:
     """Finds the layout by the names, see `detect`, and renames.
 
     Raises:
         ValueError: no known layout has such names, or two of them mean the same tensor.
     """
-    layout = detect(state, layouts, wanted)
+    layout = detect(state, layouts, expected)
     if layout is None:
         raise ValueError(
             f"names such as {', '.join(list(state)[:3])} belong to no known layout; "

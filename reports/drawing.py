@@ -105,9 +105,9 @@ def format_of(path: Path) -> str:
     return name
 
 
-def about(table: AblationTable, **other: list[str]) -> str:
-    """Device, clip, commit and command of all that a figure shows, in one line; `other` circumstances go before."""
-    facts = table.facts() | other
+def about(table: AblationTable, **extra: list[str]) -> str:
+    """Device, clip, commit and command of all that a figure shows, in one line; `extra` circumstances go before."""
+    facts = table.facts() | extra
     parts = [_alike(facts[key], key) for key in ("device", "dtype", "mode") if facts.get(key)]
     parts += [f"{key} {_alike(facts[key], key)}" for key in ("batch", "threads") if facts.get(key)]
     parts += [_alike(facts["clip"], "clip")] if facts.get("clip") else []

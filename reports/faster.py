@@ -39,8 +39,8 @@ def entries(tables: Iterable[AblationTable]) -> list[dict[str, Any]]:
     """The list, with the records that it rests on."""
     by_setting: dict[tuple, list[Said]] = {}
     for table in tables:
-        for said in pairs(table):
-            by_setting.setdefault(said.of, []).append(said)
+        for statement in pairs(table):
+            by_setting.setdefault(statement.of, []).append(statement)
     keys = ("device", "dtype", "scheme", "backward", "kernel")
     return [
         {**dict(zip(keys, of, strict=True)), "records": sorted({entry.place for entry in all_said})}

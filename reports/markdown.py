@@ -67,7 +67,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     main, more = main_and_more(table, notes)
     fitted = exponents.section(table, notes) if "scaling.png" in figures else ""
     details = [*pictures[1:], *more, f"{fitted}\n\nThe same [as CSV]({exponents.FILE})." if fitted else ""]
-    details += [_runs(table), shares.said(table), accuracy_section.section(table, notes)]
+    details += [_runs(table), shares.note(table), accuracy_section.section(table, notes)]
     details += [probes.section(table), roofline.section(table, notes), _precision(table)]
     details = [part for part in details if part]
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]

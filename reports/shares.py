@@ -14,7 +14,7 @@ SAID = (
 )
 
 
-def said(table: AblationTable) -> str:
+def note(table: AblationTable) -> str:
     """What the groups hold, and the rows whose profiled passes were not like the timed ones; empty without groups."""
     if not any(table.has(name) for name in ("macs_mlp", "time_mlp")):
         return ""

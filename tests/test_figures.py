@@ -154,8 +154,8 @@ def test_time_is_a_difference_to_the_baseline_on_the_band_of_the_noise_floor(tmp
     rows = table.load(folder)
     (panel,) = (panel for panel in cost._measured(rows) if panel.title.startswith("latency"))
     assert panel.differences
-    assert panel.marks["base"].told is None
-    assert (panel.marks["level"].told, panel.marks["slow"].told) == (False, True)
+    assert panel.marks["base"].distinguishable is None
+    assert (panel.marks["level"].distinguishable, panel.marks["slow"].distinguishable) == (False, True)
     ratio = rows.ratio(rows.rows[2], "latency")
     mark = panel.marks["slow"]
     places = [

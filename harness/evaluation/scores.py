@@ -109,9 +109,9 @@ def scores(predictions: Predictions, views: Sequence[View] | None = None) -> Sco
 
 def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes stand before the right one, 0 where it is first. Of equal classes the lower number is first."""
-    of_label = probabilities[np.arange(len(labels)), labels][:, None]
+    true_score = probabilities[np.arange(len(labels)), labels][:, None]
     lower = np.arange(probabilities.shape[1]) < labels[:, None]
-    return ((probabilities > of_label) | ((probabilities == of_label) & lower)).sum(axis=1)
+    return ((probabilities > true_score) | ((probabilities == true_score) & lower)).sum(axis=1)
 
 
 def wilson(right: int, total: int) -> Figure:

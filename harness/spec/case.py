@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator
 
 from attention_zoo.registry import declared, nearest
-from harness.spec import names as said
+from harness.spec import names as terms
 from harness.spec import reader
 from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, typed
 from records import record
@@ -33,7 +33,7 @@ ClipAxis = Literal["frames", "stride", "size"]
 CLIP_AXES = get_args(ClipAxis)
 ClipChange = dict[ClipAxis, Count]
 AXES: dict[str, Any] = {
-    "batch_size": Count, "device": said.Device, "dtype": said.Dtype, "kernel": said.Kernel, "compile": Flag,
+    "batch_size": Count, "device": terms.Device, "dtype": terms.Dtype, "kernel": terms.Kernel, "compile": Flag,
     "graph": Flag, "mixed": Flag, "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
     "allocator": Allocator, "trainable": str, **{f"clip.{n}": Count for n in CLIP_AXES},
 }  # fmt: skip
@@ -160,7 +160,7 @@ class Row:
     explanation: str | None = None
     fit: Flag = False
     note: str | None = None
-    recipe: said.Recipe | None = None
+    recipe: terms.Recipe | None = None
     training: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = None
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -187,15 +187,15 @@ class Ablation:
     table: str | None = None
     published_rows: Literal["listed", "all"] = "listed"
     vary: Vary = field(default_factory=dict)
-    metrics: list[said.Metric] = field(
+    metrics: list[terms.Metric] = field(
         default_factory=lambda: ["params", "macs", "latency", "throughput", "peak_memory"]
     )
-    figures: list[said.Figure] = field(default_factory=list)
+    figures: list[terms.Figure] = field(default_factory=list)
     size_note: str | None = None
     in_all: Flag = True
     baseline: str | None = None
-    accuracy: said.Budget | None = None
-    recipe: said.Recipe | None = None
+    accuracy: terms.Budget | None = None
+    recipe: terms.Recipe | None = None
     # What a command adds; no entries of a file.
     chosen: list[str] | None = field(default=None, init=False)  # the rows to measure; None: all
     added: list[str] = field(default_factory=list, init=False)  # axes of the command, as its words
@@ -345,7 +345,7 @@ def _expanded(rows: list[Row]) -> list[Row]:
 
 def _check_training(row: Row, ablation: Ablation, where: str) -> None:
     """What a row says of its training: fields of a run, its teacher, and dotted ones of its recipe."""
-    recipes, kinds = said.room("harness.spec.recipe"), reader.kinds_of(said.room("harness.training.job").Settings)
+    recipes, kinds = terms.room("harness.spec.recipe"), reader.kinds_of(terms.room("harness.training.job").Settings)
     for key, value in row.training.items():
         if key.startswith("recipe."):
             recipe = recipes.load(row.recipe or ablation.recipe or "quick")
@@ -366,7 +366,7 @@ def _check_training(row: Row, ablation: Ablation, where: str) -> None:
 
 def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None:
     """That the published table is there, with the rows that are named."""
-    tables, table = said.room("reports.paper_table"), ablation.table
+    tables, table = terms.room("reports.paper_table"), ablation.table
     if table is None:
         named = [row.row for row in ablation.rows if row.published is not None]
         if named:
@@ -390,7 +390,7 @@ def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None
             if column not in columns:
                 raise UsageError(f"{where} is no column of {table}; {nearest(column, columns)}")
             try:
-                said.room("reports.cells").check(spec, [sibling.row for sibling in ablation.rows])
+                terms.room("reports.cells").check(spec, [sibling.row for sibling in ablation.rows])
             except ValueError as error:
                 raise UsageError(f"{where}: {error}") from None
         if row.published is not None and row.published not in printed:
@@ -454,10 +454,10 @@ def check_changes(ablation: Ablation, settings: Settings) -> None:
         if "." in model:  # of a module that no package declares, and only it knows its fields
             continue
         try:
-            said.check_model_changes(row.changes | settings.model)
+            terms.check_model_changes(row.changes | settings.model)
             for path, values in (axes | row.dial).items():
                 for value in values:
-                    said.check_model_changes({path: value})
+                    terms.check_model_changes({path: value})
         except KeyError as error:
             raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {_message(error)}") from None
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from attention_zoo.registry import nearest
 from harness.spec import case, reader
-from harness.spec import names as said
+from harness.spec import names as terms
 from harness.spec.case import Ablation, Entry, Settings, Vary
 from harness.spec.reader import STRICT, Count, Flag, Meaning, Positive, UsageError, Whole, one_of, typed
 
@@ -31,8 +31,8 @@ class StepSettings:
     frames: Count | None = None
     size: Count | None = None
     batch_size: Count | None = None
-    dtype: said.Dtype | None = None
-    kernel: said.Kernel | None = None
+    dtype: terms.Dtype | None = None
+    kernel: terms.Kernel | None = None
     compile: Flag | None = None
     graph: Flag | None = None
     mixed: Flag | None = None
@@ -63,11 +63,11 @@ class Step:
     rows: list[str] | None = None
     vary: Vary | None = None
     baseline: str | None = None
-    metrics: list[said.Metric] | None = None
-    figures: list[said.Figure] | None = None
+    metrics: list[terms.Metric] | None = None
+    figures: list[terms.Figure] | None = None
     settings: StepSettings = field(default_factory=StepSettings)
     rounds: Count = 1
-    accuracy: said.Budget | None = None
+    accuracy: terms.Budget | None = None
 
     def composed(self, quick: bool = False) -> Ablation:
         """The ablation as this step has it; in quick mode its first row. Raises: UsageError."""
@@ -114,7 +114,7 @@ class Suite:
     name: str
     question: str
     steps: Annotated[tuple[Step, ...], Field(min_length=1), Meaning("a list of at least one step")]
-    device: said.Device = "cpu"
+    device: terms.Device = "cpu"
     minutes: Positive = 7.0
     time_limit: Positive = 120.0
 

@@ -28,7 +28,7 @@ FIT, OURS, AS_PUBLISHED = "fit: setting found by searching for the number", "var
 
 @dataclass(frozen=True)
 class Mark:
-    """A row's place in a panel and the words behind it; `told` is None where it is not held against a baseline."""
+    """A row's place in a panel and the words behind it; `distinguishable` is None without a baseline."""
 
     at: float
     text: str
@@ -36,7 +36,7 @@ class Mark:
     high: float | None = None
     printed: float | None = None
     floor: float | None = None
-    told: bool | None = None
+    distinguishable: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ def _measured(table: AblationTable) -> list[Panel]:
                 label = f"{value} ({more:+.{0 if abs(more) > 10 else 1}f} %)" if abs(more) >= 0.05 else f"{value} (0 %)"
                 places = (log10(x) for x in (interval.value, interval.low, interval.high, 1 + ratio.floor))
                 at, low, high, floor = places
-                marks[row.name] = Mark(at, label.replace("-", "−"), low, high, floor=floor, told=ratio.distinguishable)
+                marks[row.name] = Mark(
+                    at, label.replace("-", "−"), low, high, floor=floor, distinguishable=ratio.distinguishable
+                )
             elif table.baseline_of(row) is row:
                 marks[row.name] = Mark(0.0, value)
         panels.append(Panel(title, marks, differences=True))
@@ -169,12 +171,12 @@ def _dots(axes: Axes, panel: Panel, rows: list[Row]) -> None:
             continue
         if mark.floor:
             axes.barh(place, 2 * mark.floor, left=-mark.floor, height=0.9, color=BAND, lw=0, zorder=0)
-        color = FAINT if mark.told is False else MEASURED
+        color = FAINT if mark.distinguishable is False else MEASURED
         if mark.low is not None:
             axes.plot([mark.low, mark.high], [place, place], color=color, lw=1.4, solid_capstyle="butt")
         if mark.printed is not None:
             axes.plot(mark.printed, place, "D", color=PRINTED, mfc="none", ms=10, mew=1.1, clip_on=False)
-        baseline = panel.differences and mark.told is None
+        baseline = panel.differences and mark.distinguishable is None
         axes.plot(mark.at, place, **(dict(marker="|", color=INK, ms=13, mew=2) if baseline else _look(row, color)))
         axes.annotate(mark.text, (1, place), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
                       va="center", fontsize=8.5, annotation_clip=False)  # fmt: skip
@@ -231,9 +233,9 @@ def _legend(table: AblationTable, panels: list[Panel], rows: list[Row]) -> list:
         handles.append(Line2D([], [], ls="", marker="D", color=PRINTED, mfc="none", ms=9, label="printed by the paper"))
     if any(mark.low is not None for mark in marks):
         handles.append(Line2D([], [], color=MEASURED, lw=1.4, label="95 % interval"))
-    if any(mark.told is not None for mark in marks):
+    if any(mark.distinguishable is not None for mark in marks):
         handles.append(Line2D([], [], ls="", marker="|", color=INK, ms=12, mew=2, label="baseline"))
         handles.append(Patch(color=BAND, label="noise floor"))
-    if any(mark.told is False for mark in marks):
+    if any(mark.distinguishable is False for mark in marks):
         handles.append(Line2D([], [], ls="-", marker="o", color=FAINT, ms=7, label="cannot be told from the baseline"))
     return handles
