@@ -28,6 +28,7 @@ from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
 from backbones.parts import (
     ConditionalPosition,
+    ConvolutionStem,
     PatchEmbedding,
     PatchMerging,
     initialise_linear,
@@ -38,6 +39,7 @@ from backbones.residual import Block
 
 Downsampling = Literal["conv", "merge"]
 Position = Literal["peg", "relative", "none"]
+Stem = Literal["patch", "convolutions"]
 RELATIVE_BIAS = "relative_bias"  # the option by which a scheme takes a relative position bias
 SPATIAL_STEP = 2  # every stage after the first halves height and width
 
@@ -56,6 +58,8 @@ class PyramidConfig(Config):
         mlp_ratio: hidden width of the MLP over the width of the stage.
         mlp_rank: of both maps of the MLP, over the width of the stage; None for whole maps. See `mlp.Mlp`.
         patch: frames and pixels that become one token of the first stage.
+        stem: how pixels become the tokens of the first stage: "patch", or for small models and little data
+            "convolutions", see `ConvolutionStem`.
         temporal_pooling: how many time steps each further stage joins. Space is halved in each.
         downsampling: between stages, "conv" is DualFormer's patch embedding, "merge" Video Swin's patch merging.
         position: "peg" is DualFormer's conditional position encoding after the first block of each stage; "relative" a
@@ -83,6 +87,7 @@ class PyramidConfig(Config):
     mlp_ratio: Ratio = 4.0
     mlp_rank: Ratio | None = None
     patch: Grid = Grid(2, 4, 4)
+    stem: Stem = "patch"
     temporal_pooling: Steps = (1, 1, 1)
     downsampling: Downsampling = "conv"
     position: Position = "peg"
@@ -197,8 +202,7 @@ class Pyramid(Classified):
         grid, width, self.stages = config.clip, config.in_channels, nn.ModuleList()
         sizes = zip(config.widths, config.num_heads, config.depths, config.steps(), strict=True)
         for s, (dim, heads, depth, step) in enumerate(sizes):
-            merge = s > 0 and config.downsampling == "merge"
-            embed = (PatchMerging if merge else PatchEmbedding)(width, dim, grid, step)
+            embed = _embedding(s, config)(width, dim, grid, step)
             grid, width, blocks = embed.grid, dim, []
             for b in range(depth):
                 scheme, options = config.attention_at(s, b)
@@ -255,6 +259,13 @@ class Pyramid(Classified):
         for block in self.blocks().values():
             if hasattr(block.attention, "reset_parameters"):
                 block.attention.reset_parameters()
+
+
+def _embedding(stage: int, config: PyramidConfig) -> Callable[..., nn.Module]:
+    """What turns pixels, or the tokens of the stage before, into the tokens of a stage."""
+    if stage == 0:
+        return ConvolutionStem if config.stem == "convolutions" else PatchEmbedding
+    return PatchMerging if config.downsampling == "merge" else PatchEmbedding
 
 
 # Named models

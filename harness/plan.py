@@ -9,22 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from harness import session
 from harness.cost import metrics
-from harness.spec import budget
 from harness.spec.budget import Training
 from harness.spec.case import Ablation, Case, Entry, Settings, case_id, program, resolve
 from harness.spec.effort import effort_for
-from records import visits
+from records import provenance, visits
 from records.record import Record, RecordError, read_record
 from records.visits import QUICK_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
+    from harness.accuracy.setup import Setup
     from harness.spec.suite import Step, Suite
 
 RATES = {"cpu": 2e10, "cuda": 5e13}  # multiply-adds a second: guesses, of a few cores and of a large GPU in 16 bits
@@ -79,16 +78,9 @@ def show(
             estimate = estimated(entry.case, record, metric_names, rounds, settings.quick)
             console.print(_line(numbers[entry.row.row], entry, estimate), markup=False, soft_wrap=True)
             known, guessed, size = known + estimate.known, guessed + estimate.guessed, size + RECORD_BYTES
-        name = training.budget or (ablation.accuracy if names is None and not settings.quick else None) or budget.OFF
-        if name != budget.OFF:
-            seeds = training.seeds or budget.load(name).seeds
-            seconds = [s for entry in chosen for s in _trained(_record(folder, entry), name)]
-            spent = (
-                f"about {_minutes(median(seconds) * len(chosen) * len(seeds))}"
-                if seconds
-                else "no record says how long"
-            )
-            console.print(f"  accuracy={name}: {len(chosen) * len(seeds)} trainings, {spent}", markup=False)
+        setup = session.setup(ablation, settings, training, names is None)
+        if setup is not None:
+            _show_trainings(setup, chosen, folder, console)
     device = "cuda" if (settings.device or "cpu").startswith("cuda") else "cpu"
     console.print(
         f"about {_minutes(known + guessed)}: {_minutes(known)} by earlier visits, {_minutes(guessed)} guessed at "
@@ -97,6 +89,19 @@ def show(
         soft_wrap=True,
     )
     return 0
+
+
+def _show_trainings(setup: Setup, chosen: list[Entry], folder: Path, console: Console) -> None:
+    """How many trainings, how long they take, and which differences they can tell."""
+    from harness.accuracy import power  # scipy
+
+    slots = setup.training.jobs or provenance.default_threads()
+    setup, told = power.settled(setup, chosen, lambda entry: _record(folder, entry), slots)
+    count = len(chosen) * len(setup.training.seeds)
+    seconds = power.spread(setup, chosen, lambda entry: _record(folder, entry)).seconds
+    spent = f"about {_minutes(seconds * count / slots)}" if seconds else "no record says how long"
+    text = f"  accuracy={setup.budget.name}: {count} trainings, {spent}\n  {told}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Training, console: Console) -> int:
@@ -188,12 +193,6 @@ def _visits(measurement) -> list[float]:
         if begun and ended:
             seconds.append((datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds() + START)
     return seconds
-
-
-def _trained(record: Record | None, name: str) -> list[float]:
-    measurement = record.get(f"top1_{name}") if record else None
-    trained = measurement.visits if measurement else ()
-    return [seconds for visit in trained if (seconds := visit.details.get("seconds"))]
 
 
 def _record(folder: Path, entry: Entry) -> Record | None:

@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -26,7 +26,8 @@ from harness.spec.recipe import Source
 
 SUITE_OPTIONS = (
     "suite", "steps", "device", "quick", "force", "out", "time_limit", "threads", "accuracy", "data", "root", "seeds",
-    "recipe", "recipe_source", "jobs", "cluster", "plan", "recipe_changes", "data_changes", "cluster_changes",
+    "difference", "within", "epochs", "recipe", "recipe_source", "jobs", "cluster", "plan", "recipe_changes",
+    "data_changes", "cluster_changes",
 )  # fmt: skip
 """What the command line may give beside a suite; the rest is what its steps say."""
 
@@ -80,7 +81,16 @@ class Options:
         None, "data set to train on: a name of `python -m harness.datasets` or a folder; none: as the budget"
     )
     root: str | None = option(None, "where the files of the data set are")
-    seeds: names.Seeds | None = option(None, "one training of every row for each; none: as the budget")
+    seeds: names.SeedsOrAuto | None = option(
+        None, "one training of every row for each; auto: as many as difference= takes within=; none: as the budget"
+    )
+    difference: Positive | None = option(None, "percentage points that seeds=auto shall tell; none: 3")
+    within: Positive | None = option(
+        None, "minutes for all trainings together, with seeds=auto or epochs=auto; none: no limit"
+    )
+    epochs: Positive | Literal["auto"] | None = option(
+        None, "of each training; auto: on and on until its curve is flat, or within= ends; none: as the recipe"
+    )
     recipe: names.Recipe | None = option(None, "how to train; none: as the budget")
     recipe_source: Source | None = option(None, "whose values, where a paper and its code differ; none: paper")
     recipe_changes: dict[str, Any] = option({}, "changes the recipe, as recipe.optimisation.epochs=20")
@@ -148,6 +158,10 @@ PROGRAM = options.Command(
         ("ablation=attention_schemes dtype=[float32,bfloat16] batch_size=[1,8]", "with two axes more"),
         ("ablation=pyramid_scales metrics=[latency] force=true", "measure one metric again"),
         ("ablation=position_encoding accuracy=quick metrics=[]", "accuracy alone, on the built-in data set"),
+        (
+            "ablation=position_encoding accuracy=quick metrics=[] seeds=auto difference=3 within=60",
+            "with as many seeds as tell 3 points apart, in an hour at most",
+        ),
         (
             "ablation=attention_schemes accuracy=small rows=[full,divided] data=clips",
             "on clips of yours: clips/train.csv, clips/val.csv",
@@ -236,6 +250,9 @@ def training(request: Options) -> Training:
         root=request.root,
         data_options=request.data_changes,
         seeds=request.seeds,
+        difference=request.difference,
+        within=request.within,
+        epochs=request.epochs,
         recipe=request.recipe,
         recipe_source=request.recipe_source or "paper",
         recipe_changes=request.recipe_changes,

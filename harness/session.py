@@ -69,10 +69,11 @@ def run(
     console, training, arguments = console or Console(quiet=True), training or Training(), arguments or []
     by_ablation = {ablation.name: _metrics(ablation, names) for ablation in ablations}
     timed = any(metrics.get(name).timed for metric_names in by_ablation.values() for name in metric_names)
-    setups = {ablation.name: _setup(ablation, settings, training, names is None) for ablation in ablations}
+    setups = {ablation.name: setup(ablation, settings, training, names is None) for ablation in ablations}
     _check_writable(out)
     settings, usual = settled(settings)
     import harness.sweep as sweep  # torch from here on: what is wrong so far is refused at once
+    from harness.accuracy import power
 
     if timed or any(setups.values()):
         sweep.check_machine(settings)
@@ -95,10 +96,13 @@ def run(
             )
         )  # fmt: skip
     for run in runs:  # after all checks: it may render a data set
-        setup = setups[run.ablation.name]
-        if setup is not None:
+        wanted_setup = setups[run.ablation.name]
+        if wanted_setup is not None:
             anew = force and training.budget is not None
-            run.trainings = sweep.Trainings.of(run.ablation, run.chosen, setup, out, queue, anew)
+            slots = training.jobs or provenance.default_threads()
+            of_run, told = power.settled(wanted_setup, run.chosen, run.store.read, slots)
+            how.console.print(f"{run.ablation.name}: {told}", markup=False, highlight=False, soft_wrap=True)
+            run.trainings = sweep.Trainings.of(run.ablation, run.chosen, of_run, out, queue, anew)
         if run.ablation.table_file is not None:  # beside the records, where reports find it
             write_bytes(run.ablation.table_file.read_bytes(), run.folder / run.ablation.table_file.name)
     failures, interrupted = [], False
@@ -175,7 +179,7 @@ def folder_name(words: list[str], settings: Settings) -> str:
     return name
 
 
-def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bool) -> Setup | None:
+def setup(ablation: Ablation, settings: Settings, training: Training, whole: bool) -> Setup | None:
     """How the rows of an ablation are trained; None for not at all.
 
     Where the command line names no budget, an ablation that is measured as a `whole` follows its own; in quick mode,
@@ -188,7 +192,7 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
         if named:
             raise UsageError(f"{named[0]} is for accuracy, which is off here; add accuracy=quick, or leave it out")
         return None
-    setup = Setup(
+    made = Setup(
         budget.load(name),
         training,
         device=settings.device or "cpu",
@@ -196,8 +200,8 @@ def _setup(ablation: Ablation, settings: Settings, training: Training, whole: bo
         kernel=settings.kernel or "auto",
         threads=max(1, provenance.default_threads() // (training.jobs or provenance.default_threads())),
     )
-    check(setup)
-    return setup
+    check(made)
+    return made
 
 
 def _remake(ablation: str, arguments: list[str]) -> list[str]:

@@ -133,6 +133,9 @@ def in_words(result: Result, folder: Path) -> list[str]:
         for name, set_scores in result.sets.items()
     ]
     lines += [f"control, {order} frames: top-1 {figure(control, 'top1')}" for order, control in result.controls.items()]
+    if result.training:
+        end = f"at the end of training {result.training['curve'][-1]:.1f} % of its clips were answered right"
+        lines.append(f"{result.trouble}: {end}" if result.trouble else end)
     seconds = result.seconds
     part = "" if result.trained is None else f" ({result.trained / 1e6:.3f} M trained)"
     lines.append(

@@ -1,10 +1,11 @@
 """Accuracy measured here: what it is, how sure it is, and whether it orders the rows as the paper does.
 
 A measurement of the kind `scored` holds one top-1 accuracy per seed; its details name budget, data, clip and the
-controls. A mean over seeds has Student's t interval, a single run
-Wilson's over its videos, and says so. Small models on the built-in data are never set against published accuracies;
+controls. Intervals are those of shares (`reports.means`): of a mean over seeds, or of the videos of a single run, which
+says so. Small models on the built-in data are never set against published accuracies;
 what is asked of them is the sign of a difference: does the row that the paper calls better come out better here? That
-is tested against the baseline row by the paired t test over seeds, with Holm's rule over the rows.
+is tested against the baseline row by the paired t test over seeds, with Holm's rule over the rows. A training that did
+not learn, or was still learning at its end, is never a plain figure (`learning`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from records.record import Measurement
-from reports import means, verdict
+from reports import means, power, verdict
+from reports.learning import NOT_LEARNT, UNFINISHED, trouble
 from reports.means import Paired
 from reports.statistics import Interval
+from reports.text import counted
 from reports.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -34,9 +37,10 @@ NO_PUBLISHED_ORDERING = "no published ordering"
 ONE_SEED = "one seed: no test"
 NOT_TESTED = "not tested"
 DECIDED = (CONFIRMED, CONTRADICTED, NOT_DISTINGUISHABLE)
-SIGNIFICANT = 0.05
+SIGNIFICANT = power.SIGNIFICANT
 
-SAME = {"data_digest": "data", "videos": "test videos", "epochs": "epochs"}  # or a row and its baseline have no test
+SAME = {"data_digest": "data", "videos": "test videos", "epochs": "epochs", "stem": "stem"}
+"""Details that a row and its baseline have in common, or there is no test."""
 PUBLISHED_COLUMNS = {"kinetics400": ("k400_top1", "top1"), "kinetics600": ("k600_top1",)}
 PUBLISHED_DATA = {"kinetics-400": "kinetics400", "kinetics-600": "kinetics600"}
 
@@ -105,19 +109,21 @@ def accuracy(measured: Measurement | None, samples: Sequence[float] | None = Non
     if not samples:
         return None
     videos = measured.details.get("videos")
-    if len(samples) > 1:
-        interval = within(means.mean_interval(samples, _step(measured) / 12**0.5))
+    if len(samples) > 1 and videos:
+        interval = _percent(
+            means.mean_share_interval([sample / 100 for sample in samples], videos, len(samples) * videos)
+        )
+    elif len(samples) > 1:
+        interval = means.mean_interval(samples)
     elif videos:
-        share = means.share_interval(samples[0] / 100, videos)
-        interval = Interval(samples[0], 100 * share.low, 100 * share.high)
+        interval = _percent(means.share_interval(samples[0] / 100, videos))
     else:
         return Accuracy(None, samples[0], 1, None)
-    return Accuracy(interval, interval.value, len(samples), videos)
+    return Accuracy(interval, fmean(samples), len(samples), videos)
 
 
-def within(interval: Interval) -> Interval:
-    """No accuracy lies below 0 % or above 100 %."""
-    return Interval(interval.value, max(0.0, interval.low), min(100.0, interval.high))
+def _percent(share: Interval) -> Interval:
+    return Interval(100 * share.value, 100 * share.low, 100 * share.high)
 
 
 def by_seed(measured: Measurement | None, key: str | None = None) -> dict[Any, float]:
@@ -148,11 +154,57 @@ def _step(measured: Measurement) -> float:
 
 
 @dataclass(frozen=True)
+class Learning:
+    """Accuracy on the clips of the last tenth of the trainings, in percent, and what is the matter with them, by
+    seed."""
+
+    train: float
+    troubles: dict[Any, str]
+    seeds: int
+
+    def __str__(self) -> str:
+        """`has not learnt (train 12 %)`, `2 of 3 seeds: unfinished (train 64 %)`; empty where all is well."""
+        if not self.troubles:
+            return ""
+        counts = {word: list(self.troubles.values()).count(word) for word in learning_words(self.troubles.values())}
+        parts = [word if n == self.seeds else f"{n} of {self.seeds} seeds: {word}" for word, n in counts.items()]
+        return f"{', '.join(parts)} (train {self.train:.0f} %)"
+
+
+def learning_words(troubles: Iterable[str]) -> list[str]:
+    """Each trouble once, the worst first."""
+    return [word for word in (NOT_LEARNT, UNFINISHED) if word in troubles]
+
+
+def learning(measured: Measurement | None) -> Learning | None:
+    """Whether the trainings behind an accuracy learnt; None for records of before that was kept."""
+    curves = by_seed(measured, "train_curve")
+    if not curves:
+        return None
+    clips, chance = by_seed(measured, "train_clips"), by_seed(measured, "chance")
+    troubles = {seed: trouble(curve, clips[seed], chance[seed]) for seed, curve in curves.items()}
+    ends = fmean(curve[-1] for curve in curves.values())
+    return Learning(ends, {seed: word for seed, word in troubles.items() if word}, len(curves))
+
+
+def learning_word(measured: Measurement | None) -> str | None:
+    """For data: "learnt", or the troubles of any of the seeds; None where nothing is known."""
+    found = learning(measured)
+    return ("; ".join(learning_words(found.troubles.values())) or "learnt") if found else None
+
+
+def learning_said(measured: Measurement | None) -> str:
+    """What is the matter with the trainings of a row, in words; empty where nothing is, or nothing is known."""
+    return str(learning(measured) or "")
+
+
+@dataclass(frozen=True)
 class Ordering:
     """A row against the baseline: the paired difference in percentage points, and what became of the paper's order.
 
     `p` is the two-sided p of the row alone, `p_holm` that among all tested rows, which decides. `reason` says why
-    there is no test.
+    there is no test. `more` is how many further seeds would tell the difference, were it what it seems (None: more than
+    can be counted, or none are lacking).
     """
 
     kind: str
@@ -160,6 +212,7 @@ class Ordering:
     difference: Paired | None = None
     p_holm: float | None = None
     reason: str | None = None
+    more: int | None = None
 
     @property
     def distinguishable(self) -> bool:
@@ -197,11 +250,23 @@ def orderings(table: AblationTable, name: str) -> dict[str, Ordering]:
         else:
             tests[row.name] = means.paired(*zip(*pairs, strict=True), _step(ours))
             result[row.name] = Ordering("", published)
+    common = power.pooled([test.differences for test in tests.values()])
     for row_name, p in zip(tests, means.holm([test.p for test in tests.values()]), strict=True):
-        published = result[row_name].published
-        judged = _judged(tests[row_name], p, published)
-        result[row_name] = Ordering(judged, published, tests[row_name], p)
+        published, test = result[row_name].published, tests[row_name]
+        judged = _judged(test, p, published)
+        needed = power.seeds_for(abs(test.interval.value), common, len(tests)) if p >= SIGNIFICANT and common else None
+        more = max(1, needed - test.pairs) if needed else None
+        result[row_name] = Ordering(judged, published, test, p, more=more)
     return result
+
+
+def more_words(ordering: Ordering) -> str:
+    """How many seeds a difference that was not told would take, in words."""
+    if ordering.difference is None or ordering.distinguishable:
+        return ""
+    if ordering.more is None:
+        return f"more than {power.MOST} seeds would tell a difference so small"
+    return f"about {counted(ordering.more, 'seed')} more would tell it, were it what it seems"
 
 
 def _judged(test: Paired, p: float, published: Decimal | None) -> str:
@@ -219,6 +284,10 @@ def _published_difference(row: Row, base: Row, column: str | None) -> Decimal | 
 
 def _not_alike(ours: Measurement, theirs: Measurement) -> str | None:
     """Why two rows may not be compared, in words."""
+    for measured, whose in ((ours, "the row"), (theirs, "the baseline")):
+        progress = learning(measured)
+        if progress and NOT_LEARNT in progress.troubles.values():
+            return f"not tested: {whose} {progress}"
     for key, words in SAME.items():
         values = [str(measurement.details.get(key)) for measurement in (ours, theirs)]
         if values[0] != values[1]:
@@ -337,6 +406,8 @@ def setting(table: AblationTable, name: str) -> str:
         parts.append("full width" if width[0] == 1 else f"width factor {width[0]:g}")
     if len(depth) == 1:
         parts.append(f"at most {depth[0]} blocks a stage")
+    if said(table, name, "stem") == ["convolutions"]:
+        parts.append("a stem of convolutions")
     counts = {len(m.samples) for m in _measurements(table, name) if m.samples}
     if counts:
         low, high = min(counts), max(counts)
@@ -387,6 +458,8 @@ def summary(table: AblationTable, name: str) -> str | None:
     best, least = (choose(measured, key=lambda row: accuracy(row.measurement(name)).value) for choose in (max, min))
     values = [f"{accuracy(row.measurement(name)).value:.1f} % ({row.name})" for row in (least, best)]
     span = f"Top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
+    wrong = [f"{row.name}: {text}" for row in measured if (text := learning_said(row.measurement(name)))]
+    span += f" (not as they stand: {'; '.join(wrong)})" if wrong else ""
     span += "".join(f", {mean:.1f} % with {CONTROLS[key]}" for key, mean in control_means(measured, name).items())
     judgements = orderings(table, name)
     if not judgements:
@@ -400,14 +473,31 @@ def summary(table: AblationTable, name: str) -> str | None:
     judged = {kind: [row for row, ordering in judgements.items() if ordering.kind == kind] for kind in counts}
     if sum(counts.values()) == 1:
         ((kind, (row,)),) = judged.items()
-        return f"{span}; the one order against {base} that the paper prints ({row}) is {kind}."
+        lacking = f"; {more_words(judgements[row])}" if kind == NOT_DISTINGUISHABLE else ""
+        return f"{span}; the one order against {base} that the paper prints ({row}) is {kind}{lacking}."
     if counts:
         parts = [
-            f"{n} {k}" + (f" ({', '.join(judged[k])})" if k != NOT_DISTINGUISHABLE else "") for k, n in counts.items()
+            f"{n} {k}" + (f" ({', '.join(judged[k])})" if k != NOT_DISTINGUISHABLE else _lacking(judgements, judged[k]))
+            for k, n in counts.items()
         ]
         return f"{span}; of the {sum(counts.values())} orders against {base} that the paper prints: {', '.join(parts)}."
     tested = [ordering for ordering in judgements.values() if ordering.difference]
     if not tested:
         return f"{span}; no order could be tested."
-    different = sum(ordering.distinguishable for ordering in tested)
-    return f"{span}; {different} of {len(tested)} rows can be told from {base}, and the paper prints no order of them."
+    told = [
+        f"{row} {ordering.direction.removesuffix(' here')}"
+        for row, ordering in judgements.items()
+        if ordering.distinguishable
+    ]
+    words = f"{len(told)} of {len(tested)} rows can be told from {base}" + (f" ({', '.join(told)})" if told else "")
+    untold = [row for row, ordering in judgements.items() if ordering.difference and not ordering.distinguishable]
+    return f"{span}; {words}{_lacking(judgements, untold)}, and the paper prints no order of them."
+
+
+def _lacking(judgements: dict[str, Ordering], rows: list[str]) -> str:
+    """How many more seeds rows need that were not told from their baseline, from the fewest to the most."""
+    more = sorted(ordering.more for row in rows if (ordering := judgements[row]).more)
+    if not more:
+        return ""
+    span = f"{more[0]}" if more[0] == more[-1] else f"{more[0]} to {more[-1]}"
+    return f" (the others would need about {span} more seeds)" if len(more) == len(rows) else f" ({span} more seeds)"

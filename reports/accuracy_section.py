@@ -9,6 +9,7 @@ from typing import Any
 
 from reports import accuracy, verdict, views
 from reports.accuracy import Ordering
+from reports.learning import NOT_LEARNT, STEEP, UNFINISHED
 from reports.means import Paired
 from reports.statistics import Interval
 from reports.table import AblationTable, Row
@@ -38,6 +39,8 @@ def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     if estimate is None:
         return MISSING if row.published_only else MISSING + notes.mark(accuracy.reason(row, name))
     text = str(estimate) + ("" if estimate.over_seeds else notes.mark(ONE_RUN))
+    wrong = accuracy.learning_said(row.measurement(name))
+    text += f": **{wrong}**" if wrong else ""
     odd = accuracy.differs(table, row, name)
     covered = accuracy.by_seed(row.measurement(name), "coverage").values()
     if covered and min(covered) < 1:
@@ -106,7 +109,11 @@ def _how(table: AblationTable, name: str) -> str:
     )
     digest = f" (digest {'; '.join(map(_digest, digests))})" if digests else ""
     text = f"Trained on {accuracy.data_words(table, name)}{digest}"
-    text += f" for {_joined(epochs)} epoch{'' if epochs == [1] else 's'}" if epochs else ""
+    if epochs == ["auto"]:
+        trained = accuracy.said(table, name, "epochs_trained")
+        text += f" until the curve was flat or the time was up ({min(trained):g} to {max(trained):g} epochs)"
+    else:
+        text += f" for {_joined(epochs)} epoch{'' if epochs == [1] else 's'}" if epochs else ""
     text += f" by the recipe {_joined(recipes)}" if recipes else ""
     text += f", tested on {_joined(videos)} videos" if videos else ""
     text += f" with {_joined(views)} views (clips x crops)." if views else "."
@@ -205,8 +212,13 @@ def _kind(ordering: Ordering | None, notes: Notes) -> str:
     if ordering.kind == accuracy.CONTRADICTED:
         return f"**{ordering.kind}**"
     if ordering.kind == accuracy.NO_PUBLISHED_ORDERING:
-        return f"{ordering.kind}; {ordering.direction}"
-    return ordering.kind + (notes.mark(ordering.reason) if ordering.reason else "")
+        return f"{ordering.kind}; {ordering.direction}" + _more(ordering, notes)
+    return ordering.kind + (notes.mark(ordering.reason) if ordering.reason else "") + _more(ordering, notes)
+
+
+def _more(ordering: Ordering, notes: Notes) -> str:
+    words = accuracy.more_words(ordering)
+    return notes.mark(words) if words else ""
 
 
 def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Notes) -> list[str]:
@@ -219,7 +231,7 @@ def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Note
     if not tried:
         return []
     columns: Columns = [("row", lambda row: row.name)]
-    columns.append(("top-1, %, frames in order", lambda row: str(accuracy.accuracy(row.measurement(name)))))
+    columns.append(("top-1, %, frames in order", lambda row: _plain(row, name)))
     for control in tried:
         words = accuracy.CONTROLS[control]
         columns.append((f"top-1, %, {words}", lambda row, c=control: _control(row, name, c)))
@@ -239,6 +251,11 @@ def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Note
     return ["##### Does the data need time?", table_lines(rows, columns), text + _chance(table, name)]
 
 
+def _plain(row: Row, name: str) -> str:
+    wrong = accuracy.learning_said(row.measurement(name))
+    return f"{accuracy.accuracy(row.measurement(name))}" + (f": {wrong}" if wrong else "")
+
+
 def _control(row: Row, name: str, control: str) -> str:
     measured = row.measurement(name)
     estimate = accuracy.accuracy(measured, list(accuracy.by_seed(measured, control).values()))
@@ -250,6 +267,12 @@ def _chance(table: AblationTable, name: str) -> str:
     return f" Guessing among {classes[0]} classes gives {100 / classes[0]:.1f} %." if len(classes) == 1 else ""
 
 
+LEARNING = (
+    "Right at the end of training: of the clips of its last tenth, as they are augmented (of mixed clips the class of "
+    f"the first counts), before they are learnt from. A run whose share there may come from guessing {NOT_LEARNT}; one "
+    f"whose last fifth is more than {2 * STEEP:g} points (and two standard errors) above the fifth before is "
+    f"{UNFINISHED}."
+)
 FURTHER = {  # details of an accuracy: heading, factor
     "top5": ("top-5 ↑, %", 1),
     "mean_class": ("mean over classes ↑, %", 1),
@@ -262,10 +285,13 @@ def _further_part(table: AblationTable, name: str, rows: list[Row]) -> list[str]
     """Other figures of the same runs; what all rows have alike at its best (coverage 1) is said in a sentence."""
     columns: Columns = [("row", lambda row: row.name)]
     text = ""
+    if any(accuracy.learning(row.measurement(name)) for row in rows):
+        columns.append(("train ↑, %: right at the end of training", lambda row: _trained(row, name)))
+        text = LEARNING
     for key, (heading, factor) in FURTHER.items():
         values = [value for row in rows for value in accuracy.by_seed(row.measurement(name), key).values()]
         if key == "coverage" and values and min(values) == 1:
-            text = "Every test video could be decoded."
+            text = f"{text} Every test video could be decoded.".strip()
         elif values:
             columns.append((heading, lambda row, key=key, factor=factor: _mean_of(row, name, key, factor)))
     if any(row.measurement(name).details.get("params") for row in rows):
@@ -274,6 +300,13 @@ def _further_part(table: AblationTable, name: str, rows: list[Row]) -> list[str]
     table_ = [table_lines(rows, columns)] if len(columns) > 1 else []
     head = [f"##### The same runs in other figures{' (means over seeds)' if several else ''}"] if table_ else []
     return [*head, *table_, *([text] if text else [])]
+
+
+def _trained(row: Row, name: str) -> str:
+    found = accuracy.learning(row.measurement(name))
+    if found is None:
+        return MISSING
+    return f"{found.train:.1f}, " + ("learnt" if not found.troubles else str(found).rpartition(" (")[0])
 
 
 def _mean_of(row: Row, name: str, key: str, factor: float) -> str:
@@ -308,12 +341,18 @@ def csv_row(table: AblationTable, row: Row, orderings: dict[str, dict[str, Order
             f"{name}_seeds": estimate.seeds if estimate else None,
             **{f"{name}_{key}": details.get(key) for key in ("videos", "data", "frames", "size", "width_factor")},
             f"{name}_epochs": details.get("epochs"),
+            **_csv_learning(name, measured),
             **{f"{name}_{key}": _mean(measured, key) for key in ("top5", "mean_class", "coverage", *accuracy.CONTROLS)},
             **_csv_ordering(name, ordering),
         }
         if accuracy.full_column(table, name):
             cells[f"{name}_verdict"] = str(accuracy.judge_full(table, row, name))
     return cells
+
+
+def _csv_learning(name: str, measured: Any) -> dict[str, Any]:
+    found = accuracy.learning(measured)
+    return {f"{name}_train": found.train if found else None, f"{name}_training": accuracy.learning_word(measured)}
 
 
 def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
@@ -334,4 +373,5 @@ def _csv_ordering(name: str, ordering: Ordering | None) -> dict[str, Any]:
         f"{name}_p_holm": ordering.p_holm if ordering else None,
         f"{name}_published_difference": ordering.published if ordering else None,
         f"{name}_ordering": ordering.kind if ordering else None,
+        f"{name}_more_seeds": ordering.more if ordering else None,
     }

@@ -9,6 +9,7 @@ The columns of `results.csv` are `LONG`, and stay what they are within a schema:
 - `missing`: why there is no value
 - `baseline`, `ratio`, `ratio_low`, `ratio_high`, `verdict`, `noise_floor`: of a cost, against the baseline
 - `published`, `published_unit`, `published_verdict`: what a paper prints beside it, and what became of that
+- `training`: of an accuracy: learnt, unfinished or "has not learnt"
 - device, dtype, kernel, operators, mode, batch, threads, clip, commit: on what it was measured, in words
 """
 
@@ -23,11 +24,11 @@ from reports.statistics import Ratio
 from reports.table import AblationTable, Row
 from reports.text import table_csv
 
-SCHEMA = 1
+SCHEMA = 2
 LONG = (
     "schema", "ablation", "row", "case_id", "measurement", "kind", "unit", "better", "value", "low", "high", "samples",
     "visits", "missing", "baseline", "ratio", "ratio_low", "ratio_high", "verdict", "noise_floor", "published",
-    "published_unit", "published_verdict", *FACTS,
+    "published_unit", "published_verdict", "training", *FACTS,
 )  # fmt: skip
 PUBLISHED = {"flops": "published_flops_g", "params": "published_params_m"}  # the CSV's names, with the unit
 
@@ -52,6 +53,7 @@ def _long_line(table: AblationTable, row: Row, measured: Measurement) -> dict[st
     if measured.kind == "scored":
         estimate = accuracy.accuracy(measured)
         line["value"], interval = (estimate.value, estimate.interval) if estimate else (None, None)
+        line["training"] = accuracy.learning_word(measured)
         column, judged = accuracy.full_column(table, name), accuracy.judge_full(table, row, name)
     else:
         line["value"], interval = row.value(name), row.interval(name) if measured.ran else None

@@ -14,15 +14,15 @@ from typing import Any
 
 from records.record import Measurement, Visit
 from reports import means, quantities
+from reports.learning import trouble
 from reports.statistics import Interval
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Columns, Notes, counted, table_lines
 
 SURE = 80.0  # percent of the queries within reach, from which on a failure is the scheme's own
 HALF = 0.5  # of the way from chance to what is allowed: below it a value of the dial counts as failed
-STEEP = 5.0  # percentage points gained in the last tenth of a training, beyond chance: it would have gone on
+LEARNABLE = 95.0  # percent that full attention has at the easy end of a question, or the question proves nothing
 NEAR_NONE = 10.0  # percent of the queries within reach, up to which nothing is there to be learnt
-NOT_LEARNT, UNFINISHED = "has not learnt", "unfinished"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def names(table: AblationTable) -> list[str]:
 
 
 def points(measured: Measurement | None) -> list[Point]:
-    """Accuracies at the values of a dial; the 95 % interval is the wider of Student's (seeds) and Wilson's (maps)."""
+    """Accuracies at the values of a dial with 95 % intervals, over seeds and maps."""
     if measured is None or not measured.samples:
         return []
     by_seed = [_detail(measured, visit, "by_dial") for visit in measured.visits]
@@ -67,12 +67,11 @@ def points(measured: Measurement | None) -> list[Point]:
     answered = []
     for place, value in enumerate(measured.details["values"]):
         samples = [seed[place] for seed in by_seed]
-        share = means.share_interval(min(1.0, fmean(samples) / 100), tested)
-        low, high = 100 * share.low, 100 * share.high
-        if len(samples) > 1:  # all seeds are asked about the same maps, so that theirs is the least that is not known
-            over_seeds = means.mean_interval(samples)
-            low, high = max(0.0, min(low, over_seeds.low)), min(100.0, max(high, over_seeds.high))
-        interval = Interval(fmean(samples), low, high)
+        if len(samples) > 1:  # all seeds are asked about the same maps, so that their number is the most that is known
+            share = means.mean_share_interval([sample / 100 for sample in samples], tested, tested)
+        else:
+            share = means.share_interval(samples[0] / 100, tested)
+        interval = Interval(fmean(samples), 100 * share.low, 100 * share.high)
         answered.append(Point(value, interval, measured.details["reach"][place], measured.details["chance"]))
     return answered
 
@@ -84,13 +83,8 @@ def _detail(measured: Measurement, visit: Visit, key: str) -> Any:
 def trained(measured: Measurement) -> tuple[float, str | None]:
     """The accuracy at the end of the trainings, over all seeds, and what is the matter with them, in words."""
     curves = [_detail(measured, visit, "curve") for visit in measured.visits]
-    end, before = (fmean(curve[place] for curve in curves) for place in (-1, -2))
-    maps = measured.details["last_maps"] * len(curves)
-    low = 100 * means.share_interval(end / 100, maps).low
-    if low <= measured.details["chance"]:
-        return end, NOT_LEARNT
-    noise = 100 * (2 * 0.25 / maps) ** 0.5
-    return end, UNFINISHED if end - before > max(STEEP, 2 * noise) else None
+    curve = [fmean(part) for part in zip(*curves, strict=True)]
+    return curve[-1], trouble(curve, measured.details["last_maps"] * len(measured.visits), measured.details["chance"])
 
 
 def columns(table: AblationTable, notes: Notes) -> Columns:
@@ -130,6 +124,55 @@ def findings(table: AblationTable) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class Controls:
+    """What proves the questions: by name of the question, the accuracy of full attention at the easy end, and the
+    largest lower end of an interval of a row that reaches nothing, with chance."""
+
+    oracle: dict[str, float]
+    nothing: dict[str, tuple[float, float]]
+
+    @property
+    def unlearnt(self) -> list[str]:
+        """Questions that full attention, which reaches all, does not learn: no failure in them says anything."""
+        return [name for name, value in self.oracle.items() if value < LEARNABLE]
+
+    @property
+    def given_away(self) -> list[str]:
+        """Questions that can be answered without their answer within reach."""
+        return [name for name, (low, chance) in self.nothing.items() if low > chance]
+
+
+def controls(table: AblationTable) -> Controls:
+    """Of the rows that were measured: those of full attention alone, and those that reach nothing of a question."""
+    oracle, nothing = {}, {}
+    for name in names(table):
+        measured = [m for row in table.measured if (m := row.measurement(name)) and m.samples]
+        full = [points(m)[0].accuracy.value for m in measured if set(m.details["blocks"]) == {"full"}]
+        oracle |= {name: max(full)} if full else {}
+        blind = [point for m in measured if not max(m.details["reach"]) for point in points(m)]
+        nothing |= {name: (max(p.accuracy.low for p in blind), blind[0].chance)} if blind else {}
+    return Controls(oracle, nothing)
+
+
+def _controls_said(table: AblationTable) -> str:
+    found, titles = controls(table), table.quantities()
+    said = []
+    if found.oracle:
+        least = min(found.oracle, key=found.oracle.__getitem__)
+        passed = len(found.oracle) - len(found.unlearnt)
+        said.append(
+            f"full attention, which reaches all, has {LEARNABLE:g} % or more at the easy end of {passed} of "
+            f"{len(found.oracle)} questions (least: {titles[least].title}, {found.oracle[least]:.0f} %)"
+        )
+    if found.nothing:
+        passed = len(found.nothing) - len(found.given_away)
+        said.append(f"rows that reach nothing of a question are at chance in {passed} of {len(found.nothing)}")
+    said += [f"**{titles[name].title} is not learnt even so: its failures say nothing**" for name in found.unlearnt]
+    said += [f"**{titles[name].title} can be answered without attention**" for name in found.given_away]
+    return f"Controls: {'; '.join(said)}." if said else ""
+
+
 def summary(table: AblationTable) -> list[str]:
     """What was learnt, in a line."""
     if not names(table):
@@ -141,7 +184,7 @@ def summary(table: AblationTable) -> list[str]:
     over = "one seed, tried quickly" if max(seeds, default=0) < 2 else counted(max(seeds), "seed")
     return [
         f"Probes ({over}): every question to the end of its dial is answered by {', '.join(passed) or 'no row'}; reach "
-        f"and probe disagree {counted(len(disagreements), 'time')}."
+        f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_said(table)}".strip()
     ]
 
 

@@ -1,8 +1,10 @@
 """The accuracy half of a run: budgets, which trainings a table needs, and that nothing is trained twice or lost."""
 
+import csv
 import json
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -165,9 +167,9 @@ def test_a_slip_is_told_before_any_work(words, message, tmp_path, capsys):
 @pytest.mark.parametrize("option", [dict(data_options={"sided": True}), dict(recipe_source="code"), dict(jobs=2)])
 def test_an_option_of_trainings_is_refused_where_nothing_is_trained(option):
     ablation = case.load("pyramid_scales")
-    assert session._setup(ablation, case.Settings(), Training(budget.OFF), True) is None
+    assert session.setup(ablation, case.Settings(), Training(budget.OFF), True) is None
     with pytest.raises(UsageError, match=f"{next(iter(option))} is for accuracy, which is off here"):
-        session._setup(ablation, case.Settings(), Training(budget.OFF, **option), True)
+        session.setup(ablation, case.Settings(), Training(budget.OFF, **option), True)
 
 
 def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys):
@@ -192,6 +194,25 @@ def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys)
     results(tmp_path)[0].unlink()  # as if killed before its end
     assert ran(tmp_path, clips, "seeds=[0,1]") == 0
     assert sum(path.stat().st_mtime_ns != written[path] for path in results(tmp_path)) == 1
+
+
+def test_no_training_that_did_not_learn_is_a_plain_figure(tmp_path, clips, capsys):
+    nothing = ["recipe.optimisation.lr=0", "recipe.optimisation.backbone_lr=0"]
+    assert ran(tmp_path, clips, *nothing, "rows=[1]", "recipe.optimisation.epochs=3") == 0
+    said = capsys.readouterr()
+    folder, name = tmp_path / "temporal_controls", "top1_quick_" + plan.data_slug(str(clips))
+    marked = r"has not learnt \(train \d+ %\)"
+    assert re.search(r"top-1 [\d.]+ % \(has not learnt: train \d+ %\)", said.err)
+    assert re.search(marked, " ".join(said.out.split()))
+    row = next(iter(records(folder.parent)))
+    lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith(f"| {row} ")]
+    assert re.search(rf"\*\*{marked}\*\*", lines[0])
+    for line in (folder / "report.md").read_text().splitlines():  # no accuracy stands anywhere without it
+        assert not re.search(r"\d \([\d.]+–[\d.]+, (one seed|n=\d)\)", line) or "has not learnt" in line
+    of_row = next(csv.DictReader((folder / "table.csv").open(encoding="utf-8")))
+    assert of_row[f"{name}_training"] == "has not learnt"
+    whole = next(line for line in csv.DictReader((tmp_path / "results.csv").open(encoding="utf-8")) if line["training"])
+    assert (whole["measurement"], whole["training"]) == (name, "has not learnt")
 
 
 def test_a_worker_that_is_killed_costs_its_own_row_only(tmp_path, clips, capsys, monkeypatch):

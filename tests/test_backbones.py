@@ -162,6 +162,7 @@ def small_configs(draw) -> PyramidConfig:
         in_channels=draw(st.integers(1, 4)),
         mlp_ratio=draw(st.sampled_from([1, 2.5, 4])),
         patch=[draw(size), draw(size), draw(size)],
+        stem=draw(st.sampled_from(["patch", "convolutions"])),
         temporal_pooling=[draw(st.integers(1, 3)) for _ in range(count - 1)],
         downsampling=draw(st.sampled_from(["conv", "merge"])),
         position=draw(st.sampled_from(["peg", "none"])),
@@ -175,6 +176,16 @@ def test_closed_form_equals_counter(config, num_classes):
     model = on_meta(config, num_classes)
     assert model.macs() == counted_macs(config, num_classes)
     assert model.macs(classifier=False) == counted_macs(config, 0)
+
+
+def test_a_stem_is_named_where_it_is_not_the_papers():
+    """Names of cases and runs of before there was a choice stay what they were."""
+    assert "stem" not in SMALL.to_dict()
+    other = SMALL.changed({"stem": "convolutions"})
+    assert backbones.read_config(other.to_dict()) == other
+    one, two = (backbones.create(config, 5) for config in (SMALL, other))
+    assert one.grids == two.grids
+    assert two(torch.randn(1, 3, *SMALL.clip)).shape == (1, 5)
 
 
 # Shapes and values
@@ -448,6 +459,7 @@ def test_unknown_names_are_told_the_nearest(changes, message):
         ({"depths": [2, 2, 0, 2]}, "depths .* is not a list of positive integers"),
         ({"clip": [32, 224]}, "clip .* is not three positive integers"),
         ({"downsampling": "mrge"}, "did you mean 'merge'"),
+        ({"stem": "convolution"}, "did you mean 'convolutions'"),
         ({"position": "rel"}, "allowed: none, peg, relative"),
         ({"position_kernel": [3, 2, 3]}, "must be odd"),
         ({"drop_path": 1.0}, "drop_path 1.0 is not a number at least 0 and below 1"),

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from backbones.pyramid import DUALFORMER, VIDEO_SWIN
 from harness.spec import recipe as recipes
 from harness.spec.recipe import Optimisation, TokenLabels
 from harness.training import optimizer as optim
+from harness.training import state
 from harness.training.token_labels import TokenLabelled
 
 GROUPS = ("paper", "code", "plain")
@@ -32,6 +34,44 @@ def settings_of(model, groups, **changes):
     """name -> (learning rate, decay)."""
     made = optim.parameter_groups(model, Optimisation(groups=groups, **{**RATES, **changes}))
     return {name: (group["lr"], group["weight_decay"]) for group in made for name in group["names"]}
+
+
+def test_muon_steps_the_matrices_of_the_backbone_and_adamw_the_rest():
+    """One optimizer to all who use it: its rates are set together, and its state is saved and gone on with by name."""
+    settings = Optimisation(groups="plain", muon=4.0, backbone_lr=1e-3, lr=2e-3)
+
+    def learner():
+        torch.manual_seed(0)
+        model = nn.Sequential(OrderedDict(body=nn.Linear(6, 6), norm=nn.LayerNorm(6), classifier=nn.Linear(6, 3)))
+        return model, optim.optimizer(model, settings)
+
+    def step(model, optimizer):
+        model(torch.arange(24.0).reshape(4, 6)).square().mean().backward()
+        optim.set_lr(optimizer, 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model, optimizer = learner()
+    matrices, *_ = optimizer.param_groups
+    assert [id(p) for p in matrices["params"]] == [id(model.body.weight)]
+    assert matrices["initial_lr"] == 4e-3
+    before = model.body.weight.detach().clone()
+    step(model, optimizer)
+    moved = (model.body.weight.detach() - before) / (0.5 * 4e-3)
+    # Orthogonal, as Newton and Schulz come near to it, times 0.2 sqrt(6): the size of a step of AdamW.
+    singular = torch.linalg.svdvals(moved + settings.weight_decay * before) / (0.2 * 6**0.5)
+    assert singular.max() < 1.3
+    saved = state.optimizer_state(model, optimizer)
+    assert saved.keys() == dict(model.named_parameters()).keys()
+    again, other = learner()
+    again.load_state_dict(model.state_dict())
+    state.load_optimizer_state(again, other, saved)
+    for pair in ((model, optimizer), (again, other)):
+        step(*pair)
+    for one, two in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="goes with the optimizer 'adamw'"):
+        Optimisation(muon=4.0, optimizer="sgd")
 
 
 @pytest.mark.parametrize("scheme", attention_zoo.schemes.names())

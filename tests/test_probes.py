@@ -12,7 +12,7 @@ from harness.probes.tasks import TASKS
 from harness.probes.train import FULL, QUICK, Block, Effort, train
 from harness.spec import case
 from records.record import MANIFEST, Record, read_record, write_manifest, write_record
-from reports import build, probes, table
+from reports import build, learning, probes, table
 
 NO_MIXING = [Block("local_window", {"window": [1, 1, 1]})] * 2
 BRIEF = Effort(steps=20, batch=8, tested=64)
@@ -24,7 +24,7 @@ def folder_of(folder, **answers):
     for row, of_tasks in answers.items():
         details = {"machine": "cpu"}
         measured = [
-            metric.measured(name, [Block("full")] * 2, 1, BRIEF, answer, details) for name, answer in of_tasks.items()
+            metric.measured(name, [Block(row)] * 2, 1, BRIEF, answer, details) for name, answer in of_tasks.items()
         ]
         record = Record(
             f"{row}-0", "probes", row, {"clip": {"frames": 8, "size": 64}}, {one.name: one for one in measured}
@@ -136,6 +136,25 @@ def test_what_sees_more_than_it_states_is_told_too(tmp_path):
     ]
 
 
+def test_a_question_is_held_to_its_controls(tmp_path):
+    """Full attention has to learn it, and what reaches nothing has to guess."""
+    solved = {"curve": [100.0] * 10, "by_dial": [100.0] * 5, "reach": [100.0] * 5}
+    guessed = {"curve": [12.5] * 10, "by_dial": [12.5] * 5, "reach": [0.0] * 5}
+    good = table.load(folder_of(tmp_path / "good", full={"space": solved}, nothing={"space": guessed}))
+    assert (probes.controls(good).unlearnt, probes.controls(good).given_away) == ([], [])
+    assert (
+        "95 % or more at the easy end of 1 of 1 questions (least: recall in space, 100 %); rows that "
+        in (probes.summary(good)[0])
+    )
+    half = solved | {"by_dial": [91.0] * 5}
+    bad = table.load(
+        folder_of(tmp_path / "bad", full={"space": half}, nothing={"space": guessed | {"by_dial": [40.0] * 5}})
+    )
+    assert probes.controls(bad).unlearnt == probes.controls(bad).given_away == ["probe_space"]
+    assert "**recall in space is not learnt even so" in probes.summary(bad)[0]
+    assert "**recall in space can be answered without attention**" in probes.summary(bad)[0]
+
+
 def test_a_training_that_did_not_learn_or_was_not_done_is_never_a_plain_figure(tmp_path):
     still = train(TASKS["time"], [Block("full")] * 2, 1, Effort(steps=20, batch=16, rate=0.0, tested=64))
     climbing = {"curve": [12.0] * 8 + [20.0, 70.0], "by_dial": [70.0] * 5, "reach": [100.0] * 5}
@@ -143,10 +162,10 @@ def test_a_training_that_did_not_learn_or_was_not_done_is_never_a_plain_figure(t
     folder = folder_of(tmp_path, still={"time": still}, climbing={"time": climbing}, done={"time": done})
     build.build(folder)
     cells = {line.split(" | ")[0][2:]: line for line in reversed((folder / "report.md").read_text().splitlines())}
-    assert f"{probes.NOT_LEARNT} (train " in cells["still"]
-    assert f"{probes.UNFINISHED} (train 70)" in cells["climbing"]
-    assert probes.NOT_LEARNT not in cells["done"]
-    assert probes.UNFINISHED not in cells["done"]
+    assert f"{learning.NOT_LEARNT} (train " in cells["still"]
+    assert f"{learning.UNFINISHED} (train 70)" in cells["climbing"]
+    assert learning.NOT_LEARNT not in cells["done"]
+    assert learning.UNFINISHED not in cells["done"]
 
 
 def test_a_grid_that_a_scheme_refuses_is_a_reason_and_not_a_failure():

@@ -170,6 +170,26 @@ def test_what_a_stop_interrupts_goes_on(data, tmp_path, values):
     assert_same(left(whole.folder), left(parts.folder))
 
 
+def test_a_training_goes_on_until_its_curve_is_flat_and_after_a_stop_as_if_there_was_none(data, tmp_path):
+    """Without a learning rate nothing rises, so that the second course is the last; a stop falls into that one."""
+    still = recipe(epochs=1.0, lr=0.0, backbone_lr=0.0)
+    whole = train(job(data, tmp_path / "whole", chosen=still, until_flat=True))
+    assert (whole.steps, whole.epochs) == (6, 2)  # three steps, and as many again
+    assert [course["end"] for course in whole.training["courses"]] == [3]
+    assert whole.trouble == "has not learnt"
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert rates[:3] == rates[3:]
+    learning = replace(still, optimisation=replace(still.optimisation, lr=2e-3, backbone_lr=1e-3))
+    settings = dict(chosen=learning, until_flat=True)
+    train(job(data, tmp_path / "learning", **settings))
+    steps = iter([False] * 3 + [True])
+    with pytest.raises(Stopped):
+        train(job(data, tmp_path / "stopped", **settings), stop=lambda: next(steps))
+    train(job(data, tmp_path / "stopped", **settings))
+    assert_same(left(tmp_path / "learning"), left(tmp_path / "stopped"))
+    assert train(job(data, tmp_path / "short", chosen=still, until_flat=True, minutes=1e-6)).steps == 3
+
+
 def test_two_newest_checkpoints_and_the_best_are_kept(data, tmp_path):
     chosen = job(data, tmp_path / "run", save_every_seconds=0, **SETTINGS)
     result = train(chosen)

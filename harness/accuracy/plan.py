@@ -22,6 +22,7 @@ from harness.datasets import DataError
 from harness.datasets.several import chosen
 from harness.spec.budget import NOMINAL_FRAMES, shrunk
 from harness.spec.case import Ablation, Entry
+from harness.spec.names import AUTO
 from harness.spec.reader import UsageError
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
@@ -91,7 +92,9 @@ def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, 
     Raises: UsageError naming the row whose model or recipe cannot be trained so.
     """
     planned: list[Task] = []
-    for seed in setup.training.seeds or setup.budget.seeds:
+    seeds = setup.training.seeds or setup.budget.seeds
+    assert seeds != AUTO  # `power.settled` has made numbers of it
+    for seed in seeds:
         by_row: dict[str, Task] = {}
         for entry in entries:
             name = entry.row.training.get(TEACHER)
@@ -177,6 +180,8 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         controls=setup.budget.controls and SET not in row.training,  # they are of all sets together
         data_options=setup.training.data_options,
         test_split="test" if built_in else "val",
+        until_flat=setup.training.epochs == AUTO,
+        minutes=setup.minutes,
     )
     job = Job(
         model=entry.case.model,
@@ -233,6 +238,8 @@ def _recipe(ablation: Ablation, entry: Entry, setup: Setup) -> Recipe:
     changes |= {k.removeprefix("recipe."): v for k, v in row.training.items() if k.startswith("recipe.")}
     if TEACHER in row.training and recipe.token_labels is None:
         changes["token_labels.teacher"] = row.training[TEACHER]
+    if training.epochs not in (None, AUTO):
+        changes["optimisation.epochs"] = training.epochs
     return recipe.changed(changes | training.recipe_changes)
 
 

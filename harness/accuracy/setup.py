@@ -24,6 +24,7 @@ class Setup:
     dtype: str | None = None
     kernel: str = "auto"
     threads: int = 1
+    minutes: float | None = None  # of one training that goes on until its curve is flat
 
     @property
     def data_name(self) -> str:

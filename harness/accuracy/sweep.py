@@ -30,6 +30,7 @@ from harness.evaluation.predictions import Predictions
 from harness.evaluation.scores import by_views
 from harness.progress import duration, line
 from harness.spec.case import Ablation, Entry, case_id
+from harness.spec.names import AUTO
 from harness.spec.reader import UsageError
 from harness.store import Store
 from harness.training.job import Job, Result
@@ -146,7 +147,7 @@ class Trainings:
         return (
             f"{self.ablation.name}: accuracy={self.setup.budget.name} on {self.setup.data_name}: {progress}"
             f"{len(missing)} to train ({job.recipe.sampling.frames} frames x {job.recipe.augmentation.size} px, "
-            f"{job.recipe.optimisation.epochs:g} epochs, seeds {seeds})"
+            f"{job.recipe.optimisation.epochs:g} epochs{' and on until flat' if job.until_flat else ''}, seeds {seeds})"
         )
 
 
@@ -164,7 +165,7 @@ def _measurement(setup: Setup, tasks: list[Task], results: dict[int, Result], wh
         "published_recipe": (setup.training.recipe or setup.budget.recipe) is None,  # else a shorter one of ours
         "recipe_source": setup.training.recipe_source,
         "recipe_digest": some[0].recipe if some else None,
-        "epochs": job.recipe.optimisation.epochs,
+        "epochs": AUTO if job.until_flat else job.recipe.optimisation.epochs,
         "batch_size": job.recipe.optimisation.batch_size,
         "frames": job.recipe.sampling.frames,
         "size": job.recipe.augmentation.size,
@@ -172,6 +173,7 @@ def _measurement(setup: Setup, tasks: list[Task], results: dict[int, Result], wh
         "order": job.order,
         "width_factor": setup.budget.width,
         "depth": setup.budget.depth,
+        "stem": job.config.get("stem", "patch"),
         "widths": sizes["widths"],
         "depths": sizes["blocks"],
         "classes": job.sets[scored_set] if scored_set else job.classes,
@@ -214,6 +216,11 @@ def _visit(task: Task, result: Result) -> Visit:
         "seconds": result.seconds["total"],
         **{order: control["top1"]["value"] for order, control in result.controls.items()},
     }
+    if task.job.until_flat:
+        details["epochs_trained"] = result.epochs
+    if result.training:
+        details |= {"train_curve": result.training["curve"], "train_clips": result.training["clips"]}
+        details["chance"] = result.training["chance"]
     return Visit((scores["top1"]["value"],), details=details)
 
 
@@ -253,7 +260,8 @@ def _outcome(done: pool.Done) -> str:
     result = None if done.failure else done.task.result()
     if result is None:
         return done.failure or "no result was left"
-    return f"top-1 {result.top1:.1f} % in {duration(result.seconds['total'])}"
+    wrong = f" ({result.trouble}: train {result.training['curve'][-1]:.0f} %)" if result.trouble else ""
+    return f"top-1 {result.top1:.1f} %{wrong} in {duration(result.seconds['total'])}"
 
 
 def _state(in_work: list[Task], finished: int, total: int, spent: float) -> str:

@@ -112,7 +112,7 @@ def train(
 
 def _places(n: int) -> Float[Tensor, "n d"]:
     """Of an axis, as they begin: each its own direction, and one along which all are in order, so that two compare."""
-    return 0.5 * (torch.randn(n, DIM) + torch.linspace(-1.5, 1.5, n)[:, None] * torch.randn(DIM))
+    return 0.5 * (torch.randn(n, DIM) + torch.linspace(-3.0, 3.0, n)[:, None] * torch.randn(DIM))
 
 
 def _warm_then_cosine(done: float) -> float:

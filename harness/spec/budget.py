@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic import dataclasses as checked
@@ -37,7 +37,10 @@ class Training:
     Args:
         budget: name of a budget; None: as each ablation, "off": nothing is trained.
         data: name of a data set or a folder, `root`: where its files are; None: as the budget.
-        seeds: one training of each row for each of them; None: as the budget.
+        seeds: one training of each row for each of them; None: as the budget; "auto": as many as `difference` takes.
+        difference: what "auto" seeds shall tell, in percentage points.
+        within: minutes that all trainings of the run may take, for "auto" seeds and "auto" epochs.
+        epochs: instead of the recipe's; "auto": as many as make the training curve flat.
         recipe: name of a recipe; None: as the budget or the row.
         jobs: trainings side by side; None: one per device, or per core of a CPU.
         cluster: hands the trainings to a queue, see `harness.accuracy.cluster`.
@@ -47,7 +50,10 @@ class Training:
     data: str | None = None
     root: str | None = None
     data_options: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | Literal["auto"] | None = None
+    difference: float | None = None
+    within: float | None = None
+    epochs: float | Literal["auto"] | None = None
     recipe: str | None = None
     recipe_source: str = "paper"
     recipe_changes: dict[str, Any] = field(default_factory=dict)
@@ -66,9 +72,12 @@ class Budget:
         seeds: one training each. Rows of the same seed see the same clips in the same order.
         width: factor on the widths and heads of a model.
         depth: the most blocks of a stage; None for as many as there are.
+        stem: of models that have a choice, see `backbones.pyramid`; None for their own.
         preload: decode the data set once, into memory.
         controls: test the weights with frames shuffled and with a single frame too.
         dtype: number format of autocast on a GPU; on a CPU it is float32.
+        recorded: of the default row on its own data, for plans where no record is at hand: the "spread" over seeds in
+            percentage points, the test "videos", and the "seconds" of a training on one core or GPU.
         meaning: one sentence for the help and the reports.
     """
 
@@ -79,9 +88,11 @@ class Budget:
     seeds: Seeds = (0,)
     width: Factor = 1.0
     depth: Count | None = None
+    stem: Literal["convolutions"] | None = None
     preload: Flag = False
     controls: Flag = True
     dtype: Dtype = "float32"
+    recorded: dict[Literal["spread", "videos", "seconds"], Number] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -103,4 +114,5 @@ def shrunk(config: Config, budget: Budget, recipe: Recipe) -> Config:
     """A row's model as a budget trains it: narrower and shallower, for the clips, drop path and dropout of a recipe."""
     size = recipe.augmentation.size
     rates = {name: rate for name in ("drop_path", "dropout") if (rate := getattr(recipe, name)) is not None}
-    return config.shrunk(budget.width, budget.depth, (recipe.sampling.frames, size, size)).changed(rates)
+    stem = {"stem": budget.stem} if budget.stem and hasattr(config, "stem") else {}
+    return config.shrunk(budget.width, budget.depth, (recipe.sampling.frames, size, size)).changed(rates | stem)

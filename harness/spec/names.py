@@ -92,3 +92,4 @@ Recipe = one_of("recipe", _names_in("harness.spec.recipe"), "a name in harness/c
 Budget = one_of("budget", _names_in("harness.spec.budget", OFF))
 Suite = one_of("suite", _names_in("harness.spec.suite"))
 Seeds = Annotated[tuple[Whole, ...], AfterValidator(_different), Meaning("a list of whole numbers from 0, as [0,1,2]")]
+SeedsOrAuto = Seeds | Literal["auto"]

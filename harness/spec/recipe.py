@@ -56,12 +56,13 @@ class Optimisation:
         clip_norm: the largest norm of the gradient of all parameters; None for no clipping.
         milestones: epochs.
         momentum, nesterov: of "sgd".
+        muon: beside "adamw": Muon steps the matrices of the backbone, at so many times `backbone_lr`; 0 for not.
     """
 
     epochs: Positive = 30.0
     batch_size: Count = 64
-    lr: Positive = 1e-3
-    backbone_lr: Positive = 1e-4
+    lr: FromZero = 1e-3  # 0 is a control: what a table says of a training that cannot learn
+    backbone_lr: FromZero = 1e-4
     groups: Groups = "paper"
     weight_decay: FromZero = 0.02
     betas: tuple[Part, Part] = (0.9, 0.999)
@@ -76,8 +77,11 @@ class Optimisation:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: Part = 0.9
     nesterov: Flag = True
+    muon: FromZero = 0.0
 
     def __post_init__(self):
+        if self.muon and self.optimizer != "adamw":
+            raise ValueError(f"muon {self.muon:g} goes with the optimizer 'adamw', not {self.optimizer!r}; give muon=0")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {list(self.milestones)} are not growing numbers of epochs, such as [11, 14]")
         if (self.schedule == "step") != bool(self.milestones):
@@ -335,7 +339,7 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
     """The paths of what a published recipe leaves to our defaults, where that means something for its run."""
     sections = {name: values.get(name) or {} for name in SECTIONS}
     optimisation, mixing = sections["optimisation"], sections["mixing"]
-    silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror", "many_sets.sets"}
+    silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror", "optimisation.muon", "many_sets.sets"}
     if optimisation.get("schedule") == "step":
         silent |= {"optimisation.end_lr"}
     else:

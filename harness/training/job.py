@@ -19,13 +19,14 @@ from harness.spec.options import option
 from harness.spec.reader import Count, Flag, FromZero, Positive, Whole
 from harness.spec.recipe import ManySets, Recipe
 from harness.spec.sampling import Order
+from reports.learning import trouble
 
 Strategy = Literal["auto", "single", "ddp", "fsdp"]
 # What may change between two starts of one run: its weights do not depend on these, beyond the rounding of sums.
 # (Data and initial weights are told apart by their content, see `harness.training.folder`.)
 FREE = (
     "folder", "root", "workers", "threads", "preload", "save_every_seconds", "log_every", "tensorboard", "controls",
-    "strategy", "activation_checkpointing", "evaluate_every", "checkpoint",
+    "strategy", "activation_checkpointing", "evaluate_every", "checkpoint", "minutes",
 )  # fmt: skip
 WORDS = (
     "source",
@@ -77,6 +78,10 @@ class Settings:
     inflate: Flag = option(False, "the initial weights are of an image model")
     activation_checkpointing: Flag = option(False, "recompute activations in the backward pass: less memory")
     evaluate_every: Positive | None = option(None, "epochs between evaluations; none: at the end only")
+    until_flat: Flag = option(
+        False, "go on, each time for as many epochs as before and with the schedule anew, until the curve is flat"
+    )
+    minutes: Positive | None = option(None, "with until_flat: nothing is begun that would end later; none: no limit")
     max_steps: Count | None = option(None, "end after so many steps of the recipe's schedule")
     save_every_seconds: FromZero = option(300.0, "longest time between checkpoints")
     log_every: Count | None = option(None, "steps per line of log.jsonl; none: about 20 lines per epoch")
@@ -130,8 +135,12 @@ class Job(Settings):
         raw["recipe"] = {key: value for key, value in raw["recipe"].items() if key not in WORDS}
         if not raw["recipe"]["augmentation"]["mirror"]:  # the runs of before there was this choice are without it
             raw["recipe"]["augmentation"].pop("mirror")
+        if not raw["recipe"]["optimisation"]["muon"]:
+            raw["recipe"]["optimisation"].pop("muon")
         if raw["trainable"] == "all":  # nor had they this one
             raw.pop("trainable")
+        if not raw["until_flat"]:
+            raw.pop("until_flat")
         if raw["recipe"]["token_labels"]:
             raw["recipe"]["token_labels"].pop("checkpoint")
         raw["recipe"]["many_sets"] = asdict(self.many_sets)
@@ -155,7 +164,9 @@ class Result:
 
     `scores` is `Scores.to_dict()` of the final evaluation; of several data sets, each video is answered among the
     classes of its own. `controls` the same of the same weights with the frames "shuffled" and with a "single" frame
-    repeated. `seconds`: "train", "evaluate", "total" (over all starts of the run).
+    repeated. `training` holds the "curve" of the training (percentages of its clips answered right before they were
+    learnt from, in ten parts of as many steps), how many "clips" the last part had, and "chance", what always answering
+    the commonest class gives. `seconds`: "train", "evaluate", "total" (over all starts of the run).
     """
 
     scores: dict[str, Any]
@@ -177,6 +188,13 @@ class Result:
     history: list[dict[str, Any]] = field(default_factory=list)  # evaluations during training
     trained: int | None = None  # parameters that learn, where some are frozen
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of several data sets the scores of each
+    training: dict[str, Any] = field(default_factory=dict)  # empty in results of before it was kept
+
+    @property
+    def trouble(self) -> str | None:
+        """What is the matter with the training, in words; None where it learnt, or nothing is known."""
+        kept = self.training
+        return trouble(kept["curve"], kept["clips"], kept["chance"]) if kept else None
 
     @property
     def top1(self) -> float:

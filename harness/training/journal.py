@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,6 @@ from harness.training import start, state
 from harness.training.distributed import Group
 from harness.training.folder import LOG
 from harness.training.job import Job, Result, TrainingError, digest
-from harness.training.optimizer import lr_factor
 from harness.training.start import Schedule
 from harness.training.state import storing
 from records import provenance
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 WATCHED = 20  # steps whose mean loss is compared with that of guessing
 DIVERGED = 4.0  # times the loss of guessing
+LEARNT, FLAT = 99.0, 2.0  # percent of the clips right at the end of a course; percentage points that one more adds
+TENTHS = 10  # parts of a training whose shares of right answers are kept
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Counters:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: int | None = None  # the step of the best evaluation
     loss: float = math.nan  # of the last line
+    right: list[list[float]] = field(default_factory=list)  # of each tenth of the steps: sum of shares right, steps
+    courses: list[dict[str, Any]] = field(default_factory=list)  # those that ended without the training: end, top1
 
     @property
     def best_top1(self) -> float:
@@ -132,7 +136,7 @@ class Journal:
 
     def _rate(self, step: int) -> float:
         optimisation = self.job.recipe.optimisation
-        return optimisation.lr * lr_factor(step - 1, self.schedule.per_epoch, optimisation)
+        return optimisation.lr * self.schedule.rate(step - 1, optimisation)
 
     def log(self, board: Board) -> None:
         """One line of log.jsonl; the steps since the last one are done with."""
@@ -140,6 +144,7 @@ class Journal:
         recorded = self.watch()
         counters.recent = [*counters.recent, *(loss for loss, _ in recorded)][-WATCHED:]
         counters.pending = []
+        self._count_right(counters.step - len(recorded), [right for _, right in recorded])
         counters.loss = statistics.fmean(loss for loss, _ in recorded)
         seconds = max(counters.training_seconds, 1e-9)
         mixed = mixing.mixup or mixing.cutmix
@@ -159,13 +164,42 @@ class Journal:
                 if self.line[name] is not None:
                     board.add(name, self.line[name], counters.step)
 
+    def _count_right(self, first: int, shares: list[float]) -> None:
+        """Adds the shares of right answers of the steps from `first` on (from 0) to their tenths of the course."""
+        tenths = self.counters.right
+        tenths += [[0.0, 0] for _ in range(TENTHS - len(tenths))]
+        for step, share in enumerate(shares, first):
+            done, length = self.schedule.place(step)
+            of_tenth = tenths[done * TENTHS // length]
+            of_tenth[0] += share
+            of_tenth[1] += 1
+
+    def goes_on(self) -> bool:
+        """At the end of a course: whether another one, of as many steps as all so far, is worth it and fits.
+
+        It is while the share of right answers at the end still rose by more than chance makes of the course before, or
+        is far from its top; and where the training has no more than half of its minutes behind it.
+        """
+        counters, job = self.counters, self.job
+        share, steps = [of_part for of_part in counters.right if of_part[1]][-1]
+        end, noise = 100 * share / steps, 200 * (2 * 0.25 / (steps * job.recipe.optimisation.batch_size)) ** 0.5
+        before = counters.courses[-1]["top1"] if counters.courses else 0.0
+        if end >= LEARNT or (counters.courses and end - before < max(FLAT, noise)):
+            return False
+        spent = counters.training_seconds + counters.evaluating_seconds
+        if job.minutes is not None and 2 * spent > 60 * job.minutes:
+            return False
+        counters.courses.append({"end": counters.step, "top1": round(end, 2)})
+        counters.right = []
+        return True
+
     def in_words(self, seconds_per_step: float) -> str:
         """The last line as a person reads it."""
         last, remaining = self.line, (self.schedule.last - self.counters.step) * seconds_per_step
         accuracy = "" if last["top1"] is None else f", top-1 {last['top1']:.1f} %"
-        epochs = self.job.recipe.optimisation.epochs
+        epochs = self.schedule.last / self.schedule.per_epoch
         return (
-            f"epoch {last['epoch']:.2f}/{epochs:g}, step {last['step']}/{self.schedule.last}: "
+            f"epoch {last['epoch']:.2f}/{epochs:.4g}, step {last['step']}/{self.schedule.last}: "
             f"loss {last['loss']:.3f}{accuracy}, lr {last['lr']:.2g}, {last['clips_per_second']:.1f} clips/s, "
             f"{100 * last['data_wait']:.0f} % waiting for data"
             + (f", about {duration(remaining)} left" if remaining else "")
@@ -182,12 +216,16 @@ def outcome(
     sets: dict[str, Predictions],
     *,
     content: dict[str, Any],
+    labels: list[list[int]],
     kernel: str,
     model: Backbone,
     seconds: float,
 ) -> Result:
     """What result.json holds. `sets`: predictions of each of several data sets, of which `predictions` are all.
-    `content`: digests of the data, by split; `seconds`: of all starts of the run."""
+
+    `content`: digests of the data, by split; `labels`: of what is trained on, by data set; `seconds`: of all starts of
+    the run.
+    """
     scores, device = score(predictions), str(group.device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     train_seconds, test_seconds = counters.training_seconds, counters.evaluating_seconds
@@ -221,4 +259,17 @@ def outcome(
         },
         history=counters.history,
         sets={name: score(set_predictions).to_dict() for name, set_predictions in sets.items()},
+        training=_learning(job, counters, labels),
     )
+
+
+def _learning(job: Job, counters: Counters, labels: list[list[int]]) -> dict[str, Any]:
+    """What `Result.training` says."""
+    tenths = [(share, steps) for share, steps in counters.right if steps]  # a run of few steps has fewer parts
+    commonest = sum(max(Counter(of_set).values()) for of_set in labels) / sum(map(len, labels))
+    return {
+        "curve": [round(100 * share / steps, 2) for share, steps in tenths],
+        "clips": tenths[-1][1] * job.recipe.optimisation.batch_size,
+        "chance": round(100 * max(commonest, 1 / job.classes), 3),
+        **({"courses": counters.courses} if job.until_flat else {}),
+    }

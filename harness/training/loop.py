@@ -125,6 +125,9 @@ class _Run:
         job, counters = self.job, self.counters
         if counters.step < self.schedule.last:
             self._train()
+        while job.until_flat and self.group.agreed(self.journal.goes_on() if self.group.first else None):
+            self.schedule.ends.append(2 * self.schedule.last)
+            self._train()
         predictions = self._evaluated(job.order, PREDICTIONS)
         controls = {}
         if job.controls:
@@ -135,8 +138,9 @@ class _Run:
             whole = {order: together(by_set) for order, by_set in ({job.order: predictions} | controls).items()}
             result = outcome(
                 job, self.schedule, self.group, counters, whole.pop(job.order), whole,
-                predictions if job.sets else {}, content=self.content, kernel=self.kernel, model=self.model,
-                seconds=self._seconds(),
+                predictions if job.sets else {}, content=self.content,
+                labels=[[item.label for item in one.items] for one in self.training], kernel=self.kernel,
+                model=self.model, seconds=self._seconds(),
             )  # fmt: skip
             with storing(job.folder):
                 write_json(result.to_dict(), job.folder / RESULT)
@@ -195,6 +199,7 @@ class _Run:
         if newest is not None:
             saved = state.load(newest, self.model)
             counters = Counters(**saved["counters"])
+            self.schedule.ends.extend([2 ** (n + 1) * self.schedule.last for n in range(len(counters.courses))])
             if not self.group.first:  # what the processes have counted together is the first one's now
                 counters.replaced = 0
             state.load_heads(self.trained, self.model, saved["heads"])

@@ -52,14 +52,19 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
     - "code": the rules of the released configurations (`RELEASED_RULES`), as they act.
     - "plain": rates as in "paper"; tensors of one axis (norms, biases) are not decayed.
 
-    Groups of equal rate and decay are one. Raises: ValueError if nothing is to be trained.
+    Matrices that Muon steps are groups of their own, with "muon" true. Else groups of equal rate and decay are one.
+
+    Raises: ValueError if nothing is to be trained.
     """
-    by_settings: dict[tuple[float, float], dict[str, Any]] = {}
+    by_settings: dict[tuple[float, float, bool], dict[str, Any]] = {}
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     for name, parameter in trained:
         rate, decays = _settings(plain_name(name), parameter.ndim, optimisation.groups)
-        key = (getattr(optimisation, rate), optimisation.weight_decay if decays else 0.0)
-        group = by_settings.setdefault(key, {"params": [], "names": [], "lr": key[0], "weight_decay": key[1]})
+        muon = bool(optimisation.muon) and rate == "backbone_lr" and parameter.ndim == 2 and name.endswith(".weight")
+        factor = optimisation.muon if muon else 1.0
+        key = (factor * getattr(optimisation, rate), optimisation.weight_decay if decays else 0.0, muon)
+        of_key = {"params": [], "names": [], "lr": key[0], "weight_decay": key[1]} | ({"muon": True} if muon else {})
+        group = by_settings.setdefault(key, of_key)
         group["params"].append(parameter)
         group["names"].append(name)
     if not by_settings:
@@ -90,7 +95,7 @@ def _settings(name: str, axes: int, groups: str) -> tuple[str, bool]:
 
 
 def optimizer(model: nn.Module, optimisation: Optimisation) -> torch.optim.Optimizer:
-    """AdamW, fused: one pass over the weights, no copies of them; or SGD with momentum.
+    """AdamW, fused: one pass over the weights, no copies of them; with Muon for matrices; or SGD with momentum.
 
     Each group keeps its full rate as "initial_lr"; `set_lr` scales it.
     """
@@ -101,7 +106,31 @@ def optimizer(model: nn.Module, optimisation: Optimisation) -> torch.optim.Optim
         return torch.optim.SGD(
             groups, momentum=optimisation.momentum, nesterov=optimisation.nesterov and optimisation.momentum > 0
         )
-    return torch.optim.AdamW(groups, betas=optimisation.betas, eps=optimisation.eps, fused=True)
+    matrices = [group for group in groups if group.pop("muon", False)]
+    others = [group for group in groups if not any(group is one for one in matrices)]
+    adamw = torch.optim.AdamW(others, betas=optimisation.betas, eps=optimisation.eps, fused=True)
+    if not matrices:
+        return adamw
+    # Orthogonal steps as large as AdamW's, so that its rates and decay keep their meaning.
+    return Side(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"), adamw)
+
+
+class Side(torch.optim.Optimizer):
+    """Optimizers side by side, each with groups of its own, as one that has all groups and the state of all.
+
+    Source of Muon: Jordan et al., 2024, kellerjordan.github.io/posts/muon; of its rate: Liu et al., Muon is Scalable
+    for LLM Training, arXiv:2502.16982, as torch.optim.Muon has them.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: None = None) -> None:
+        for part in self.parts:
+            part.step(closure)
 
 
 def lr_factor(step: int, steps_per_epoch: int, optimisation: Optimisation) -> float:

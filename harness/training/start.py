@@ -28,11 +28,13 @@ from backbones.sets import with_sets
 from harness.clips.rand_augment import INSTALL as RANDAUGMENT_NEEDS
 from harness.cost.build import unavailable
 from harness.datasets import DataSet
+from harness.spec.recipe import Optimisation
 from harness.training import many_sets, token_labels
 from harness.training.distributed import Group
 from harness.training.folder import BACKBONE
 from harness.training.job import Job, TrainingError
 from harness.training.objective import Objective, classification
+from harness.training.optimizer import lr_factor
 from harness.training.state import storing
 
 LINES_PER_EPOCH = 20
@@ -76,15 +78,32 @@ class Schedule:
         micro: clips of a micro-batch.
         parts: micro-batches of one process in a step.
         per_epoch: steps of an epoch.
-        last: the step with which training ends.
+        ends: the steps with which a course of the learning rate ends; the last one is the end of the training.
         every: steps per line of the log.
     """
 
     micro: int
     parts: int
     per_epoch: int
-    last: int
+    ends: list[int]
     every: int
+
+    @property
+    def last(self) -> int:
+        return self.ends[-1]
+
+    def place(self, step: int) -> tuple[int, int]:
+        """How many steps the course of a step (from 0) has before it, and how many in all."""
+        number = sum(step >= end for end in self.ends[:-1])
+        begun = self.ends[number - 1] if number else 0
+        return step - begun, self.ends[number] - begun
+
+    def rate(self, step: int, optimisation: Optimisation) -> float:
+        """What the learning rates are multiplied by at a step (from 0)."""
+        done, length = self.place(step)
+        if length != self.ends[0]:
+            optimisation = replace(optimisation, epochs=length / self.per_epoch)
+        return lr_factor(done, self.per_epoch, optimisation)
 
 
 def data_words(job: Job) -> str:
@@ -112,7 +131,7 @@ def schedule(job: Job, group: Group, count: int) -> Schedule:
         micro=micro,
         parts=parts,
         per_epoch=per_epoch,
-        last=min(steps, job.max_steps or steps),
+        ends=[min(steps, job.max_steps or steps)],
         every=job.log_every or max(1, per_epoch // LINES_PER_EPOCH),
     )
 

@@ -21,7 +21,7 @@ from harness.training.distributed import Group
 from harness.training.job import Job, TrainingError
 from harness.training.journal import Counters
 from harness.training.objective import Batch, Objective
-from harness.training.optimizer import lr_factor, optimizer, set_lr
+from harness.training.optimizer import optimizer, set_lr
 from harness.training.start import Schedule, autocast
 
 DROPOUT, MIXING = 11, 12  # what a random stream is for, beside those of `clips.loading`
@@ -85,7 +85,7 @@ class Learner:
         if optimisation.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.trained.parameters(), optimisation.clip_norm)
-        set_lr(self.optimizer, lr_factor(counters.step, self.schedule.per_epoch, optimisation))
+        set_lr(self.optimizer, self.schedule.rate(counters.step, optimisation))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
