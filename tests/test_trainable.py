@@ -162,16 +162,43 @@ def test_parameters_that_learn_are_counted():
     assert metrics.get("trainable_params").run(dualpath_case("all"))[0].samples[0] == measurement.details["all"]
 
 
+def predicted(trainable, **changes):
+    quiet = SimpleNamespace(case=dualpath_case(trainable, **changes), surroundings=dict)
+    (found,) = metrics.get("predicted_training_memory").run(quiet)
+    return found
+
+
 def test_frozen_parts_have_no_gradients_and_no_state():
     """Of two blocks of the full-size model, from tensors without data."""
-    sizes = {}
-    for trainable in ("all", "adapters"):
-        quiet = SimpleNamespace(case=dualpath_case(trainable, depth=2), surroundings=dict)
-        (predicted,) = metrics.get("predicted_training_memory").run(quiet)
-        sizes[trainable] = predicted.samples[0], predicted.details["parts_bytes"]
+    every, part = (predicted(trainable, depth=2) for trainable in ("all", "adapters"))
     learns = metrics.get("trainable_params").run(dualpath_case("adapters", depth=2))[0].samples[0]
-    assert sizes["adapters"][1]["optstate"] == pytest.approx(8 * learns, rel=1e-3)
-    assert sizes["adapters"][0] < 0.7 * sizes["all"][0]
+    assert part.details["parts_bytes"]["optstate"] == pytest.approx(8 * learns, rel=1e-3)
+    assert part.samples[0] < 0.5 * every.samples[0]
+
+
+@pytest.mark.slow
+def test_adapters_need_a_third_of_the_memory_of_full_tuning():
+    """Of the whole model, a batch of one clip; larger batches need less still."""
+    assert predicted("adapters").samples[0] < predicted("all").samples[0] / 3
+
+
+def test_what_frozen_branches_do_not_keep_changes_no_gradient():
+    """They are run again for the backward pass; with everything learning they are not."""
+    config = backbones.config("dualpath_clip_base_16f").changed(TINY | {"clip": [16, 32, 32], "adapter_dropout": 0.3})
+    found = {}
+    for part in ("all", "adapters"):
+        torch.manual_seed(0)
+        model = backbones.create(config, 3)
+        for adapter in (m for m in model.modules() if type(m).__name__ == "Adapter"):
+            torch.nn.init.normal_(adapter.up_proj.weight, std=0.3)
+        clip = torch.randn(2, 3, 16, 32, 32)
+        backbones.learning(model.double(), part).train()
+        torch.manual_seed(1)
+        model(clip.double()).square().sum().backward()
+        found[part] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert len(found["adapters"]) < len(found["all"])
+    for name, gradient in found["adapters"].items():
+        torch.testing.assert_close(gradient, found["all"][name], rtol=1e-12, atol=1e-12)
 
 
 def test_an_axis_of_parts_makes_rows_and_unknown_parts_are_refused():
