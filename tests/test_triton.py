@@ -191,9 +191,49 @@ def test_sums_of_blocks_and_their_gradients():
     interpreted(BLOCKS)
 
 
+def test_shapes_and_counts_are_known_without_data():
+    interpreted(META, interpret="0")
+
+
 def test_depthwise_convolution_and_its_gradients():
     interpreted(DEPTHWISE)
 
+
+META = """
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from attention_zoo import Grid
+from attention_zoo._pooling_triton import block_sums
+from attention_zoo.kernels._few_keys import few_keys_attend, pyramid_attend
+from attention_zoo.kernels._windows import window_attend
+from attention_zoo.windows import Tiling
+from backbones._depthwise_triton import depthwise
+
+def empty(*shape, **options):
+    return torch.empty(shape, device="meta", requires_grad="dtype" not in options, **options)
+
+tiling = Tiling.fitted(Grid(4, 6, 8), Grid(2, 3, 4), (1, 1, 2))
+qkv, bias, order = empty(2, 4, 6, 8, 96), empty(2, 24, 24), empty(tiling.count, dtype=torch.int32)
+pairs = 2 * tiling.count * 24 * 24 * 32
+with FlopCounterMode(display=False) as counter:
+    y, sums = window_attend(qkv, None, bias, order, 1, 2, list(tiling.padded), list(tiling.window), [1, 1, 2], True)
+    assert (y.shape, sums.shape) == ((2, 4, 6, 8, 32), (2, 4, 6, 8, 2))
+    assert counter.get_total_flops() == 4 * pairs
+    of_qkv, of_bias = torch.autograd.grad(y, (qkv, bias), torch.empty_like(y))
+    assert (of_qkv.shape, of_bias.shape) == (qkv.shape, bias.shape)
+    assert counter.get_total_flops() == 14 * pairs
+x, k, w, b = empty(2, 50, 32), empty(2, 2, 7, 16), empty(32, 32), empty(32)
+for run, flops in ((lambda: pyramid_attend(x, w, b, k, k, w, b), 4 * 100 * 32 * (32 + 7)),
+                   (lambda: few_keys_attend(x, k, k), 4 * 100 * 32 * 7)):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert run().shape == x.shape
+    assert counter.get_total_flops() == flops
+maps, taps = empty(2, 4, 6, 8, 32), empty(32, 1, 3, 3, 3)
+for y in (depthwise(maps, taps, b, True), block_sums(maps, empty(32, 1, 2, 3, 4), b)):
+    (of_maps,) = torch.autograd.grad(y, maps, torch.empty_like(y))
+    assert of_maps.shape == maps.shape
+print("agree")
+"""
 
 COMPILED = """
 import re, subprocess, sys, tempfile
