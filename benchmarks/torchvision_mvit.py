@@ -31,6 +31,10 @@ def make(config: MultiscaleConfig, num_classes: int) -> nn.Module:
     except (ImportError, RuntimeError, OSError) as error:
         needs = "it needs the full torch build that it was made for; install both, then add force=true"
         raise Absent(f"torchvision does not load ({error}); {needs}") from error
+    if config.clip.h % 32 or config.clip.w % 32:
+        raise ValueError(
+            f"clip {tuple(config.clip)}: torchvision halves whole maps only; allowed: sizes of 32, 64, ..."
+        )
     blocks = [
         MSBlockConfig(
             num_heads=block.heads, input_channels=block.width, output_channels=block.inner,

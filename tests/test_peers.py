@@ -143,7 +143,12 @@ def test_what_is_installed_equals_ours(name):
 
 
 @pytest.mark.parametrize(
-    "package, model", [("torchvision", "torchvision_swin3d_t"), ("transformers", "transformers_timesformer_base")]
+    "package, model",
+    [
+        ("torchvision", "torchvision_swin3d_t"),
+        ("torchvision", "torchvision_mvit_v2_s"),
+        ("transformers", "transformers_timesformer_base"),
+    ],
 )
 def test_what_is_not_there_is_a_row_with_its_reason_and_remedy(package, model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
