@@ -14,7 +14,7 @@ from training_runs import data_set, job, recipe
 import backbones
 from backbones.multiscale import MULTI, MultiscaleConfig
 from backbones.sets import Spans, sets_of, with_sets
-from harness import evaluate, predict
+from harness import evaluate, predict, projections
 from harness import train as train_command
 from harness.clips.several import SetKeys
 from harness.datasets import DataSet, Item, motion
@@ -282,6 +282,37 @@ def test_initial_weights_of_other_data_leave_the_classifiers_fresh(folders, run,
     assert_close(several.state_dict()["norm.weight"], plain.norm.weight)
     again = run[0].folder / run[1].checkpoint
     assert any("classifier starts fresh" in note for note in initialise(plain, again))
+
+
+# Which classes belong together
+
+
+def test_pairs_of_classes_are_read_off_the_projections():
+    weight = torch.tensor([[0.1, 5.0, 0.3], [4.0, -9.0, 0.2]])  # two targets, three sources
+    found = [(r.source, r.target) for r in projections.related(weight, 2)]
+    assert found == [(1, 0), (0, 1)]
+    assert [(r.source, r.target) for r in projections.related(weight, 2, "absolute")] == [(1, 1), (1, 0)]
+    unique = projections.related(weight, 3, "absolute", unique_sources=True)
+    assert [(r.source, r.target) for r in unique] == [(1, 1), (0, 1), (2, 0)]
+
+
+def test_a_checkpoint_says_which_classes_belong_together(run, folders, capsys):
+    path = run[0].folder / run[1].checkpoint
+    assert projections.main([f"checkpoint={path}", "top=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if " to " in line] == ["a to b", "b to a"]
+    assert len(lines) == 6
+    assert any(name in lines[1] for name in ("up", "over", "under"))
+    assert projections.main([f"checkpoint={folders / 'a' / 'train.csv'}"]) == 2
+
+
+@golden
+def test_projections_of_the_released_code_are_read():
+    facts = json.loads((FOLDER / "multitrain.json").read_text())["config"]
+    found = projections.projections(FOLDER / "multitrain.weights.safetensors")
+    sets = dict(zip(facts["datasets"], facts["classes"], strict=True))
+    assert set(found) == {(a, b) for a in sets for b in sets if a != b}
+    assert all(weight.shape == (sets[b], sets[a]) for (a, b), weight in found.items())
 
 
 # The order of clips

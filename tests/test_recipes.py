@@ -146,6 +146,21 @@ STATED = {
         "testing.clips": (1, 1),
         "testing.crops": (3, 3),
     },
+    "dualpath_ssv2": {
+        "optimisation.lr": (5e-4, 2.5e-4),
+        "testing.crops": (3, 3),
+        "optimisation.batch_size": (128, 128),
+    },
+    "dualpath_hmdb51": {"testing.clips": (2, 3), "testing.crops": (3, 1), "optimisation.weight_decay": (0.02, 0.05)},
+    "dualpath_diving48": {"augmentation.erasing": (0.0, 0.1), "testing.clips": (1, 3)},
+    "multitrain_several": {"many_sets.expander": (2048, 4096), "optimisation.batch_size": (512, 64)},
+    "multitrain_k400_16f_in21k": {"optimisation.epochs": (75, 75), "sampling.stride": (4, 4)},
+    "rvit_k400": {
+        "optimisation.optimizer": ("sgd", "sgd"),
+        "optimisation.lr": (5e-3, 5e-3),
+        "sampling.frames": (32, 32),
+    },
+    "rvit_jester": {"optimisation.optimizer": ("adamw", "adamw"), "optimisation.lr": (3e-4, 3e-4)},
     "timesformer_k400": {
         "optimisation.optimizer": ("sgd", "sgd"),
         "optimisation.lr": (5e-3, 5e-3),

@@ -96,7 +96,7 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
         raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
     names = class_names(Path(options.classes).expanduser(), model.num_classes) if options.classes else None
     if names is None and job:
-        names = _names_beside(job["folder"], set_name, model.num_classes)
+        names = names_beside(job["folder"], set_name, model.num_classes)
     try:
         order = job["order"] if job else "ordered"
         settings = protocol(options, recipe, frames=clip.t, size=clip.h, views=views, order=order)
@@ -209,7 +209,7 @@ def job_beside(checkpoint: Path) -> dict[str, Any] | None:
     return None
 
 
-def _names_beside(folder: Path, set_name: str | None, count: int) -> list[str] | None:
+def names_beside(folder: Path, set_name: str | None, count: int) -> list[str] | None:
     """The class names that the predictions of a finished training run hold."""
     try:
         file = Path(FILE)
