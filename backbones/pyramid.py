@@ -38,7 +38,7 @@ from backbones.parts import (
 from backbones.residual import Block
 
 Downsampling = Literal["conv", "merge"]
-Position = Literal["peg", "relative", "none"]
+Position = Literal["peg", "every", "relative", "none"]
 Stem = Literal["patch", "convolutions"]
 RELATIVE_BIAS = "relative_bias"  # the option by which a scheme takes a relative position bias
 SPATIAL_STEP = 2  # every stage after the first halves height and width
@@ -62,9 +62,10 @@ class PyramidConfig(Config):
             "convolutions", see `ConvolutionStem`.
         temporal_pooling: how many time steps each further stage joins. Space is halved in each.
         downsampling: between stages, "conv" is DualFormer's patch embedding, "merge" Video Swin's patch merging.
-        position: "peg" is DualFormer's conditional position encoding after the first block of each stage; "relative" a
-            relative position bias in every scheme that has this option; "none" adds nothing to what the schemes do.
-        position_kernel: size of the convolution of "peg".
+        position: "peg" is DualFormer's conditional position encoding after the first block of each stage; "every" the
+            same before each block, as in UniFormer; "relative" a relative position bias in every scheme that has this
+            option; "none" adds nothing to what the schemes do.
+        position_kernel: size of the convolution of "peg" and "every".
         drop_path: stochastic depth of the last block, growing linearly from 0 in the first.
         dropout: before the classifier.
         activation_checkpointing: in training, compute the blocks again in the backward pass instead of keeping their
@@ -174,6 +175,20 @@ class PyramidConfig(Config):
         return [self.patch, *(Grid(t, SPATIAL_STEP, SPATIAL_STEP) for t in self.temporal_pooling)]
 
 
+class PositionedBlock(PreNormBlock):
+    """A block that begins with a conditional position encoding."""
+
+    def __init__(self, position: ConditionalPosition, *parts: Any):
+        super().__init__(*parts)
+        self.position = position
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        return super().forward(tokens.of(self.position(tokens.map)))
+
+    def macs(self) -> int:
+        return super().macs() + self.position.macs(self.grid)
+
+
 class Stage(nn.Module):
     """An embedding, then blocks on one token map; `position`, if any, follows the first block."""
 
@@ -207,7 +222,11 @@ class Pyramid(Classified):
             for b in range(depth):
                 scheme, options = config.attention_at(s, b)
                 attention = attention_zoo.build(scheme, dim, heads, grid, kernel=kernel, **options)
-                blocks.append(PreNormBlock(dim, grid, 0, attention, Mlp.of(config, dim), next(rates)))
+                parts = dim, grid, 0, attention, Mlp.of(config, dim), next(rates)
+                if config.position == "every":
+                    blocks.append(PositionedBlock(ConditionalPosition(dim, config.position_kernel), *parts))
+                else:
+                    blocks.append(PreNormBlock(*parts))
             position = ConditionalPosition(dim, config.position_kernel) if config.position == "peg" else None
             self.stages.append(Stage(embed, blocks, position))
         self.end_in(nn.LayerNorm(width), width, config.dropout)
@@ -285,6 +304,7 @@ VIDEO_SWIN_SIZES = {
     "base": dict(widths=(128, 256, 512, 1024), num_heads=(4, 8, 16, 32), depths=(2, 2, 18, 2), drop_path=0.3),
     "large": dict(widths=(192, 384, 768, 1536), num_heads=(6, 12, 24, 48), depths=(2, 2, 18, 2), drop_path=0.3),
 }
+UNIFORMER_DEPTHS = {"small": (3, 4, 8, 3), "base": (5, 8, 20, 7)}  # arXiv:2201.09450, Sec. 3.4
 WINDOW, FINE, COARSE = (8, 7, 7), (8, 7, 7), (4, 4, 4)
 IMAGE = dict(clip=Grid(1, 224, 224), patch=Grid(1, 4, 4))
 
@@ -345,6 +365,22 @@ def _pyramid_tiny(scheme: str) -> PyramidConfig:
     return PyramidConfig(attention=attention, stages=stages, **DUALFORMER_SIZES["tiny"])
 
 
+def _uniformer(depths: tuple[int, ...]) -> PyramidConfig:
+    """UniFormer's blocks, widths and depths in this backbone: its patches do not overlap, and all norms are LayerNorm.
+
+    (The released model has BatchNorm in its first two stages and stems of 3 frames, so its weights do not fit.)
+    """
+    return PyramidConfig(
+        attention={},
+        stages=(("depthwise_relation",),) * 2 + (("full",),) * 2,
+        widths=(64, 128, 320, 512),
+        num_heads=(1, 2, 5, 8),
+        depths=depths,
+        clip=Grid(16, 224, 224),
+        position="every",
+    )
+
+
 def models() -> dict[str, Callable[[], PyramidConfig]]:
     """Looked up at each call: a scheme registered later has its pyramid at once."""
     image_window = (1, *WINDOW[1:])
@@ -353,6 +389,7 @@ def models() -> dict[str, Callable[[], PyramidConfig]]:
         **{f"dualformer_{size}_image": partial(_dualformer_image, size) for size in DUALFORMER_SIZES},
         **{f"video_swin_{size}": partial(_video_swin, size) for size in VIDEO_SWIN_SIZES},
         **{f"video_swin_{size}_image": partial(_video_swin, size, image_window, **IMAGE) for size in VIDEO_SWIN_SIZES},
+        **{f"pyramid_uniformer_{size}": partial(_uniformer, depths) for size, depths in UNIFORMER_DEPTHS.items()},
         **{f"pyramid_tiny_{scheme}": partial(_pyramid_tiny, scheme) for scheme in attention_zoo.schemes.names()},
     }
 
@@ -420,6 +457,7 @@ ORIGINS = {
     "video_swin": Origin(
         "arXiv:2106.13230", "SwinTransformer/Video-Swin-Transformer", "Apache-2.0", "K400, K600, SSv2: README"
     ),
+    "pyramid_uniformer": Origin("arXiv:2201.09450 (blocks)", "Sense-X/UniFormer", "Apache-2.0"),
     "pyramid_tiny": Origin("arXiv:2112.04674 (skeleton)"),
 }
 

@@ -460,7 +460,7 @@ def test_unknown_names_are_told_the_nearest(changes, message):
         ({"clip": [32, 224]}, "clip .* is not three positive integers"),
         ({"downsampling": "mrge"}, "did you mean 'merge'"),
         ({"stem": "convolution"}, "did you mean 'convolutions'"),
-        ({"position": "rel"}, "allowed: none, peg, relative"),
+        ({"position": "rel"}, "allowed: every, none, peg, relative"),
         ({"position_kernel": [3, 2, 3]}, "must be odd"),
         ({"drop_path": 1.0}, "drop_path 1.0 is not a number at least 0 and below 1"),
         ({"mlp_ratio": 0}, "mlp_ratio 0 is not a number above 0"),
@@ -530,3 +530,14 @@ def test_a_whole_model_compiles_as_one_graph(name, changes):
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(clip), model(clip))
+
+
+@pytest.mark.parametrize(("name", "millions"), [("pyramid_uniformer_small", 21.4), ("pyramid_uniformer_base", 49.8)])
+def test_uniformers_blocks_stand_in_the_pyramid(name, millions):
+    """Within 2 % of the parameters that the paper prints, whose stem and downsampling overlap."""
+    config = backbones.config(name)
+    model = on_meta(config)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+    kinds = backbones.kinds(model)
+    assert sum(kind == "position" for kind in kinds.values()) == sum(config.depths)
+    assert model.stages[0].position is None

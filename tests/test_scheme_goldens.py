@@ -15,7 +15,8 @@ from test_goldens import DTYPES, FLOAT64, FOLDER, _error, pytestmark  # noqa: F4
 from torch.nn import functional
 
 import attention_zoo
-from attention_zoo import chunks, linear, pyramid_sparse, trajectory
+import backbones
+from attention_zoo import Tokens, chunks, linear, pyramid_sparse, trajectory
 from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.radial import block_mask
 
@@ -315,6 +316,32 @@ def test_space_time_mixing(case, precision, kernel):
     x = golden["input"].to(DTYPES[precision]).requires_grad_()
     y = module(x.view(-1, t, 1, tokens, d)).view(x.shape)
     check(lambda x: y, case, golden, facts, precision, x=x, parameters=module)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_global_block_of_uniformer(precision):
+    """A block of the pyramid with its position encoding before, as in `pyramid_uniformer_small`."""
+    facts, golden, weights = read("uniformer_blocks")
+    size = facts["config"]
+    model = backbones.create(
+        backbones.PyramidConfig(
+            attention={}, stages=(("full",),), widths=(size["channels"],), num_heads=(size["num_heads"],), depths=(1,),
+            temporal_pooling=(), position="every", drop_path=0.0,
+        )
+    )  # fmt: skip
+    block = model.stages[0].blocks[0].double()
+    ours = {"attn": "attention", "pos_embed": "position"}
+    own = {name.removeprefix("global."): value for name, value in weights.items() if name.startswith("global.")}
+    own = {
+        ours.get(name.split(".")[0], name.split(".")[0]) + "." + name.partition(".")[2]: v for name, v in own.items()
+    }
+    block.load_state_dict(own)
+    block.to(DTYPES[precision]).eval()
+
+    def run(x):
+        return block(Tokens.of_map(x.permute(0, 2, 3, 4, 1))).map.permute(0, 4, 1, 2, 3)
+
+    check(run, "global", golden, facts, precision, "input.global", "probe.global", parameters=torch.nn.Module())
 
 
 @pytest.mark.parametrize("precision", DTYPES)
