@@ -67,7 +67,8 @@ class NeighborhoodAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        rule = halos if chunks.eager(x) else neighborhoods
+        # FlexAttention on a CPU compiles each shape for many seconds, and boxes have several.
+        rule = halos if chunks.eager(x) and self.kernel != "flex" else neighborhoods
         tables = gathered.tables(x.device, rule, *self._key(grid_of(x)))
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
         return self.proj(gathered.attention(q, k, v, tables, kernel=self.kernel).flatten(2)).view(x.shape)
