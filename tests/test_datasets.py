@@ -627,6 +627,14 @@ def test_leaks_of_lists_that_cut_are_seconds_in_common(tmp_path):
     assert check.leaks(train, val) == ["b.mp4"]
 
 
+def test_the_check_prints_what_is_there_of_what_is_listed(damaged, capsys):
+    """The columns of MultiTrain's Table 1: a missing file and an empty one are not there."""
+    assert main(["check", str(damaged), "workers=0", "clips=0"]) == 1
+    told = capsys.readouterr().out
+    assert "| data set | train, videos | train, available, % | val, videos | val, available, % |" in told
+    assert "| 5 | 71.4 | 3 | 100.0 |" in told
+
+
 def test_a_part_that_lies_outside_of_its_file(damaged):
     job = check.Job(str(damaged / "videos" / "good.mp4"), Item("good.mp4", 0, 2.0, 4.0), False)
     look = check.look_at(job)

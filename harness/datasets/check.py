@@ -366,6 +366,7 @@ def _split_report(walk: Walk, span: int) -> dict[str, Any]:
         "listed": len(dataset.items),
         "looked_at": len(looked_at),
         "good": len(good),
+        "available": len(looked_at) - kinds["missing"] - kinds["empty"],
         "problems": {kind: kinds[kind] for kind in PROBLEMS if kinds[kind]},
         "files": [{"path": item.name, "problem": look.problem, "reason": look.reason} for item, look in walk.problems],
         "balance": balance(dataset),
@@ -426,7 +427,7 @@ def text(report: dict[str, Any], show: int) -> str:
         lines += [f"    {file['problem']}: {file['path']}: {file['reason']}" for file in split["files"][:show]]
         if len(split["files"]) > show:
             lines.append(f"    ... and {len(split['files']) - show} more (out=FILE.json lists all)")
-    lines.append("")
+    lines += ["", *statistics(report), ""]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     if report["estimate"]:
         lines.append(estimate_text(report["estimate"]))
@@ -435,6 +436,18 @@ def text(report: dict[str, Any], show: int) -> str:
     verdict = f"{start}, {_count(warnings, 'warning')}"
     lines.append(verdict if report["complete"] else f"interrupted; so far: {verdict}")
     return "\n".join(lines)
+
+
+def statistics(report: dict[str, Any]) -> list[str]:
+    """The columns of MultiTrain's Table 1: videos that are there, and how many of those listed that are, by split."""
+    splits = {name: split for name, split in report["splits"].items() if split["looked_at"]}
+    shares = [f"{100 * split['available'] / split['looked_at']:.1f}" for split in splits.values()]
+    heads = [f"{name}, videos | {name}, available, %" for name in splits]
+    cells = [f"{split['available']} | {share}" for split, share in zip(splits.values(), shares, strict=True)]
+    rule = "| --- |" + " ---: | ---: |" * len(splits)
+    return (
+        [f"| data set | {' | '.join(heads)} |", rule, f"| {report['name']} | {' | '.join(cells)} |"] if splits else []
+    )
 
 
 def estimate(seconds: Sequence[float], videos: int, workers: int, frames: int, stride: int) -> dict[str, Any] | None:
