@@ -367,9 +367,8 @@ def _read_pickle(path: Path) -> Any:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:
             raise CheckpointError(
-                f"{path} contains more than tensors and numbers: reading it would run {code[1]}. Refused. If you trust "
-                "its source, write its state dict alone to a new file, in a place where it can do no harm: "
-                'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pth")'
+                f"{path} contains more than tensors and numbers: reading it would run {code[1]}. Refused. Ask "
+                "its source for a file with the state dict alone (.safetensors, or .pth with nothing else in it)"
             ) from None
         raise _damaged(path, error) from error
     except Exception as error:  # a damaged file makes the reader fail in many ways

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from harness.clips.reading import LoadingError
 from harness.datasets import DataError, DataSet, Split
 from harness.datasets import load as load_data
@@ -25,12 +23,13 @@ from harness.datasets.several import name_of
 from harness.evaluation.predictions import DECODERS, FILE, RUN, Predictions, PredictionsError
 from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.evaluation.scores import Scores, by_views, scores
-from harness.progress import line
+from harness.progress import console_of_errors, line
 from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import FromZero, UsageError, Whole
 from harness.spec.sampling import Order
 from records.record import write_bytes, write_text
+from records.terminal import json_line
 from reports import confusion
 
 if TYPE_CHECKING:
@@ -87,11 +86,17 @@ def evaluate(options: Options) -> int:
         if name_of(options.data) not in error.sets:
             raise
         several = [trained.load_trained(replace(options, set=name_of(options.data)), view_counts)]
-    return max(_evaluated(options, loaded, dataset, beside=len(several) > 1) for loaded in several)
+    tested = [_evaluated(options, loaded, dataset, beside=len(several) > 1) for loaded in several]
+    if options.json:
+        json_line({"status": int(None in tested), "tests": [test for test in tested if test]})
+    return int(None in tested)
 
 
-def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, beside: bool) -> int:
-    """Returns the exit status. `beside`: whether other data sets of the same model are tested as well."""
+def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, beside: bool) -> dict | None:
+    """Returns what programs are told, None where there are no scores.
+
+    `beside`: whether other data sets of the same model are tested as well.
+    """
     from harness.evaluation import views
 
     if dataset is None:
@@ -109,7 +114,7 @@ def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, besid
     print(f"{data} {dataset.split}: {len(dataset)} videos; {protocol}", end="")
     print(f"; frames {protocol.order}" if protocol.order != "ordered" else "", flush=True)
     try:
-        with line(Console()) as say:
+        with line(console_of_errors()) as say:
             predictions = views.predict(
                 loaded.model,
                 dataset,
@@ -124,7 +129,7 @@ def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, besid
         raise UsageError(str(error)) from error
     except LoadingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return None
     print(summary(score, predictions))
     try:
         write_scores(folder, score, predictions)
@@ -132,7 +137,9 @@ def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, besid
         raise UsageError(f"{folder}: the scores cannot be written: {error}") from error
     names = [FILE, "scores.json", "per_class.csv", "per_class.md", "confusion.png"]
     print(f"written to {folder}: {', '.join(name for name in names if (folder / name).is_file())}")
-    return 0
+    figures = ("top1", "top5", "mean_class", "coverage", "videos", "decoded")
+    values = {name: value for name, value in score.to_dict().items() if name in figures}
+    return {"model": loaded.name, "data": data, "folder": str(folder), **values}
 
 
 def _listed(options: Options, name: str, root: str | None, more: dict[str, Any]) -> DataSet:

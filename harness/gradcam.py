@@ -18,6 +18,7 @@ from harness.predict import checked_clip, named
 from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import Count, UsageError
+from records.terminal import json_line
 
 if TYPE_CHECKING:
     from harness.evaluation.trained import Trained
@@ -58,7 +59,9 @@ def gradcam(options: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
     path = checked_clip(options.clip)
     png = Path(options.out) if options.out else OUT / f"{path.stem}.png"
-    if png.suffix != ".png":
+    if not png.suffix:
+        png = png.with_suffix(".png")
+    if png.suffix.lower() != ".png":
         raise UsageError(f"out={png} must end in .png; the film stands beside it")
     if options.dtype != "float32":
         raise UsageError(f"dtype={options.dtype}: heat is computed in float32; leave dtype out")
@@ -82,6 +85,7 @@ def gradcam(options: Options) -> int:
     name = loaded.classes[maps.target] if loaded.named else f"class {maps.target}"
     share = f"{100 * maps.probabilities[maps.target].item():.1f} %"
     print(f"{path.name}: {name}, {share}; {maps.block} of {loaded.name}; {loaded.protocol}")
+    files = []
     for number, (view, heat) in enumerate(zip(pixels, maps.heat.cpu().numpy(), strict=True)):
         frames = view.permute(1, 2, 3, 0).numpy()
         under = pictures.coloured(frames, heat)
@@ -94,6 +98,9 @@ def gradcam(options: Options) -> int:
         except OSError as error:
             raise UsageError(f"{where} cannot be written: {error}") from error
         print(f"written {where} and {film}" + ("" if heat.any() else " (the heat is the same everywhere)"))
+        files += [str(where), str(film)]
+    if options.json:
+        json_line({"status": 0, "clip": str(path), "model": loaded.name, "class": name, "files": files})
     return 0
 
 

@@ -19,6 +19,7 @@ from harness.evaluation.protocol import TestOptions, parsed_views
 from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, UsageError
+from records.terminal import json_line
 
 if TYPE_CHECKING:
     from harness.evaluation.trained import Trained
@@ -62,15 +63,16 @@ def predict(options: Options) -> int:
             raise trained.SeveralSets(several[0].checkpoint, [loaded.set for loaded in several])
         return _streamed(options, path, several[0])
     try:
-        for loaded in several:
-            _predicted(options, path, loaded)
+        seen = [_predicted(options, path, loaded) for loaded in several]
     except VideoError as error:
         raise UsageError(named(path, error)) from None
+    if options.json:
+        json_line({"status": 0, "clip": str(path), "models": seen})
     return 0
 
 
-def _predicted(options: Options, path: Path, loaded: Trained) -> None:
-    """The classes of one model. Raises: UsageError, VideoError."""
+def _predicted(options: Options, path: Path, loaded: Trained) -> dict:
+    """The classes of one model, printed and for programs. Raises: UsageError, VideoError."""
     from harness.evaluation import views
 
     clips = views.views_of(path, loaded.protocol)
@@ -91,6 +93,8 @@ def _predicted(options: Options, path: Path, loaded: Trained) -> None:
     width = max(map(len, labels.values()))
     for place, index in enumerate(best, 1):
         print(f"{place:>3}  {labels[index]:<{width}}  {100 * probabilities[index]:5.1f} %")
+    classes = [{"label": int(k), "class": labels[k], "probability": float(probabilities[k])} for k in best]
+    return {"model": loaded.name, "classes": classes}
 
 
 def _streamed(options: Options, path: Path, loaded: Trained) -> int:

@@ -26,7 +26,7 @@ from harness.spec.recipe import Source
 
 SUITE_OPTIONS = (
     "suite", "steps", "device", "quick", "force", "out", "time_limit", "threads", "accuracy", "data", "root", "seeds",
-    "difference", "within", "epochs", "recipe", "recipe_source", "jobs", "cluster", "plan", "recipe_changes",
+    "difference", "within", "epochs", "recipe", "recipe_source", "jobs", "cluster", "plan", "json", "recipe_changes",
     "data_changes", "cluster_changes",
 )  # fmt: skip
 """What the command line may give beside a suite; the rest is what its steps say."""
@@ -98,6 +98,7 @@ class Options:
     jobs: Count | None = option(None, "trainings side by side; none: one per GPU, or per core of a CPU")
     cluster: names.Cluster | None = option(None, "hand the trainings to a queue, a job each")
     cluster_changes: dict[str, Any] = option({}, "for the queue, as cluster.slurm_partition=gpu")
+    json: Flag = option(False, "end with one line of JSON on the standard output, for programs")
     out: str = option("outputs", "folder of records and reports, made if it is not there")
 
 
@@ -208,6 +209,7 @@ def _work(request: Options, argv: list[str]) -> int:
         console=console,
         progress=console_of_errors(console),
         arguments=argv,
+        as_json=options.json,
     )
 
 
@@ -288,6 +290,7 @@ def _suite(request: Options, argv: list[str], console: Console) -> int:
         console=console,
         progress=console_of_errors(console),
         arguments=argv,
+        as_json=options.json,
     )
 
 

@@ -25,7 +25,8 @@ from harness.spec.case import Ablation, Entry, Settings
 from harness.spec.reader import UsageError
 from harness.video import VideoError, check_file, file_digest
 from records import provenance
-from records.record import MANIFEST, slug, write_bytes
+from records.record import MANIFEST, read_record, slug, write_bytes
+from records.terminal import json_line
 from records.visits import QUICK_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(
     arguments: list[str] | None = None,
     remake: list[str] | None = None,
     apart: bool = True,
+    as_json: bool = False,
     part_of: tuple[str, list[Path]] | None = None,
 ) -> int:
     """Measure the metrics `names` (None: each ablation's own), train the rows where accuracy is wanted, and write the
@@ -63,6 +65,8 @@ def run(
     the latter where they are others. Where the settings make other cases than the ablation has by itself, their records
     are kept `apart`, in a folder below that of the ablation. Nothing is begun once a `deadline` has passed. `part_of`:
     the name of a longer run, and the folders of its parts before this one.
+
+    `as_json`: the last line of the standard output is for programs.
 
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted. Raises: UsageError, before any work.
     """
@@ -77,6 +81,8 @@ def run(
 
     if timed or any(setups.values()):
         sweep.check_machine(settings)
+    if warning := provenance.crowded(settings.threads):
+        (progress or console).print(warning, markup=False, soft_wrap=True)
     queue = sweep.queue(training, settings, out)
     how = sweep.How(
         out, progress or console, deadline or Deadline.never(), settings.quick, force,
@@ -132,7 +138,21 @@ def run(
     if (interrupted or failures) and remake is None:
         again = shlex.join(word for word in arguments if not word.startswith("force="))
         console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
-    return 130 if interrupted else int(bool(failures))
+    status = 130 if interrupted else int(bool(failures))
+    if as_json:
+        json_line({"status": status, "failed": failures, "ablations": {run.ablation.name: _said(run) for run in runs}})
+    return status
+
+
+def _said(run: Run) -> dict[str, Any]:
+    """One ablation for a program: where its report is, and the value of every measurement by row, in its own unit."""
+    paths = {entry.row.row: run.folder / f"{case.case_id(entry.case)}.json" for entry in run.entries}
+    records = {row: read_record(path) for row, path in paths.items() if path.is_file()}
+    rows = {
+        row: {name: measured.value for name, measured in record.measurements.items() if measured.samples}
+        for row, record in records.items()
+    }
+    return {"folder": str(run.folder), "report": str(run.folder / "report.md"), "rows": rows}
 
 
 def settled(settings: Settings) -> tuple[Settings, Settings]:

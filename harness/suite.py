@@ -7,6 +7,7 @@ steps at the end; the next one goes on there.
 from __future__ import annotations
 
 import secrets
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.spec.reader import UsageError
 from harness.spec.suite import Step, Suite
 from records import provenance
 from records.record import RecordError
+from records.terminal import json_line
 
 
 def run(
@@ -36,6 +38,7 @@ def run(
     console: Console | None = None,
     progress: Console | None = None,
     arguments: list[str] | None = None,
+    as_json: bool = False,
 ) -> int:
     """Run the steps; `settings` hold the device and quick mode. `out` None: results/<device>, quick: outputs.
 
@@ -69,7 +72,10 @@ def run(
         if statuses[-1] == 130:
             break
     _cost_page(out / "quick" if settings.quick else out, console)
-    return _finish(suite, statuses, deadline.left_out, time.monotonic() - begun, arguments or [], console)
+    status = _finish(suite, statuses, deadline.left_out, time.monotonic() - begun, arguments or [], console)
+    if as_json:
+        json_line({"status": status, "out": str(out), "left_out": deadline.left_out})
+    return status
 
 
 def _meaning(step: Step) -> str:
@@ -153,7 +159,7 @@ def _finish(
     console.print(f"\nsuite {suite.name}: {len(statuses)} steps in {seconds / 60:.1f} minutes")
     for omission in left_out:
         console.print(f"  left out: {omission}", markup=False, soft_wrap=True)
-    again = " ".join(word for word in arguments if not word.startswith("force="))
+    again = shlex.join(word for word in arguments if not word.startswith("force="))
     if 130 in statuses or left_out:
         console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
     return 130 if 130 in statuses else int(any(statuses))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from attention_zoo.registry import nearest
 from harness.datasets import several
 from harness.spec import options, recipe
 from harness.spec.options import option
-from harness.spec.reader import UsageError
+from harness.spec.reader import Flag, UsageError
 from harness.training.job import Job, Result, Settings, Stopped, Strategy, model_config
 from harness.training.stopping import stopping
 from records import provenance
+from records.terminal import json_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Options(Settings):
     model_changes: dict = option({}, "a value of the model's config, such as model.depths=[1,1,2,1]")
     recipe_changes: dict = option({}, "a value of the recipe, such as recipe.optimisation.epochs=8")
     data_changes: dict = option({}, "an option of the data set, as python -m harness.datasets lists them")
+    json: Flag = option(False, "end with one line of JSON on the standard output, for programs")
 
 
 COMMAND = options.Command(
@@ -101,6 +103,8 @@ def work(options: Options) -> int:
     from harness.training import loop  # torch: a wrong command is refused without it
 
     first = int(os.environ.get("RANK", "0")) == 0
+    if first and (warning := provenance.crowded(options.threads)):
+        print(warning, file=sys.stderr)
     try:
         with stopping() as stop:
             result = loop.train(chosen, Console(stderr=True), stop)
@@ -113,6 +117,8 @@ def work(options: Options) -> int:
         return 1
     if first:
         print("\n".join(in_words(result, chosen.folder)))
+    if first and options.json:
+        json_line({"status": 0, "folder": str(chosen.folder), **asdict(result)})
     return 0
 
 

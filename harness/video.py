@@ -50,9 +50,10 @@ def sample_indices(total: int, frames: int, stride: int) -> list[int]:
 
 
 def check_file(path: str | Path) -> None:
-    """Raises: VideoError, when there is no readable file with something in it."""
+    """Raises: VideoError, when there is no readable file whose first frame decodes."""
     try:
         decoding.check_file(path)
+        decoding.probe(path)
     except VideoError as error:
         raise VideoError(f"clip={error}, {ELSE}") from None
 

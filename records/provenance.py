@@ -176,6 +176,14 @@ def default_threads() -> int:
     return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()))
 
 
+def crowded(threads: int | None) -> str | None:
+    """A warning where more threads are asked for than this process has cores to run them on."""
+    cores = usable_cores()
+    if threads is None or threads <= cores:
+        return None
+    return f"warning: threads={threads} on {cores} usable core{'s' * (cores != 1)}: they take turns, which is slower"
+
+
 @lru_cache
 def gpu() -> list[dict[str, str]]:
     """Name, driver and memory of every NVIDIA card; asked of the driver, so that this process opens no CUDA context."""

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
+
+
+def json_line(value: Any) -> None:
+    """What a program reads of a command: one line, the last of what is printed; a number that is none is null."""
+    sys.stdout.flush()
+    print(json.dumps(_finite(value), ensure_ascii=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def until_closed(work: Callable[[], int]) -> int:

@@ -34,9 +34,10 @@ def results(folder: Path, case_ids: Iterable[str]) -> Group:
     grid = Table(title=Text(title), title_justify="left")
     grid.add_column("row", overflow="fold")
     for m in titles.values():
-        grid.add_column(heading(m), justify="right")
+        grid.add_column(heading(m), justify="right", overflow="fold")
     for name in trained:
-        grid.add_column(_accuracy_heading([m for m in measured if m.name == name]), justify="right")
+        title = _accuracy_heading([m for m in measured if m.name == name])
+        grid.add_column(title, justify="right", overflow="fold")
     for record in records:
         row_spreads = spreads.get(record.case_id, {})
         cells = (human(record.get(name), row_spreads.get(name)) for name in (*titles, *trained))

@@ -1,18 +1,24 @@
 """Every command that README, a help or a report prints is one that its parser takes; nothing of it is run."""
 
+import io
+import json
 import re
 import shlex
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from harness import doctor, evaluate, gradcam, predict, run, train
 from harness.datasets import __main__ as datasets
 from harness.spec import options
 from harness.spec.reader import UsageError
+from records import provenance, terminal
 from reports import cite
 from reports import compare as comparing
+from reports import console as reports_console
 
 ROOT = Path(__file__).parents[1]
 PARSERS = {
@@ -103,3 +109,61 @@ def test_a_folder_that_is_not_there_is_told_as_one(capsys):
 def test_kinetics_alone_is_the_data_set_of_400_classes(capsys):
     assert datasets.main(["check", "kinetics", "root=nowhere"]) == 2
     assert "did you mean 'kinetics400'?" in capsys.readouterr().err
+
+
+def test_a_clip_that_is_no_video_is_refused_before_anything_is_rendered(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("# No video\n")
+    assert run.main(["ablation=pyramid_scales", "clip=README.md"]) == 2
+    assert "clip=README.md: cannot be decoded as a video" in capsys.readouterr().err.replace(f"{tmp_path}/", "")
+    assert sorted(path.name for path in tmp_path.rglob("*")) in (["README.md"], ["README.md", "outputs"])
+
+
+@pytest.mark.parametrize("command", [*PARSERS.values(), *datasets.COMMANDS.values()], ids=lambda one: one.name)
+def test_a_shell_reads_every_printed_example_as_it_stands(command):
+    """zsh takes brackets, braces and stars that stand bare for patterns of file names."""
+    printed = [line for line in options.help_text(command).splitlines() if line.startswith(f"  {command.name} ")]
+    assert printed
+    for line in printed:
+        assert not re.search(r"[\[\]{}*?~]", re.sub(r"'[^']*'", "", line)), line
+
+
+def test_a_run_ends_with_json_on_the_standard_output(tmp_path, capsys):
+    words = ["ablation=pyramid_scales", "metrics=[params]", "rows=[1]", "quick=true", "json=true", f"out={tmp_path}"]
+    assert run.main(words) == 0
+    printed = capsys.readouterr()
+    said = json.loads(printed.out.splitlines()[-1])
+    assert said["status"] == 0
+    ((row, values),) = said["ablations"]["pyramid_scales"]["rows"].items()
+    assert row.startswith("LG1")
+    assert values["params"] > 20e6
+    assert Path(said["ablations"]["pyramid_scales"]["report"]).is_file()
+    assert "[1/1]" in printed.err
+    assert "[1/1]" not in printed.out
+
+
+def test_a_number_that_is_none_is_null_for_programs(capsys):
+    terminal.json_line({"a": float("nan"), "b": [1.5, float("inf")]})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None]}
+
+
+def test_more_threads_than_cores_are_warned_of(monkeypatch):
+    monkeypatch.setattr(provenance, "usable_cores", lambda: 2)
+    assert provenance.crowded(None) is None
+    assert provenance.crowded(2) is None
+    assert provenance.crowded(3) == "warning: threads=3 on 2 usable cores: they take turns, which is slower"
+
+
+def test_a_narrow_terminal_folds_the_table_and_loses_nothing(tmp_path):
+    folder = shutil.copytree(ROOT / "results" / "cpu-amd-epyc-2-cores" / "pyramid_scales", tmp_path / "pyramid_scales")
+    console = Console(width=40, record=True, file=io.StringIO())
+    console.print(reports_console.results(folder, [path.stem for path in folder.glob("*.json")]))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 40
+
+
+def test_nowhere_is_it_advised_to_load_what_a_file_says():
+    advice = "weights_only=" + "False"
+    files = [path for room in ("attention_zoo", "backbones", "harness", "reports") for path in (ROOT / room).rglob("*")]
+    assert not [path for path in [*files, *PAGES] if path.suffix in (".py", ".md") and advice in path.read_text()]

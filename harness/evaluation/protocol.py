@@ -13,7 +13,7 @@ from typing import Any
 from harness.spec.clip import Augmentation
 from harness.spec.names import Dtype
 from harness.spec.options import option
-from harness.spec.reader import Count, Number, UsageError
+from harness.spec.reader import Count, Flag, Number, UsageError
 from harness.spec.recipe import Recipe, Source, Testing
 from harness.spec.sampling import Kind, Sampling
 
@@ -45,6 +45,7 @@ class TestOptions:
     dtype: Dtype = option("float32", "number format of autocast")
     kernel: str = option("auto", "what computes the attention")
     threads: Count | None = option(None, "threads of the CPU")
+    json: Flag = option(False, "end with one line of JSON on the standard output, for programs")
     batch_size: Count = option(4, "views in one forward pass")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from harness.evaluation.protocol import Protocol, TestOptions, protocol
 from harness.spec.reader import UsageError
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
+from records import provenance
 
 JOB, BACKBONE = "job.json", "backbone.safetensors"
 ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
@@ -78,6 +80,8 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     """
     path = Path(options.checkpoint).expanduser()
     check_device(options.device)
+    if warning := provenance.crowded(options.threads):
+        print(warning, file=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
     job = job_beside(path)

@@ -6,6 +6,7 @@ A field of the dataclass is an option; its type says what may be given, `option`
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 import types
@@ -203,11 +204,11 @@ def _row(left: str, right: str) -> list[str]:
 
 
 def examples(command: Command, chosen: slice = slice(None)) -> list[str]:
-    """Examples as they are typed, each with what it does."""
+    """Examples as they are typed, each with what it does; in quotes where a shell would read them otherwise."""
     return [
         line
         for arguments, meaning in command.examples[chosen]
-        for line in (f"  {command.name} {arguments}", f"      {meaning}")
+        for line in (f"  {command.name} {shlex.join(shlex.split(arguments))}", f"      {meaning}")
     ]
 
 
