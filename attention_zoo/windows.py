@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -63,9 +62,12 @@ def check_choice(name: str, value: str, choices: Any) -> None:
 
 
 def grid_of(x: Float[Tensor, "b t h w d"]) -> Grid:
-    """The grid of a token map, as integers even under `torch.jit.trace`, where sizes are tensors (fvcore counts so)."""
-    _, t, h, w, _ = x.shape
-    return Grid(int(t), int(h), int(w))
+    """The grid of a token map, as integers even under `torch.jit.trace`, where sizes are tensors (fvcore counts so).
+
+    A compiler that leaves sizes open is told these: where windows lie follows from them. A tuple has no open length.
+    """
+    sizes = (int(n) for n in x.shape[1:4])
+    return Grid(*(len((0,) * n) for n in sizes) if torch.compiler.is_compiling() else sizes)
 
 
 def partition(x: Float[Tensor, "b t h w d"], tiling: Tiling) -> Float[Tensor, "s n d"]:
@@ -151,7 +153,8 @@ class Slab(NamedTuple):
 
     @property
     def count(self) -> int:
-        return math.prod(stop - start for start, stop in self[:3])
+        (t, t_end), (h, h_end), (w, w_end) = self[:3]
+        return (t_end - t) * (h_end - h) * (w_end - w)
 
 
 def slabs(tiling: Tiling) -> list[Slab]:
@@ -236,9 +239,10 @@ def _constant(make: Callable[..., Tensor], *key) -> Tensor:
     """A tensor that follows from its key alone, cached outside of any state dict.
 
     Inside a compiled model it is computed where it is used, which the compiler fuses; under a dispatch mode, which may
-    make fake tensors, it is not kept. It is made outside of inference mode, whose tensors no training step could use.
+    make fake tensors, it is not kept, nor under a tracer, whose second run would find a constant where the first one
+    computed. It is made outside of inference mode, whose tensors no training step could use.
     """
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
         return make(*key)
     with torch.inference_mode(False):
         return _cached(make, *key)
@@ -345,7 +349,7 @@ def _by_mask(parts: list[Slab], tiling: Tiling, shared: Tensor | None, x: Tensor
         if slab.forbids:
             forbidden = _constant(_slab_mask, tiling, slab, x.device, x.dtype)
             added = forbidden if shared is None else shared + forbidden
-        groups.append((slab.count * len(x), added))
+        groups.append((slab.count * x.shape[0], added))
     return groups
 
 

@@ -271,7 +271,10 @@ def save_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> Path:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        rights = temporary.stat().st_mode  # what the umask gives a new file; safetensors makes one for its owner alone
         save_file(tensors, temporary, metadata)
+        temporary.chmod(rights)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} cannot be written: {error}; choose a folder that is writable and not full") from error

@@ -89,6 +89,8 @@ class Backbone(nn.Module):
         Raises: ValueError, for what is no such clip (see `parts.channels_last`). (Hence the plain annotation: the
         message is better than a checker's.)
         """
+        if clip.ndim == 5 and clip.shape[0] == 0:  # no shape of a part can be told from the number of its elements
+            return self.scores(self.tokens(clip.new_zeros(1, *clip.shape[1:])))[:0]
         return self.scores(self.tokens(clip))
 
     def tokens(self, clip: Tensor) -> Tokens:

@@ -129,10 +129,12 @@ def inflate(
     )
     if not report.copied and not report.inflated:
         raise CheckpointError(f"{source} (layout: {report.layout}) has no tensor that fits the model\n{report}")
+    if report.mismatched and all(here == there for here, there in report.mismatched.values()):
+        raise CheckpointError(f"{source} (layout: {report.layout}) is a video model already; leave inflate out")
     if strict and not report.complete:
         raise CheckpointError(
             f"{source} (layout: {report.layout}) cannot be inflated to the model\n{report}\n"
-            "  take the video model of the image model's size, or what fits with strict=False"
+            "  take the video model of the image model's size"
         )
     with torch.no_grad():
         for key, tensor in filled.items():

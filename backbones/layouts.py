@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 NATIVE_NAME = "attention-zoo"  # of the layout that each family has: its own names
-# What wrapping a module (in DDP, torch.compile, a recogniser with a head) puts before every name.
-WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)*(?:backbone\.|model\.)?")
+# What wrapping a module (in DDP, torch.compile, a trainer, a recogniser with a head) puts before every name.
+WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.|_forward_module\.|model\.|net\.|network\.|backbone\.)*")
+COUNTERS = re.compile(r"(?:^|\.)(?:n_averaged|total_ops|total_params|_extra_state)$")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], expected: Co
     for key, tensor in state.items():
         bare = WRAPPED.sub("", key)
         reason = next((why for pattern, why in layout.ignored if re.search(pattern, bare)), None)
+        reason = "a counter that a trainer keeps beside the weights" if COUNTERS.search(bare) else reason
         if reason:
             ignored[key] = reason
             continue

@@ -433,6 +433,7 @@ VIDEO_SWIN = Layout(
         ),
         (r"^layers\.(\d+)\.blocks\.(\d+)\.attn\.", r"stages.\1.blocks.\2.attention."),
         (r"^layers\.(\d+)\.blocks\.(\d+)\.", r"stages.\1.blocks.\2."),
+        (r"^norm\d\.", "norm."),  # mmaction2 from 1.0 on names the last norm after its stage
         (r"^(?:cls_head\.fc_cls|head)\.", "classifier."),
     ),
     ignored=(

@@ -104,7 +104,7 @@ def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, besid
             raise UsageError("data is missing; give data=NAME and root=FOLDER, or data=FOLDER of clips")
         dataset = _listed(options, loaded.data, options.root or loaded.root, loaded.data_options | options.data_changes)
     data = Path(options.data or loaded.data).name  # of a folder the last part
-    check_classes(dataset, data, loaded)
+    dataset = of_checkpoint(dataset, data, loaded)
     digest = views.weights_digest(loaded.model)
     protocol = replace(loaded.protocol, workers=options.workers, order=options.order or loaded.protocol.order)
     layout = f"{protocol.testing.clips}x{protocol.testing.crops}"
@@ -149,12 +149,21 @@ def _listed(options: Options, name: str, root: str | None, more: dict[str, Any])
         raise UsageError(str(error)) from None
 
 
-def check_classes(dataset: DataSet, data: str, loaded: Trained) -> None:
-    """Raises: UsageError, where model and data set do not mean the same classes."""
-    if len(dataset.classes) != loaded.model.num_classes:
+def of_checkpoint(dataset: DataSet, data: str, loaded: Trained) -> DataSet:
+    """The data set with the checkpoint's classes: a list that names none, and holds some of them, is of all of them.
+
+    Raises: UsageError, where model and data set do not mean the same classes.
+    """
+    count, answers = len(dataset.classes), loaded.model.num_classes
+    unnamed = list(dataset.classes) == [str(number) for number in range(count)]
+    if unnamed and count < answers:
+        print(f"{data} names no classes: its labels, up to {count - 1}, are taken as the checkpoint's, of {answers}")
+        return replace(dataset, classes=tuple(loaded.classes) if loaded.named else tuple(map(str, range(answers))))
+    if count != answers:
         raise UsageError(
-            f"{data} has {len(dataset.classes)} classes, the checkpoint answers for {loaded.model.num_classes}; "
-            "it was trained on another data set"
+            f"{data} has {count} classes, the checkpoint answers for {answers}: it was trained on another data set, or "
+            f"on all classes of this one, and then data.classes=FILE with the names of all {answers}, one a line in "
+            "the order of the labels, settles it (data.subset=true numbers those that are there anew, and cannot fit)"
         )
     if loaded.named and list(loaded.classes) != list(dataset.classes):
         number = next(i for i, (a, b) in enumerate(zip(loaded.classes, dataset.classes, strict=True)) if a != b)
@@ -162,6 +171,7 @@ def check_classes(dataset: DataSet, data: str, loaded: Trained) -> None:
             f"class {number} is {loaded.classes[number]!r} for the checkpoint, {dataset.classes[number]!r} in {data}: "
             "the labels have another order, or it is another data set"
         )
+    return dataset
 
 
 def summary(score: Scores, predictions: Predictions) -> str:

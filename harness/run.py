@@ -209,7 +209,7 @@ def _work(request: Options, argv: list[str]) -> int:
         console=console,
         progress=console_of_errors(console),
         arguments=argv,
-        as_json=options.json,
+        as_json=request.json,
     )
 
 
@@ -290,7 +290,7 @@ def _suite(request: Options, argv: list[str], console: Console) -> int:
         console=console,
         progress=console_of_errors(console),
         arguments=argv,
-        as_json=options.json,
+        as_json=request.json,
     )
 
 

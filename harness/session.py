@@ -18,6 +18,7 @@ from rich.console import Console
 from harness import scratch
 from harness.accuracy.setup import Setup, check
 from harness.cost import metrics
+from harness.datasets import understood
 from harness.deadline import Deadline
 from harness.spec import budget, case
 from harness.spec.budget import Training
@@ -214,7 +215,7 @@ def setup(ablation: Ablation, settings: Settings, training: Training, whole: boo
         return None
     made = Setup(
         budget.load(name),
-        training,
+        replace(training, data_options=understood(training.data or budget.load(name).data, training.data_options)),
         device=settings.device or "cpu",
         dtype=settings.dtype,
         kernel=settings.kernel or "auto",

@@ -77,7 +77,7 @@ def job(options: Options) -> Job:
         sets={} if isinstance(options.data, str) else counts,
         folder=Path(options.out),
         strategy=strategy,
-        data_options=options.data_changes,
+        data_options=sets[0].options if isinstance(options.data, str) else options.data_changes,
     )
 
 

@@ -118,8 +118,8 @@ def test_slips_in_names_splits_roots_and_options(tmp_path):
         datasets.load("ucf101", "val", tmp_path / "gone")
     with pytest.raises(DataError, match="no option 'flod'; did you mean 'fold'"):
         datasets.load("ucf101", "val", tmp_path, flod=1)
-    with pytest.raises(DataError, match="fold='1' is not a whole number"):
-        datasets.load("ucf101", "val", tmp_path, fold="1")
+    with pytest.raises(DataError, match="fold='one' is not a whole number"):
+        datasets.load("ucf101", "val", tmp_path, fold="one")
     with pytest.raises(DataError, match="neither a folder nor the name"):
         datasets.load("./gone", "val")
     with pytest.raises(DataError, match=r"looked for train.csv or val.csv .* and for class folders"):

@@ -464,7 +464,7 @@ def test_the_command_line_writes_everything(folder, tmp_path, capsys):
     assert "| green | 2 | 1 | 50.0 | 9.5 to 90.5 | — |" in (out / "per_class.md").read_text()
 
     assert evaluate.main(arguments(folder, out)) == 0
-    assert "5 of 6 videos are predicted already" in capsys.readouterr().out  # the damaged one is tried again
+    assert "5 of 6 videos are predicted already" in capsys.readouterr().err  # the damaged one is tried again
 
 
 @pytest.mark.parametrize(
@@ -493,6 +493,7 @@ def test_slips_are_one_error(folder, tmp_path, capsys, more, message):
 
 def test_other_classes_are_refused(folder, tmp_path, capsys):
     (tmp_path / "val.csv").write_text("a.mp4,0\nb.mp4,1\n")
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
     assert evaluate.main([f"checkpoint={folder / 'model.safetensors'}", f"data={tmp_path}"]) == 2
     assert "2 classes, the checkpoint answers for 3" in capsys.readouterr().err
     named = tmp_path / "names.txt"

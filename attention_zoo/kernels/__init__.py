@@ -166,7 +166,7 @@ def attend(
     run, most = registry.get(name).run, _at_once(q, k, bias, backward)
     if kernel == AUTO and _narrow.fits(q) and max(q.shape[-2], k.shape[-2]) > SHORT:
         run = _narrow.attend
-    if most >= len(q):
+    if most >= q.shape[0]:
         return run(q, k, v, bias)
     parts = [x.split(most) for x in (q, k, v)]
     shared = bias is None or len(bias) == 1
@@ -177,7 +177,7 @@ def attend(
 def _at_once(q: Tensor, k: Tensor, bias: Tensor | None, backward: bool) -> int:
     """How many sequences one call of a kernel takes: on CUDA no more than its launches and its memory hold."""
     if q.device.type != "cuda":
-        return len(q)
+        return q.shape[0]
     heads, n, c = q.shape[1:]
     rows = -(-max(n, k.shape[-2]) // 128) * 128
     most = min(MOST_SEQUENCES, MOST_NUMBERS // (heads * rows * max(c, 32)))

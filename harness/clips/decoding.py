@@ -59,6 +59,7 @@ class VideoFacts:
     decoder: str  # "decord 0.6.0" or "PyAV 18.1.0"
     fallback: str | None = None  # why not decord
     damage: str | None = None  # what is known to be missing from the file
+    mirrored: bool = False  # whether frames are turned upside down before they are rotated
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,7 @@ def _layout(path: Path) -> _Layout:
             codec=stream.codec_context.name,
             duration=_duration(container, stream),
             decoder=_pyav_name(),
+            mirrored=_mirrored(first),
         )
         layout = _Layout(stream.index, _promised(stream), facts)
         if not EXACT & set(container.format.name.split(",")):
@@ -240,9 +242,18 @@ def _layout(path: Path) -> _Layout:
         return _counted(path, layout)
     if len(pictures) > 1:
         return replace(layout, distrust="decord does not always take the first of several video streams")
-    if first.interlaced_frame or first.format.components[0].bits > 8:
-        return replace(layout, distrust="decord enlarges the colours of interlaced and 10-bit pictures otherwise")
+    if layout.facts.mirrored:
+        return replace(layout, distrust="it is shown mirrored, which decord does not do")
+    if first.interlaced_frame or first.format.components[0].bits > 8 or not _enlarged_alike(first):
+        kinds = "interlaced and 10-bit pictures, odd heights and rare formats"
+        return replace(layout, distrust=f"decord enlarges the colours of {kinds} otherwise")
     return layout
+
+
+def _enlarged_alike(frame: Frame) -> bool:
+    """Whether both libraries enlarge its colour planes alike: with all rows, or in the usual format and even height."""
+    sides = (frame.format.chroma_width(16), frame.format.chroma_height(16))
+    return sides[1] == 16 or (sides == (8, 8) and frame.height % 2 == 0)
 
 
 def _timed(container: Container, stream: Stream, layout: _Layout) -> _Layout:
@@ -421,6 +432,17 @@ def _rotation(frame: Frame) -> int:
     return round(getattr(frame, "rotation", 0) / 90) * 90 % 360
 
 
+def _mirrored(frame: Frame) -> bool:
+    """Whether the file's matrix for display turns pictures over, which no rotation does."""
+    import av
+
+    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    if matrix is None:
+        return False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    return a * d - b * c < 0
+
+
 def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[int]) -> dict[int, np.ndarray]:
     """The frames with these (sorted) numbers, as RGB. Raises: VideoError naming file and first missing one."""
     frames: dict[int, np.ndarray] = {}
@@ -483,7 +505,8 @@ def _until(frames: Iterable[Frame], numbers: dict[int, int]) -> Iterator[tuple[i
 
 def _picture(frame: Frame, facts: VideoFacts) -> np.ndarray:
     _check_size(frame, facts)
-    return np.rot90(frame.to_ndarray(format="rgb24"), facts.rotation // 90)
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.rot90(pixels[::-1] if facts.mirrored else pixels, facts.rotation // 90)
 
 
 def _check_size(frame: Frame, facts: VideoFacts) -> None:

@@ -14,10 +14,12 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import yaml
 
 from attention_zoo.registry import nearest
 
@@ -165,6 +167,7 @@ def load(name: str, split: str, root: str | Path | None = None, **options: Any) 
     unknown = [option for option in options if option not in source.options]
     if unknown:
         raise DataError(f"data set {name} has no option {unknown[0]!r}; {nearest(unknown[0], list(source.options))}")
+    options = understood(name, options)
     for option, value in options.items():
         default = source.options[option]
         allowed = (str, type(None)) if default is None else (type(default),)
@@ -177,6 +180,30 @@ def load(name: str, split: str, root: str | Path | None = None, **options: Any) 
     if not dataset.items:
         raise DataError(f"{name} {split} in {dataset.root}: lists no videos")
     return dataset
+
+
+def understood(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which text, as command lines give it, became what the data set has in its place.
+
+    Where it has a text, or none, the text stays as it is, whatever a grammar would make of it. What does not fit is
+    left for `load`, which says so.
+    """
+    try:
+        known = get(name if name in names() else resolve(name)[0]).options
+    except DataError:
+        known = {}
+    return {key: _understood(value, known[key]) if key in known else value for key, value in options.items()}
+
+
+def _understood(value: Any, default: Any) -> Any:
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    if default is None:
+        return None if value.lower() in ("none", "null") else value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
 
 
 def resolve(name: str, root: str | Path | None = None) -> tuple[str, Path | None]:

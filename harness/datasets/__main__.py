@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from harness import datasets
@@ -150,20 +149,10 @@ def _parted(name: str, arguments: list[str], options: type) -> tuple[dict[str, A
     for argument in arguments:
         key, equals, raw = argument.partition("=")
         if equals and key in accepted and not hasattr(options, key) and key not in data_options:
-            data_options[key] = _value(raw, accepted[key])
+            data_options[key] = raw
         else:
             rest.append(argument)
     return data_options, rest
-
-
-def _value(raw: str, default: Any) -> Any:
-    """What an option of a data set says; text that its kind does not fit is refused by `datasets.load`."""
-    if default is None or isinstance(default, str):
-        return None if default is None and raw.lower() in ("none", "null") else raw
-    try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError:
-        return raw
 
 
 def check(name: str, data_options: dict[str, Any], options: Check) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_zoo.registry import nearest
-from harness.datasets import DataError, DataSet, load
+from harness.datasets import DataError, DataSet, load, understood
 
 RESERVED = dir(dict) + ["train", "eval", "forward", "type", "half", "float", "double", "to"]  # of modules by name
 
@@ -42,7 +42,7 @@ def chosen(
     if isinstance(data, str):
         if isinstance(root, list | tuple):
             raise DataError(f"root={_listed(root)} names several folders, data={data} one data set; give one root")
-        return (Chosen(name_of(data), data, root, options),)
+        return (Chosen(name_of(data), data, root, understood(data, options)),)
     if not data:
         raise DataError("data=[] names no data set; give one or more, as in data=[kinetics400,ssv2]")
     names = [name_of(word) for word in data]
@@ -64,7 +64,7 @@ def chosen(
                 f"data.{names[0]}.OPTION; {nearest(name, names)}"
             )
         own[name][option] = value
-    return tuple(Chosen(n, word, r, own[n]) for n, word, r in zip(names, data, roots, strict=True))
+    return tuple(Chosen(n, word, r, understood(word, own[n])) for n, word, r in zip(names, data, roots, strict=True))
 
 
 def name_of(data: str) -> str:

@@ -20,6 +20,7 @@ from harness.spec.reader import UsageError, described, kinds_of, typed
 from records.terminal import until_closed
 
 CHANGES = "_changes"
+DATA = "data_changes"
 NONE = ("none", "null")
 
 
@@ -97,7 +98,10 @@ def parse(command: Command, argv: list[str]) -> Any:
         name = by_name[key].name if key in by_name else rest
         if name in inner:
             raise UsageError(f"{key} is given twice; give it once")
-        inner[name] = _value_of(key, raw, kinds[name]) if key in by_name else reader.value(raw, argument)
+        if key in by_name:
+            inner[name] = _value_of(key, raw, kinds[name])
+        else:  # an option of a data set is taken as it stands: the set itself knows what kinds its options are of
+            inner[name] = raw if open_to[head] == DATA else reader.value(raw, argument)
     for f in fields(command.options):
         if f.name not in chosen and f.default is MISSING and f.default_factory is MISSING:
             raise UsageError(f"{f.name} is missing; give {f.name}=...: {f.metadata['meaning']}")

@@ -36,7 +36,7 @@ from harness.training.feed import Kept
 from harness.training.folder import PREDICTIONS, RESULT, cut_log, store_job, stored_result
 from harness.training.job import Job, Result, Stopped, TrainingError
 from harness.training.journal import Counters, Journal, board, outcome
-from harness.training.start import check_device, data_sets, new_model, objective, schedule
+from harness.training.start import check_device, data_sets, new_model, objective, schedule, unreached
 from harness.training.state import storing
 from harness.training.step import Learner
 from harness.training.stopping import between_steps
@@ -110,6 +110,8 @@ class _Run:
         data = data_sets(job)
         self.training, self.testing = data["train"], data[job.test_split]
         self.schedule = schedule(job, group, feed.keys(self.training, job, 1, first=0, last=0).count)
+        for note in unreached(job.recipe.optimisation, self.schedule) if group.first else ():
+            self.console.print(escape(note), soft_wrap=True)
         self.content = store_job(job, data, self.schedule.micro, group)
         self.kernel = kernels.resolve(job.kernel, group.device, getattr(torch, job.dtype), backward=True)
         self.model = new_model(job, self.kernel, console)

@@ -121,6 +121,23 @@ def guessing(job: Job) -> float:
     return max(1.0, loss)
 
 
+def unreached(optimisation: Optimisation, schedule: Schedule) -> list[str]:
+    """What of a recipe a training of so many steps never comes to, in words."""
+    epochs = schedule.last / max(1, schedule.per_epoch)
+    length = f"the training ends after {epochs:.3g} epoch{'s' * (epochs != 1)}"
+    notes = []
+    if optimisation.warmup_epochs >= epochs:
+        largest = max(optimisation.warmup_start, epochs / optimisation.warmup_epochs)
+        notes.append(
+            f"warning: the warm-up of {optimisation.warmup_epochs:g} epochs does not end, {length}: the learning rate "
+            f"reaches {100 * largest:.0f} % of what is stated at most; give a lower recipe.optimisation.warmup_epochs"
+        )
+    late = [f"{epoch:g}" for epoch in optimisation.milestones if epoch >= epochs]
+    if optimisation.schedule == "step" and late:
+        notes.append(f"warning: milestones at epoch {', '.join(late)} are never reached, {length}")
+    return notes
+
+
 def schedule(job: Job, group: Group, count: int) -> Schedule:
     """Of `count` training videos. Raises: TrainingError, where the batch does not fit them or cannot be split."""
     micro, parts = _parts(job, group, count)
