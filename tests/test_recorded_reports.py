@@ -85,18 +85,7 @@ def test_the_page_of_costs_opens_every_section_with_one_table():
             assert len(tables) == 1, section.splitlines()[0]
 
 
-# Records of a checkout with local changes, older than the rule that there be none. A folder leaves the list when it is
-# recorded again; none joins it.
-DIRTY = {
-    f"cpu-amd-epyc-2-cores/{ablation}"
-    for ablation in (
-        "block_composition", "position_encoding", "pyramid_downsampling", "temporal_pooling", "window_size"
-    )
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
 def test_records_are_of_clean_commits(folder):
     commits = {row.name: row.facts().get("commit", "") for row in table.load(folder).measured}
-    dirty = sorted(row for row, commit in commits.items() if "local changes" in commit)
-    assert bool(dirty) == (name(folder) in DIRTY), dirty or f"{name(folder)} is clean now: take it off the list"
+    assert not [row for row, commit in commits.items() if "local changes" in commit]
