@@ -180,7 +180,8 @@ def summary(table: AblationTable) -> list[str]:
     disagreements = findings(table)
     tasks = {name: [row.name for row in table.measured if _passes(row, name)] for name in names(table)}
     passed = [row.name for row in table.measured if all(row.name in tasks[name] for name in tasks)]
-    seeds = {len(row.measurement(name).visits) for row in table.measured for name in names(table)} - {0}
+    asked = [row.measurement(name) for row in table.measured for name in names(table)]
+    seeds = {len(measured.visits) for measured in asked if measured is not None} - {0}
     over = "one seed, tried quickly" if max(seeds, default=0) < 2 else counted(max(seeds), "seed")
     return [
         f"Probes ({over}): every question to the end of its dial is answered by {', '.join(passed) or 'no row'}; reach "

@@ -1,6 +1,7 @@
 """Dials of rows, and what a report says of schemes along them: saved multiply-adds, saved time, the gap, the fronts."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from harness.cost.metrics.macs import MACS
 from harness.probes.train import Block, Effort
 from harness.spec import case
 from harness.spec.reader import UsageError
-from records.record import Record, read_manifest, write_manifest, write_record
+from records.record import Record, read_manifest, read_record, write_manifest, write_record
 from reports import build, sparsity, table
 
 EFFORT = Effort(steps=20, batch=8, tested=64)
@@ -77,6 +78,16 @@ def test_the_first_line_says_what_gives_most_for_each_cost(folder):
     assert (wide["dial"], wide["gap_points"][:4], wide["front_macs"], wide["front_latency"]) == (
         "window", "60.0", "true", "false",
     )  # fmt: skip
+
+
+def test_a_run_that_was_stopped_has_a_report_of_what_is_there(folder):
+    """Rows that were counted and not yet asked."""
+    path = next(folder.glob("worse-*.json"))
+    record = read_record(path)
+    kept = {name: measured for name, measured in record.measurements.items() if name == "macs"}
+    write_record(replace(record, measurements=kept), folder)
+    build.build(folder)
+    assert "| worse | — | 20 | — | — | — |" in (folder / "report.md").read_text()
 
 
 def test_rows_without_dials_have_none_of_this(tmp_path):
