@@ -18,6 +18,13 @@ import torch
 import attention_zoo.laws as laws
 from attention_zoo import UnknownName, kernels, options_of, schemes
 
+USAGE = """python -m attention_zoo                every scheme with its options and defaults; the kernels that run here
+python -m attention_zoo check NAME     whether it obeys the laws, also one of another package; several names too
+python -m attention_zoo draw NAME      what one token attends to, as a picture: grid=8x14x14 query=3,7,7 out=FILE.png
+python -m attention_zoo gallery        the picture of all schemes, and the page that explains it
+python -m attention_zoo speedup NAME   whether a block-sparse kernel can make it fast: grid=16x56x56 block=64
+Options of the scheme go after the name: 'window=[5,5,5]'."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
@@ -25,16 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
         case []:
             listing()
             return 0
+        case ["-h" | "--help"]:
+            print(USAGE)
+            return 0
         case ["check", _, *_] as command:
             return checked(command[1:])
         case ["draw" | "gallery" | "speedup" as word, *command]:
             return printed(word, command)
         case command:
-            print(
-                f"error: {' '.join(command)!r} is no command; there are: python -m attention_zoo, and it followed by "
-                "check NAME, draw NAME, gallery, speedup NAME",
-                file=sys.stderr,
-            )
+            print(f"error: {' '.join(command)!r} is no command; there are:\n{USAGE}", file=sys.stderr)
             return 2
 
 
@@ -68,14 +74,15 @@ def printed(word: str, command: list[str]) -> int:
 
 def listing() -> None:
     print(f"attention schemes (torch {torch.__version__}, Python {platform.python_version()})")
+    width = max(map(len, [*schemes.names(), *kernels.names()]))
     for name in schemes.names():
-        print(f"  {name:<16} {_summary(schemes.get(name))}")
+        print(f"  {name:<{width}} {_summary(schemes.get(name))}")
         for option, default in options_of(name).items():
-            print(f"  {'':<16}   {option} = {default!r}")
+            print(f"  {'':<{width}}   {option} = {default!r}")
     for device in ("cpu", "cuda"):
         print(f"\nkernels on {device}{_device_note(device)}")
         for name in kernels.names():
-            print(f"  {name:<16} {_availability(name, device)}")
+            print(f"  {name:<{width}} {_availability(name, device)}")
     print(f"\nkernel=auto stands for {kernels.resolve('auto', 'cpu', torch.float32)}")
 
 

@@ -657,6 +657,7 @@ def test_options_of_the_data_set_are_given_to_the_check(damaged, tmp_path, capsy
         "split=train",
     ]
     assert main(["check", "slowfast", *arguments]) == 0
+    assert main(["check", "slowfast", *(entry.replace("annotations", "data.annotations") for entry in arguments)]) == 0
     assert main(["check", "slowfast", *arguments, "sided=perhaps"]) == 2
     assert "sided='perhaps' is not true or false" in capsys.readouterr().err
 

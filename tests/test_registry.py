@@ -318,10 +318,19 @@ def test_schemes_that_obey_the_laws_are_told_so(installed, capsys):
     assert "did you mean 'identity'" in capsys.readouterr().err
 
 
+def test_help_names_the_commands(capsys):
+    assert main(["--help"]) == main(["-h"]) == 0
+    printed = capsys.readouterr()
+    assert all(f"python -m attention_zoo {word}" in printed.out for word in ("check", "draw", "gallery", "speedup"))
+    assert printed.err == ""
+
+
 def test_the_listing_shows_everything():
     done = subprocess.run([sys.executable, "-m", "attention_zoo"], capture_output=True, text=True, check=True)
-    for name in (*schemes.names(), *attention_zoo.kernels.names()):
-        assert f"\n  {name} " in done.stdout
+    names = (*schemes.names(), *attention_zoo.kernels.names())
+    width = max(map(len, names))
+    for name in names:
+        assert f"\n  {name:<{width}} " in done.stdout
     for name in schemes.names():
         for option, default in attention_zoo.options_of(name).items():
             assert f"{option} = {default!r}" in done.stdout

@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv[0] in ("-h", "--help"):
         usage = "".join(f"\n       {entry.name} NAME [option=value ...]" for entry in COMMANDS.values())
-        purposes = "\n\n".join(entry.purpose for entry in COMMANDS.values())
+        purposes = "\n\n".join(textwrap.fill(entry.purpose, 100) for entry in COMMANDS.values())
         print(f"usage: {PROGRAM}   lists the data sets{usage}\n\n{purposes}")
         return 0
     if argv[0] not in COMMANDS:
@@ -148,6 +148,7 @@ def _parted(name: str, arguments: list[str], options: type) -> tuple[dict[str, A
     data_options, rest = {}, []
     for argument in arguments:
         key, equals, raw = argument.partition("=")
+        key = key.removeprefix("data.")  # as every other command calls them
         if equals and key in accepted and not hasattr(options, key) and key not in data_options:
             data_options[key] = raw
         else:

@@ -53,9 +53,7 @@ class Stopped(TrainingError):
 class Settings:
     """What a command line may say of a run and the run then keeps."""
 
-    model: str = option(
-        meaning="name of a model; python -m attention_zoo lists the schemes, an unknown name the models"
-    )
+    model: str = option(meaning="name of a model; python -m backbones lists them")
     data: str | list[str] = option(
         meaning="name of a data set (python -m harness.datasets lists them), or a folder of videos; [a,b]: both at once"
     )
