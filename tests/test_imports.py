@@ -57,7 +57,7 @@ MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."):
 # Imports inside of functions, by file: a package that is not everywhere, or torch after what is answered without it.
 LATE_IMPORTS = {
     "harness/accuracy/cluster.py": {"submitit"},
-    "harness/session.py": {"harness.sweep", "reports"},
+    "harness/session.py": {"harness.sweep", "harness.accuracy", "reports"},
     "harness/suite.py": {"harness.cost", "reports"},
     "harness/clips/decoding.py": {"av", "decord"},
     "harness/clips/rand_augment.py": {"kornia"},
