@@ -66,7 +66,7 @@ def printed(word: str, command: list[str]) -> int:
     commands = {"draw": _draw.draw, "gallery": _gallery.gallery, "speedup": _speedup.speedup}
     try:
         print(commands[word](command))
-    except (UnknownName, ValueError) as error:
+    except (UnknownName, ValueError, OSError) as error:  # the last: nothing can be written there
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -19,9 +19,9 @@ class Settings:
 
     def __init__(self, command: str, arguments: Sequence[str], example: str):
         name, *settings = arguments or [""]
-        if not name or "=" in name or any("=" not in setting for setting in settings):
+        if not name or "=" in name or name.startswith("-") or any("=" not in setting for setting in settings):
             raise ValueError(
-                f"{command} {' '.join(arguments)}: say {command} NAME, then settings such as {example}, and the "
+                f"{' '.join([command, *arguments])}: say {command} NAME, then settings such as {example}, and the "
                 "scheme's own options"
             )
         self.name, self.example = name, example
@@ -47,7 +47,17 @@ class Settings:
         return at
 
     def path(self, ending: str) -> Path:
-        return Path(self.left.pop("out", f"{self.name}{ending}"))
+        """The file to write, tried before the work; its folder is made."""
+        path = Path(self.left.pop("out", f"{self.name}{ending}"))
+        if path.suffix != ending:
+            raise ValueError(f"out={path} must end in {ending}")
+        if path.is_dir():
+            raise ValueError(f"out={path} is a folder; name the file in it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out={path}: cannot make its folder ({error.strerror}); choose another place") from error
+        return path
 
     def options(self) -> dict[str, Any]:
         """All that is left, as JSON has it or as it stands: window=[8,7,7], keep=0.25, rule=paper."""

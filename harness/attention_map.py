@@ -34,7 +34,8 @@ class Options(TestOptions):
 
 COMMAND = options.Command(
     "python -m harness.attention_map",
-    "Pictures of what the class token of a trained model attends to in its last block.",
+    "Pictures of what the class token of a trained model attends to in its last block; without one, the average of "
+    "all tokens.",
     Options,
     (
         ("checkpoint=model.safetensors clip=video.mp4", "of a checkpoint written here"),

@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cited = chosen(papers, names) if names else papers
     except (KeyError, RecordError, PaperTableError) as error:
-        print(error.args[0], file=sys.stderr)
+        print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
     print("\n\n".join(map(str, cited)))
     return 0

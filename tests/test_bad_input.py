@@ -51,7 +51,7 @@ WRONG = {
     "a row that is none": ([GOOD, "rows=LG2"], ["ablation pyramid_scales: no row is called 'LG2'", "LG2, fine"]),
     "a number of no row": ([GOOD, "rows=[9]"], ["no row is called 9", "rows 1 to 5"]),
     "an ablation twice": (["ablation=[kinetics,kinetics]"], ["one is named twice"]),
-    "a file that is none": (["ablation=nowhere/mine.yaml"], ["nowhere/mine.yaml cannot be read"]),
+    "a file that is none": (["ablation=nowhere/mine.yaml"], ["nowhere/mine.yaml: no such file; check the path"]),
     "a mapping without spaces": ([GOOD, "model.attention={a:1}"], ["a space stands behind its colon"]),
     "a missing video": ([GOOD, "clip=nowhere/film.mp4"], ["nowhere/film.mp4", "no such file", "built-in sample"]),
 }  # fmt: skip

@@ -58,7 +58,7 @@ def test_what_is_printed_is_bibtex_with_a_link(capsys):
 
 def test_an_unknown_name_is_told_the_nearest(capsys):
     assert cite.main(["divded"]) == 2
-    assert "nothing is called 'divded'; did you mean 'divided'?" in capsys.readouterr().err
+    assert "error: nothing is called 'divded'; did you mean 'divided'?" in capsys.readouterr().err
 
 
 def test_entries_are_in_order_and_whole():

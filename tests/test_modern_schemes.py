@@ -832,10 +832,10 @@ def drawn_by(*arguments):
 
 
 def test_a_picture_is_drawn(tmp_path):
-    done = drawn_by("neighborhood", "grid=4x6x8", "query=3,5,7", "window=[2,3,3]", f"out={tmp_path / 'n.png'}")
+    done = drawn_by("neighborhood", "grid=4x6x8", "query=3,5,7", "window=[2,3,3]", f"out={tmp_path / 'new' / 'n.png'}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "n.png").read_bytes().startswith(b"\x89PNG")
-    assert done.stdout == f"{tmp_path / 'n.png'}\n"
+    assert (tmp_path / "new" / "n.png").read_bytes().startswith(b"\x89PNG")
+    assert done.stdout == f"{tmp_path / 'new' / 'n.png'}\n"
 
 
 @pytest.mark.parametrize("name", attention_zoo.schemes.names())
@@ -859,6 +859,10 @@ def test_what_is_drawn_is_reach_or_choice(name):
         (["full", "grid=4xax4"], "grid: 'a' is not a number"),
         (["full", "4x4x4"], "say draw NAME, then settings such as grid=8x14x14"),
         (["full", "windows=3"], "full has no option 'windows'"),
+        (["--help"], "draw --help: say draw NAME, then"),
+        ([], "draw: say draw NAME, then"),
+        (["full", "out=full.svg"], "out=full.svg must end in .png"),
+        (["full", f"out={__file__}/full.png"], "cannot make its folder"),
     ],
 )
 def test_what_cannot_be_drawn_says_why(arguments, message):

@@ -210,6 +210,8 @@ def read(path: Path) -> Section:
     """The entries of a YAML file. Raises: UsageError with file and line."""
     try:
         content = value(path.read_text(encoding="utf-8"), path.name)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, Section):
