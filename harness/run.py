@@ -68,7 +68,7 @@ class Options:
     stride: Count | list[Count] | None = option(None, "every how many frames, likewise", written=("clip.stride",))
     vary: dict[str, Any] = option({}, "an axis more: a list of values for any dotted path, as vary.position=[peg,none]")
     model_changes: dict[str, Any] = option({}, "changes every row's model, as model.attention.L.window=[4,7,7]")
-    quick: Flag = option(False, "small clips, few samples: does everything work?")
+    quick: Flag = option(False, "small clips, few samples, a few steps of one training: does everything work?")
     force: Flag = option(False, "measure again what is there")
     rounds: Count | None = option(
         None, "visits to every case among which its timing is split; none: 3, 1 in quick mode"

@@ -203,10 +203,9 @@ def folder_name(words: list[str], settings: Settings) -> str:
 def setup(ablation: Ablation, settings: Settings, training: Training, whole: bool) -> Setup | None:
     """How the rows of an ablation are trained; None for not at all.
 
-    Where the command line names no budget, an ablation that is measured as a `whole` follows its own; in quick mode,
-    which tries whether everything works, it is trained only where that is asked for.
+    Where the command line names no budget, an ablation that is measured as a `whole` follows its own.
     """
-    name = training.budget or (ablation.accuracy if whole and not settings.quick else None) or budget.OFF
+    name = training.budget or (ablation.accuracy if whole else None) or budget.OFF
     if name == budget.OFF:
         unsaid = Training(budget=training.budget)
         named = [f.name for f in fields(training) if getattr(training, f.name) != getattr(unsaid, f.name)]
@@ -220,6 +219,7 @@ def setup(ablation: Ablation, settings: Settings, training: Training, whole: boo
         dtype=settings.dtype,
         kernel=settings.kernel or "auto",
         threads=max(1, provenance.default_threads() // (training.jobs or provenance.default_threads())),
+        quick=settings.quick,
     )
     check(made)
     return made

@@ -89,7 +89,7 @@ def _left_out(step: Step, deadline: Deadline, settings: Settings, training: Trai
     if step.accuracy and training.budget == budget.OFF:
         return "accuracy=off"
     if step.accuracy and settings.quick and training.budget is None:
-        return "nothing is trained in quick mode; accuracy=quick tries that too"
+        return "a suite trains nothing in quick mode; accuracy=quick tries that too"
     return None
 
 

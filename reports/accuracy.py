@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from records.record import Measurement
 from reports import means, power, verdict
-from reports.learning import NOT_LEARNT, UNFINISHED, trouble
+from reports.learning import NOT_LEARNT, QUICK_MODE, UNFINISHED, trouble
 from reports.means import Paired
 from reports.statistics import Interval
 from reports.text import counted
@@ -173,7 +173,7 @@ class Learning:
 
 def learning_words(troubles: Iterable[str]) -> list[str]:
     """Each trouble once, the worst first."""
-    return [word for word in (NOT_LEARNT, UNFINISHED) if word in troubles]
+    return [word for word in (QUICK_MODE, NOT_LEARNT, UNFINISHED) if word in troubles]
 
 
 def learning(measured: Measurement | None) -> Learning | None:
@@ -182,7 +182,10 @@ def learning(measured: Measurement | None) -> Learning | None:
     if not curves:
         return None
     clips, chance = by_seed(measured, "train_clips"), by_seed(measured, "chance")
-    troubles = {seed: trouble(curve, clips[seed], chance[seed]) for seed, curve in curves.items()}
+    cut = measured.details.get("steps") is not None
+    troubles = {
+        seed: QUICK_MODE if cut else trouble(curve, clips[seed], chance[seed]) for seed, curve in curves.items()
+    }
     ends = fmean(curve[-1] for curve in curves.values())
     return Learning(ends, {seed: word for seed, word in troubles.items() if word}, len(curves))
 
@@ -286,7 +289,7 @@ def _not_alike(ours: Measurement, theirs: Measurement) -> str | None:
     """Why two rows may not be compared, in words."""
     for measured, whose in ((ours, "the row"), (theirs, "the baseline")):
         progress = learning(measured)
-        if progress and NOT_LEARNT in progress.troubles.values():
+        if progress and {NOT_LEARNT, QUICK_MODE} & set(progress.troubles.values()):
             return f"not tested: {whose} {progress}"
     for key, words in SAME.items():
         values = [str(measurement.details.get(key)) for measurement in (ours, theirs)]

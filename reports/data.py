@@ -9,7 +9,7 @@ The columns of `results.csv` are `LONG`, and stay what they are within a schema:
 - `missing`: why there is no value
 - `baseline`, `ratio`, `ratio_low`, `ratio_high`, `verdict`, `noise_floor`: of a cost, against the baseline
 - `published`, `published_unit`, `published_verdict`: what a paper prints beside it, and what became of that
-- `training`: of an accuracy: learnt, unfinished or "has not learnt"
+- `training`: of an accuracy: learnt, unfinished, "has not learnt" or "quick mode, a few steps"
 - device, dtype, kernel, operators, mode, batch, threads, clip, commit: on what it was measured, in words
 """
 

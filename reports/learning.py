@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from reports.means import share_interval
 
 NOT_LEARNT, UNFINISHED = "has not learnt", "unfinished"
+QUICK_MODE = "quick mode, a few steps"  # of a training that was cut short to see whether it runs
 STEEP = 5.0  # percentage points gained from one tenth of a training to the next, beyond what chance gives
 
 

@@ -215,6 +215,32 @@ def test_no_training_that_did_not_learn_is_a_plain_figure(tmp_path, clips, capsy
     assert (whole["measurement"], whole["training"]) == (name, "has not learnt")
 
 
+def test_quick_mode_trains_a_few_steps_and_says_so_wherever_the_accuracy_stands(tmp_path, clips, capsys):
+    asked = session.setup(case.load("pyramid_scales"), case.Settings(quick=True), Training(), True)
+    assert asked.quick, "an ablation that trains by itself does so in quick mode, too"
+    assert not session.setup(case.load("pyramid_scales"), case.Settings(), Training(), True).quick
+    assert ran(tmp_path, clips, "quick=true", "recipe.optimisation.epochs=50", "rows=[1]") == 0
+    said = capsys.readouterr()
+    assert "quick mode: 3 steps of each training" in said.err
+    (path,) = results(tmp_path)
+    result = json.loads(path.read_text())
+    assert (result["steps"], result["controls"]) == (3, {})
+    folder = tmp_path / "quick" / "temporal_controls"
+    marked = r"quick mode, a few steps \(train \d+ %\)"
+    assert "(quick mode, a few steps: train" in said.err
+    assert re.search(marked, " ".join(said.out.split()))
+    assert re.search(rf"\*\*{marked}\*\*", (folder / "report.md").read_text())
+    of_row = next(csv.DictReader((folder / "table.csv").open(encoding="utf-8")))
+    assert of_row[f"top1_quick_{plan.data_slug(str(clips))}_training"] == "quick mode, a few steps"
+
+
+def test_without_quick_mode_the_jobs_are_whole():
+    ablation, settings = case.load("pyramid_scales"), case.Settings()
+    setup = session.setup(ablation, settings, Training(), True)
+    job = plan.job(ablation, case.resolve(ablation, settings)[0], setup, 8, 0, Path("."))
+    assert (job.max_steps, job.preload, job.controls) == (None, True, True)
+
+
 def test_a_worker_that_is_killed_costs_its_own_row_only(tmp_path, clips, capsys, monkeypatch):
     given, kill = pool._give, []
 

@@ -153,7 +153,7 @@ def test_the_time_of_a_visit_is_that_of_the_device_that_a_suite_is_for(tmp_path,
 
 def test_nothing_is_trained_in_quick_mode_unless_asked_for(tmp_path, capsys):
     assert go(small(metrics=[], accuracy="quick"), tmp_path, Console(width=200)) == 0
-    assert "nothing is trained in quick mode" in capsys.readouterr().out
+    assert "trains nothing in quick mode" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

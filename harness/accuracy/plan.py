@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import backbones
-from harness.accuracy.setup import BUILT_IN, Setup, data_slug
+from harness.accuracy.setup import BUILT_IN, QUICK_STEPS, Setup, data_slug
 from harness.datasets import DataError
 from harness.datasets.several import chosen
 from harness.spec.budget import NOMINAL_FRAMES, shrunk
@@ -176,11 +176,12 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         data=data,
         root=setup.training.root,
         classes=classes,
-        preload=setup.budget.preload,
-        controls=setup.budget.controls and SET not in row.training,  # they are of all sets together
+        preload=setup.budget.preload and not setup.quick,  # a few steps need a few of its clips
+        controls=setup.budget.controls and not setup.quick and SET not in row.training,  # they are of all sets together
         data_options=setup.training.data_options,
         test_split="test" if built_in else "val",
-        until_flat=setup.training.epochs == AUTO,
+        until_flat=setup.training.epochs == AUTO and not setup.quick,
+        max_steps=QUICK_STEPS if setup.quick else None,
         minutes=setup.minutes,
     )
     job = Job(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from harness.accuracy.setup import Setup
+from harness.accuracy.setup import QUICK_STEPS, Setup
 from harness.spec.case import Entry
 from harness.spec.names import AUTO
 from harness.spec.reader import UsageError
@@ -75,6 +75,10 @@ def settled(
     asked, found, tests = setup.training, spread(setup, entries, read), max(1, len(entries) - 1)
     if asked.within is not None and AUTO not in (asked.seeds, asked.epochs):
         raise UsageError("within goes with seeds=auto or epochs=auto; leave it out, or add one of them")
+    if setup.quick:
+        seeds = (0,) if asked.seeds in (None, AUTO) else asked.seeds
+        told = f"quick mode: {QUICK_STEPS} steps of each training; its accuracy says that it runs, and nothing else"
+        return replace(setup, training=replace(asked, seeds=seeds)), told
     if asked.seeds != AUTO:
         seeds = asked.seeds or setup.budget.seeds
         minutes = asked.within and asked.within * slots / (len(seeds) * len(entries))  # of each training

@@ -10,6 +10,7 @@ from harness.spec.reader import UsageError
 from harness.spec.recipe import load
 from records.record import slug
 
+QUICK_STEPS = 3  # of a training in quick mode: whether it works, not what is learnt
 HALVES = ("motion_short", "motion_long", "motion_small_short", "motion_small_long")
 BUILT_IN = ("motion_small", "motion", "motion_large", *HALVES)
 
@@ -25,6 +26,7 @@ class Setup:
     kernel: str = "auto"
     threads: int = 1
     minutes: float | None = None  # of one training that goes on until its curve is flat
+    quick: bool = False  # a few steps of one seed, for nothing but whether it works
 
     @property
     def data_name(self) -> str:

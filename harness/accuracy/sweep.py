@@ -36,6 +36,7 @@ from harness.store import Store
 from harness.training.job import Job, Result
 from records import provenance
 from records.record import Measurement, Quantity, Visit
+from reports.learning import QUICK_MODE
 
 SAY_EVERY_SECONDS = 30.0
 
@@ -144,10 +145,11 @@ class Trainings:
         job, folders = self.tasks[0].job, len(plan.distinct(self.tasks))
         progress = f"{folders - len(missing)} of {folders} trainings are there; " if len(missing) < folders else ""
         seeds = ", ".join(map(str, sorted({task.seed for task in self.tasks})))
+        length = f"{job.max_steps} steps" if job.max_steps else f"{job.recipe.optimisation.epochs:g} epochs"
         return (
             f"{self.ablation.name}: accuracy={self.setup.budget.name} on {self.setup.data_name}: {progress}"
             f"{len(missing)} to train ({job.recipe.sampling.frames} frames x {job.recipe.augmentation.size} px, "
-            f"{job.recipe.optimisation.epochs:g} epochs{' and on until flat' if job.until_flat else ''}, seeds {seeds})"
+            f"{length}{' and on until flat' if job.until_flat else ''}, seeds {seeds})"
         )
 
 
@@ -180,6 +182,8 @@ def _measurement(setup: Setup, tasks: list[Task], results: dict[int, Result], wh
         "dtype": job.dtype,
         "device": job.device,
     }
+    if job.max_steps is not None:
+        details["steps"] = job.max_steps
     if tasks[0].same_as is not None:
         details["same_network_as"] = tasks[0].same_as
     title = f"top-1, {setup.budget.name} on {details['data']}"
@@ -260,7 +264,8 @@ def _outcome(done: pool.Done) -> str:
     result = None if done.failure else done.task.result()
     if result is None:
         return done.failure or "no result was left"
-    wrong = f" ({result.trouble}: train {result.training['curve'][-1]:.0f} %)" if result.trouble else ""
+    trouble = QUICK_MODE if done.task.job.max_steps else result.trouble
+    wrong = f" ({trouble}: train {result.training['curve'][-1]:.0f} %)" if trouble else ""
     return f"top-1 {result.top1:.1f} %{wrong} in {duration(result.seconds['total'])}"
 
 
