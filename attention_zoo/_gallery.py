@@ -40,8 +40,8 @@ where only some of the heads did. On the right all pairs, a row for each token, 
 part the frames. Most schemes of several steps, or of means, see everything, but little of most of it.
 
 `python -m attention_zoo gallery` makes this page. Any scheme on any grid, with options of yours:
-`python -m attention_zoo draw neighborhood grid=8x14x14 query=3,7,7 window=[5,5,5]`; whether a kernel that skips empty
-tiles can make it fast: `python -m attention_zoo speedup neighborhood grid=8x14x14 window=[5,5,5]`.
+`python -m attention_zoo draw neighborhood grid=8x14x14 query=3,7,7 'window=[5,5,5]'`; whether a kernel that skips empty
+tiles can make it fast: `python -m attention_zoo speedup neighborhood grid=8x14x14 'window=[5,5,5]'`.
 
 | scheme | what it is | options here | a token sees |
 | --- | --- | --- | ---: |
