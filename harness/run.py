@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from harness import plan, session, suite
 from harness.progress import console_of_errors
 from harness.session import COMMAND, Training
-from harness.spec import budget, case, names, options
+from harness.spec import budget, case, machines, names, options
 from harness.spec import suite as suites
 from harness.spec.case import Ablation, Settings
 from harness.spec.options import option
@@ -44,6 +44,9 @@ class Options:
     plan: Flag = option(False, "say what would be measured, how long it takes and what it needs; measure nothing")
     metrics: list[names.Metric] | None = option(None, "what to measure; none: as the ablation")
     rows: list[str | Count] | None = option(None, "only these rows, by name or number; plan=true shows both")
+    machine: names.Machine | None = option(
+        None, "sets device, dtype, batch_size and time_limit where they are left open; values below"
+    )
     device: names.Device | list[names.Device] | None = option(None, "where to measure; none: cpu")
     dtype: names.Dtype | list[names.Dtype] | None = option(None, "format of weights and clip; none: float32")
     batch_size: Count | list[Count] | None = option(None, "clips per forward pass; none: 1")
@@ -130,6 +133,9 @@ def _more() -> list[str]:
         "budgets of accuracy",
         *(f"  {name:24} {budget.load(name).meaning}" for name in budget.names()),
         "",
+        "machines: what each sets where the command line, or an axis of the rows, does not",
+        *(f"  {name:24} {machine}" for name, machine in machines.MACHINES.items()),
+        "",
         "ablations",
         *_questions(),
         "",
@@ -191,6 +197,7 @@ def _work(request: Options, argv: list[str]) -> int:
         return _suite(request, argv, console)
     if request.steps is not None:
         raise UsageError("steps are those of a suite; add suite=gpu, or leave them out")
+    request = on_machine(request)
     ablations, settings = chosen(request)
     out = Path(request.out)
     if request.plan:
@@ -211,6 +218,18 @@ def _work(request: Options, argv: list[str]) -> int:
         arguments=argv,
         as_json=request.json,
     )
+
+
+def on_machine(request: Options) -> Options:
+    """The command with what its machine sets: options that are left open, and no axis of the ablations' rows."""
+    if request.machine is None:
+        return request
+    named = request.ablation if isinstance(request.ablation, list) else [request.ablation or case.ALL]
+    loaded = [case.load(name) for name in (case.names_in_all() if named == [case.ALL] else named)]
+    varied = {axis.removeprefix("clip.") for ablation in loaded for axis in ablation.vary | request.vary}
+    open_names = [f.name for f in fields(machines.Machine) if getattr(request, f.name) is None]
+    machine = machines.MACHINES[request.machine]
+    return replace(request, **{name: getattr(machine, name) for name in open_names if name not in varied})
 
 
 def chosen(request: Options) -> tuple[list[Ablation], Settings]:

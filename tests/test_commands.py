@@ -94,11 +94,28 @@ def test_a_command_that_no_parser_takes_is_found():
         (["ablation=pyramid_scales", "quick"], "did you mean quick=true?"),
         (["ablation=pyramid_scales", "metrics=[flops]"], "did you mean 'macs'?"),
         (["ablation=pyramid_scales", "kernel=flash"], "did you mean 'sdpa'?"),
+        (["ablation=pyramid_scales", "machine=h20"], "unknown machine 'h20'; did you mean 'h200'?"),
     ],
 )
 def test_a_slip_is_told_the_way_out(words, way_out, capsys):
     assert run.main(words) == 2
     assert way_out in capsys.readouterr().err
+
+
+def test_a_machine_sets_what_the_command_leaves_open(capsys):
+    names = ("device", "dtype", "batch_size", "time_limit", "frames")
+
+    def settled(*words):
+        request = run.on_machine(options.parse(run.PROGRAM, list(words)))
+        return [getattr(request, name) for name in names]
+
+    assert settled("ablation=pyramid_scales") == [None] * 5
+    assert settled("ablation=pyramid_scales", "machine=h200") == ["cuda", "bfloat16", 16, 120.0, None]
+    own = ("dtype=float16", "batch_size=[1,2]", "time_limit=9", "clip.frames=8")
+    assert settled("ablation=pyramid_scales", "machine=a100", *own) == ["cuda", "float16", [1, 2], 9.0, 8]
+    assert settled("ablation=dtypes", "machine=h100")[1] is None, "the rows of this table differ in it"
+    assert run.main(["--help"]) == 0
+    assert "a100                     device=cuda dtype=bfloat16 batch_size=8" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_there_is_told_as_one(capsys):

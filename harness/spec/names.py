@@ -90,6 +90,7 @@ Metric = one_of("metric", metrics)
 Figure = one_of("figure", _names_in("records.figures"))
 Recipe = one_of("recipe", _names_in("harness.spec.recipe"), "a name in harness/conf/recipe")
 Budget = one_of("budget", _names_in("harness.spec.budget", OFF))
+Machine = one_of("machine", _names_in("harness.spec.machines"))
 Suite = one_of("suite", _names_in("harness.spec.suite"))
 Seeds = Annotated[tuple[Whole, ...], AfterValidator(_different), Meaning("a list of whole numbers from 0, as [0,1,2]")]
 SeedsOrAuto = Seeds | Literal["auto"]
