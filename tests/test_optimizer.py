@@ -266,7 +266,8 @@ def test_steps_of_timesformer():
 def test_every_recipe_has_a_rate_at_every_step(name):
     o = recipes.load(name).optimisation
     factors = [optim.lr_factor(s, 3, o) for s in range(int(o.epochs * 3))]
-    assert all(0 < f <= 1 for f in factors)
+    assert all(0 < f <= 1 for f in factors[1:])
+    assert (factors[0] == 0) == (o.warmup_epochs > 0 and o.warmup_start == 0)
     assert max(factors) > 0.9
 
 

@@ -137,9 +137,9 @@ class _Run:
                 controls[order] = self._evaluated(order, f"{PREDICTIONS}-{order}")
         result = None
         if self.group.first:
-            whole = {order: together(by_set) for order, by_set in ({job.order: predictions} | controls).items()}
             result = outcome(
-                job, self.schedule, self.group, counters, whole.pop(job.order), whole,
+                job, self.schedule, self.group, counters, together(predictions),
+                {order: together(by_set) for order, by_set in controls.items()},
                 predictions if job.sets else {}, content=self.content,
                 labels=[[item.label for item in one.items] for one in self.training], kernel=self.kernel,
                 model=self.model, seconds=self._seconds(),
