@@ -20,10 +20,11 @@ MAY_LACK = {  # what a row may have no number of here, and why
 }
 FEW = ("full", "shifted_window", "neighborhood", "local + global")  # of a table that holds every scheme
 WHOLE = "attention_schemes"  # the one of these tables that is run with all of them, too
-SLOW = (  # every scheme is compiled; takes steps of training, and one of them is predicted; is trained six times
-    "compile",
-    "training",
-    "probes",
+SLOW = (
+    "compile",  # every scheme is compiled
+    "equivalence",  # every scheme on every kernel in every number format; tests/test_errors.py has a few
+    "training",  # takes steps of training, and one of them is predicted
+    "probes",  # is trained six times
     "peers",  # needs transformers and torchvision; tests/test_peers.py runs its rows
 )
 
