@@ -69,6 +69,9 @@ def printed(word: str, command: list[str]) -> int:
     except (UnknownName, ValueError, OSError) as error:  # the last: nothing can be written there
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: too large for this machine's memory ({error}); give a smaller grid=", file=sys.stderr)
+        return 1
     return 0
 
 

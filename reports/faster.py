@@ -87,6 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="the folder of all devices")
     parser.add_argument("--out", type=Path, default=LIST, help="the list (the one that `auto` reads)")
     options, tables = parser.parse_args(arguments), []
+    if not options.results.is_dir():  # an empty list would take every kernel away that records know as faster
+        print(
+            f"error: {options.results} is not a folder; give the one that holds the devices' folders", file=sys.stderr
+        )
+        return 2
     for device in sorted(path for path in options.results.glob("*") if path.is_dir()):
         for folder in ablation_folders(device):
             try:

@@ -132,6 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.findings", description=__doc__.partition("\n\n")[0])
     parser.add_argument("outputs", type=Path, help="the folder that holds the ablations' folders")
     outputs = parser.parse_args(arguments).outputs
+    if not outputs.is_dir():
+        print(f"error: {outputs} is not a folder; give the one that holds the ablations' folders", file=sys.stderr)
+        return 2
     try:
         print(build(outputs))
     except (RecordError, PaperTableError) as error:

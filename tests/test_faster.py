@@ -68,3 +68,9 @@ def test_the_list_that_ships_is_what_the_committed_records_say(tmp_path, capsys)
     assert faster.main([str(ROOT / "results"), "--out", str(tmp_path / "faster.json")]) == 0
     assert (tmp_path / "faster.json").read_bytes() == faster.LIST.read_bytes()
     assert isinstance(json.loads(faster.LIST.read_text()), list)
+
+
+def test_a_folder_that_is_not_there_leaves_the_list_alone(tmp_path, capsys):
+    assert faster.main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "faster.json")]) == 2
+    assert not (tmp_path / "faster.json").exists()
+    assert "nowhere is not a folder" in capsys.readouterr().err

@@ -44,3 +44,9 @@ def test_counts_of_others_are_cited(page):
 def test_a_folder_without_runs_has_no_findings(tmp_path):
     assert findings.main([str(tmp_path)]) == 0
     assert "##" not in (tmp_path / "findings.md").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path, capsys):
+    assert findings.main([str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "nowhere").exists()
+    assert "nowhere is not a folder" in capsys.readouterr().err

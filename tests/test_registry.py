@@ -318,6 +318,15 @@ def test_schemes_that_obey_the_laws_are_told_so(installed, capsys):
     assert "did you mean 'identity'" in capsys.readouterr().err
 
 
+def test_a_grid_beyond_the_memory_is_told_in_one_line(monkeypatch, capsys):
+    def draw(command):
+        raise MemoryError("Unable to allocate 187 GiB")
+
+    monkeypatch.setattr("attention_zoo._draw.draw", draw)
+    assert main(["draw", "full", "grid=400x400x400"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == main(["-h"]) == 0
     printed = capsys.readouterr()
