@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
                 print(USAGE)
             case _:
                 raise ValueError(f"{' '.join(arguments)!r} is no command; there are:\n{USAGE}")
-    except (UnknownName, ValueError, CheckpointError, OSError) as error:
+    except CheckpointError as error:
+        print(f"error: {error.for_commands()}\n  `python -m backbones` lists the models", file=sys.stderr)
+        return 2
+    except (UnknownName, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

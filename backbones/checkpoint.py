@@ -46,6 +46,10 @@ SETS = "sets"  # in the metadata of a model that was trained on several data set
 class CheckpointError(ValueError):
     """A file that is no checkpoint, or one that does not fit the model; the message names the file and the remedy."""
 
+    def for_commands(self) -> str:
+        """The message without the remedy that only programs have."""
+        return "\n".join(line for line in str(self).splitlines() if "strict=False" not in line)
+
 
 @dataclass(frozen=True)
 class LoadReport:

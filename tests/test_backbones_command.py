@@ -108,3 +108,12 @@ def test_convert_writes_our_names(tmp_path, capsys):
 def test_slips_say_the_way_out(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_of_another_model_is_refused_without_a_remedy_that_no_command_has(tmp_path, capsys):
+    source = backbones.save_checkpoint(backbones.create("pyramid_tiny_full", 7), tmp_path / "own.safetensors")
+    assert main(["convert", str(source), "dualformer_tiny", str(tmp_path / "out.safetensors")]) == 2
+    refused = capsys.readouterr().err
+    assert "does not fit" in refused or "missing" in refused
+    assert "strict=False" not in refused
+    assert not (tmp_path / "out.safetensors").exists()

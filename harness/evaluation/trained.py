@@ -260,9 +260,8 @@ def _model(
     try:
         report = backbones.load_checkpoint(model, path)
     except files.CheckpointError as error:
-        text = "\n".join(line for line in str(error).splitlines() if "strict=False" not in line)  # a hint for programs
         raise UsageError(
-            f"{text}\n  is it {name}? a model trained with other sizes needs frames=..., size=... or model.FIELD=..."
+            f"{error.for_commands()}\n  is it {name}? a model trained with other sizes needs frames=..., size=... or model.FIELD=..."
         ) from None
     return model, name, report.layout
 
