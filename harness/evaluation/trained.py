@@ -261,7 +261,8 @@ def _model(
         report = backbones.load_checkpoint(model, path)
     except files.CheckpointError as error:
         raise UsageError(
-            f"{error.for_commands()}\n  is it {name}? a model trained with other sizes needs frames=..., size=... or model.FIELD=..."
+            f"{error.for_commands()}\n  is it {name}? a model trained with other sizes needs frames=..., size=... or "
+            "model.FIELD=..."
         ) from None
     return model, name, report.layout
 
