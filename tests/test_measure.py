@@ -377,7 +377,8 @@ def test_cases_are_forked_from_a_process_with_one_thread(tmp_path):
     (server,), again = servers
     assert [server] == again  # the same for every case
     assert server.num_threads() == 1
-    assert not server.children()
+    # Loaders of clips are forked from the same server; one that another test had may not be collected yet.
+    assert not [child for child in server.children() if child.name() != "pt_data_worker"]
 
 
 def test_a_measuring_process_loads_nothing_of_the_command_line(tmp_path):
