@@ -8,36 +8,27 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from attention_zoo.registry import nearest
 from harness.clips.decoding import VideoError
-from harness.evaluation.protocol import TestOptions, parsed_views
+from harness.evaluation.overlay import OverlayOptions
+from harness.evaluation.protocol import parsed_views
 from harness.predict import checked_clip, named
 from harness.spec import options
 from harness.spec.options import option
-from harness.spec.reader import Count, UsageError
+from harness.spec.reader import UsageError
 from records.terminal import json_line
 
 if TYPE_CHECKING:
     from harness.evaluation.trained import Trained
 
-OUT = Path("outputs/gradcam")
-COLUMNS = 8  # frames of the strip
-RATE = 8  # frames per second of the film: slow enough to follow
-
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TestOptions):
-    clip: str = option(meaning="a video file")
+class Options(OverlayOptions):
     target: str | None = option(None, "name or number of the class that is looked for; the most probable if left out")
     block: str | None = option(None, "whose output is looked at, as in block=stages.3.blocks.3; the last if left out")
     views: str = option("1x1", "clips x crops; each has its own pictures, the class is theirs together")
-    frames_shown: Count = option(COLUMNS, "frames in the PNG")
-    movie: Literal["gif", "mp4"] = option("gif", "format of the film")
-    rate: Count = option(RATE, "frames per second of the film")
-    out: str | None = option(None, f"name of the PNG; in {OUT}, with the name of the clip, if left out")
 
 
 COMMAND = options.Command(
@@ -58,13 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def gradcam(options: Options) -> int:
     """Returns the exit status. Raises: UsageError."""
     path = checked_clip(options.clip)
-    png = Path(options.out) if options.out else OUT / f"{path.stem}.png"
-    if not png.suffix:
-        png = png.with_suffix(".png")
-    if png.suffix.lower() != ".png":
-        raise UsageError(f"out={png} must end in .png; the film stands beside it")
-    if options.dtype != "float32":
-        raise UsageError(f"dtype={options.dtype}: heat is computed in float32; leave dtype out")
+    png = options.png("gradcam", path)
     view_counts = parsed_views(options.views)
 
     # torch and matplotlib: a slip above is told at once
@@ -87,18 +72,9 @@ def gradcam(options: Options) -> int:
     print(f"{path.name}: {name}, {share}; {maps.block} of {loaded.name}; {loaded.protocol}")
     files = []
     for number, (view, heat) in enumerate(zip(pixels, maps.heat.cpu().numpy(), strict=True)):
-        frames = view.permute(1, 2, 3, 0).numpy()
-        under = pictures.coloured(frames, heat)
         where = png if len(pixels) == 1 else png.with_name(f"{png.stem}-{number + 1}.png")
-        film = where.with_suffix(f".{options.movie}")
-        try:
-            where.parent.mkdir(parents=True, exist_ok=True)
-            pictures.write_strip(where, frames, heat, under, f"{name}, {share} · {maps.block}", options.frames_shown)
-            pictures.write_film(film, under, options.rate)
-        except OSError as error:
-            raise UsageError(f"{where} cannot be written: {error}") from error
-        print(f"written {where} and {film}" + ("" if heat.any() else " (the heat is the same everywhere)"))
-        files += [str(where), str(film)]
+        frames = view.permute(1, 2, 3, 0).numpy()
+        files += pictures.write(where, frames, heat, f"{name}, {share} · {maps.block}", options)
     if options.json:
         json_line({"status": 0, "clip": str(path), "model": loaded.name, "class": name, "files": files})
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -91,11 +94,15 @@ def video(folder):
 
 def test_each_path_of_dualpath_has_its_strip_and_film(tmp_path, capsys):
     path = checkpoint(tmp_path, "dualpath_clip_base_16f", bottleneck=4, projection=8, clip=[16, 64, 64])
-    assert attention_map.main([f"checkpoint={path}", video(tmp_path), f"out={tmp_path / 'look.png'}"]) == 0
+    assert attention_map.main([f"checkpoint={path}", video(tmp_path), f"out={tmp_path / 'look'}", "json=true"]) == 0
     for name, count in (("spatial", 8), ("temporal", 16)):
         assert Image.open(tmp_path / f"look-{name}.png").width > 1000
         assert Image.open(tmp_path / f"look-{name}.gif").n_frames == count
-    assert "the class token in column.1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the class token in column.1" in said
+    files = json.loads(said.splitlines()[-1])["files"]
+    assert len(files) == 4
+    assert all(Path(file).is_file() for file in files)
 
 
 @pytest.mark.parametrize("name", ["timesformer_base", "vivit_base_16x2", "rvit_small", "mvit_v2_small_16f"])

@@ -11,13 +11,36 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 
+from harness.evaluation.overlay import OverlayOptions
 from harness.motion.encoding import encode
+from harness.spec.reader import UsageError
 
 
 def coloured(frames: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """uint8 frames `t h w 3`, half themselves and half the heat `t h w` (0 to 1) in the colours of viridis."""
     colours = colormaps["viridis"](heat)[..., :3] * 255
     return (0.5 * frames + 0.5 * colours).round().astype(np.uint8)
+
+
+def write(
+    png: Path,
+    frames: np.ndarray,
+    heat: np.ndarray,
+    title: str,
+    options: OverlayOptions,
+    what: str = "heat",
+    numbers: Sequence[int] | None = None,
+) -> list[str]:
+    """Both pictures of the heat of a clip, see `write_strip`. Returns their paths. Raises: UsageError."""
+    film, under = png.with_suffix(f".{options.movie}"), coloured(frames, heat)
+    try:
+        png.parent.mkdir(parents=True, exist_ok=True)
+        write_strip(png, frames, heat, under, title, options.frames_shown, what, numbers)
+        write_film(film, under, options.rate)
+    except OSError as error:
+        raise UsageError(f"{png} cannot be written: {error}") from error
+    print(f"written {png} and {film}" + ("" if heat.any() else f" (the {what} is the same everywhere)"))
+    return [str(png), str(film)]
 
 
 def write_strip(
