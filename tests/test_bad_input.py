@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
+import backbones
 from harness import run, video
+from harness.spec import names
 
 ROOT = Path(__file__).parents[1]
 GOOD = "ablation=pyramid_scales"
@@ -79,11 +82,11 @@ def test_wrong_arguments(kind, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video", None], ids=["empty", "text", "truncated"])
-@pytest.mark.parametrize("names", ["metrics=[params]", "metrics=[latency]"])
-def test_unusable_videos(content, names, tmp_path, capsys):
+@pytest.mark.parametrize("metrics", ["metrics=[params]", "metrics=[latency]"])
+def test_unusable_videos(content, metrics, tmp_path, capsys):
     film = tmp_path / "film.mp4"
     film.write_bytes(video.sample_clip(tmp_path).read_bytes()[:60000] if content is None else content)
-    said = refused([GOOD, names, "quick=true", f"clip={film}", f"out={tmp_path / 'out'}"], capsys)
+    said = refused([GOOD, metrics, "quick=true", f"clip={film}", f"out={tmp_path / 'out'}"], capsys)
     assert "film.mp4" in said
     assert not list((tmp_path / "out").rglob("*.json"))
 
@@ -120,3 +123,9 @@ def test_errors_need_neither_torch_nor_a_trace(tmp_path):
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_fields_that_are_read_off_their_lines_are_those_of_the_configs():
+    configs = [backbones.families.get(name).config for name in backbones.families.names()]
+    ours = [config for config in configs if config.__module__.startswith("backbones.")]
+    assert names.model_fields() == {field.name for config in ours for field in fields(config)}

@@ -54,12 +54,17 @@ def model_fields() -> frozenset[str]:
     """The fields of all our model configs, read off the lines that declare them: importing them would load torch."""
     (folder,) = find_spec("backbones").submodule_search_locations
     trees = (ast.parse(path.read_bytes()) for path in Path(folder).glob("*.py"))
-    configs = (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+
+    def is_config(name: str) -> bool:
+        bases = (ast.unparse(base).rpartition(".")[2] for base in classes[name].bases) if name in classes else ()
+        return name == "Config" or any(is_config(base) for base in bases)
+
     return frozenset(
         ast.unparse(line.target)
-        for config in configs
-        if config.name.endswith("Config")
-        for line in config.body
+        for name, node in classes.items()
+        if is_config(name)
+        for line in node.body
         if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation)
     )
 
