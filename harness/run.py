@@ -23,6 +23,7 @@ from harness.spec.case import Ablation, Settings
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, Positive, UsageError, Whole
 from harness.spec.recipe import Source
+from records.visits import QUICK_ROUNDS, ROUNDS
 
 SUITE_OPTIONS = (
     "suite", "steps", "device", "quick", "force", "out", "time_limit", "threads", "accuracy", "data", "root", "seeds",
@@ -74,9 +75,9 @@ class Options:
     quick: Flag = option(False, "small clips, few samples, a few steps of one training: does everything work?")
     force: Flag = option(False, "measure again what is there")
     rounds: Count | None = option(
-        None, "visits to every case among which its timing is split; none: 3, 1 in quick mode"
+        None, f"visits to every case among which its timing is split; none: {ROUNDS}, {QUICK_ROUNDS} in quick mode"
     )
-    time_limit: Positive | None = option(None, "seconds for one visit to a case; none: 900")
+    time_limit: Positive | None = option(None, f"seconds for one visit to a case; none: {session.TIME_LIMIT:g}")
     accuracy: names.Budget | None = option(
         None, "train every row too, within a budget; none: as the ablation, where no metrics are named"
     )
@@ -212,7 +213,7 @@ def _work(request: Options, argv: list[str]) -> int:
         training=training(request),
         force=request.force,
         rounds=request.rounds,
-        time_limit=request.time_limit or 900.0,
+        time_limit=request.time_limit or session.TIME_LIMIT,
         console=console,
         progress=console_of_errors(console),
         arguments=argv,
