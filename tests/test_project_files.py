@@ -8,11 +8,14 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+import attention_zoo
+import backbones
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -130,6 +133,41 @@ def test_the_readme_shows_what_the_records_hold():
         for ratio in record["measurements"].values():
             if ratio["unit"] == "times":
                 assert f"{median(ratio['samples']):.2f} times" in line, (name, ratio["name"])
+
+
+def test_the_first_screen_counts_and_quotes_what_is_there():
+    """Schemes, models of published families, and the printed and counted costs that the findings hold."""
+    text = " ".join(read("README.md").split())
+    published = [name for name in backbones.names() if "." not in name and not name.startswith("pyramid_")]
+    assert f"Here {len(attention_zoo.schemes.names())} attention schemes stand" in text
+    assert f"and {len(published)} models of" in text
+    findings = read("results/cpu-amd-epyc-2-cores/findings.md")
+    paragraphs = {line.partition(":")[0].lstrip("*"): line for line in findings.splitlines() if line.startswith("**")}
+    for cell, quoted in {
+        "ViT-B-VTN, operations": ("4218", "4397"),
+        "VidTr-L, operations": ("10530", "17490"),
+        "896x896 w/ 16 frames, SSv2, ssv2 gflops": ("1694", "1859"),
+    }.items():
+        for figure in quoted:
+            assert (
+                f"{figure} G" in paragraphs[cell]
+                or f" {figure}," in paragraphs[cell]
+                or f" {figure} " in paragraphs[cell]
+            )
+            assert re.search(rf"\b{figure}\b", text), figure
+
+
+def test_the_accuracy_of_eight_seeds_is_the_same_wherever_it_stands():
+    folder = ROOT / "results" / "cpu-amd-epyc-2-cores" / "pyramid_scales"
+    with (folder / "table.csv").open(newline="") as file:
+        default = next(row for row in csv.DictReader(file) if "(default)" in row["row"])
+    mean, low, high = (f"{float(default[f'top1_quick{end}']):.1f}" for end in ("", "_low", "_high"))
+    assert f"the default row reaches {mean} % ({low} to {high})" in " ".join(read("docs/accuracy.md").split())
+    (record,) = (json.loads(path.read_text()) for path in folder.glob("lg-both-scales-default-*.json"))
+    samples = [sample for visit in record["measurements"]["top1_quick"]["visits"] for sample in visit["samples"]]
+    recorded = yaml.safe_load(read("harness/conf/budget/quick.yaml"))["recorded"]
+    assert len(samples) == 8
+    assert recorded["spread"] == round(stdev(samples), 1)
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(path.name for path in (ROOT / "docs").glob("*.md"))])
