@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
-from attention_zoo.gathered import in_pieces, unwatched
+from attention_zoo.dispatch import unwatched
+from attention_zoo.gathered import in_pieces
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import attend
 

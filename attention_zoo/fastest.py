@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attention_zoo import chunks
+from attention_zoo import dispatch
 
 REPEATS = 5
 Way = Callable[..., Tensor]
@@ -21,9 +21,9 @@ _chosen: dict[tuple, str] = {}
 
 def fastest(operation: str, ways: dict[str, Way], *inputs: Tensor | None) -> Tensor:
     """The result of one of the ways, of which the first is for whoever looks at operators, and for other devices."""
-    if inputs[0].device.type != "cuda" or chunks.observed():
+    if inputs[0].device.type != "cuda" or dispatch.observed():
         return next(iter(ways.values()))(*inputs)
-    inputs = chunks.autocast(*inputs)
+    inputs = dispatch.autocast(*inputs)
     key = (operation, torch.is_grad_enabled(), *map(_kind, inputs))
     if key not in _chosen:
         times = {name: _milliseconds(way, inputs) for name, way in ways.items()}

@@ -6,9 +6,8 @@ A rule is written down as buckets of index tables; what is in one bucket has one
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import checkpoint
 
-from attention_zoo import chunks
+from attention_zoo import cpu, dispatch
+from attention_zoo.dispatch import unwatched
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import attend
 
@@ -52,16 +51,6 @@ class Tables(NamedTuple):
 
     buckets: tuple[Bucket, ...]
     back: Int[Tensor, " n"]
-
-
-@contextlib.contextmanager
-def unwatched() -> Iterator[None]:
-    """Tensors made here are kept: no counter should see them made by the first of many passes, nor may they be those
-    of inference mode, which no training step could use. Fakes are of one trace: there nothing is kept.
-    """
-    hidden = _disable_current_modes() if detect_fake_mode() is None else contextlib.nullcontext()
-    with torch.inference_mode(False), hidden:
-        yield
 
 
 @functools.lru_cache(maxsize=16)  # a model has one or two rules in each of its stages
@@ -146,11 +135,11 @@ def in_pieces(piece: Callable[[slice], Tensor], count: int, numbers: int, like: 
     would be kept for the backward pass, hundreds of times the tokens; where these are more than KEPT bytes, they are
     gathered again there.
     """
-    if chunks.inference(like):
-        length = chunks.length(like, count, numbers)
-        return chunks.joined((piece(slice(i, i + length)) for i in range(0, count, length)), like, dim)
+    if cpu.inference(like):
+        length = cpu.chunk_length(like, count, numbers)
+        return cpu.joined((piece(slice(i, i + length)) for i in range(0, count, length)), like, dim)
     size = numbers * like.element_size()
-    if torch.is_grad_enabled() and not chunks.observed() and count * size > KEPT:
+    if torch.is_grad_enabled() and not dispatch.observed() and count * size > KEPT:
         length = max(1, KEPT // size)
         slices = (slice(i, i + length) for i in range(0, count, length))
         return torch.cat([checkpoint(piece, part, use_reentrant=False) for part in slices], dim)

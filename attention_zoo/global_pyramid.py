@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 
-from attention_zoo import chunks
+from attention_zoo import cpu
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend, of_few_keys
 from attention_zoo.pooling import pooled
@@ -74,10 +74,10 @@ class GlobalPyramidAttention(nn.Module):
         attend_few = of_few_keys(self.kernel, x, self.dim // self.num_heads, "global_pyramid")
         if attend_few is not None:
             y = attend_few(tokens, self.q, k, v, self.proj)
-        elif chunks.inference(x):  # queries, and what they found
+        elif cpu.inference(x):  # queries, and what they found
             weights = self.q.weight.numel() + self.proj.weight.numel()
-            length = chunks.length(x, tokens.shape[1], x.shape[0] * 2 * self.dim, weights)
-            y = chunks.joined((self._attend(part, k, v) for part in tokens.split(length, dim=1)), tokens, dim=1)
+            length = cpu.chunk_length(x, tokens.shape[1], x.shape[0] * 2 * self.dim, weights)
+            y = cpu.joined((self._attend(part, k, v) for part in tokens.split(length, dim=1)), tokens, dim=1)
         else:
             y = self._attend(tokens, k, v)
         return y.unflatten(1, (t, h, w))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attention_zoo import blocks, chunks, gathered
+from attention_zoo import blocks, cpu, gathered
+from attention_zoo.cpu.chosen import by_chunk
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.scheme import register
@@ -77,7 +77,7 @@ class MixtureOfBlocksAttention(nn.Module):
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
         keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
         chosen = self._choice(q, keys, key_blocks)
-        if chunks.inference(x) and self.kernel in (AUTO, "sdpa"):
+        if cpu.inference(x) and self.kernel in (AUTO, "sdpa"):
             y = by_chunk(q, keys, values, key_blocks, blocks.table(chosen, key_blocks.count))
             return self.proj(y.flatten(2)).view(x.shape)
         y = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
@@ -128,35 +128,6 @@ class MixtureOfBlocksAttention(nn.Module):
     def reach(self) -> Bool[Tensor, "n n"]:
         """Everything: the mean of a chunk decides whether it is chosen."""
         return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
-
-
-def by_chunk(
-    q: Float[Tensor, "b n m c"],
-    keys: Float[Tensor, "b m chunks slots c"],
-    values: Float[Tensor, "b m chunks slots c"],
-    key_blocks: blocks.Blocks,
-    chosen: Bool[Tensor, "b m n chunks"],
-) -> Float[Tensor, "b n m c"]:
-    """Each query over its chunks, chunk after chunk with all queries that chose it, on a CPU.
-
-    No chunk is gathered for each query. A query's parts are joined by the logarithms of their sums of exponentials.
-    """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    result = torch.zeros_like(q, dtype=wide)
-    logarithms = q.new_full(q.shape[:3], -torch.inf, dtype=wide)
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # of PyTorch's operators the one that gives both
-    for b, head, number in itertools.product(*(range(chosen.shape[axis]) for axis in (0, 1, 3))):
-        rows = chosen[b, head, :, number].nonzero()[:, 0]
-        if len(rows):
-            size = int(key_blocks.sizes[number])
-            part = (x[b, head, number, :size][None, None] for x in (keys, values))
-            y, logarithm = fused(q[b, rows, head][None, None], *part)
-            before, new = logarithms[b, rows, head], logarithm.flatten().to(wide)
-            joint = torch.logaddexp(before, new)
-            kept, added = (before - joint).exp()[:, None], (new - joint).exp()[:, None]
-            result[b, rows, head] = result[b, rows, head] * kept + y[0, 0] * added
-            logarithms[b, rows, head] = joint
-    return result.to(q.dtype)
 
 
 def _reaching(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,13 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attention_zoo import chunks, gathered
+from attention_zoo import cpu, gathered
+from attention_zoo.cpu.boxes import together
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.scheme import register
 from attention_zoo.windows import grid_of
-
-GATHER = 32  # pairs of a query and a key that take as long on a CPU as to gather a key and its value
 
 
 @register("neighborhood")
@@ -68,7 +66,7 @@ class NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         # FlexAttention on a CPU compiles each shape for many seconds, and boxes have several.
-        rule = halos if chunks.eager(x) and self.kernel != "flex" else neighborhoods
+        rule = halos if cpu.eager(x) and self.kernel != "flex" else neighborhoods
         tables = gathered.tables(x.device, rule, *self._key(grid_of(x)))
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
         return self.proj(gathered.attention(q, k, v, tables, kernel=self.kernel).flatten(2)).view(x.shape)
@@ -94,55 +92,12 @@ def neighborhoods(grid: Grid, window: Grid, stride: Grid, dilation: Grid, causal
 
 
 def halos(grid: Grid, *options: tuple) -> list[tuple[np.ndarray, ...]]:
-    """The same with queries of neighbouring windows together, over the box that holds these, and what each may see.
-
-    How many along each axis: what costs least, where a gathered key costs as much as its pairs with GATHER queries.
-    """
+    """The same with queries of neighbouring windows together, over the box that holds these, and what each may see."""
     groups = [
         [list(_axis(n, start, *settings)) for start in range(min(settings[2], n))]
         for n, *settings in zip(grid, *options, strict=True)
     ]
-    runs = [[_runs(axis, count) for count in range(1, 1 + max(map(len, axis)))] for axis in groups]
-
-    def cost(axes: Sequence[Sequence[Run]]) -> float:
-        pairs = math.prod(sum(len(queries) * len(keys) for queries, keys, _ in axis) for axis in axes)
-        return pairs + GATHER * math.prod(sum(len(keys) for _, keys, _ in axis) for axis in axes)
-
-    buckets: list[tuple[np.ndarray, ...]] = []
-    for along_t, along_h, along_w in itertools.product(*map(_alike, min(itertools.product(*runs), key=cost))):
-        (tables,) = gathered.product_of_axes(grid, [[along_t[:2]], [along_h[:2]], [along_w[:2]]])
-        t, h, w = along_t[2], along_h[2], along_w[2]
-        allowed = t[:, None, None, :, None, None] & h[:, None, None, :, None] & w[:, None, None, :]
-        allowed = allowed.reshape(tables[0].shape[1], tables[1].shape[1])
-        buckets.append(tables if allowed.all() else (*tables, allowed))
-    return buckets
-
-
-Run = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Queries, the keys that any of them sees, and a table of which sees which."""
-
-
-def _runs(axis: Sequence[Sequence[gathered.Group]], count: int) -> list[Run]:
-    """Each `count` successive groups of a dilation group of an axis as one."""
-    runs = []
-    for groups in axis:
-        for first in range(0, len(groups), count):
-            run = groups[first : first + count]
-            keys = np.unique(np.concatenate([keys for _, keys in run]))
-            rows = [np.broadcast_to(np.isin(keys, seen_keys), (len(queries), len(keys))) for queries, seen_keys in run]
-            runs.append((np.concatenate([queries for queries, _ in run]), keys, np.concatenate(rows)))
-    return runs
-
-
-def _alike(runs: Sequence[Run]) -> list[Run]:
-    """Runs of one axis whose tables are the same, together: queries "g s" and keys "g r" with the table."""
-    same: dict[tuple, list] = {}
-    for queries, keys, allowed in runs:
-        same.setdefault((allowed.shape, allowed.tobytes()), []).append((queries, keys, allowed))
-    return [
-        (np.stack([q for q, _, _ in members]), np.stack([k for _, k, _ in members]), members[0][2])
-        for members in same.values()
-    ]
+    return together(grid, groups)
 
 
 def axes(grid: Grid, *options: tuple) -> list[list[tuple[np.ndarray, np.ndarray]]]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from attention_zoo import blocks, chunks, gathered
+from attention_zoo import blocks, cpu, gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
 from attention_zoo.scheme import register
@@ -102,9 +102,9 @@ class PyramidSparseAttention(nn.Module):
     def _ranks(self, q: Tensor, keys: Tensor, query_blocks: blocks.Blocks) -> Int[Tensor, "b m queries blocks"]:
         """Blocks of keys by falling importance where each row has the same levels; else the level of each block."""
         sample = _repeated(q, query_blocks.slots)[..., ::SAMPLE, :], keys[..., ::SAMPLE, :]
-        if chunks.inference(q):
+        if cpu.inference(q):
             numbers = len(q) * self.num_heads * sample[0].shape[3] * sample[1][0, 0, ..., 0].numel()
-            pieces = sample[0].split(chunks.length(q, query_blocks.count, 2 * numbers), 2)
+            pieces = sample[0].split(cpu.chunk_length(q, query_blocks.count, 2 * numbers), 2)
             shares = torch.cat([importance(piece, sample[1]) for piece in pieces], 2)
         else:
             shares = importance(*sample)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_zoo import chunks
+from attention_zoo import cpu
 from attention_zoo.kernels import attend
 
 Groups = Sequence[tuple[int, Float[Tensor, "#s _ n n"] | None]]
@@ -31,14 +31,14 @@ def self_attention(
     """
     groups = groups or [(x.shape[0], None)]
     counts, biases = zip(*groups, strict=True)
-    if chunks.inference(x):  # queries, keys, values, and what was found
+    if cpu.inference(x):  # queries, keys, values, and what was found
         numbers, weights = x.shape[1] * (qkv.out_features + proj.in_features), qkv.weight.numel() + proj.weight.numel()
         pieces = (
             (piece.contiguous(), bias)
             for part, bias in zip(x.split(counts), biases, strict=True)
-            for piece in part.split(chunks.length(x, len(part), numbers, weights))
+            for piece in part.split(cpu.chunk_length(x, len(part), numbers, weights))
         )
-        return chunks.joined((proj(_attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
+        return cpu.joined((proj(_attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
     # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.
     parts = zip(qkv(x.contiguous()).split(counts), biases, strict=True)
     results = [_attended(part, num_heads, bias, kernel) for part, bias in parts]

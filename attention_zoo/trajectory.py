@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from attention_zoo import chunks, gathered
+from attention_zoo import cpu, gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
 from attention_zoo.scheme import register
@@ -71,14 +71,14 @@ class TrajectoryAttention(nn.Module):
                 along = q.transpose(1, 2).gather(2, chosen[..., None].expand(-1, -1, -1, q.shape[-1]))
         frame = torch.arange(n, device=x.device) // places
         keys, values = (part.unflatten(1, (t, places)).transpose(2, 3) for part in (k, v))  # b t m s c
-        if chunks.inference(x):  # what a query found in each frame, and its projections
-            length = chunks.length(x, n, len(x) * self.dim * (2 * t + 2 * self.num_heads + 3), 3 * self.dim**2)
+        if cpu.inference(x):  # what a query found in each frame, and its projections
+            length = cpu.chunk_length(x, n, len(x) * self.dim * (2 * t + 2 * self.num_heads + 3), 3 * self.dim**2)
             length = max(length, QUERIES)
             parts = (
                 self._attended_sooner(*part, keys, values, along)
                 for part in zip(q.split(length, 1), frame.split(length), strict=True)
             )
-            y = self.proj(chunks.joined(parts, x.flatten(1, 3), dim=1))
+            y = self.proj(cpu.joined(parts, x.flatten(1, 3), dim=1))
         else:
             y = self.proj(self._attended(q, frame, keys, values, along))
         y = y.view(x.shape)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from attention_zoo import chunks
+from attention_zoo import dispatch
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import of_windows
 from attention_zoo.sequence import Groups, self_attention, self_attention_macs
@@ -303,7 +303,7 @@ def window_attention(
     if len(parts) == 1:
         y = self_attention(partition(x, tiling), qkv, proj, num_heads, groups, kernel=kernel)
         return reverse(y, tiling)
-    if chunks.observed():  # a compiler fuses these copies, but would look up places in a table
+    if dispatch.observed():  # a compiler fuses these copies, but would look up places in a table
         windows = _reordered(partition(x, tiling), b, _order(tiling, x.device))
         y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
         return reverse(_reordered(y, b, _order(tiling, x.device).argsort()), tiling)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, linear, pad
 from torch.utils.checkpoint import checkpoint
 
-from attention_zoo import Grid, Tokens, chunks
+from attention_zoo import Grid, Tokens, cpu, dispatch
 from backbones.depthwise import with_residual
 
 
@@ -33,7 +33,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w i"]) -> Float[Tensor, "b pt ph pw d"]:
         x = pad_to_blocks(x, self.patch)
-        if torch.is_grad_enabled() and x.is_contiguous() and chunks.eager(x) and not chunks.watched(self.proj):
+        if torch.is_grad_enabled() and x.is_contiguous() and cpu.eager(x) and not dispatch.watched(self.proj):
             return self.norm(self._as_linear(x))
         x = self.proj(rearrange(x, "b t h w d -> b d t h w"))
         return self.norm(rearrange(x, "b d t h w -> b t h w d"))

@@ -13,7 +13,7 @@ from flat import flat
 
 import attention_zoo
 import backbones
-from attention_zoo.chunks import watched
+from attention_zoo.dispatch import watched
 from harness.cost import metrics, operators
 from harness.cost.build import build
 from harness.cost.count import count

@@ -295,13 +295,13 @@ def drawn(*shape):
 @pytest.mark.parametrize("way", [depthwise._channels_first, depthwise._frames])
 def test_every_layout_of_a_depthwise_convolution_computes_the_same(way, biased):
     inputs = drawn(2, 3, 4, 5, 6), drawn(6, 1, 3, 1, 5), drawn(6) if biased else None
-    check_same(way, depthwise._convolved, inputs)
+    check_same(way, depthwise.convolved, inputs)
 
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_pooling_as_sums_computes_the_same(biased):
     inputs = drawn(2, 6, 4, 6, 2), drawn(6, 1, 2, 3, 1), drawn(6) if biased else None
-    check_same(pooling._summed, pooling._convolved, inputs)
+    check_same(pooling._summed, pooling.convolved, inputs)
 
 
 def check_same(way, other, inputs):
@@ -319,7 +319,7 @@ def check_same(way, other, inputs):
 def test_the_fastest_way_is_measured_once_for_each_shape(monkeypatch):
     """And one that has no code for the shape is not taken."""
     monkeypatch.setattr(fastest, "_chosen", {})
-    monkeypatch.setattr(fastest.chunks, "autocast", lambda *inputs: inputs)
+    monkeypatch.setattr(fastest.dispatch, "autocast", lambda *inputs: inputs)
     clock, calls = Clock(), []
 
     def event(enable_timing):

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import attention_zoo
 from attention_zoo import Grid, blocks, gathered, neighborhood
 from attention_zoo._draw import attended, draw
+from attention_zoo.cpu import boxes
 from attention_zoo.linear import rotations, turned
 
 GRIDS = st.builds(Grid, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
@@ -114,19 +115,19 @@ def test_windows_in_boxes_are_the_windows(grid, options, gather):
     """What neighbours see of the box that they share is each one's own window, however many share it."""
     module = scheme("neighborhood", grid, **options)
     key = module._key(grid)
-    cost, neighborhood.GATHER = neighborhood.GATHER, gather
+    cost, boxes.GATHER = boxes.GATHER, gather
     try:
-        boxes = neighborhood.halos(*key)
+        buckets = neighborhood.halos(*key)
     finally:
-        neighborhood.GATHER = cost
+        boxes.GATHER = cost
     seen = torch.zeros(grid.tokens, grid.tokens, dtype=torch.bool)
-    for queries, keys, *allowed in boxes:
+    for queries, keys, *allowed in buckets:
         for row, of_row in zip(queries, keys, strict=True):
             assert len(set(row)) == len(row)
             every = allowed[0] if allowed else torch.ones(len(row), len(of_row), dtype=torch.bool)
             seen[torch.from_numpy(row)[:, None], torch.from_numpy(of_row)] = torch.as_tensor(every)
     assert torch.equal(seen, module.reach())
-    every_query = torch.cat([torch.from_numpy(queries).flatten() for queries, *_ in boxes])
+    every_query = torch.cat([torch.from_numpy(queries).flatten() for queries, *_ in buckets])
     assert torch.equal(every_query.sort().values, torch.arange(grid.tokens))
 
 

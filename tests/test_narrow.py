@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from attention_zoo import kernels
-from attention_zoo.kernels import _narrow
+from attention_zoo.cpu import narrow
 
 
 @pytest.mark.parametrize("most", [1, 3000, 2**21])  # a row, some rows or sequences, all at once
 @pytest.mark.parametrize("of_bias", [None, (1, 1), (1, 3), (4, 1), (4, 3)])
 @pytest.mark.parametrize("n, s", [(40, 40), (37, 5)])
 def test_chunks_give_what_float64_gives(n, s, of_bias, most, monkeypatch):
-    monkeypatch.setattr(_narrow, "BYTES", most)
+    monkeypatch.setattr(narrow, "BYTES", most)
     generator = torch.Generator().manual_seed(n)
 
     def drawn(length):  # as schemes hand them over: a view, heads moved to the front
@@ -24,15 +24,15 @@ def test_chunks_give_what_float64_gives(n, s, of_bias, most, monkeypatch):
         bias[..., 1:][torch.rand(bias[..., 1:].shape, generator=generator) < 0.3] = -torch.inf
     wanted = kernels.attend(*(x.double() for x in (q, k, v)), bias, kernel="reference")
     with torch.no_grad():
-        got = _narrow.attend(q, k, v, bias)
+        got = narrow.attend(q, k, v, bias)
     assert got.dtype == torch.bfloat16
     assert (got.double() - wanted).abs().max() < 2e-2 * wanted.abs().max()
 
 
 def test_auto_takes_them_where_the_processor_multiplies_so_and_nothing_is_kept(monkeypatch):
     seen = []
-    monkeypatch.setattr(_narrow, "multiplies", lambda: True)
-    monkeypatch.setattr(_narrow, "attend", lambda q, k, v, bias: seen.append(q.dtype) or q)
+    monkeypatch.setattr(narrow, "multiplies", lambda: True)
+    monkeypatch.setattr(narrow, "attend", lambda q, k, v, bias: seen.append(q.dtype) or q)
     x = torch.randn(1, 2, 40, 16)
     with torch.no_grad():
         kernels.attend(*[x.bfloat16()] * 3)
@@ -40,8 +40,8 @@ def test_auto_takes_them_where_the_processor_multiplies_so_and_nothing_is_kept(m
         kernels.attend(*[x.bfloat16()] * 3, kernel="sdpa")
         kernels.attend(*[x] * 3)
         kernels.attend(*[x[:, :, : kernels.SHORT].bfloat16()] * 3)
-        monkeypatch.setattr(_narrow, "multiplies", lambda: False)
+        monkeypatch.setattr(narrow, "multiplies", lambda: False)
         kernels.attend(*[x.bfloat16()] * 3)
-    monkeypatch.setattr(_narrow, "multiplies", lambda: True)
+    monkeypatch.setattr(narrow, "multiplies", lambda: True)
     kernels.attend(*[x.bfloat16().requires_grad_()] * 3)
     assert len(seen) == 1

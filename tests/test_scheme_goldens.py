@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import attention_zoo
 import backbones
-from attention_zoo import Tokens, chunks, linear, pyramid_sparse, trajectory
+from attention_zoo import Tokens, cpu, linear, pyramid_sparse, trajectory
 from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.radial import block_mask
 
@@ -219,7 +219,7 @@ def pyramid(config, case, weights, precision="f64", kernel="reference", **option
 def test_pyramid_sparse(case, precision, kernel, monkeypatch):
     facts, golden, weights = read("psa")
     monkeypatch.setattr(pyramid_sparse, "importance", lambda q, k: golden["importance"].to(q.dtype))
-    monkeypatch.setattr(chunks, "inference", lambda x: False)  # the golden's importance is of all blocks at once
+    monkeypatch.setattr(cpu, "inference", lambda x: False)  # the golden's importance is of all blocks at once
     module = pyramid(facts["config"], case, weights, precision, kernel)
     check(module, case, golden, facts, precision)
     assert torch.equal(module.levels(golden["input"].to(DTYPES[precision])), golden[f"levels.{case}"].long())

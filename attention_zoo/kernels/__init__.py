@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attention_zoo.kernels import _narrow
+from attention_zoo.cpu import narrow
 from attention_zoo.registry import Registry
 
 registry: Registry[Kernel] = Registry("attention kernel", "attention_zoo.kernels")
@@ -164,8 +164,8 @@ def attend(
     if bias is not None and bias.dtype != q.dtype:
         bias = bias.to(q.dtype)
     run, most = registry.get(name).run, _at_once(q, k, bias, backward)
-    if kernel == AUTO and _narrow.fits(q) and max(q.shape[-2], k.shape[-2]) > SHORT:
-        run = _narrow.attend
+    if kernel == AUTO and narrow.fits(q) and max(q.shape[-2], k.shape[-2]) > SHORT:
+        run = narrow.attend
     if most >= q.shape[0]:
         return run(q, k, v, bias)
     parts = [x.split(most) for x in (q, k, v)]

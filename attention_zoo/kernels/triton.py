@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from attention_zoo import chunks
+from attention_zoo import dispatch
 from attention_zoo.kernels import Kernel, add
 from attention_zoo.kernels.sdpa import sdpa
 
@@ -25,7 +25,7 @@ def windows(
     from attention_zoo.kernels._windows import window_attend
 
     bias = None if bias is None else bias.to(qkv.dtype).contiguous()
-    qkv, padding, bias = chunks.autocast(qkv, padding, bias)
+    qkv, padding, bias = dispatch.autocast(qkv, padding, bias)
     keep = torch.is_grad_enabled() and (qkv.requires_grad or (bias is not None and bias.requires_grad))
     y, _ = window_attend(qkv, padding, bias, order, plain, num_heads, list(padded), list(window), list(shift), keep)
     return y
@@ -36,10 +36,12 @@ def few_keys(x: Tensor, q: nn.Linear, k: Tensor, v: Tensor, proj: nn.Linear) -> 
     from attention_zoo.kernels._few_keys import WIDEST, few_keys_attend, pyramid_attend
 
     d = x.shape[-1]
-    as_built = all(type(part) is nn.Linear and part.bias is not None and not chunks.watched(part) for part in (q, proj))
+    as_built = all(
+        type(part) is nn.Linear and part.bias is not None and not dispatch.watched(part) for part in (q, proj)
+    )
     if d > WIDEST or d & (d - 1) or not as_built:
-        return proj(few_keys_attend(*chunks.autocast(q(x), k, v)))
-    x, wq, bq, k, v, wo, bo = chunks.autocast(x, q.weight, q.bias, k, v, proj.weight, proj.bias)
+        return proj(few_keys_attend(*dispatch.autocast(q(x), k, v)))
+    x, wq, bq, k, v, wo, bo = dispatch.autocast(x, q.weight, q.bias, k, v, proj.weight, proj.bias)
     return pyramid_attend(x, wq, bq, k, v, wo, bo)
 
 

@@ -1,4 +1,7 @@
-"""Work in chunks on a CPU: outputs and gradients are those of one piece, whatever the chunk."""
+"""The forms for a CPU: outputs and gradients are those of one piece, whatever the chunk; one door shuts them all."""
+
+import contextlib
+import functools
 
 import pytest
 import torch
@@ -8,7 +11,10 @@ from torch import nn
 from torch.nn.functional import conv3d
 
 import backbones
-from attention_zoo import Grid, chunks, schemes
+from attention_zoo import Grid, cpu, schemes
+from attention_zoo.cpu import depthwise, learned_bias
+from attention_zoo.cpu import mlp as mlp_form
+from attention_zoo.cpu import pooled as pooled_form
 from attention_zoo.pooling import pooled
 from backbones.mlp import Mlp
 
@@ -19,13 +25,9 @@ def drawn(*shape, dtype=torch.float64, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def in_one_piece(monkeypatch):
-    monkeypatch.setattr(chunks, "eager", lambda x: False)
-
-
 @pytest.fixture(params=[1, 100, 3000], ids="{} bytes".format)
 def small_chunks(request, monkeypatch):
-    monkeypatch.setattr(chunks, "BYTES", request.param)
+    monkeypatch.setattr(cpu, "BYTES", request.param)
 
 
 def perturbed(module):
@@ -46,33 +48,33 @@ def gradients(module, x, probe):
 
 @given(count=st.integers(1, 5000), numbers=st.integers(1, 10**6), weights=st.integers(0, 10**7))
 def test_chunks_are_about_equal_and_hold_more_than_the_weights(count, numbers, weights):
-    length = chunks.length(torch.empty(1), count, numbers, weights)
+    length = cpu.chunk_length(torch.empty(1), count, numbers, weights)
     number = -(-count // length)
-    least = max(chunks.BYTES / 4, 2 * weights) / numbers
+    least = max(cpu.BYTES / 4, 2 * weights) / numbers
     assert number == 1 or count / number >= least / 1.5
     assert number == count or count / number <= 1.5 * max(least, 1) + 1
     assert count - (number - 1) * length > 0
 
 
 @pytest.mark.parametrize("name", schemes.names())
-def test_schemes_attend_alike_in_chunks(name, small_chunks, monkeypatch):
+def test_schemes_attend_alike_in_chunks(name, small_chunks):
     grid = Grid(4, 6, 8)
     scheme = perturbed(schemes.get(name)(12, 2, grid, **schemes.get(name).example).double().eval())
     x = drawn(3, *grid, 12)
     with torch.inference_mode():
         in_chunks = scheme(x)
-        in_one_piece(monkeypatch)
-        torch.testing.assert_close(in_chunks, scheme(x))
+        with cpu.off():
+            torch.testing.assert_close(in_chunks, scheme(x))
 
 
-def test_the_mlp_is_the_same_in_chunks(small_chunks, monkeypatch):
+def test_the_mlp_is_the_same_in_chunks(small_chunks):
     mlp, x, probe = perturbed(Mlp(6, 4).double()), drawn(2, 3, 4, 5, 6), drawn(2, 3, 4, 5, 6, seed=1)
-    found = gradients(mlp, x, probe)
+    trained = gradients(mlp, x, probe)
     with torch.inference_mode():
         inferred = mlp(x)
-    in_one_piece(monkeypatch)
-    wanted = gradients(mlp, x, probe)
-    for ours, theirs in zip((inferred, *found), (wanted[0], *wanted), strict=True):
+    with cpu.off():
+        wanted = gradients(mlp, x, probe)
+    for ours, theirs in zip((inferred, *trained), (wanted[0], *wanted), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -111,16 +113,15 @@ def test_narrow_formats_lose_nothing_by_the_sums_over_chunks(monkeypatch):
     mlp, x, probe = perturbed(Mlp(8, 4)), drawn(1, 4, 16, 16, 8, dtype=torch.float32), drawn(1, 4, 16, 16, 8, seed=1)
     exact = gradients(mlp.double(), x.double(), probe)
     narrow = [t.bfloat16() for t in (x, probe)]
-    in_one = in_several = None
     mlp.bfloat16()
-    monkeypatch.setattr(chunks, "BYTES", 2048)
+    monkeypatch.setattr(cpu, "BYTES", 2048)
     in_several = gradients(mlp, *narrow)
-    in_one_piece(monkeypatch)
-    in_one = gradients(mlp, *narrow)
-    for several, one, right in zip(in_several, in_one, exact, strict=True):
+    with cpu.off():
+        in_one = gradients(mlp, *narrow)
+    for several, whole, right in zip(in_several, in_one, exact, strict=True):
         assert several.dtype == torch.bfloat16
-        off = [(found.double() - right).norm() / right.norm() for found in (several, one)]
-        assert off[0] <= 1.5 * off[1] + 1e-3
+        errors = [(rounded.double() - right).norm() / right.norm() for rounded in (several, whole)]
+        assert errors[0] <= 1.5 * errors[1] + 1e-3
 
 
 @pytest.mark.parametrize("mode", ["training", "inference"])
@@ -159,21 +160,47 @@ def test_whoever_changes_a_part_of_the_mlp_is_heard(change):
 def test_pooling_has_pytorchs_output_and_gradients(blocks, block, dim, clips):
     shape = (n * size for n, size in zip(blocks, block, strict=True))
     values = drawn(clips, dim, *shape), drawn(dim, 1, *block, seed=1), drawn(dim, seed=2)
-    probe, found = drawn(clips, dim, *blocks, seed=3), []
+    probe, results = drawn(clips, dim, *blocks, seed=3), []
     for pool in (pooled, lambda x, weight, bias: conv3d(x, weight, bias, stride=block, groups=dim)):
         inputs = [value.clone().requires_grad_() for value in values]
         y = pool(*inputs)
-        found.append((y, *torch.autograd.grad(y, inputs, probe)))
-    for ours, theirs in zip(*found, strict=True):
+        results.append((y, *torch.autograd.grad(y, inputs, probe)))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_whole_model_is_the_same_in_chunks(small_chunks, monkeypatch):
+def test_a_whole_model_is_the_same_in_chunks(small_chunks):
     model = perturbed(
         backbones.create("dualformer_tiny", 3, changes={**SMALL, "drop_path": 0.0, "dropout": 0.0}).double()
     )
     clip, probe = drawn(2, 3, 4, 64, 64), drawn(2, 3, seed=1)
-    found = gradients(model, clip, probe)
-    in_one_piece(monkeypatch)
-    for ours, theirs in zip(found, gradients(model, clip, probe), strict=True):
+    in_chunks = gradients(model, clip, probe)
+    with cpu.off():
+        in_one = gradients(model, clip, probe)
+    for ours, theirs in zip(in_chunks, in_one, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-6)
+
+
+def test_one_door_shuts_every_form(monkeypatch):
+    """With it shut no chunk is cut and no backward pass of ours runs."""
+    called, chunk_length = [], cpu.chunk_length
+
+    def noted(name, function, *arguments):
+        called.append(name)
+        return function(*arguments)
+
+    own = depthwise._Depthwise, learned_bias._LearnedBias, mlp_form._Mlp, pooled_form._Pooled
+    for form in own:
+        monkeypatch.setattr(form, "forward", staticmethod(functools.partial(noted, form, form.forward)))
+    monkeypatch.setattr(cpu, "chunk_length", functools.partial(noted, "chunks", chunk_length))
+    model = backbones.create("dualformer_tiny", 3, changes={**SMALL, "attention.L.relative_bias": True})
+    clip = drawn(1, 3, 4, 64, 64, dtype=torch.float32)
+    with cpu.off(), pytest.raises(KeyError), cpu.off():
+        raise KeyError("the door is as it was before, whatever happened")
+    for shut in (True, False):
+        called.clear()
+        with cpu.off() if shut else contextlib.nullcontext():
+            model(clip).sum().backward()
+            with torch.inference_mode():
+                model(clip)
+        assert set(called) == (set() if shut else {*own, "chunks"})

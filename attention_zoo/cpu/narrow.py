@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
-from attention_zoo import chunks
+from attention_zoo import cpu
 
 BYTES = 2 * 2**20  # of scores at a time; 1 to 4 MiB are equally fast
 
@@ -25,7 +25,7 @@ def multiplies() -> bool:
 
 
 def fits(q: Tensor) -> bool:
-    return q.dtype == torch.bfloat16 and chunks.inference(q) and multiplies()
+    return q.dtype == torch.bfloat16 and cpu.inference(q) and multiplies()
 
 
 @torch.library.custom_op("attention_zoo::chunked_attention", mutates_args=())
