@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from jaxtyping import Float
@@ -66,9 +67,9 @@ class Column(Classified):
     embed: nn.Module
     column: nn.ModuleList
 
+    @abstractmethod
     def embedded(self, clip: Tensor) -> Tokens:
         """What goes into the first block."""
-        raise NotImplementedError
 
     def tokens(self, clip: Tensor) -> Tokens:
         return through(self.column, self.embedded(clip), self)

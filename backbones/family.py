@@ -41,8 +41,10 @@ registers it. `tests/test_backbones.py` holds every registered family to its con
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,8 +61,14 @@ from backbones.residual import Block
 families: Registry[Family] = Registry("model family", "backbones", group="attention_zoo.families")
 
 
-class Backbone(nn.Module):
-    """What every model is: from clips to class scores, to be counted, timed, trained and tested. The contract only."""
+REQUIRED = ("clip", "in_channels", "num_classes", "classifier")  # of what is built
+
+
+class Backbone(nn.Module, ABC):
+    """What every model is: from clips to class scores, to be counted, timed, trained and tested. The contract only.
+
+    A subclass that lacks a method of it cannot be built: Python names what is missing.
+    """
 
     config: Config | None = None  # set by `create`; written into checkpoints
     clip: Grid  # nominal frames, height and width
@@ -68,7 +76,7 @@ class Backbone(nn.Module):
     num_classes: int
     norm: nn.Module  # the final one
     classifier: nn.Module | None  # its parameters are named `classifier.*`; None where num_classes is 0
-    activation_checkpointing: bool  # may be switched at any time; it acts in training only
+    activation_checkpointing: bool = False  # may be switched at any time; it acts in training only
     # Parts that may be trained while the rest is frozen, each a pattern of names of tensors; `learns` is what
     # `learning` has chosen of them. Checkpoints then hold that part alone.
     tunable: Mapping[str, str] = {"classifier": r"^classifier\."}
@@ -93,21 +101,21 @@ class Backbone(nn.Module):
             return self.scores(self.tokens(clip.new_zeros(1, *clip.shape[1:])))[:0]
         return self.scores(self.tokens(clip))
 
+    @abstractmethod
     def tokens(self, clip: Tensor) -> Tokens:
         """The tokens of the last block, before the final norm. `norm` of its map is what token labels are about."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, tokens: Tokens) -> Tensor:
         """What `forward` says of these tokens: normed, pooled, with dropout in training, classified."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self) -> dict[str, Block]:
         """All blocks by their names in the model, from the first to the last."""
-        raise NotImplementedError
 
+    @abstractmethod
     def macs(self, classifier: bool = True) -> int:
         """Multiply-adds of one nominal clip in closed form: linear maps, convolutions, attention; padding included."""
-        raise NotImplementedError
 
     # A model all of whose schemes have `step` may take a clip frame by frame: folded over the frames, from the state
     # None, it gives what `forward` gives.
@@ -147,6 +155,18 @@ class Family:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     from_image: Callable[[Any, str, Mapping[str, Tensor]], tuple[str, Tensor | None]] | None = None
     of_image: Callable[[Any, Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+
+    def __post_init__(self):
+        """Raises: ValueError, for a config that could not be used, before anybody asks for a model of the family."""
+        known = {*dir(self.config), *(field.name for field in dataclasses.fields(self.config))}
+        lacking = [name for name in ("attention", "clip", "in_channels") if name not in known]
+        if lacking := lacking + sorted(getattr(self.config, "__abstractmethods__", ())):
+            raise ValueError(
+                f"family {self.name!r}: {self.config.__name__} lacks {', '.join(lacking)}; "
+                "backbones.config.Config says what they are"
+            )
+        if getattr(self.config, "family", None) != self.name:
+            raise ValueError(f"family {self.name!r}: set family = {self.name!r} in {self.config.__name__}")
 
 
 def names() -> tuple[str, ...]:
@@ -216,6 +236,11 @@ def create(
     chosen = config(model) if isinstance(model, str) else model
     chosen = chosen.changed(changes) if changes else chosen
     built = families.get(chosen.family).build(chosen, num_classes, kernel)
+    if lacking := [name for name in REQUIRED if not hasattr(built, name)]:
+        raise ValueError(
+            f"family {chosen.family!r}: {type(built).__name__} lacks {', '.join(lacking)}; set them in its __init__, "
+            "see backbones.family.Backbone"
+        )
     built.config = chosen
     return built
 

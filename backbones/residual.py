@@ -7,6 +7,7 @@ share one frozen MLP, and a part that somebody replaces is used at once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -129,7 +130,7 @@ class Residual:
         )
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """A module that owns the parts of some residuals and runs them in order; a family lists them in `residuals`.
 
     Args:
@@ -140,8 +141,8 @@ class Block(nn.Module):
         super().__init__()
         self.grid, self.prefix = grid, prefix
 
-    def residuals(self) -> Sequence[Residual]:
-        raise NotImplementedError(f"{type(self).__name__} lists no residuals")
+    @abstractmethod
+    def residuals(self) -> Sequence[Residual]: ...
 
     def forward(self, tokens: Tokens) -> Tokens:
         for residual in self.residuals():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from attention_zoo import Grid, Registry
+from attention_zoo import Grid, Registry, Tokens
 from backbones.config import Config
 from backbones.family import Backbone, Family, families
 
@@ -105,6 +105,12 @@ class Public(Backbone):
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.theirs(clip)
+
+    def tokens(self, clip: Tensor) -> Tokens:
+        raise ValueError(f"{type(self.theirs).__name__} shows no tokens; take our model of it, {self.of.family}")
+
+    def scores(self, tokens: Tokens) -> Tensor:
+        raise ValueError(f"{type(self.theirs).__name__} takes clips, no tokens; take our model of it, {self.of.family}")
 
     def counterpart(self) -> Backbone:
         """Our model with these weights, on the reference kernel: what this one has to equal."""

@@ -292,6 +292,35 @@ def test_another_distribution_adds_a_family(installed, tmp_path):
     torch.testing.assert_close(again(clip), model(clip))
 
 
+INCOMPLETE = {  # what is taken out of the family, when it is told, and how
+    "a method of the config": ("def used(self)", "def unused(self)", "FlatConfig lacks used; backbones.config.Config"),
+    "a field of the config": ("in_channels: int", "channels: int", "FlatConfig lacks in_channels; "),
+    "its name": ('family = "flat"', 'family = "flatt"', "set family = 'flat' in FlatConfig"),
+}
+UNBUILT = {
+    "a method of the model": ("def scores(", "def scored(", TypeError, "abstract class Flat .*'?scores'?"),
+    "the residuals of a block": ("VitBlock(", "Block(", TypeError, "abstract class Block .*'?residuals'?"),
+    "a part of the model": ("self.num_classes =", "self.classes =", ValueError, "Flat lacks num_classes; set them in"),
+}
+
+
+@pytest.mark.parametrize("lacking", INCOMPLETE)
+def test_a_family_whose_config_is_incomplete_is_refused_when_it_registers(installed, lacking):
+    before, after, message = INCOMPLETE[lacking]
+    installed(FAMILY.replace(before, after, 1), "flat = their_scheme:FLAT", "attention_zoo.families")
+    with pytest.raises(ImportError, match=f"'their-schemes' cannot be used: family 'flat': .*{message}"):
+        backbones.names()
+
+
+@pytest.mark.parametrize("lacking", UNBUILT)
+def test_a_model_that_is_incomplete_is_refused_when_it_is_built(installed, lacking):
+    before, after, error, message = UNBUILT[lacking]
+    source = FAMILY.replace("import VitBlock", "import Block, VitBlock").replace(before, after)
+    installed(source, "flat = their_scheme:FLAT", "attention_zoo.families")
+    with pytest.raises(error, match=message):
+        backbones.create("flat_small", 5)
+
+
 BROKEN = {
     "macs": (PLAIN.replace("return 0", "return 7"), "macs\\(\\) says 7, counted are 0"),
     "reach": (PLAIN.replace("torch.eye(", "torch.ones(self.grid.tokens, "), "no gradient where reach\\(\\) is True"),
