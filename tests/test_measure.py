@@ -210,9 +210,9 @@ def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
     one = tiny(kernel="sdpa")
     workload = Workload(one, clip_file(tmp_path, one), LITTLE, "machine")
     with torch.inference_mode():
-        (fused,) = workload.observe(lambda: workload.eager(workload.input))
+        (fused,) = workload._observed(lambda: workload.eager(workload.input))
         use_kernel(workload.eager.stages[0].blocks[0], "reference")
-        assert workload.observe(lambda: workload.eager(workload.input)) == [fused, "explicit softmax"]
+        assert workload._observed(lambda: workload.eager(workload.input)) == [fused, "explicit softmax"]
     assert "attention" in fused
 
 
@@ -223,8 +223,10 @@ def test_what_is_watched_is_what_is_timed(tmp_path):
     one = tiny("pyramid_tiny_shifted_window", kernel="sdpa")
     (measured,) = measure.measure(one, ["training_latency"], clip_file(tmp_path, one), effort=LITTLE)
     assert measured.details["operators"] == ["_scaled_dot_product_flash_attention_for_cpu"]
+    later = Workload(one, clip_file(tmp_path, one), LITTLE, "machine", round=2)
+    assert later.operators(lambda: pytest.fail("the first visit has looked")) == {}
     workload = Workload(one, clip_file(tmp_path, one), LITTLE, "machine")
-    assert workload.observe(lambda: workload.training.eagerly()) == measured.details["operators"]
+    assert workload._observed(lambda: workload.training.eagerly()) == measured.details["operators"]
 
 
 @pytest.mark.parametrize("error", ["[enforce fail] DefaultCPUAllocator: can't allocate memory", "a mistake"])
@@ -237,10 +239,10 @@ def test_a_pass_that_is_watched_may_lack_memory_and_nothing_else(error, tmp_path
 
     workload = Workload(tiny(), clip_file(tmp_path, tiny()), LITTLE, "machine")
     if "memory" in error:
-        assert workload.observe(fail) == ["not observed: out of memory"]
+        assert workload._observed(fail) == ["not observed: out of memory"]
     else:
         with pytest.raises(RuntimeError, match="a mistake"):
-            workload.observe(fail)
+            workload._observed(fail)
 
 
 # no number, and why

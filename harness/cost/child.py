@@ -12,6 +12,7 @@ import torch
 
 from attention_zoo import kernels, schemes
 from attention_zoo.kernels import KernelUnavailable
+from backbones.family import families
 from harness import precision
 from harness.cost import memory, metrics
 from harness.cost.build import unavailable
@@ -20,7 +21,7 @@ from harness.spec.case import Case
 from harness.spec.effort import Effort
 from records.record import Measurement
 
-for registry in (kernels, schemes, metrics):
+for registry in (kernels, schemes, metrics, families):
     registry.names()  # loads what they name here, so that no fork has to
 
 

@@ -141,21 +141,24 @@ class Workload:
     @cached_property
     def series(self) -> Series:
         """Warm up until the time has settled, then take samples for as long as the effort says."""
-        kernel, model = self.kernel, self.model
+        kernel, model, clips = self.kernel, self.model, self.input
+        scores: Tensor | None = None
+
+        def run() -> None:
+            nonlocal scores
+            scores = model(clips)
+
         with torch.inference_mode():
-            runs, warm_up = self.time(lambda: model(self.input))
-            logits = model(self.input)
+            runs, warm_up = self.time(run)
         with torch.no_grad():
-            operators = self.observe(lambda: self.eager(self.input))
-            ran = self.device_kernels(lambda: model(self.input))
+            ran = self.operators(lambda: self.eager(clips)) | self.device_kernels(lambda: model(clips))
         details = {
             "kernel_requested": self.case.kernel,
             "kernel": kernel,
-            "operators": operators,
             **ran,
             **({"ways": ways} if (ways := fastest.chosen()) else {}),
             "compile": self.case.compile,
-            "finite_logits": bool(torch.isfinite(logits).all()),
+            "finite_logits": bool(torch.isfinite(scores).all()),
             **warm_up,
             **self.surroundings(),
         }
@@ -165,11 +168,15 @@ class Workload:
             details["graph"] = True
         return Series(tuple(run[-1] for run in runs), details)
 
-    def observe(self, run: Callable[[], Tensor]) -> list[str]:
-        """The attention operators that the dispatcher sees in a pass of its own.
+    def operators(self, run: Callable[[], Tensor]) -> dict[str, list[str]]:
+        """The attention operators that the dispatcher sees in a pass of its own, in the first of the visits alone: they
+        follow from shapes, and a pass of a large model takes as long as a sample.
 
         Taken after the times, which are not lost where it runs out of memory.
         """
+        return {"operators": self._observed(run)} if self.round == 1 else {}
+
+    def _observed(self, run: Callable[[], Tensor]) -> list[str]:
         if self.kernel == "flex":  # compiled by itself, below the level at which operators are seen
             return ["flex_attention"]
         log = _OperatorLog()
@@ -329,7 +336,7 @@ def frozen(model: nn.Module, clips: Tensor) -> Callable[[Tensor], Tensor]:
 class _OperatorLog(TorchDispatchMode):
     """Notes the names of the operators that reach a backend, of the program as it runs without it."""
 
-    only_watches = True  # to attention_zoo.chunks
+    only_watches = True  # to attention_zoo.dispatch
 
     def __init__(self):
         super().__init__()

@@ -31,13 +31,11 @@ def training_latency(workload: Workload) -> list[Measurement]:
     first = time.perf_counter() - start
     runs, warm_up = workload.time(*step.phases.values())
     finite = bool(torch.isfinite(step.loss))
-    operators = workload.observe(step.eagerly)
-    ran = workload.device_kernels(step)
+    ran = workload.operators(step.eagerly) | workload.device_kernels(step)
     parts = [[end - begin for begin, end in zip((0.0, *run), run, strict=False)] for run in runs]
     details = {
         "kernel_requested": workload.case.kernel,
         "kernel": workload.kernel,
-        "operators": operators,
         **ran,
         "compile": workload.case.compile,
         **({"weights": "float32, autocast"} if workload.case.mixed else {}),
