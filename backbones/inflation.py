@@ -129,7 +129,7 @@ def inflate(
     )
     if not report.copied and not report.inflated:
         raise CheckpointError(f"{source} (layout: {report.layout}) has no tensor that fits the model\n{report}")
-    if report.mismatched and all(here == there for here, there in report.mismatched.values()):
+    if report.mismatched and all(ours == theirs for ours, theirs in report.mismatched.values()):
         raise CheckpointError(f"{source} (layout: {report.layout}) is a video model already; leave inflate out")
     if strict and not report.complete:
         raise CheckpointError(

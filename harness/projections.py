@@ -63,17 +63,17 @@ def related(weight: Tensor, top: int, by: str = "signed", unique_sources: bool =
     return [Related(source, target, float(weight[target, source])) for target, source in pairs]
 
 
-def work(given: Options) -> int:
-    path = Path(given.checkpoint).expanduser()
+def work(options: Options) -> int:
+    path = Path(options.checkpoint).expanduser()
 
     from harness.evaluation import trained  # torch: a slip above is told at once
 
     job = trained.job_beside(path)
     for key, weight in projections(path).items():
-        names = [_names(given, job, name, count) for name, count in zip(key, reversed(weight.shape), strict=True)]
+        names = [_names(options, job, name, count) for name, count in zip(key, reversed(weight.shape), strict=True)]
         print(f"{key[0]} to {key[1]}")
-        for one in related(weight, given.top, given.by, given.unique_sources):
-            print(f"{one.weight:9.3f}  {names[0][one.source]}  ->  {names[1][one.target]}")
+        for pair in related(weight, options.top, options.by, options.unique_sources):
+            print(f"{pair.weight:9.3f}  {names[0][pair.source]}  ->  {names[1][pair.target]}")
     return 0
 
 
@@ -89,12 +89,12 @@ def projections(path: Path) -> dict[tuple[str, str], Tensor]:
     beside = path.with_name(STATE)
     try:
         if path.suffix == ".safetensors" and beside.is_file():
-            found = torch.load(beside, map_location="cpu", weights_only=True)["heads"]
+            tensors = torch.load(beside, map_location="cpu", weights_only=True)["heads"]
         else:
-            found = {RELEASED.rename(key): tensor for key, tensor in read(path)[0].items()}
+            tensors = {RELEASED.rename(key): tensor for key, tensor in read(path)[0].items()}
     except (backbones.CheckpointError, OSError) as error:
         raise UsageError(str(error)) from None
-    heads = {key.split(".")[1]: t for key, t in found.items() if key.startswith("projections.")}
+    heads = {key.split(".")[1]: t for key, t in tensors.items() if key.startswith("projections.")}
     if not heads:
         raise UsageError(f"{path} has no projections: it was not trained on several data sets, or is without {STATE}")
     names = _sets(heads)
@@ -109,11 +109,11 @@ def _sets(heads: dict[str, Tensor]) -> list[str]:
     return [n for n in names if all(f"{n}_{o}" in heads or o == n or f"{o}_{n}" not in heads for o in names)]
 
 
-def _names(given: Options, job: dict[str, Any] | None, name: str, count: int) -> list[str]:
+def _names(options: Options, job: dict[str, Any] | None, name: str, count: int) -> list[str]:
     from harness.evaluation import trained
 
-    if name in given.classes:
-        return trained.class_names(Path(str(given.classes[name])).expanduser(), count)
+    if name in options.classes:
+        return trained.class_names(Path(str(options.classes[name])).expanduser(), count)
     return (job and trained.names_beside(job["folder"], name, count)) or [f"class {n}" for n in range(count)]
 
 

@@ -192,8 +192,8 @@ def learning(measured: Measurement | None) -> Learning | None:
 
 def learning_word(measured: Measurement | None) -> str | None:
     """For data: "learnt", or the troubles of any of the seeds; None where nothing is known."""
-    found = learning(measured)
-    return ("; ".join(learning_words(found.troubles.values())) or "learnt") if found else None
+    learnt = learning(measured)
+    return ("; ".join(learning_words(learnt.troubles.values())) or "learnt") if learnt else None
 
 
 def learning_said(measured: Measurement | None) -> str:

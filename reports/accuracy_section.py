@@ -303,10 +303,10 @@ def _further_part(table: AblationTable, name: str, rows: list[Row]) -> list[str]
 
 
 def _trained(row: Row, name: str) -> str:
-    found = accuracy.learning(row.measurement(name))
-    if found is None:
+    learning = accuracy.learning(row.measurement(name))
+    if learning is None:
         return MISSING
-    return f"{found.train:.1f}, " + ("learnt" if not found.troubles else str(found).rpartition(" (")[0])
+    return f"{learning.train:.1f}, " + ("learnt" if not learning.troubles else str(learning).rpartition(" (")[0])
 
 
 def _mean_of(row: Row, name: str, key: str, factor: float) -> str:
@@ -351,8 +351,8 @@ def csv_row(table: AblationTable, row: Row, orderings: dict[str, dict[str, Order
 
 
 def _csv_learning(name: str, measured: Any) -> dict[str, Any]:
-    found = accuracy.learning(measured)
-    return {f"{name}_train": found.train if found else None, f"{name}_training": accuracy.learning_word(measured)}
+    learning = accuracy.learning(measured)
+    return {f"{name}_train": learning.train if learning else None, f"{name}_training": accuracy.learning_word(measured)}
 
 
 def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:

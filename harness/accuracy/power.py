@@ -38,17 +38,17 @@ def spread(setup: Setup, entries: Sequence[Entry], read: Callable[[Entry], Recor
 
     The difference of two rows that vary alike and by themselves varies by the root of two more than one row.
     """
-    found = {
+    of_rows = {
         entry.case.row: measured
         for entry in entries
         if (record := read(entry)) and (measured := record.get(setup.measurement)) and measured.samples
     }
     recorded = setup.budget.recorded if setup.data_name == setup.budget.data else {}
-    seconds = [second for measured in found.values() for second in by_seed(measured, "seconds").values()]
-    of_videos = [n for measured in found.values() if (n := measured.details.get("videos"))]
+    seconds = [second for measured in of_rows.values() for second in by_seed(measured, "seconds").values()]
+    of_videos = [n for measured in of_rows.values() if (n := measured.details.get("videos"))]
     videos = of_videos[0] if of_videos else recorded.get("videos")
     least = 100 / videos / math.sqrt(12) if videos else 0.0
-    points, source = power.pooled(_differences(entries, found), least), "of its records"
+    points, source = power.pooled(_differences(entries, of_rows), least), "of its records"
     if points is None and "spread" in recorded:
         points, source = recorded["spread"] * math.sqrt(2), f"as recorded for accuracy={setup.budget.name}"
     return Spread(
@@ -56,10 +56,10 @@ def spread(setup: Setup, entries: Sequence[Entry], read: Callable[[Entry], Recor
     )
 
 
-def _differences(entries: Sequence[Entry], found: dict[str, Measurement]) -> list[list[float]]:
+def _differences(entries: Sequence[Entry], of_rows: dict[str, Measurement]) -> list[list[float]]:
     differences = []
     for entry in entries:
-        ours, base = (by_seed(found.get(name)) for name in (entry.case.row, entry.baseline))
+        ours, base = (by_seed(of_rows.get(name)) for name in (entry.case.row, entry.baseline))
         if entry.case.row != entry.baseline:
             differences.append([ours[seed] - base[seed] for seed in ours if seed in base])
     return differences
@@ -72,7 +72,7 @@ def settled(
 
     Raises: UsageError, where seeds=auto has nothing to go by.
     """
-    asked, found, tests = setup.training, spread(setup, entries, read), max(1, len(entries) - 1)
+    asked, varies, tests = setup.training, spread(setup, entries, read), max(1, len(entries) - 1)
     if asked.within is not None and AUTO not in (asked.seeds, asked.epochs):
         raise UsageError("within goes with seeds=auto or epochs=auto; leave it out, or add one of them")
     if setup.quick:
@@ -83,26 +83,26 @@ def settled(
         seeds = asked.seeds or setup.budget.seeds
         minutes = asked.within and asked.within * slots / (len(seeds) * len(entries))  # of each training
         setup = replace(setup, training=replace(asked, seeds=seeds), minutes=minutes)
-        return setup, _told(found, len(seeds), tests, "")
+        return setup, _told(varies, len(seeds), tests, "")
     if asked.epochs == AUTO:
         raise UsageError("seeds=auto and epochs=auto: the time of a training is not known; give one as a number")
-    if found.points is None:
+    if varies.points is None:
         raise UsageError(
             f"seeds=auto: no record says how much accuracy={setup.budget.name} on {setup.data_name} varies over seeds; "
             "train with seeds=[0,1,2] first"
         )
     wanted = asked.difference or DIFFERENCE
-    needed = power.seeds_for(wanted, found.points, tests)
+    needed = power.seeds_for(wanted, varies.points, tests)
     count, why = max(FEWEST, needed or power.MOST), ""
     if asked.within is not None:
-        if found.seconds is None:
+        if varies.seconds is None:
             raise UsageError("within: no record says how long a training takes; train with seeds=[0,1,2] first")
-        most = int(60 * asked.within * slots / (found.seconds * len(entries)))
+        most = int(60 * asked.within * slots / (varies.seconds * len(entries)))
         if most < FEWEST:
-            least = math.ceil(FEWEST * found.seconds * len(entries) / slots / 60)
+            least = math.ceil(FEWEST * varies.seconds * len(entries) / slots / 60)
             raise UsageError(
                 f"within={asked.within:g} minutes is too little for {FEWEST} seeds of {len(entries)} rows of about "
-                f"{found.seconds:.0f} s; give within={least} or more"
+                f"{varies.seconds:.0f} s; give within={least} or more"
             )
         if most < count:
             count, why = (
@@ -111,24 +111,24 @@ def settled(
             )
     elif needed is None:
         raise UsageError(
-            f"difference={wanted:g} takes more than {power.MOST} seeds at a spread of {found.points:.1f} points; "
+            f"difference={wanted:g} takes more than {power.MOST} seeds at a spread of {varies.points:.1f} points; "
             "give a larger one, or within=MINUTES"
         )
-    return replace(setup, training=replace(asked, seeds=tuple(range(count)))), _told(found, count, tests, why)
+    return replace(setup, training=replace(asked, seeds=tuple(range(count)))), _told(varies, count, tests, why)
 
 
-def _told(found: Spread, seeds: int, tests: int, why: str) -> str:
-    if found.points is None:
+def _told(varies: Spread, seeds: int, tests: int, why: str) -> str:
+    if varies.points is None:
         return f"power: {seeds} seeds; no record says by how much accuracies vary over seeds{why}"
-    videos = f" on {found.videos} test videos (one is {100 / found.videos:.2g} points)" if found.videos else ""
+    videos = f" on {varies.videos} test videos (one is {100 / varies.videos:.2g} points)" if varies.videos else ""
     if seeds < 2:
         return (
             f"power: one seed{videos} tells no difference; seeds=auto takes as many as {DIFFERENCE:g} points need{why}"
         )
-    told = power.smallest_difference(found.points, seeds, tests)
+    told = power.smallest_difference(varies.points, seeds, tests)
     rows = f"{tests} rows" if tests > 1 else "one row"
     return (
         f"power: {seeds} seeds{videos} tell {told:.1f} points apart, {100 * power.POWER:.0f} times of 100 ({rows} "
-        f"against the baseline, p < {power.SIGNIFICANT:g} after Holm; differences vary by {found.points:.1f} points "
-        f"over seeds, {found.source}){why}"
+        f"against the baseline, p < {power.SIGNIFICANT:g} after Holm; differences vary by {varies.points:.1f} points "
+        f"over seeds, {varies.source}){why}"
     )

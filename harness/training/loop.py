@@ -141,7 +141,7 @@ class _Run:
                 job, self.schedule, self.group, counters, together(predictions),
                 {order: together(by_set) for order, by_set in controls.items()},
                 predictions if job.sets else {}, content=self.content,
-                labels=[[item.label for item in one.items] for one in self.training], kernel=self.kernel,
+                labels=[[item.label for item in dataset.items] for dataset in self.training], kernel=self.kernel,
                 model=self.model, seconds=self._seconds(),
             )  # fmt: skip
             with storing(job.folder):

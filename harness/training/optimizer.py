@@ -107,7 +107,7 @@ def optimizer(model: nn.Module, optimisation: Optimisation) -> torch.optim.Optim
             groups, momentum=optimisation.momentum, nesterov=optimisation.nesterov and optimisation.momentum > 0
         )
     matrices = [group for group in groups if group.pop("muon", False)]
-    others = [group for group in groups if not any(group is one for one in matrices)]
+    others = [group for group in groups if not any(group is matrix for matrix in matrices)]
     adamw = torch.optim.AdamW(others, betas=optimisation.betas, eps=optimisation.eps, fused=True)
     if not matrices:
         return adamw
