@@ -156,21 +156,21 @@ def controls(table: AblationTable) -> Controls:
 
 
 def _controls_said(table: AblationTable) -> str:
-    found, titles = controls(table), table.quantities()
-    said = []
-    if found.oracle:
-        least = min(found.oracle, key=found.oracle.__getitem__)
-        passed = len(found.oracle) - len(found.unlearnt)
-        said.append(
+    held, titles = controls(table), table.quantities()
+    clauses = []
+    if held.oracle:
+        least = min(held.oracle, key=held.oracle.__getitem__)
+        passed = len(held.oracle) - len(held.unlearnt)
+        clauses.append(
             f"full attention, which reaches all, has {LEARNABLE:g} % or more at the easy end of {passed} of "
-            f"{len(found.oracle)} questions (least: {titles[least].title}, {found.oracle[least]:.0f} %)"
+            f"{len(held.oracle)} questions (least: {titles[least].title}, {held.oracle[least]:.0f} %)"
         )
-    if found.nothing:
-        passed = len(found.nothing) - len(found.given_away)
-        said.append(f"rows that reach nothing of a question are at chance in {passed} of {len(found.nothing)}")
-    said += [f"**{titles[name].title} is not learnt even so: its failures say nothing**" for name in found.unlearnt]
-    said += [f"**{titles[name].title} can be answered without attention**" for name in found.given_away]
-    return f"Controls: {'; '.join(said)}." if said else ""
+    if held.nothing:
+        passed = len(held.nothing) - len(held.given_away)
+        clauses.append(f"rows that reach nothing of a question are at chance in {passed} of {len(held.nothing)}")
+    clauses += [f"**{titles[name].title} is not learnt even so: its failures say nothing**" for name in held.unlearnt]
+    clauses += [f"**{titles[name].title} can be answered without attention**" for name in held.given_away]
+    return f"Controls: {'; '.join(clauses)}." if clauses else ""
 
 
 def summary(table: AblationTable) -> list[str]:
