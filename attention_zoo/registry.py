@@ -1,4 +1,4 @@
-"""Names for things that can be added without editing what is there: schemes, kernels, metrics.
+"""Names for things that can be added without editing what is there: schemes, kernels, families, metrics, data sets.
 
 A registry finds its entries in two places: the modules of one package of ours, imported once on first use, and the
 entry points that other installed packages declare for its group.
@@ -108,6 +108,9 @@ class Registry(Generic[Entry]):
 
 
 def _origin(entry: object) -> str:
+    """Where an entry was written; of one that holds a function, as a kernel does, where that was."""
+    functions = (getattr(entry, name, None) for name in ("run", "load", "build"))
+    entry = next((function for function in functions if callable(function)), entry)
     return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ import attention_zoo
 import backbones
 from attention_zoo import Grid, Registry, UnknownName, schemes
 from attention_zoo.__main__ import main
+from harness import datasets
+from harness.cost import metrics
 
 sizes = st.integers(1, 9)
 grids = st.builds(Grid, sizes, sizes, sizes)
@@ -114,6 +117,16 @@ def test_a_taken_name_is_not_given_twice():
     with pytest.raises(ValueError, match=r"thing 'one' is registered already, by .*One; choose another name"):
         registry.register("one")(type("Other", (), {}))
     assert registry.get("one") is One
+
+
+@pytest.mark.parametrize("registry", [metrics.registry, datasets.registry], ids=["metric", "data set"])
+def test_what_holds_a_function_is_named_by_it_where_its_name_is_taken(registry):
+    name = registry.names()[0]
+    entry = registry.get(name)
+    assert registry.register(name)(entry) is entry  # by itself it may be registered again
+    function = "run" if registry is metrics.registry else "load"
+    with pytest.raises(ValueError, match=f"{registry.kind} '{name}' is registered already, by harness[.]"):
+        registry.register(name)(replace(entry, **{function: lambda: None}))
 
 
 def test_an_unknown_name_is_a_key_error_that_prints_as_a_sentence():

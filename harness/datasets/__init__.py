@@ -11,9 +11,7 @@ long run.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from attention_zoo.registry import nearest
+from attention_zoo.registry import Registry, nearest
 
 Split = Literal["train", "val", "test"]
 SPLITS = get_args(Split)
@@ -119,7 +117,8 @@ class Source:
         return inspect.signature(self.load).parameters["root"].default is inspect.Parameter.empty
 
 
-_sources: dict[str, Source] = {}
+registry: Registry[Source] = Registry("data set", __name__, group="attention_zoo.data_sets")
+names, get = registry.names, registry.get
 
 
 def register(name: str, *, needs: str = ""):
@@ -130,29 +129,10 @@ def register(name: str, *, needs: str = ""):
     """
 
     def add(load: Callable[..., DataSet]) -> Callable[..., DataSet]:
-        if name in _sources and _sources[name].load.__module__ != load.__module__:
-            raise ValueError(
-                f"data set {name!r} is registered already, by {_sources[name].load.__module__}; choose another name"
-            )
-        _sources[name] = Source(name, load, needs)
+        registry.register(name)(Source(name, load, needs))
         return load
 
     return add
-
-
-def names() -> list[str]:
-    """All registered data sets, by name."""
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("__"):
-            importlib.import_module(f"{__name__}.{module.name}")
-    return sorted(_sources)
-
-
-def get(name: str) -> Source:
-    """Raises: KeyError with the nearest valid name."""
-    if name not in names():
-        raise KeyError(f"unknown data set {name!r}; {nearest(name, names())}")
-    return _sources[name]
 
 
 def load(name: str, split: str, root: str | Path | None = None, **options: Any) -> DataSet:

@@ -42,8 +42,6 @@ from harness.datasets import DataError, DataSet, Item, register
 from harness.motion import store
 from harness.motion.scenes import REPERTOIRES
 
-CONTROL_CAPS = {"shuffled": 50.0, "single": 50.0}  # percent of the test clips that no rule without order can pass
-
 
 @register("motion")
 def motion(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:

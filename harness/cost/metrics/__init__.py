@@ -10,13 +10,11 @@ once.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from attention_zoo.registry import nearest
+from attention_zoo.registry import Registry
 from records.record import Measurement, Quantity
 
 
@@ -41,7 +39,8 @@ class Metric:
         return [quantity.absent(reason, retry=retry, details=details) for quantity in self.measures.values()]
 
 
-_metrics: dict[str, Metric] = {}
+registry: Registry[Metric] = Registry("metric", __name__, group="attention_zoo.metrics")
+get = registry.get
 
 
 def register(
@@ -58,11 +57,7 @@ def register(
     """
 
     def add(run: Callable[[Any], list[Measurement]]) -> Callable[[Any], list[Measurement]]:
-        if name in _metrics and _metrics[name].run.__module__ != run.__module__:
-            raise ValueError(
-                f"metric {name!r} is registered already, by {_metrics[name].run.__module__}; choose another name"
-            )
-        _metrics[name] = Metric(name, run, {q.name: q for q in measures}, timed, order, process, once)
+        registry.register(name)(Metric(name, run, {q.name: q for q in measures}, timed, order, process, once))
         return run
 
     return add
@@ -74,9 +69,7 @@ def _place(metric: Metric) -> tuple:
 
 def names() -> list[str]:
     """All metrics: counted ones first, timed ones in the order in which they run."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return sorted(_metrics, key=lambda name: _place(_metrics[name]))
+    return sorted(registry.names(), key=lambda name: _place(get(name)))
 
 
 def by_process(chosen: Iterable[Metric]) -> list[list[Metric]]:
@@ -85,10 +78,3 @@ def by_process(chosen: Iterable[Metric]) -> list[list[Metric]]:
     for metric in chosen:
         shared.setdefault(metric.process, []).append(metric)
     return list(shared.values())
-
-
-def get(name: str) -> Metric:
-    """Raises: KeyError with the nearest valid name."""
-    if name not in names():
-        raise KeyError(f"unknown metric {name!r}; {nearest(name, names())}")
-    return _metrics[name]
