@@ -8,8 +8,6 @@ fewer views follows without the model. A stopped evaluation goes on where it was
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -30,7 +28,7 @@ from harness.spec.reader import FromZero, UsageError, Whole
 from harness.spec.sampling import Order
 from records.record import write_bytes, write_text
 from records.terminal import json_line
-from reports import confusion
+from reports import confusion, text
 
 if TYPE_CHECKING:
     from harness.evaluation.trained import Trained
@@ -210,13 +208,9 @@ def write_scores(folder: Path, score: Scores, predictions: Predictions) -> None:
         "failures": predictions.failures,
         "facts": predictions.facts,
     }
-    write_text(json.dumps(content, ensure_ascii=False) + "\n", folder / "scores.json")
-    table = io.StringIO()
     rows = [_row(row) for row in content["per_class"]]
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(table.getvalue(), folder / "per_class.csv")
+    write_text(json.dumps(content, ensure_ascii=False) + "\n", folder / "scores.json")
+    write_text(text.table_csv(rows, rows[0]), folder / "per_class.csv")
     write_text(_markdown(score), folder / "per_class.md")
     if len(predictions.classes) > 1:
         write_bytes(confusion.picture(content), folder / "confusion.png")
@@ -224,31 +218,27 @@ def write_scores(folder: Path, score: Scores, predictions: Predictions) -> None:
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
     figures = {
-        f"{name}{suffix}": entry[name][key] if entry[name] else ""
+        f"{name}{suffix}": entry[name][key] if entry[name] else None
         for name in ("top1", "top5")
         for key, suffix in (("value", "_percent"), ("low", "_low"), ("high", "_high"))
     }
     names = {"index": entry["index"], "class": entry["name"]}
     counts = {name: entry[name] for name in ("videos", "decoded", "right")}
-    return names | counts | figures | {"confused_with": entry["confused_with"] or "", "confused": entry["confused"]}
+    return names | counts | figures | {"confused_with": entry["confused_with"], "confused": entry["confused"]}
 
 
 def _markdown(score: Scores) -> str:
-    lines = [
-        "| class | videos | decoded | top-1, % ↑ | 95 % interval | most often taken for |",
-        "| --- | ---: | ---: | ---: | :---: | --- |",
+    columns: text.Columns = [
+        ("class", lambda row: row.name),
+        ("videos", lambda row: str(row.videos)),
+        ("decoded", lambda row: str(row.decoded)),
+        ("top-1, % ↑", lambda row: f"{row.top1.value:.1f}" if row.top1 else text.MISSING),
+        ("95 % interval", lambda row: f"{row.top1.low:.1f} to {row.top1.high:.1f}" if row.top1 else text.MISSING),
+        ("most often taken for", lambda row: f"{row.confused_with} ({row.confused})" if row.confused_with else "—"),
     ]
-    for row in score.per_class:
-        confused = f"{_cell(row.confused_with)} ({row.confused})" if row.confused_with else "—"
-        top1 = f"{row.top1.value:.1f} | {row.top1.low:.1f} to {row.top1.high:.1f}" if row.top1 else "— | —"
-        lines.append(f"| {_cell(row.name)} | {row.videos} | {row.decoded} | {top1} | {confused} |")
     mean, total = score.mean_class, f"{score.videos} | {score.decoded}"
-    lines.append(f"| **mean of the classes** | {total} | {mean.value:.1f} | {mean.low:.1f} to {mean.high:.1f} | |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    last = f"| **mean of the classes** | {total} | {mean.value:.1f} | {mean.low:.1f} to {mean.high:.1f} | |"
+    return f"{text.table_lines(score.per_class, columns)}\n{last}\n"
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Options:
         None, "of each training; auto: on and on until its curve is flat, or within= ends; none: as the recipe"
     )
     recipe: names.Recipe | None = option(None, "how to train; none: as the budget")
-    recipe_source: Source | None = option(None, "whose values, where a paper and its code differ; none: paper")
+    recipe_source: Source = option("paper", "whose values, where a paper and its code differ")
     recipe_changes: dict[str, Any] = option({}, "changes the recipe, as recipe.optimisation.epochs=20")
     data_changes: dict[str, Any] = option({}, "an option of the data set, as data.sided=true")
     jobs: Count | None = option(None, "trainings side by side; none: one per GPU, or per core of a CPU")
@@ -245,13 +245,18 @@ def chosen(request: Options) -> tuple[list[Ablation], Settings]:
         raise UsageError(f"no ablation is named; add ablation=NAME; allowed: {', '.join([*case.names(), case.ALL])}")
     if len(set(ablation_names)) != len(ablation_names):
         raise UsageError(f"ablation=[{','.join(ablation_names)}]: one is named twice")
+    if case.ALL in ablation_names:
+        raise UsageError(f"ablation=[{','.join(ablation_names)}]: all stands alone; write ablation=all, or names")
+    if request.rows == []:
+        raise UsageError("rows is an empty list; name some, as in rows=[1,3], or leave it out for all")
     overrides = {f.name: value for f in fields(Settings) if (value := getattr(request, f.name, None)) is not None}
     axes = {
         (f"clip.{name}" if name in case.CLIP_AXES else name): value
         for name, value in overrides.items()
         if isinstance(value, list)
     }
-    axes |= case.axes({path: value if isinstance(value, list) else [value] for path, value in request.vary.items()})
+    axes |= {path: value if isinstance(value, list) else [value] for path, value in request.vary.items()}
+    case.axes(axes)
     ablations = [case.load(name) for name in ablation_names]
     ablations = [ablation.varied(axes) for ablation in ablations] if axes else ablations
     if request.rows:
@@ -266,21 +271,9 @@ def chosen(request: Options) -> tuple[list[Ablation], Settings]:
 
 def training(request: Options) -> Training:
     """What the command says of accuracy."""
+    shared = {f.name: getattr(request, f.name) for f in fields(Training) if hasattr(request, f.name)}
     return Training(
-        budget=request.accuracy,
-        data=request.data,
-        root=request.root,
-        data_options=request.data_changes,
-        seeds=request.seeds,
-        difference=request.difference,
-        within=request.within,
-        epochs=request.epochs,
-        recipe=request.recipe,
-        recipe_source=request.recipe_source or "paper",
-        recipe_changes=request.recipe_changes,
-        jobs=request.jobs,
-        cluster=request.cluster,
-        cluster_options=request.cluster_changes,
+        budget=request.accuracy, data_options=request.data_changes, cluster_options=request.cluster_changes, **shared
     )
 
 

@@ -210,7 +210,8 @@ def setup(ablation: Ablation, settings: Settings, training: Training, whole: boo
         unsaid = Training(budget=training.budget)
         named = [f.name for f in fields(training) if getattr(training, f.name) != getattr(unsaid, f.name)]
         if named:
-            raise UsageError(f"{named[0]} is for accuracy, which is off here; add accuracy=quick, or leave it out")
+            word = named[0].replace("_changes", ".FIELD").replace("_options", ".FIELD")
+            raise UsageError(f"{word} is for accuracy, which is off here; add accuracy=quick, or leave it out")
         return None
     made = Setup(
         budget.load(name),

@@ -16,7 +16,7 @@ from records.record import RecordError, ablation_folders, canonical, write_text
 from records.terminal import until_closed
 from reports import statistics
 from reports.paper_table import PaperTableError
-from reports.table import AblationTable, Row, load, visits
+from reports.table import AblationTable, Row, load, schemes, visits
 
 LIST = Path(__file__).parents[1] / "attention_zoo" / "kernels" / "faster.json"
 KERNELS = {"triton": {"forward": ("local_window", "shifted_window", "global_pyramid"),
@@ -64,7 +64,7 @@ def pairs(table: AblationTable) -> Iterator[Said]:
                 )
                 place = f"{table.place}/{row.record.case_id}.json"
                 for scheme in KERNELS[case["kernel"]]["backward" if backward else "forward"]:
-                    if scheme in schemes(case["config"]):
+                    if scheme in schemes(case):
                         faster = ratio.distinguishable and ratio.interval.value < 1
                         yield Said((card, case["dtype"], scheme, backward, case["kernel"]), faster, place)
 
@@ -73,13 +73,6 @@ def _differ(usual: Row, row: Row) -> bool:
     """Whether two rows ran the same but for the kernel, and the first one the usual kernel."""
     plain, special = ({**side.record.case, "row": "", "kernel": ""} for side in (usual, row))
     return usual.record.case["kernel"] in USUAL and canonical(plain) == canonical(special)
-
-
-def schemes(config: dict[str, Any]) -> set[str]:
-    """Of all blocks of a model that is made of schemes."""
-    named = config.get("attention") or {}
-    used = {word for stage in config.get("stages") or () if isinstance(stage, list) for word in stage}
-    return {named[word]["scheme"] if word in named else word for word in used if isinstance(word, str)}
 
 
 def main(arguments: list[str] | None = None) -> int:

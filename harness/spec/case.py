@@ -87,15 +87,8 @@ class Case:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
-        for name, value in (
-            ("allocator", "default"),
-            ("trainable", "all"),
-            ("graph", False),
-            ("mixed", False),
-        ):  # younger than the first records
-            if raw[name] == value:
-                del raw[name]
-        return raw
+        younger = {"allocator": "default", "trainable": "all", "graph": False, "mixed": False}  # than the first records
+        return {name: value for name, value in raw.items() if younger.get(name, ...) != value}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Case:
@@ -116,6 +109,8 @@ def axes(vary: dict[str, list[Any]]) -> dict[str, list[Any]]:
     for axis, values in vary.items():
         if not values or values == [{}]:
             raise UsageError(f"vary.{axis} has no values")
+        if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+            raise UsageError(f"axis {axis} has {_text(twice[0])} twice; give each value once")
         if axis in AXES:
             typed(list[AXES[axis]], values, f"vary.{axis}")
     return vary
@@ -410,6 +405,8 @@ def choose(ablations: list[Ablation], words: list[str | int]) -> None:
         rows = [row.row for ablation in ablations for row in ablation.rows]
         several = "ablation" if len(ablations) > 1 else f"ablation {ablations[0].name}"
         hint = f"rows 1 to {len(rows)}" if isinstance(word, int) else nearest(word, rows)
+        if isinstance(word, str) and all(part.isdecimal() or part in rows for part in word.split(",")):
+            hint = f"several stand in brackets: rows=[{word}]"
         raise UsageError(f"{several}: no row is called {word!r}; {hint}")
 
 

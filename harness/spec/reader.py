@@ -81,7 +81,7 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
     """The first thing that is wrong, with its place: file and line, row, entry, value."""
-    path, line, keys = [], None, None
+    path, line, keys, listed = [], None, None, False
     for step in error["loc"]:
         if step == "[key]":  # of a mapping whose keys are known
             return f"{where}: unknown entry {'.'.join(path)}; {nearest(path[-1], get_args(keys))}"
@@ -96,6 +96,7 @@ def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
             path.append(str(step))
         elif get_origin(plain) in (list, tuple) and isinstance(step, int) and step < len(raw):
             kind, raw = arguments[0 if arguments[-1] is Ellipsis or len(arguments) == 1 else step], raw[step]
+            listed = not path
             if is_dataclass(_plain(kind)):  # of several, each has its own name, which its first entry is
                 first = fields(_plain(kind))[0].name
                 name = raw.get(first, step + 1) if isinstance(raw, Mapping) else step + 1
@@ -114,6 +115,8 @@ def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
     if get_origin(_plain(kind)) is Literal:
         hint = nearest(str(raw), map(str, get_args(_plain(kind))))
         return f"{place} is {raw!r}; {hint}" if path else f"{place}: unknown; {hint}"
+    if listed and not path:
+        return f"{place}: {raw!r} is not {described(kind)}"
     return f"{place}{f' is {raw!r},' if path else ' is'} not {described(kind)}"
 
 
