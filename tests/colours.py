@@ -69,8 +69,8 @@ def published(model: backbones.Pyramid) -> dict[str, torch.Tensor]:
     for key, tensor in model.state_dict().items():
         new = key.replace("classifier.", "cls_head.fc_cls.").replace(".attention.", ".attn.")
         for inside, between, start in renames:
-            head, found, tail = new.partition(inside)
-            if found:
+            head, separator, tail = new.partition(inside)
+            if separator:
                 new = f"{start}{head.removeprefix('stages.')}{between}{tail}"
         state[new if new.startswith("cls_head.") else f"backbone.{new}"] = tensor
     return state

@@ -49,16 +49,16 @@ def test_quick_mode_end_to_end(name, whole, tmp_path, capsys):
         record = read_record(folder / f"{row['case_id']}.json")
         for metric in manifest["metrics"]:
             for measurement in metrics.get(metric).measures:
-                one = record.measurements[measurement]
-                lacks = one.missing is not None and not (name in MAY_LACK and not one.retry)
-                assert not lacks, (row["row"], measurement, one.missing)
+                m = record.measurements[measurement]
+                lacks = m.missing is not None and not (name in MAY_LACK and not m.retry)
+                assert not lacks, (row["row"], measurement, m.missing)
         assert "quick mode" in row["comparable"]
     with (folder / "table.csv").open(newline="") as file:
         written = {row["row"] for row in csv.DictReader(file)}
     assert {row["row"] for row in measured} <= written
     assert (folder / "report.md").read_text().startswith("# ")
     assert str(tmp_path) not in (folder / "report.md").read_text()
-    said = capsys.readouterr().out
-    assert "report.md" in said
+    printed = capsys.readouterr().out
+    assert "report.md" in printed
     timed = any(metrics.get(metric).timed for metric in case.load(name).metrics)
-    assert ("device=cuda" in said) == timed
+    assert ("device=cuda" in printed) == timed

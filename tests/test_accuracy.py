@@ -47,8 +47,8 @@ def clips(tmp_path_factory):
 
 def ran(folder, clips, *more, ablation="temporal_controls"):
     words = [*SMALL, f"ablation={ablation}", f"data={clips}", f"out={folder}", *more]
-    given = {word.partition("=")[0] for word in more}
-    return run.main([word for word in words if word in more or word.partition("=")[0] not in given])
+    said_keys = {word.partition("=")[0] for word in more}
+    return run.main([word for word in words if word in more or word.partition("=")[0] not in said_keys])
 
 
 def records(folder, ablation="temporal_controls"):
@@ -99,23 +99,24 @@ def test_tables_share_the_training_of_a_row_that_they_have_in_common(tmp_path):
     setup, folders = Setup(budget.load("quick")), {}
     for name in ("pyramid_scales", "window_size", "position_encoding"):
         ablation = case.load(name)
-        found = plan.tasks(ablation, case.resolve(ablation, case.Settings()), setup, 12, tmp_path)
-        folders[name] = {task.job.folder for task in found if "default" in task.entry.case.row and task.seed == 0}
-        assert len({task.job.folder for task in found}) <= len(found)
+        planned = plan.tasks(ablation, case.resolve(ablation, case.Settings()), setup, 12, tmp_path)
+        folders[name] = {task.job.folder for task in planned if "default" in task.entry.case.row and task.seed == 0}
+        assert len({task.job.folder for task in planned}) <= len(planned)
     assert folders["pyramid_scales"] == folders["window_size"] == folders["position_encoding"]
 
 
 def test_rows_that_shrink_to_the_same_network_are_trained_once(tmp_path):
     """At the quick size the fine scale of the last stage is the whole map; every other pyramid is its own network."""
-    one = case.load("pyramid_scales")
+    scales = case.load("pyramid_scales")
     setup = Setup(budget.load("quick"), Training(seeds=(0,)))
-    found = {
-        task.entry.case.row: task for task in plan.tasks(one, case.resolve(one, case.Settings()), setup, 8, tmp_path)
+    twins = {
+        task.entry.case.row: task
+        for task in plan.tasks(scales, case.resolve(scales, case.Settings()), setup, 8, tmp_path)
     }
-    fine, whole = (found[name] for name in ("LG2, fine (8,7,7) only", "LG2, stage 4 whole"))
+    fine, whole = (twins[name] for name in ("LG2, fine (8,7,7) only", "LG2, stage 4 whole"))
     assert (whole.job, whole.same_as) == (fine.job, fine.entry.case.row)
-    assert len(plan.distinct(list(found.values()))) == len(found) - 1
-    assert [task.same_as for task in found.values() if task is not whole] == [None] * (len(found) - 1)
+    assert len(plan.distinct(list(twins.values()))) == len(twins) - 1
+    assert [task.same_as for task in twins.values() if task is not whole] == [None] * (len(twins) - 1)
 
 
 def test_networks_with_the_same_weights_may_differ_in_their_windows():
@@ -174,10 +175,10 @@ def test_an_option_of_trainings_is_refused_where_nothing_is_trained(option):
 
 def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys):
     assert ran(tmp_path, clips, "seeds=[0,1]") == 0
-    found = records(tmp_path)
-    assert len(found) == 3
+    by_row = records(tmp_path)
+    assert len(by_row) == 3
     name = "top1_quick_" + plan.data_slug(str(clips))
-    for record in found.values():
+    for record in by_row.values():
         measured = record.get(name)
         assert len(measured.samples) == 2
         assert measured.said("seed") == [0, 1]
@@ -199,11 +200,11 @@ def test_rows_are_trained_once_and_stand_in_the_records(tmp_path, clips, capsys)
 def test_no_training_that_did_not_learn_is_a_plain_figure(tmp_path, clips, capsys):
     nothing = ["recipe.optimisation.lr=0", "recipe.optimisation.backbone_lr=0"]
     assert ran(tmp_path, clips, *nothing, "rows=[1]", "recipe.optimisation.epochs=3", "seeds=[0]") == 0
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     folder, name = tmp_path / "temporal_controls", "top1_quick_" + plan.data_slug(str(clips))
     marked = r"has not learnt \(train \d+ %\)"
-    assert re.search(r"top-1 [\d.]+ % \(has not learnt: train \d+ %\)", said.err)
-    assert re.search(marked, " ".join(said.out.split()))
+    assert re.search(r"top-1 [\d.]+ % \(has not learnt: train \d+ %\)", captured.err)
+    assert re.search(marked, " ".join(captured.out.split()))
     row = "DualFormer, frames in order"
     lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith(f"| {row} ")]
     assert re.search(rf"\*\*{marked}\*\*", lines[0])
@@ -220,15 +221,15 @@ def test_quick_mode_trains_a_few_steps_and_says_so_wherever_the_accuracy_stands(
     assert asked.quick, "an ablation that trains by itself does so in quick mode, too"
     assert not session.setup(case.load("pyramid_scales"), case.Settings(), Training(), True).quick
     assert ran(tmp_path, clips, "quick=true", "recipe.optimisation.epochs=50", "rows=[1]") == 0
-    said = capsys.readouterr()
-    assert "quick mode: 3 steps of each training" in said.err
+    captured = capsys.readouterr()
+    assert "quick mode: 3 steps of each training" in captured.err
     (path,) = results(tmp_path)
     result = json.loads(path.read_text())
     assert (result["steps"], result["controls"]) == (3, {})
     folder = tmp_path / "quick" / "temporal_controls"
     marked = r"quick mode, a few steps \(train \d+ %\)"
-    assert "(quick mode, a few steps: train" in said.err
-    assert re.search(marked, " ".join(said.out.split()))
+    assert "(quick mode, a few steps: train" in captured.err
+    assert re.search(marked, " ".join(captured.out.split()))
     assert re.search(rf"\*\*{marked}\*\*", (folder / "report.md").read_text())
     of_row = next(csv.DictReader((folder / "table.csv").open(encoding="utf-8")))
     assert of_row[f"top1_quick_{plan.data_slug(str(clips))}_training"] == "quick mode, a few steps"
@@ -242,10 +243,10 @@ def test_without_quick_mode_the_jobs_are_whole():
 
 
 def test_a_worker_that_is_killed_costs_its_own_row_only(tmp_path, clips, capsys, monkeypatch):
-    given, kill = pool._give, []
+    hand_over, kill = pool._give, []
 
     def give(slot, task, *more):
-        given(slot, task, *more)
+        hand_over(slot, task, *more)
         if not kill:
             kill.append(task)
             os.kill(slot.process.pid, signal.SIGKILL)
@@ -291,9 +292,9 @@ def test_trainings_side_by_side_share_the_memory_that_is_available(tmp_path, mon
 
 def test_a_teacher_is_trained_before_its_student(tmp_path, clips):
     assert ran(tmp_path, clips, "seeds=[0]", ablation="token_labelling") == 0
-    found = {path.parent.name: json.loads((path.parent / "job.json").read_text()) for path in results(tmp_path)}
-    student = [one for one in found.values() if one["job"]["recipe"]["token_labels"]]
-    assert len(found) == 3
+    jobs = {path.parent.name: json.loads((path.parent / "job.json").read_text()) for path in results(tmp_path)}
+    student = [stored for stored in jobs.values() if stored["job"]["recipe"]["token_labels"]]
+    assert len(jobs) == 3
     assert len(student) == 1
     assert student[0]["content"]["teacher"]
 
@@ -342,15 +343,15 @@ def test_a_row_may_be_trained_on_several_data_sets_and_be_scored_on_one_of_them(
     more = ["recipe.sampling.frames=4", f"ablation={tmp_path / 'mine.yaml'}", f"out={tmp_path / 'out'}", "seeds=[0,1]"]
     assert run.main([*words, *more]) == 0
     assert len(results(tmp_path / "out")) == 4  # of two seeds: a alone, and both for two rows
-    found = records(tmp_path / "out", "mine")
-    for name, record in found.items():
+    by_row = records(tmp_path / "out", "mine")
+    for name, record in by_row.items():
         (measured,) = [m for m in record.measurements.values() if m.kind == "scored"]
         assert measured.details["classes"] == 3
         assert measured.details["videos"] == 6
         assert measured.details["data"] == ("b" if "other" in name else "a")
     joint = [json.loads(path.read_text())["sets"] for path in results(tmp_path / "out")]
     tops = [sets["b"]["top1"]["value"] for sets in joint if "b" in sets]
-    scored = next(m for m in found["both, the other"].measurements.values() if m.kind == "scored")
+    scored = next(m for m in by_row["both, the other"].measurements.values() if m.kind == "scored")
     assert sorted(scored.samples) == sorted(tops)
     report = (tmp_path / "out" / "mine" / "report.md").read_text()
     lines = [line for line in report.splitlines() if line.startswith("| both |")]

@@ -28,15 +28,15 @@ MOTION = {
 
 
 def trained(*samples, name="top1_quick", seeds=None, **details) -> Measurement:
-    said = MOTION | {"seeds": list(range(len(samples)) if seeds is None else seeds)} | details
+    facts = MOTION | {"seeds": list(range(len(samples)) if seeds is None else seeds)} | details
     if not samples:
-        return flat(name, "percent", "higher", missing=said.pop("missing"), details=said)
-    return flat(name, "percent", "higher", samples, details=said)
+        return flat(name, "percent", "higher", missing=facts.pop("missing"), details=facts)
+    return flat(name, "percent", "higher", samples, details=facts)
 
 
 def with_accuracy(row, *measured, **changes):
-    one = one_record(row, **changes)
-    return replace(one, measurements=one.measurements | {m.name: m for m in measured})
+    plain = one_record(row, **changes)
+    return replace(plain, measurements=plain.measurements | {m.name: m for m in measured})
 
 
 PUBLISHED = {"base": 79.5, "worse": 78.4, "better": 79.9, "level": 79.5}
@@ -49,8 +49,8 @@ def rows_of(samples: dict[str, Measurement], published=PUBLISHED) -> AblationTab
         printed = None
         if name in published:
             printed = PaperRow(name, {"top1": published[name]}, None, "not_stated", "not_stated")
-        one = record.Record(name, "example", name, {}, {measured.name: measured})
-        rows.append(Row(name, printed, one, baseline="base"))
+        of_row = record.Record(name, "example", name, {}, {measured.name: measured})
+        rows.append(Row(name, printed, of_row, baseline="base"))
     return AblationTable("example", "Which is better?", tuple(rows))
 
 
@@ -77,8 +77,8 @@ def test_p_of_one_and_two_degrees_in_closed_form(t):
 
 
 def test_intervals_of_a_mean_and_of_a_share():
-    one = means.mean_interval([70.0, 71.0, 72.0])
-    assert (one.value, one.high - 71) == (71, pytest.approx(4.302653 / math.sqrt(3)))
+    mean = means.mean_interval([70.0, 71.0, 72.0])
+    assert (mean.value, mean.high - 71) == (71, pytest.approx(4.302653 / math.sqrt(3)))
     assert means.share_interval(0.0, 10).high == pytest.approx(0.27753, abs=1e-5)
     assert means.share_interval(0.5, 100).low == pytest.approx(0.40383, abs=1e-5)
     assert means.share_interval(1.0, 5).high == 1
@@ -92,8 +92,8 @@ def test_intervals_of_a_mean_and_of_a_share():
 
 
 def test_the_paired_test_and_holm():
-    found = means.paired([1.0, 2.0, 4.0], [0.0, 0.0, 0.0])  # t = (7/3) / sqrt(7/9) = 2.6458
-    assert found.p == pytest.approx(1 - math.sqrt(7 / 9), abs=1e-9)  # t / sqrt(2 + t^2) with t^2 = 7
+    test = means.paired([1.0, 2.0, 4.0], [0.0, 0.0, 0.0])  # t = (7/3) / sqrt(7/9) = 2.6458
+    assert test.p == pytest.approx(1 - math.sqrt(7 / 9), abs=1e-9)  # t / sqrt(2 + t^2) with t^2 = 7
     assert means.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert means.holm([0.5, 0.9]) == [1.0, 1.0]
     assert means.holm([]) == []
@@ -106,8 +106,8 @@ def test_differences_that_are_alike_to_the_video_are_not_taken_as_certain():
 
 
 def test_one_seed_has_the_interval_of_its_videos_and_says_so():
-    one, three = accuracy.accuracy(trained(71.25)), accuracy.accuracy(trained(70.0, 71.0, 72.0))
-    assert str(one) == "71.2 (66.6–75.5, one seed)"
+    single, three = accuracy.accuracy(trained(71.25)), accuracy.accuracy(trained(70.0, 71.0, 72.0))
+    assert str(single) == "71.2 (66.6–75.5, one seed)"
     assert str(three) == "71.0 (68.4–73.5, n=3)"
     assert str(accuracy.accuracy(trained(71.25, videos=None))) == "71.2 (one seed)"
     two, sure = accuracy.accuracy(trained(99.0, 100.0)), accuracy.accuracy(trained(100.0, 100.0, 100.0))
@@ -124,9 +124,11 @@ def test_intervals_of_means_of_shares_hold_the_truth_without_being_cut(truth, de
     held = []
     for seeds in (3, 5):
         shares = random.binomial(400, random.beta(truth * size, (1 - truth) * size, (400, seeds))) / 400
-        found = [means.mean_share_interval(list(of_one), 400, 400 * seeds) for of_one in shares]
-        assert all(0 < one.low < one.value < one.high < 1 for one in found if 0 < one.value < 1)
-        held += [one.low <= truth <= one.high for one in found]
+        intervals = [means.mean_share_interval(list(of_one), 400, 400 * seeds) for of_one in shares]
+        assert all(
+            0 < interval.low < interval.value < interval.high < 1 for interval in intervals if 0 < interval.value < 1
+        )
+        held += [interval.low <= truth <= interval.high for interval in intervals]
     assert 0.925 < np.mean(held) < 0.98
 
 
@@ -153,10 +155,10 @@ def seen(end, before=None, clips=160, chance=12.5, seed=0):
     ],
 )
 def test_what_is_the_matter_with_a_training(details, expected):
-    found = trouble(details["train_curve"], details["train_clips"], details["chance"])
-    assert found == expected
-    said = accuracy.learning_said(Measurement(**vars(trained(50.0)) | {"visits": (Visit((50.0,), details=details),)}))
-    assert said == ("" if expected is None else f"{expected} (train {details['train_curve'][-1]:.0f} %)")
+    word = trouble(details["train_curve"], details["train_clips"], details["chance"])
+    assert word == expected
+    text = accuracy.learning_said(Measurement(**vars(trained(50.0)) | {"visits": (Visit((50.0,), details=details),)}))
+    assert text == ("" if expected is None else f"{expected} (train {details['train_curve'][-1]:.0f} %)")
 
 
 def test_rows_say_which_of_their_seeds_did_not_learn():
@@ -173,7 +175,9 @@ def test_rows_say_which_of_their_seeds_did_not_learn():
 
 
 def kinds(samples, **options):
-    return {name: one.kind for name, one in accuracy.orderings(rows_of(samples, **options), "top1_quick").items()}
+    return {
+        name: ordering.kind for name, ordering in accuracy.orderings(rows_of(samples, **options), "top1_quick").items()
+    }
 
 
 def test_an_order_is_confirmed_contradicted_or_not_distinguishable():
@@ -191,10 +195,10 @@ def test_an_order_is_confirmed_contradicted_or_not_distinguishable():
         "level": accuracy.NO_PUBLISHED_ORDERING,  # the paper prints the same accuracy for both
         "ours": accuracy.NO_PUBLISHED_ORDERING,
     }
-    found = accuracy.orderings(rows_of(samples), "top1_quick")
-    assert found["worse"].difference.interval.value == pytest.approx(-5)
-    assert (found["worse"].published, found["worse"].difference.pairs) == (-accuracy.Decimal("1.1"), 3)
-    assert (found["level"].direction, found["ours"].direction) == ("higher here", accuracy.NOT_DISTINGUISHABLE)
+    orderings = accuracy.orderings(rows_of(samples), "top1_quick")
+    assert orderings["worse"].difference.interval.value == pytest.approx(-5)
+    assert (orderings["worse"].published, orderings["worse"].difference.pairs) == (-accuracy.Decimal("1.1"), 3)
+    assert (orderings["level"].direction, orderings["ours"].direction) == ("higher here", accuracy.NOT_DISTINGUISHABLE)
     noisy = samples | {"worse": trained(69.0, 73.0, 67.0)}
     assert kinds(noisy)["worse"] == accuracy.NOT_DISTINGUISHABLE
     assert accuracy.summary(rows_of(samples), "top1_quick") == (
@@ -225,8 +229,8 @@ def test_what_cannot_be_tested_says_why():
         assert other["worse"].kind == accuracy.NOT_TESTED
         assert "here, " in other["worse"].reason or "in common" in other["worse"].reason
     paired = trained(68.0, 60.0, 62.0, seeds=[2, 0, 1])  # in another order: pairs go by the seed
-    found = accuracy.orderings(rows_of({"base": base, "worse": paired}), "top1_quick")["worse"]
-    assert found.difference.interval.value == pytest.approx(-(10 + 10 + 0) / 3)
+    ordering = accuracy.orderings(rows_of({"base": base, "worse": paired}), "top1_quick")["worse"]
+    assert ordering.difference.interval.value == pytest.approx(-(10 + 10 + 0) / 3)
     missing = {"base": base, "worse": trained(missing="out of memory")}
     assert kinds(missing) == {}
 
@@ -287,7 +291,7 @@ def ablation(tmp_path, base=None, **manifest):
     ]
     names = ["LG", "LG1", "ours", "lost"]
     entries = [{"published": f"({', '.join([name] * 4)})" if name in ("LG", "LG1") else None} for name in names]
-    records = [with_accuracy(name, one) for name, one in zip(names, accuracies, strict=True)]
+    records = [with_accuracy(name, measured) for name, measured in zip(names, accuracies, strict=True)]
     return write(tmp_path / "scales", records, [entry | {"baseline": "LG"} for entry in entries], **manifest)
 
 
@@ -344,8 +348,8 @@ def test_the_digests_of_training_and_test_data_are_both_named():
 def test_the_report_says_what_has_decoded_the_test_videos():
     runs = [{"decoders": {"decord 0.6.0": 38, "PyAV 18.1.0": 2}}, {"decoders": {"decord 0.6.0": 40}}, {}]
     rows = {name: trained(70.0, trained_with=run) for name, run in zip(("base", "worse", "level"), runs, strict=True)}
-    said = accuracy_section._how(rows_of(rows), "top1_quick")
-    assert "Test videos decoded by PyAV 18.1.0 (0 to 2), decord 0.6.0 (38 to 40)." in said
+    text = accuracy_section._how(rows_of(rows), "top1_quick")
+    assert "Test videos decoded by PyAV 18.1.0 (0 to 2), decord 0.6.0 (38 to 40)." in text
     assert "decoded by" not in accuracy_section._how(rows_of({"base": trained(70.0)}), "top1_quick")
 
 
@@ -462,8 +466,8 @@ BY_VIEWS = [
 
 
 def test_published_points_of_testing_views():
-    found = {(p.clips, p.crops): p.top1 for p in views.published("DualFormer-S", "diving48")}
-    assert found == {(4, 1): 81.2, (4, 3): 81.8}
+    points = {(p.clips, p.crops): p.top1 for p in views.published("DualFormer-S", "diving48")}
+    assert points == {(4, 1): 81.2, (4, 3): 81.8}
     assert [p.top1 for p in views.published("DualFormer-T", "kinetics400")] == [79.5]
     assert views.published("DualFormer-T", "motion") == ()
 

@@ -30,17 +30,17 @@ def test_weights_of_full_attention_are_the_softmax_of_the_class_token():
     torch.manual_seed(0)
     scheme = attention_zoo.build("full", 12, 2, GRID)
     x, prefix = torch.randn(1, *GRID, 12), torch.randn(1, 1, 12)
-    found = weights_on(scheme, x, prefix)
+    weights = weights_on(scheme, x, prefix)
     wanted = softmaxed(scheme, torch.cat([prefix, x.flatten(1, 3)], 1))[:, :, 0].mean(1)
-    torch.testing.assert_close(found.flatten(), wanted[0, 1:])
+    torch.testing.assert_close(weights.flatten(), wanted[0, 1:])
     assert scheme.kernel == "auto"
 
 
 def test_without_a_class_token_it_is_the_mean_of_all():
     torch.manual_seed(0)
     scheme, x = attention_zoo.build("full", 12, 2, GRID), torch.randn(1, *GRID, 12)
-    found = weights_on(scheme, x, None)
-    torch.testing.assert_close(found.flatten(), softmaxed(scheme, x.flatten(1, 3)).mean((1, 2))[0])
+    weights = weights_on(scheme, x, None)
+    torch.testing.assert_close(weights.flatten(), softmaxed(scheme, x.flatten(1, 3)).mean((1, 2))[0])
 
 
 def test_copies_of_a_class_token_look_at_their_frames():
@@ -48,11 +48,11 @@ def test_copies_of_a_class_token_look_at_their_frames():
     torch.manual_seed(0)
     scheme = attention_zoo.build("space_only", 12, 2, GRID, prefix="shared")
     x, prefix = torch.randn(1, *GRID, 12), torch.randn(1, 1, 12)
-    found = weights_on(scheme, x, prefix)
+    weights = weights_on(scheme, x, prefix)
     for frame in range(GRID.t):
         tokens = torch.cat([prefix, x[:, frame].flatten(1, 2)], 1)
         wanted = softmaxed(scheme, tokens)[:, :, 0].mean(1)[0, 1:] / GRID.t
-        torch.testing.assert_close(found[0, frame].flatten(), wanted)
+        torch.testing.assert_close(weights[0, frame].flatten(), wanted)
 
 
 @pytest.mark.parametrize("scheme", ["linear", "divided", "pooling", "global_pyramid", "factorised_dot_product"])
@@ -60,9 +60,9 @@ def test_weights_on_all_tokens_add_up_to_one(scheme):
     torch.manual_seed(0)
     built = attention_zoo.build(scheme, 12, 2, Grid(4, 6, 8), **attention_zoo.schemes.get(scheme).example)
     x = torch.randn(1, 4, 6, 8, 12)
-    found = weights_on(built, x, None)
-    assert (found >= 0).all()
-    assert found.any()
+    weights = weights_on(built, x, None)
+    assert (weights >= 0).all()
+    assert weights.any()
 
 
 def test_attention_on_results_of_attention_is_refused():
@@ -98,9 +98,9 @@ def test_each_path_of_dualpath_has_its_strip_and_film(tmp_path, capsys):
     for name, count in (("spatial", 8), ("temporal", 16)):
         assert Image.open(tmp_path / f"look-{name}.png").width > 1000
         assert Image.open(tmp_path / f"look-{name}.gif").n_frames == count
-    said = capsys.readouterr().out
-    assert "the class token in column.1" in said
-    files = json.loads(said.splitlines()[-1])["files"]
+    printed = capsys.readouterr().out
+    assert "the class token in column.1" in printed
+    files = json.loads(printed.splitlines()[-1])["files"]
     assert len(files) == 4
     assert all(Path(file).is_file() for file in files)
 

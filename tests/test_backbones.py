@@ -63,13 +63,13 @@ def parameters(module: nn.Module) -> int:
 
 def norm_elements(model: Pyramid) -> tuple[int, int]:
     """Elements that LayerNorm and BatchNorm write for one clip."""
-    found = {nn.LayerNorm: 0, nn.BatchNorm3d: 0}
+    elements = {nn.LayerNorm: 0, nn.BatchNorm3d: 0}
     for module in model.modules():
-        if type(module) in found:
-            module.register_forward_hook(lambda m, i, y: found.update({type(m): found[type(m)] + y.numel()}))
+        if type(module) in elements:
+            module.register_forward_hook(lambda m, i, y: elements.update({type(m): elements[type(m)] + y.numel()}))
     with torch.no_grad():
         model.eval()(torch.empty(1, model.in_channels, *model.clip, device="meta"))
-    return found[nn.LayerNorm], found[nn.BatchNorm3d]
+    return elements[nn.LayerNorm], elements[nn.BatchNorm3d]
 
 
 # Costs
@@ -183,8 +183,8 @@ def test_a_stem_is_named_where_it_is_not_the_papers():
     assert "stem" not in SMALL.to_dict()
     other = SMALL.changed({"stem": "convolutions"})
     assert backbones.read_config(other.to_dict()) == other
-    one, two = (backbones.create(config, 5) for config in (SMALL, other))
-    assert one.grids == two.grids
+    patches, two = (backbones.create(config, 5) for config in (SMALL, other))
+    assert patches.grids == two.grids
     assert two(torch.randn(1, 3, *SMALL.clip)).shape == (1, 5)
 
 

@@ -82,9 +82,9 @@ def refused(arguments, capsys):
 def test_wrong_arguments(kind, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ATTENTION_ZOO_DATA", str(tmp_path / "data"))  # as on a new machine: nothing is rendered yet
     arguments, parts = WRONG[kind]
-    said = refused([*arguments, f"out={tmp_path / 'out'}"], capsys)
+    message = refused([*arguments, f"out={tmp_path / 'out'}"], capsys)
     for part in parts:
-        assert part in said
+        assert part in message
     assert not list(tmp_path.rglob("*.json"))
     assert not (tmp_path / "data").exists()
 
@@ -94,8 +94,8 @@ def test_wrong_arguments(kind, tmp_path, capsys, monkeypatch):
 def test_unusable_videos(content, metrics, tmp_path, capsys):
     film = tmp_path / "film.mp4"
     film.write_bytes(video.sample_clip(tmp_path).read_bytes()[:60000] if content is None else content)
-    said = refused([GOOD, metrics, "quick=true", f"clip={film}", f"out={tmp_path / 'out'}"], capsys)
-    assert "film.mp4" in said
+    message = refused([GOOD, metrics, "quick=true", f"clip={film}", f"out={tmp_path / 'out'}"], capsys)
+    assert "film.mp4" in message
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
@@ -103,9 +103,9 @@ def test_unusable_videos(content, metrics, tmp_path, capsys):
 def test_an_output_folder_that_cannot_be_written(place, tmp_path, capsys):
     (tmp_path / "taken").write_text("")
     out = tmp_path / "taken" if place == "file" else tmp_path / "taken" / "deeper"
-    said = refused([GOOD, "metrics=[params]", f"out={out}"], capsys)
-    assert f"out={out}" in said
-    assert "out=FOLDER" in said
+    message = refused([GOOD, "metrics=[params]", f"out={out}"], capsys)
+    assert f"out={out}" in message
+    assert "out=FOLDER" in message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that the test needs to be missing")

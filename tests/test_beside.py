@@ -107,9 +107,9 @@ def test_no_visit_is_taken_again_beyond_the_deadline(tmp_path, monkeypatch):
 
 def sized(row, frames, level, **changes):
     latency = Quantity("latency", "timed", "latency", "ms", "lower").of([level, level], {"machine": "m"})
-    one = one_record(row)
+    plain = one_record(row)
     clip = {"frames": frames, "size": 112, "stride": 2}
-    return replace(one, case={**one.case, "row": row, "clip": clip, **changes}, measurements={"latency": latency})
+    return replace(plain, case={**plain.case, "row": row, "clip": clip, **changes}, measurements={"latency": latency})
 
 
 def test_a_cost_that_falls_while_the_clip_grows_is_told(tmp_path):

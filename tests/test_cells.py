@@ -75,11 +75,11 @@ def test_every_cell_gets_its_known_verdict(written, name):
 
 
 def test_cells_measure_what_the_models_are(written):
-    found = {
+    counts = {
         (name, row, column): next(r for r in written[name] if r["row"] == row)[f"measured_{column}"]
         for name, row, column in MEASURED
     }
-    assert found == MEASURED
+    assert counts == MEASURED
 
 
 def test_no_table_ships_unused():

@@ -453,12 +453,12 @@ def test_empty_and_missing_files(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "message"),
     [({"epoch": 3, "lr": 0.1}, "epoch, lr"), ([torch.zeros(1)], "list"), ({}, "dict"), (torch.zeros(3), "Tensor")],
 )
-def test_files_without_a_state_dict(tmp_path, content, found):
+def test_files_without_a_state_dict(tmp_path, content, message):
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match=rf"holds no state dict .*{found}"):
+    with pytest.raises(CheckpointError, match=rf"holds no state dict .*{message}"):
         backbones.load_checkpoint(small_model(), tmp_path / "weights.pth")
 
 

@@ -73,5 +73,5 @@ def test_entries_are_in_order_and_whole():
 def test_citation_cff_refers_to_the_same_papers():
     references = yaml.safe_load(cite.CITATION.read_text(encoding="utf-8"))["references"]
     known = cite.read(cite.PAPERS.read_text(encoding="utf-8"))
-    assert [one["year"] for one in references] == [int(entry.fields["year"]) for entry in known]
-    assert [one.get("url") for one in references] == [entry.link for entry in known]
+    assert [reference["year"] for reference in references] == [int(entry.fields["year"]) for entry in known]
+    assert [reference.get("url") for reference in references] == [entry.link for entry in known]

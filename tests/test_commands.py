@@ -39,9 +39,9 @@ def parse(module: str, words: list[str]) -> None:
     if "--help" in words:
         return
     if module == "harness.run" and words:
-        given = options.parse(PARSERS[module], words)
-        if given.suite is None and not any(word.endswith("mine.yaml") for word in words):  # mine: of the reader's own
-            run.chosen(given)
+        parsed = options.parse(PARSERS[module], words)
+        if parsed.suite is None and not any(word.endswith("mine.yaml") for word in words):  # mine: of the reader's own
+            run.chosen(parsed)
     elif module in PARSERS and words:
         options.parse(PARSERS[module], words)
         if module == "harness.gradcam":
@@ -70,7 +70,7 @@ def test_every_command_of_a_page_parses(page):
     assert not wrong
 
 
-@pytest.mark.parametrize("command", [*PARSERS.values(), *datasets.COMMANDS.values()], ids=lambda one: one.name)
+@pytest.mark.parametrize("command", [*PARSERS.values(), *datasets.COMMANDS.values()], ids=lambda program: program.name)
 def test_every_example_of_a_help_parses(command):
     assert command.examples
     for arguments, _ in command.examples:
@@ -136,7 +136,7 @@ def test_a_clip_that_is_no_video_is_refused_before_anything_is_rendered(tmp_path
     assert sorted(path.name for path in tmp_path.rglob("*")) in (["README.md"], ["README.md", "outputs"])
 
 
-@pytest.mark.parametrize("command", [*PARSERS.values(), *datasets.COMMANDS.values()], ids=lambda one: one.name)
+@pytest.mark.parametrize("command", [*PARSERS.values(), *datasets.COMMANDS.values()], ids=lambda program: program.name)
 def test_a_shell_reads_every_printed_example_as_it_stands(command):
     """zsh takes brackets, braces and stars that stand bare for patterns of file names."""
     printed = [line for line in options.help_text(command).splitlines() if line.startswith(f"  {command.name} ")]
@@ -149,12 +149,12 @@ def test_a_run_ends_with_json_on_the_standard_output(tmp_path, capsys):
     words = ["ablation=pyramid_scales", "metrics=[params]", "rows=[1]", "quick=true", "json=true", f"out={tmp_path}"]
     assert run.main(words) == 0
     printed = capsys.readouterr()
-    said = json.loads(printed.out.splitlines()[-1])
-    assert said["status"] == 0
-    ((row, values),) = said["ablations"]["pyramid_scales"]["rows"].items()
+    answer = json.loads(printed.out.splitlines()[-1])
+    assert answer["status"] == 0
+    ((row, values),) = answer["ablations"]["pyramid_scales"]["rows"].items()
     assert row.startswith("LG1")
     assert values["params"] > 20e6
-    assert Path(said["ablations"]["pyramid_scales"]["report"]).is_file()
+    assert Path(answer["ablations"]["pyramid_scales"]["report"]).is_file()
     assert "[1/1]" in printed.err
     assert "[1/1]" not in printed.out
 

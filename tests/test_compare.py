@@ -24,7 +24,7 @@ def run(folder, rows, name="scales", baseline=None):
 
 def record(row, level=500.0, kernel="sdpa", operators=("flash",), machine="Example CPU", spread=0.01, **changes):
     """A record with three rounds of latency around `level` and of memory."""
-    one = one_record(row, machine=machine, **changes)
+    of_row = one_record(row, machine=machine, **changes)
     details = {"machine": machine, "kernel": kernel, "operators": list(operators), "torch": "2.13.0", "threads": 2}
     details |= {"rounds": ROUNDS, "rounds_wanted": 3}
     shares = (0.0, 1.0, 0.5, -0.5, -1.0, 0.2)
@@ -33,11 +33,11 @@ def record(row, level=500.0, kernel="sdpa", operators=("flash",), machine="Examp
         "latency": flat("latency", "ms", "lower", samples, details=details),
         "throughput": flat("throughput", "clips/s", "higher", tuple(1000 / s for s in samples), details=details),
     }
-    return replace(one, measurements={**one.measurements, **timed})
+    return replace(of_row, measurements={**of_row.measurements, **timed})
 
 
-def lines(found, name="latency"):
-    return {line.row: line for line in found.timings if line.name == name}
+def lines(comparison, name="latency"):
+    return {line.row: line for line in comparison.timings if line.name == name}
 
 
 def compared(first, second):
@@ -49,8 +49,8 @@ def test_what_is_slower_faster_and_neither(tmp_path):
     after = run(
         tmp_path / "b", {"same": {}, "slow": dict(level=700), "fast": dict(level=300), "little": dict(level=503)}
     )
-    found = compared(before, after)
-    latency, throughput = lines(found), lines(found, "throughput")
+    comparison = compared(before, after)
+    latency, throughput = lines(comparison), lines(comparison, "throughput")
     assert {row: line.verdict for row, line in latency.items()} == {
         "same": "not distinguishable",
         "slow": "slower",
@@ -59,9 +59,9 @@ def test_what_is_slower_faster_and_neither(tmp_path):
     }
     assert (throughput["slow"].verdict, throughput["fast"].verdict) == ("slower", "faster")
     assert latency["slow"].ratio.interval.value == pytest.approx(1.4)
-    assert {line.row for line in found.worse(["slower"])} == {"slow"}
-    assert (found.counts, found.lost, found.circumstances) == ([], [], {})
-    page = compare.markdown(found, "A", "B")
+    assert {line.row for line in comparison.worse(["slower"])} == {"slow"}
+    assert (comparison.counts, comparison.lost, comparison.circumstances) == ([], [], {})
+    page = compare.markdown(comparison, "A", "B")
     assert "| example | slow | latency | 500.5 ms | 700.7 ms | 1.40 (" in page
     assert "| same |" not in page
     assert "What is not distinguishable is not listed: B / A lies from 0.994 to 1.01." in page
@@ -70,29 +70,29 @@ def test_what_is_slower_faster_and_neither(tmp_path):
 
 
 def test_exact_counts_that_differ_are_listed(tmp_path):
-    found = compared(run(tmp_path / "a", {"x": {}}), run(tmp_path / "b", {"x": dict(macs=MACS + 1)}))
-    (line,) = found.counts
+    comparison = compared(run(tmp_path / "a", {"x": {}}), run(tmp_path / "b", {"x": dict(macs=MACS + 1)}))
+    (line,) = comparison.counts
     assert (line.name, line.before, line.after) == ("macs", f"{MACS:,} MAC", f"{MACS + 1:,} MAC")
-    assert "Exact counts that differ" in compare.markdown(found, "A", "B")
+    assert "Exact counts that differ" in compare.markdown(comparison, "A", "B")
 
 
 def test_different_kernels_are_never_compared_in_silence(tmp_path):
     other = dict(kernel="reference", operators=["explicit softmax"], level=900)
-    found = compared(run(tmp_path / "a", {"x": {}, "y": {}}), run(tmp_path / "b", {"x": {}, "y": other}))
-    assert lines(found)["x"].notes == ()
-    assert lines(found)["y"].notes == ("kernel: sdpa → reference", "operators: flash → explicit softmax")
-    assert list(found.circumstances["kernel"].values()) == [["example: y"]]
-    page = compare.markdown(found, "A", "B")
+    comparison = compared(run(tmp_path / "a", {"x": {}, "y": {}}), run(tmp_path / "b", {"x": {}, "y": other}))
+    assert lines(comparison)["x"].notes == ()
+    assert lines(comparison)["y"].notes == ("kernel: sdpa → reference", "operators: flash → explicit softmax")
+    assert list(comparison.circumstances["kernel"].values()) == [["example: y"]]
+    page = compare.markdown(comparison, "A", "B")
     assert "Different kernels or operators ran" in page
     assert "## Different circumstances" in page
 
 
 def test_two_machines_and_formats_are_matched_and_told(tmp_path):
     second = run(tmp_path / "b", {"x": dict(machine="Example GPU", dtype="bfloat16", level=50)})
-    found = compared(run(tmp_path / "a", {"x": {}}), second)
-    assert found.matched == 1
-    assert set(found.circumstances) == {"device", "dtype"}
-    assert "The machines differ" in compare.markdown(found, "A", "B")
+    comparison = compared(run(tmp_path / "a", {"x": {}}), second)
+    assert comparison.matched == 1
+    assert set(comparison.circumstances) == {"device", "dtype"}
+    assert "The machines differ" in compare.markdown(comparison, "A", "B")
 
 
 def test_rows_ablations_and_measurements_in_one_only(tmp_path):
@@ -107,9 +107,9 @@ def test_rows_ablations_and_measurements_in_one_only(tmp_path):
         [record("x"), record("new"), replace(lost, measurements=lost.measurements | {"latency": empty})],
         table=None,
     )
-    found = compared(first, second)
-    assert found.only == {"A": ["scales: gone"], "B": ["other (all 1 rows)", "scales: new"]}
-    (line,) = found.lost
+    comparison = compared(first, second)
+    assert comparison.only == {"A": ["scales: gone"], "B": ["other (all 1 rows)", "scales: new"]}
+    (line,) = comparison.lost
     assert (line.row, line.after, line.worse) == ("full", "— (out of memory)", "slower")
 
 
@@ -129,9 +129,9 @@ def test_a_partial_measurement_says_so(tmp_path):
 def test_what_moves_all_rows_alike_is_told(tmp_path):
     rows = "abcd"
     first = run(tmp_path / "a", {row: {} for row in rows})
-    found = compared(first, run(tmp_path / "b", {row: dict(level=1000) for row in rows}))
-    assert "latency B / A is 2 in the median over all rows" in compare.markdown(found, "A", "B")
-    assert {line.verdict for line in found.timings if line.name == "peak_memory"} == {"not distinguishable"}
+    comparison = compared(first, run(tmp_path / "b", {row: dict(level=1000) for row in rows}))
+    assert "latency B / A is 2 in the median over all rows" in compare.markdown(comparison, "A", "B")
+    assert {line.verdict for line in comparison.timings if line.name == "peak_memory"} == {"not distinguishable"}
 
 
 def test_the_command_and_its_exit_status(tmp_path, capsys):
@@ -153,8 +153,8 @@ def seeded(top1, videos=400):
 
 
 def with_measurements(folder, **changed):
-    one = record("x")
-    return write(folder / "scales", [replace(one, measurements=one.measurements | changed)], [{}], table=None)
+    of_row = record("x")
+    return write(folder / "scales", [replace(of_row, measurements=of_row.measurements | changed)], [{}], table=None)
 
 
 GATES = {  # before, after, the word that fails on it; another word does not
@@ -251,12 +251,14 @@ def test_accuracy_has_no_noise_floor_and_counts_as_none_of_the_timings(tmp_path)
     accuracy = flat("top1_quick", "percent", "higher", (10.0,), details={"machine": "Example CPU"})
 
     def with_accuracy(folder):
-        one = record("x")
-        return write(folder / "scales", [replace(one, measurements={**one.measurements, "top1_quick": accuracy})])
+        of_row = record("x")
+        return write(folder / "scales", [replace(of_row, measurements={**of_row.measurements, "top1_quick": accuracy})])
 
-    found = compared(with_accuracy(tmp_path / "a"), with_accuracy(tmp_path / "b"))
-    assert set(found.floors) == {line.name for line in found.timings} == {"latency", "throughput", "peak_memory"}
-    assert "top1" not in compare.markdown(found, "A", "B")
+    comparison = compared(with_accuracy(tmp_path / "a"), with_accuracy(tmp_path / "b"))
+    assert (
+        set(comparison.floors) == {line.name for line in comparison.timings} == {"latency", "throughput", "peak_memory"}
+    )
+    assert "top1" not in compare.markdown(comparison, "A", "B")
 
 
 def test_what_runs_no_attention_has_no_kernel_to_differ_in(tmp_path):
@@ -264,19 +266,19 @@ def test_what_runs_no_attention_has_no_kernel_to_differ_in(tmp_path):
     ceilings = flat("matmul_ceiling", "MAC/s", "higher", (1e11,), details=details)
 
     def run(folder, choice):
-        one = record("x")
-        case = one.case | {"kernel": choice}
-        return write(folder / "scales", [replace(one, case=case, measurements={"matmul_ceiling": ceilings})])
+        of_row = record("x")
+        case = of_row.case | {"kernel": choice}
+        return write(folder / "scales", [replace(of_row, case=case, measurements={"matmul_ceiling": ceilings})])
 
-    found = compared(run(tmp_path / "a", "auto"), run(tmp_path / "b", "reference"))
-    assert lines(found, "matmul_ceiling")["x"].notes == ()
+    comparison = compared(run(tmp_path / "a", "auto"), run(tmp_path / "b", "reference"))
+    assert lines(comparison, "matmul_ceiling")["x"].notes == ()
 
 
-def told(found, name="latency"):
+def told(comparison, name="latency"):
     """What is said of one measurement, and what is known of it."""
-    (one,) = [one for one in found.agreements if one.name == name]
+    (agreement,) = [agreement for agreement in comparison.agreements if agreement.name == name]
     start = f"scales, {name.replace('_', ' ')}: "
-    return next(line for line in compare.summary(found) if line.startswith(start)), one
+    return next(line for line in compare.summary(comparison) if line.startswith(start)), agreement
 
 
 def test_two_rows_that_changed_places_are_named(tmp_path):
@@ -286,24 +288,24 @@ def test_two_rows_that_changed_places_are_named(tmp_path):
         run(tmp_path / name, {row: dict(level=level) for row, level in rows.items()}, baseline="full")
         for name, rows in (("a", levels), ("same", levels), ("b", swapped))
     )
-    said, one = told(compared(first, same))
-    assert "3 of 3 pairs of rows can be told apart in both runs, all in the same order" in said
+    text, agreement = told(compared(first, same))
+    assert "3 of 3 pairs of rows can be told apart in both runs, all in the same order" in text
     assert (
-        "of 2 ratios to full, 2 have intervals that overlap or differ by less than the noise floor, 2 with each" in said
+        "of 2 ratios to full, 2 have intervals that overlap or differ by less than the noise floor, 2 with each" in text
     )
-    assert (one.reversed, one.outside) == ([], [])
+    assert (agreement.reversed, agreement.outside) == ([], [])
 
-    found = compared(first, second)
-    said, one = told(found)
-    assert "3 of 3 pairs of rows can be told apart in both runs, 2 in the same order, 1 reversed" in said
+    comparison = compared(first, second)
+    text, agreement = told(comparison)
+    assert "3 of 3 pairs of rows can be told apart in both runs, 2 in the same order, 1 reversed" in text
     assert (
-        "of 2 ratios to full, 0 have intervals that overlap or differ by less than the noise floor, 0 with each" in said
+        "of 2 ratios to full, 0 have intervals that overlap or differ by less than the noise floor, 0 with each" in text
     )
-    ((rows, before, after),) = one.reversed
+    ((rows, before, after),) = agreement.reversed
     assert (rows, before.split()[0], after.split()[0]) == ("fast and slow", "300.3", "700.7")
     assert (" < " in before, " > " in after) == (True, True)
-    assert [line[0] for line in one.outside] == ["fast / full", "slow / full"]
-    page = compare.markdown(found, "A", "B")
+    assert [line[0] for line in agreement.outside] == ["fast / full", "slow / full"]
+    page = compare.markdown(comparison, "A", "B")
     assert "| scales | latency | fast and slow | 300.3 (" in page
     assert "| scales | latency | fast / full | 0.33333 (" in page
 
@@ -311,9 +313,9 @@ def test_two_rows_that_changed_places_are_named(tmp_path):
 def test_intervals_that_overlap_and_rows_of_different_clips_are_not_ranked(tmp_path):
     first = run(tmp_path / "a", {"x": dict(level=500), "y": dict(level=502), "z": dict(level=900, frames=16)})
     second = run(tmp_path / "b", {"x": dict(level=502), "y": dict(level=500), "z": dict(level=100, frames=16)})
-    said, one = told(compared(first, second))
-    assert said == "scales, latency: 0 of 1 pair of rows can be told apart in both runs."
-    assert (one.pairs, one.reversed, one.baselines) == (1, [], [])
+    text, agreement = told(compared(first, second))
+    assert text == "scales, latency: 0 of 1 pair of rows can be told apart in both runs."
+    assert (agreement.pairs, agreement.reversed, agreement.baselines) == (1, [], [])
 
 
 def test_a_pair_apart_in_one_run_only_is_not_judged(tmp_path):
@@ -326,45 +328,45 @@ def with_one_sample(folder, **levels):
     """Rows with memory and latency of one round and one sample, in MiB and ms."""
     records = []
     for row, level in levels.items():
-        one = record(row)
+        of_row = record(row)
         once = {
-            name: replace(one.measurements[name], visits=(Visit((sample,)),), details={"machine": "Example CPU"})
+            name: replace(of_row.measurements[name], visits=(Visit((sample,)),), details={"machine": "Example CPU"})
             for name, sample in (("peak_memory", int(level * 2**20)), ("latency", float(level)))
         }
-        records.append(replace(one, measurements=once))
+        records.append(replace(of_row, measurements=once))
     return write(folder / "scales", records, [{"baseline": "full"}] * len(records), table=None)
 
 
 def test_memory_of_one_round_is_not_held_to_the_floor_of_timings(tmp_path):
     first = with_one_sample(tmp_path / "a", full=700, more=500, steady=500)
-    found = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=502))
-    assert found.floors == {"peak_memory": 0.01, "latency": 0.10}
-    memory = {row: line.verdict for row, line in lines(found, "peak_memory").items()}
+    comparison = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=502))
+    assert comparison.floors == {"peak_memory": 0.01, "latency": 0.10}
+    memory = {row: line.verdict for row, line in lines(comparison, "peak_memory").items()}
     assert memory == {"full": "not distinguishable", "more": "more", "steady": "not distinguishable"}
-    assert {line.verdict for line in lines(found).values()} == {"not distinguishable"}
+    assert {line.verdict for line in lines(comparison).values()} == {"not distinguishable"}
 
 
 def test_one_round_reaches_as_far_as_the_noise_floor(tmp_path):
     first = with_one_sample(tmp_path / "a", full=700, more=500, steady=501)
-    found = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=500))
-    _, memory = told(found, "peak_memory")
+    comparison = compared(first, with_one_sample(tmp_path / "b", full=700, more=515, steady=500))
+    _, memory = told(comparison, "peak_memory")
     assert (memory.pairs, memory.apart, memory.reversed) == (3, 2, [])  # not 500 and 501
     assert [line[0] for line in memory.outside] == ["more / full"]
-    assert told(found)[1].outside == []  # timings of one process drift by more
+    assert told(comparison)[1].outside == []  # timings of one process drift by more
 
 
 def test_another_generation_of_one_processor_s_name_is_told(tmp_path):
     def of_generation(folder, machine="Example CPU", **generation):
-        one = record("x", machine=machine)
-        made = replace(one, provenance=one.provenance | {"cpu_generation": generation})
-        return write(folder / "scales", [made if generation else one], table=None)
+        of_row = record("x", machine=machine)
+        made = replace(of_row, provenance=of_row.provenance | {"cpu_generation": generation})
+        return write(folder / "scales", [made if generation else of_row], table=None)
 
     first = of_generation(tmp_path / "a", family=25, model=1, vectors=["avx2"])
     second = of_generation(tmp_path / "b", family=25, model=17, vectors=["avx2", "avx512f"])
-    found = compared(first, second)
-    (said,) = found.circumstances["cpu generation"]
-    assert said == ("model 1, vectors avx2", "model 17, vectors avx2 avx512f")
-    assert "Under one machine's name the processors differ" in compare.markdown(found, "A", "B")
+    comparison = compared(first, second)
+    (change,) = comparison.circumstances["cpu generation"]
+    assert change == ("model 1, vectors avx2", "model 17, vectors avx2 avx512f")
+    assert "Under one machine's name the processors differ" in compare.markdown(comparison, "A", "B")
 
     assert compared(first, first).circumstances == {}
     assert compared(first, of_generation(tmp_path / "old")).circumstances == {}  # not recorded then

@@ -49,7 +49,7 @@ def workload(folder, of):
 
 
 def values(name, of):
-    return {one.name: one for one in metrics.get(name).run(of)}
+    return {m.name: m for m in metrics.get(name).run(of)}
 
 
 # what operators belong to
@@ -105,7 +105,7 @@ def test_an_operator_s_group_follows_from_its_name_and_place(inside, operator, o
 
 
 def test_modules_of_every_kind_find_their_group():
-    found = groups_of(build(tiny(), device="meta"))
+    groups = groups_of(build(tiny(), device="meta"))
     block = "stages.0.blocks.1"  # a global one, with two scales
     for name, of in {
         "": "rest", "classifier": "rest", "norm": "norms", block: "rest", f"{block}.norm1": "norms",
@@ -116,7 +116,7 @@ def test_modules_of_every_kind_find_their_group():
         f"{block}.attention.priors.1.2": "convolutions",
         "stages.1.embed.proj": "convolutions", "stages.1.embed.norm": "norms", "stages.1.position": "convolutions",
     }.items():  # fmt: skip
-        assert found[name] == of, name
+        assert groups[name] == of, name
     pooled = {f"attention.{name}.downsample": "avgpool" for name in ("G2", "G1")}
     assert groups_of(build(tiny(changes=pooled), device="meta"))[f"{block}.attention.priors.0.0"] == "convolutions"
     divided = groups_of(build(tiny("pyramid_tiny_divided"), device="meta"))
@@ -133,8 +133,11 @@ def nonempty(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_multiply_adds_of_all_groups_make_the_count(model):
     counted = values("operator_macs", tiny(model))
-    assert all(type(one.value) is int for one in counted.values())
-    assert sum(one.value for one in counted.values()) == values("macs", tiny(model))["macs_with_classifier"].value
+    assert all(type(measurement.value) is int for measurement in counted.values())
+    assert (
+        sum(measurement.value for measurement in counted.values())
+        == values("macs", tiny(model))["macs_with_classifier"].value
+    )
     for name in ("attention", "projections", "mlp", "convolutions", "rest"):
         assert (counted[f"macs_{name}"].value > 0) == (name in nonempty(model)), name
     real = build(tiny(model))
@@ -145,8 +148,8 @@ def test_multiply_adds_of_all_groups_make_the_count(model):
 
 def test_half_of_dualformer_s_multiply_adds_are_its_mlp():
     """Limitation 2 of the paper: 29.60 of 60.09 G, the latter by the authors' rule, which adds norms."""
-    one = case.resolve(case.Ablation("test", "?", [case.Row("t", model="dualformer_tiny")]), Settings())[0].case
-    counted = {name: measured.value for name, measured in values("operator_macs", one).items()}
+    dualformer = case.resolve(case.Ablation("test", "?", [case.Row("t", model="dualformer_tiny")]), Settings())[0].case
+    counted = {name: measured.value for name, measured in values("operator_macs", dualformer).items()}
     assert counted["macs_mlp"] == 29_595_009_024
     assert sum(counted.values()) - counted["macs_rest"] == 59_860_279_296
 
@@ -175,9 +178,9 @@ def test_time_of_all_groups_makes_the_pass(model, tmp_path):
 
 
 def test_compiled_code_has_no_shares(tmp_path):
-    for one in values("operator_share", workload(tmp_path, tiny(compile=True))).values():
-        assert "compile=false" in one.missing
-        assert not one.retry
+    for share in values("operator_share", workload(tmp_path, tiny(compile=True))).values():
+        assert "compile=false" in share.missing
+        assert not share.retry
 
 
 # ceilings and energy
@@ -185,23 +188,23 @@ def test_compiled_code_has_no_shares(tmp_path):
 
 def test_ceilings_are_rates_with_raw_samples(tmp_path):
     measured = values("ceilings", workload(tmp_path, tiny()))
-    assert {one.unit for one in measured.values()} == {"MAC/s", "bytes/s"}
-    for one in measured.values():
-        assert len(one.samples) >= 3
-        assert min(one.samples) > 1e6
-        assert one.details["best"] == max(one.samples)
-        assert one.details["machine"] == "a machine"
+    assert {measurement.unit for measurement in measured.values()} == {"MAC/s", "bytes/s"}
+    for measurement in measured.values():
+        assert len(measurement.samples) >= 3
+        assert min(measurement.samples) > 1e6
+        assert measurement.details["best"] == max(measurement.samples)
+        assert measurement.details["machine"] == "a machine"
     assert "512x512" in measured["matmul_ceiling"].details["how"]
 
 
 def test_products_warm_up_a_device_before_its_ceiling(tmp_path, monkeypatch):
-    one, seen = workload(tmp_path, tiny()), []
-    one.effort = Effort()
+    prepared, seen = workload(tmp_path, tiny()), []
+    prepared.effort = Effort()
     monkeypatch.setattr(ceilings, "SIDE", {"cpu": 64})
     monkeypatch.setattr(ceilings, "COPIED", {"cpu": 2**16})
     monkeypatch.setattr(ceilings, "_seconds", lambda work, _: seen.append(time.perf_counter()) or [1.0])
     start = time.perf_counter()
-    metrics.get("ceilings").run(one)
+    metrics.get("ceilings").run(prepared)
     assert seen[0] - start >= ceilings.WARM_UP_SECONDS
 
 
@@ -324,7 +327,7 @@ def one_record(scheme, frames, size, machine="Example CPU", **changes):
         *(flat(f"time_{name}", "ms", "lower", (10.0,), details=details) for name in GROUPS),
         flat("energy", "J", "lower", missing="no energy counter for this device"),
     ]
-    measured = {one.name: one for one in made} | changes
+    measured = {measurement.name: measurement for measurement in made} | changes
     provenance = {"commit": "0123456789abcdef", "dirty": False, "clip": {"source": "sample"}}
     return Record(record.case_id(row, settings), "scaling", row, settings, measured, provenance)
 
@@ -339,9 +342,9 @@ def machine(tmp_path):
     records = [one_record(scheme, *clip) for scheme in SLOPES for clip in CLIPS]
     lost = flat("latency", "ms", "lower", missing="out of memory: one piece of 19.0 GiB")
     records[CLIPS.index((8, 336))] = one_record("full", 8, 336, latency=lost)
-    for one in records:
-        record.write_record(one, folder)
-    rows = [{"row": one.row, "case_id": one.case_id, "comparable": True} for one in records]
+    for of_row in records:
+        record.write_record(of_row, folder)
+    rows = [{"row": of_row.row, "case_id": of_row.case_id, "comparable": True} for of_row in records]
     manifest = {"name": "scaling", "question": "How does it grow?", "table": None, "rows": rows, "growth": GROWTH}
     manifest |= {"figures": ["scaling", "operator_share", "roofline"], "metrics": ["macs"]}
     record.write_manifest(manifest, folder)
@@ -358,7 +361,7 @@ def test_figures_are_drawn_and_are_the_same_each_time(machine, name):
 
 
 def rows_of(*records):
-    rows = tuple(table.Row(one.row, record=one) for one in records)
+    rows = tuple(table.Row(of_row.row, record=of_row) for of_row in records)
     return table.AblationTable("scaling", "?", rows, metrics=("macs",), growth=GROWTH)
 
 
@@ -369,9 +372,9 @@ def without(name, reason="it was not asked for", unit="ms"):
 def test_a_figure_of_single_points_is_neither_drawn_nor_linked(tmp_path):
     records = [one_record("full", 8, 112), one_record("local_window", 16, 112)]
     assert scaling.draw(rows_of(*records)) is None
-    for one in records:
-        record.write_record(one, tmp_path)
-    rows = [{"row": one.row, "case_id": one.case_id, "comparable": True} for one in records]
+    for of_row in records:
+        record.write_record(of_row, tmp_path)
+    rows = [{"row": of_row.row, "case_id": of_row.case_id, "comparable": True} for of_row in records]
     manifest = {"name": "scaling", "question": "How does it grow?", "table": None, "rows": rows}
     record.write_manifest(manifest | {"figures": ["scaling"]}, tmp_path)
     (tmp_path / "scaling.png").write_bytes(b"of an earlier run")
@@ -443,8 +446,8 @@ def test_the_page_says_which_schemes_it_did_not_measure_and_what_ran_at_which_cl
             continue
         latency = row.measurement("latency")
         if latency is not None and latency.samples:
-            said = replace(latency, details=latency.details | {"operators": ["flash"] if number % 2 else ["math"]})
-            record.write_record(replace(row.record, measurements=row.record.measurements | {"latency": said}), machine)
+            named = replace(latency, details=latency.details | {"operators": ["flash"] if number % 2 else ["math"]})
+            record.write_record(replace(row.record, measurements=row.record.measurements | {"latency": named}), machine)
     page = cost_page.build(machine.parent).read_text(encoding="utf-8")
     assert "flash for local_window (at " in page
     assert "math (explicit softmax) for local_window (at " in page or "math for local_window (at " in page
@@ -456,21 +459,21 @@ def test_shares_of_a_disturbed_profile_are_called_rough(tmp_path):
         made = [flat("latency", "ms", "lower", (100.0,), details=details)]
         made += [flat(f"time_{name}", "ms", "lower", (total / 2,), details=details) for name in ("mlp", "rest")]
         made.append(flat("time_total", "ms", "lower", (total,), details=details))
-        one = one_record("full", 8, 112, **{measured.name: measured for measured in made})
-        record.write_record(one, folder)
-        rows = [{"row": one.row, "case_id": one.case_id}]
+        of_row = one_record("full", 8, 112, **{measured.name: measured for measured in made})
+        record.write_record(of_row, folder)
+        rows = [{"row": of_row.row, "case_id": of_row.case_id}]
         record.write_manifest({"name": "operators", "question": "?", "table": None, "rows": rows}, folder)
         page = built(folder)
         assert "their total is no latency" in page
-        assert (f"are rough: {one.row} (profiled 150 ms, timed 100 ms)." in page) is rough
+        assert (f"are rough: {of_row.row} (profiled 150 ms, timed 100 ms)." in page) is rough
 
 
 def test_one_thread_is_one(machine):
     row = next(row for row in table.load(machine).rows if row.record)
     latency = row.measurement("latency")
     alone = replace(latency, details=latency.details | {"threads": 1})
-    one = replace(row.record, measurements={"latency": alone})
-    assert "1 thread" in cost_page._circumstances(replace(row, record=one))
+    of_row = replace(row.record, measurements={"latency": alone})
+    assert "1 thread" in cost_page._circumstances(replace(row, record=of_row))
 
 
 def built(folder) -> str:
@@ -480,8 +483,10 @@ def built(folder) -> str:
 
 def shared(page: str) -> dict[str, str]:
     """What all rows have in common, by headings."""
-    said = [line.removeprefix("In all rows: ")[:-1] for line in page.splitlines() if line.startswith("In all rows: ")]
-    return dict(one.split(": ", 1) for line in said for one in line.split("; "))
+    sentences = [
+        line.removeprefix("In all rows: ")[:-1] for line in page.splitlines() if line.startswith("In all rows: ")
+    ]
+    return dict(fact.split(": ", 1) for line in sentences for fact in line.split("; "))
 
 
 def cells(page: str, row: str) -> dict[str, str]:
@@ -514,7 +519,7 @@ def test_the_page_shows_training_memory_batches_throughput_and_ratios(tmp_path):
         ]
         records.append(one_record(scheme, 8, 112, **{measured.name: measured for measured in made}))
         record.write_record(records[-1], folder)
-    rows = [{"row": one.row, "case_id": one.case_id, "baseline": records[0].row} for one in records]
+    rows = [{"row": of_row.row, "case_id": of_row.case_id, "baseline": records[0].row} for of_row in records]
     record.write_manifest({"name": "operators", "question": "Where to?", "table": None, "rows": rows}, folder)
     page = built(folder)
     assert "Noise floor (A/A): latency 7.1%: from which difference on two rows are told apart" in page
@@ -545,12 +550,12 @@ WIDE = {  # measurement: its unit, its heading on the page
 def test_the_page_shows_intervals_of_every_kind_and_marks_wide_ones(name, step, tmp_path):
     details = {"machine": "Example CPU", "kernel": "sdpa", "threads": 2, "rounds": [1, 2, 3], "rounds_wanted": 3}
     rounds = tuple(1e9 * (1 + step * n) for n in range(3))
-    one = one_record("full", 8, 112, **{name: flat(name, WIDE[name][0], "lower", rounds, details=details)})
-    record.write_record(one, tmp_path / "operators")
-    rows = [{"row": one.row, "case_id": one.case_id}]
+    of_row = one_record("full", 8, 112, **{name: flat(name, WIDE[name][0], "lower", rounds, details=details)})
+    record.write_record(of_row, tmp_path / "operators")
+    rows = [{"row": of_row.row, "case_id": of_row.case_id}]
     record.write_manifest({"name": "operators", "question": "?", "table": None, "rows": rows}, tmp_path / "operators")
     page = built(tmp_path / "operators")
-    (cell,) = [cell for heading, cell in cells(page, one.row).items() if heading.startswith(WIDE[name][1])]
+    (cell,) = [cell for heading, cell in cells(page, of_row.row).items() if heading.startswith(WIDE[name][1])]
     assert " (" in cell
     assert cell.endswith("]") == (step == 0.2)
 
@@ -578,10 +583,10 @@ def test_exponents_of_theory_stand_beside_those_of_attention_products_only(tmp_p
     with styled():
         drawn, _ = scaling.draw(rows_of(*records))
     legends = {axes.get_title(loc="left"): axes.get_legend().get_texts() for axes in drawn.axes}
-    said = {title: sorted(text.get_text() for text in texts) for title, texts in legends.items()}
-    assert said["multiply-adds in attention, GMAC"] == ["full 2.00 (2)", "local_window 1.00 (1)"]
-    assert said["multiply-adds, GMAC"] == ["full 2.00", "local_window 1.00"]
-    assert said["peak memory without weights, MiB"] == ["full 1.00", "local_window 1.00"]
+    labels = {title: sorted(text.get_text() for text in texts) for title, texts in legends.items()}
+    assert labels["multiply-adds in attention, GMAC"] == ["full 2.00 (2)", "local_window 1.00 (1)"]
+    assert labels["multiply-adds, GMAC"] == ["full 2.00", "local_window 1.00"]
+    assert labels["peak memory without weights, MiB"] == ["full 1.00", "local_window 1.00"]
     fitted = {line.scheme: line.exponent("peak_memory") for line in exponents.lines(rows_of(*records))}
     assert fitted == pytest.approx({"full": 1, "local_window": 1})
     unknown = [one_record("full", frames, 112) for frames in (8, 16)]
@@ -606,7 +611,7 @@ def test_fitted_exponents_stand_below_the_figure_and_in_a_csv(machine):
     assert "In all rows: multiply-adds in attention: exponent: 0.00 (3)." in below
     assert "\n".join(expected) in cost_page.build(machine.parent).read_text(encoding="utf-8")
     with (machine / exponents.FILE).open(newline="", encoding="utf-8") as file:
-        fitted = {(one["scheme"], one["varied"], one["measurement"]): one for one in csv.DictReader(file)}
+        fitted = {(entry["scheme"], entry["varied"], entry["measurement"]): entry for entry in csv.DictReader(file)}
     assert len(fitted) == 12
     shorter = fitted["full", "size", "latency"]
     assert (float(shorter["exponent"]), shorter["points"], shorter["at"], shorter["theory"]) == (2, "2", "8 frames", "")

@@ -129,12 +129,12 @@ def test_what_is_compiled_says_that_its_weights_are_there_twice(tmp_path, monkey
     from harness.cost.metrics import peak_memory
 
     monkeypatch.setattr(peak_memory, "_cuda", lambda *_: (100, {"how": "played"}))
-    for compiled, said in ((True, ["the weights are in it twice"]), (False, [])):
+    for compiled, remarks in ((True, ["the weights are in it twice"]), (False, [])):
         loaded = on_cuda(tmp_path, compile=compiled)
         loaded.__dict__["kernel"], loaded.__dict__["eager"] = "sdpa", torch.nn.Linear(2, 2)
         monkeypatch.setattr(loaded, "surroundings", dict)
         (measured,) = peak_memory.peak_memory(loaded)
-        assert [what.partition(":")[0] for what in measured.said("holds")] == said
+        assert [what.partition(":")[0] for what in measured.said("holds")] == remarks
 
 
 class Clock:
@@ -169,8 +169,8 @@ def test_a_series_on_cuda_says_what_the_card_did_meanwhile(tmp_path, nvml, monke
 def test_cards_are_numbered_as_the_driver_does():
     asked = "import harness, os; print(os.environ['CUDA_DEVICE_ORDER'])"
     plain = {name: value for name, value in os.environ.items() if name != "CUDA_DEVICE_ORDER"}
-    said = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=plain, capture_output=True, text=True)
-    assert said.stdout.strip() == "PCI_BUS_ID", said.stderr
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert done.stdout.strip() == "PCI_BUS_ID", done.stderr
 
 
 # numbers
@@ -180,8 +180,8 @@ def test_float32_is_float32_while_it_is_wanted_and_what_was_set_after_it():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     try:
         with precision.exact():
-            said = provenance.of_torch("cpu")
-            assert said["tf32_matmul"] is said["tf32_cudnn"] is False
+            facts = provenance.of_torch("cpu")
+            assert facts["tf32_matmul"] is facts["tf32_cudnn"] is False
         assert torch.backends.cudnn.allow_tf32
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
@@ -252,7 +252,7 @@ def test_a_graph_is_recorded_once_and_replayed_without_the_model(monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     clips = types.SimpleNamespace(device=CUDA)
-    replay = workload.captured(lambda given: calls.append(given) or "scores", clips)
+    replay = workload.captured(lambda batch: calls.append(batch) or "scores", clips)
     assert len(calls) == workload.CAPTURE_WARM_UP + 1
     assert [replay(clips), replay(clips)] == ["scores"] * 2
     assert len(replays) == 2
@@ -262,13 +262,13 @@ def test_a_graph_is_recorded_once_and_replayed_without_the_model(monkeypatch):
 
 
 def test_a_graph_off_cuda_is_a_reason_and_a_case_without_one_keeps_its_name(tmp_path):
-    one = tiny(graph=True)
-    measured = measure.measure(one, ["latency", "training_latency"], clip_file(tmp_path, one), effort=LITTLE)
+    case = tiny(graph=True)
+    measured = measure.measure(case, ["latency", "training_latency"], clip_file(tmp_path, case), effort=LITTLE)
     assert "a CUDA graph needs device=cuda, not cpu" in measured[0].missing
     assert "no CUDA graph here; use graph=false" in measured[1].missing
     assert not any(of_one.retry for of_one in measured)
     assert "graph" not in tiny().to_dict()
-    assert one.to_dict()["graph"] is True
+    assert case.to_dict()["graph"] is True
 
 
 # trainings
@@ -438,9 +438,9 @@ def test_triton_says_what_it_needs(monkeypatch):
     from attention_zoo.kernels import triton
 
     assert "need a CUDA GPU" in kernels.missing("triton", "cpu", torch.float32)
-    for found, said in ((None, "pip install triton"), ("there", "not float64")):
-        monkeypatch.setattr(triton, "find_spec", lambda name, found=found: found)
-        assert said in kernels.missing("triton", "cuda", torch.float64)
+    for spec, remedy in ((None, "pip install triton"), ("there", "not float64")):
+        monkeypatch.setattr(triton, "find_spec", lambda name, spec=spec: spec)
+        assert remedy in kernels.missing("triton", "cuda", torch.float64)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "capability 8.0" in kernels.missing("triton", "cuda", torch.float16)
@@ -450,8 +450,8 @@ def test_triton_says_what_it_needs(monkeypatch):
 
 
 def test_a_mixed_step_has_weights_of_float32_and_products_of_16_bits(tmp_path):
-    one = tiny(dtype="bfloat16", mixed=True, batch_size=2)
-    step = Workload(one, clip_file(tmp_path, one), LITTLE, "here").training
+    case = tiny(dtype="bfloat16", mixed=True, batch_size=2)
+    step = Workload(case, clip_file(tmp_path, case), LITTLE, "here").training
     formats = set()
     linear = next(module for module in step.model.modules() if isinstance(module, torch.nn.Linear))
     linear.register_forward_hook(lambda module, inputs, output: formats.add(output.dtype))
@@ -462,4 +462,4 @@ def test_a_mixed_step_has_weights_of_float32_and_products_of_16_bits(tmp_path):
     assert step.clips.dtype == torch.float32
     assert "mixed" not in tiny().to_dict()
     with pytest.raises(NotImplementedError, match="use dtype=bfloat16 or float16"):
-        _ = Workload(tiny(mixed=True), clip_file(tmp_path, one), LITTLE, "here").training
+        _ = Workload(tiny(mixed=True), clip_file(tmp_path, case), LITTLE, "here").training

@@ -433,8 +433,8 @@ def test_one_file_cannot_be_the_list_of_every_split(tmp_path):
 def test_the_digest_is_that_of_the_list_wherever_it_lies(tmp_path):
     files = {"train.csv": "a.mp4,0\nb.mp4,1\n", "classes.txt": "clap\nwave\n"}
     here = datasets.load("csv", "train", write(tmp_path / "here", files))
-    there = datasets.load("csv", "train", write(tmp_path / "there", files))
-    assert here.digest == there.digest
+    elsewhere = datasets.load("csv", "train", write(tmp_path / "there", files))
+    assert here.digest == elsewhere.digest
     assert len(here.digest) == 64
     for change in (
         {"train.csv": "a.mp4,0\nb.mp4,0\n"}, {"train.csv": "a.mp4,0\nc.mp4,1\n"}, {"classes.txt": "clap\njump\n"},
@@ -485,9 +485,9 @@ def test_pictures_beside_videos_hide_nothing(tmp_path):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / name).touch()
     write(tmp_path, {"train.csv": "label,youtube_id,time_start,time_end\n"})
-    found = Found(tmp_path)
-    assert found.file("a001") == "train/clap/a001.mp4"
-    assert found.file("b002") == "train/wave/b002.mp4"
+    files_there = Found(tmp_path)
+    assert files_there.file("a001") == "train/clap/a001.mp4"
+    assert files_there.file("b002") == "train/wave/b002.mp4"
     assert [item.path for item in datasets.load("folder", "train", tmp_path).items] == [
         "train/clap/a001.mp4", "train/wave/b002.mp4",
     ]  # fmt: skip
@@ -586,10 +586,10 @@ def test_the_walk_finds_what_is_wrong(damaged, whole, tmp_path, capsys):
     status = main(
         ["check", str(damaged), "workers=0", f"whole={str(whole).lower()}", "clips=2", "show=2", f"out={out}"]
     )
-    printed, found = capsys.readouterr().out, json.loads(out.read_text())
+    printed, written = capsys.readouterr().out, json.loads(out.read_text())
     assert status == 1
-    assert found["complete"]
-    train, val = found["splits"]["train"], found["splits"]["val"]
+    assert written["complete"]
+    train, val = written["splits"]["train"], written["splits"]["val"]
     assert train["problems"] == {"missing": 1, "empty": 1, "undecodable": 1, "truncated": 1}
     wrong = {Path(file["path"]).stem: file["problem"] for file in train["files"]}
     assert wrong == {"gone": "missing", "empty": "empty", "text": "undecodable", "cut": "truncated"}
@@ -601,8 +601,8 @@ def test_the_walk_finds_what_is_wrong(damaged, whole, tmp_path, capsys):
     assert val["leaks"] == ["videos/other.mp4"]
     assert [Path(twin).stem for twin in val["same_content"][0]] == ["good", "twin"]
     assert val["absent_in_train"] == ["jump"]
-    assert found["estimate"]["clips"] == 2
-    assert found["problems"] == 4
+    assert written["estimate"]["clips"] == 2
+    assert written["problems"] == 4
     for text in ("truncated: videos/cut.mp4: the file lacks 200 of its bytes", "and 2 more", "estimate: ", "n = 2",
                  "a leak: 1 path also in train", "4 problems"):  # fmt: skip
         assert text in printed
@@ -678,10 +678,10 @@ def test_a_file_that_brings_the_decoder_down_is_named_and_the_walk_goes_on(damag
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(ROOT)]))
     monkeypatch.setattr(check, "_look_at_all", crashing_looks)
     monkeypatch.setattr(check, "look_at", crashing_look)
-    found = dict(check.looks(work, workers=1))
-    assert found[0].problem is None
-    assert found[1].problem == "crash"
-    assert found[2].problem == "missing"
+    by_place = dict(check.looks(work, workers=1))
+    assert by_place[0].problem is None
+    assert by_place[1].problem == "crash"
+    assert by_place[2].problem == "missing"
 
 
 def crashing_look(job):
@@ -715,11 +715,11 @@ def test_an_interrupted_walk_prints_what_it_found(damaged, tmp_path, monkeypatch
     before = signal.getsignal(signal.SIGINT)
     assert main(["check", str(damaged), "workers=0", f"out={tmp_path / 'found.json'}"]) == 130
     assert signal.getsignal(signal.SIGINT) == before
-    printed, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
+    printed, written = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
     assert "looked at   3 of 7" in printed
     assert "missing: videos/gone.mp4" in printed
     assert "interrupted; so far: 1 problem, " in printed
-    assert not found["complete"]
+    assert not written["complete"]
 
 
 def test_time_left_is_told_now_and_then(damaged):
@@ -731,7 +731,7 @@ def test_time_left_is_told_now_and_then(damaged):
     with line(Console(file=out), every=30, clock=lambda: next(seconds)) as say:
         for text in told:
             say(text)
-    assert [said[:11] for said in out.getvalue().splitlines()] == ["train: 1 of", "train: 4 of", "train: 7 of"]
+    assert [progress[:11] for progress in out.getvalue().splitlines()] == ["train: 1 of", "train: 4 of", "train: 7 of"]
 
 
 def test_wrong_commands_have_status_2(tmp_path, capsys):
@@ -771,6 +771,6 @@ def test_real_gestures_are_listed_and_decode():
     assert (len(train), len(val)) == (1142, 241)
     assert train.classes == val.classes == tuple((GESTURES / "classes.txt").read_text().split())
     assert not check.leaks(train, val)
-    found = [look for _, look in check.looks(check.jobs(val, whole=False)[::48], workers=0)]
-    assert [look.problem for look in found] == [None] * len(found)
-    assert {(look.facts.frames, look.facts.width, look.facts.height) for look in found} == {(48, 128, 128)}
+    looked_at = [look for _, look in check.looks(check.jobs(val, whole=False)[::48], workers=0)]
+    assert [look.problem for look in looked_at] == [None] * len(looked_at)
+    assert {(look.facts.frames, look.facts.width, look.facts.height) for look in looked_at} == {(48, 128, 128)}

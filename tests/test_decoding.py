@@ -58,10 +58,10 @@ def encode(
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
             frame.sample_rate = 8000
         for index, picture in enumerate(pictures):
-            one = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            picture_frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times:
-                one.pts, one.time_base = times[index], Fraction(1, 1000)
-            container.mux(stream.encode(one))
+                picture_frame.pts, picture_frame.time_base = times[index], Fraction(1, 1000)
+            container.mux(stream.encode(picture_frame))
         container.mux(stream.encode())
         if sound:
             container.mux(tone.encode(frame))

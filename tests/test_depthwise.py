@@ -28,12 +28,12 @@ def test_output_and_gradients_are_pytorchs(grid, kernel, dim, clips):
         return torch.randn(*shape, generator=random, dtype=torch.float64)
 
     values = drawn(clips, *grid, dim), drawn(dim, 1, *kernel), drawn(dim)
-    probe, found = drawn(clips, *grid, dim), []
+    probe, results = drawn(clips, *grid, dim), []
     for convolution in (depthwise, by_pytorch):
         inputs = [value.clone().requires_grad_() for value in values]
         y = convolution(*inputs)
-        found.append((y, *torch.autograd.grad(y, inputs, probe)))
-    for ours, theirs in zip(*found, strict=True):
+        results.append((y, *torch.autograd.grad(y, inputs, probe)))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -68,12 +68,12 @@ def test_autocast_narrows_it_as_it_does_pytorchs(dtype, of_x):
     random = torch.Generator().manual_seed(0)
     values = [torch.randn(*shape, generator=random) for shape in ((2, 4, 5, 3, 8), (8, 1, 3, 3, 3), (8,))]
     values = [value.double() for value in values] if of_x == torch.float64 else [values[0].to(of_x), *values[1:]]
-    found = []
+    results = []
     for convolution in (depthwise, by_pytorch):
         inputs = [value.clone().requires_grad_() for value in values]
         with torch.autocast("cpu", dtype):
             y = convolution(*inputs)
-        found.append((y, *torch.autograd.grad(y.float().square().sum(), inputs)))
-    for ours, theirs in zip(*found, strict=True):
+        results.append((y, *torch.autograd.grad(y.float().square().sum(), inputs)))
+    for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.5)

@@ -41,7 +41,9 @@ def together(jobs, folder, processes=2):
     """Runs jobs one after the other in processes that torchrun starts."""
     folder.mkdir(exist_ok=True)
     (folder / "program.py").write_text(PROGRAM)
-    (folder / "jobs.json").write_text(json.dumps([{"job": one.to_dict(), "folder": str(one.folder)} for one in jobs]))
+    (folder / "jobs.json").write_text(
+        json.dumps([{"job": each_job.to_dict(), "folder": str(each_job.folder)} for each_job in jobs])
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -58,8 +60,8 @@ def left(chosen):
     return load_file(chosen.folder / result["checkpoint"]), torch.tensor(curve, dtype=torch.float64), result
 
 
-def assert_the_same_training(one, other):
-    (weights, curve, result), (weights_of_two, curve_of_two, result_of_two) = left(one), left(other)
+def assert_the_same_training(first, other):
+    (weights, curve, result), (weights_of_two, curve_of_two, result_of_two) = left(first), left(other)
     torch.testing.assert_close(curve, curve_of_two, rtol=0, atol=1e-5)
     for name, tensor in weights.items():
         if not name.endswith(RUNNING):
@@ -75,21 +77,21 @@ def assert_the_same_training(one, other):
 def test_two_processes_learn_what_one_learns_with_accumulation(data, tmp_path):
     """With dropout, stochastic depth, erasing and BatchNorm; FSDP2 as well as DDP; and going on with one process."""
     settings = dict(chosen=recipe(epochs=2.0), evaluate_every=1)
-    one = job(data, tmp_path / "one", micro_batch=2, **settings)
+    alone = job(data, tmp_path / "one", micro_batch=2, **settings)
     ddp = job(data, tmp_path / "ddp", micro_batch=2, strategy="ddp", **settings)
     fsdp = job(data, tmp_path / "fsdp", micro_batch=2, strategy="fsdp", **settings)
-    train(one)
+    train(alone)
     together([ddp, fsdp], tmp_path / "torchrun")
-    assert_the_same_training(one, ddp)
-    assert_the_same_training(one, fsdp)
+    assert_the_same_training(alone, ddp)
+    assert_the_same_training(alone, fsdp)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_shared_run_accumulates_and_resumes_as_one_process_or_as_two(data, tmp_path, strategy):
     settings = dict(chosen=recipe(epochs=2.0, batch_size=4), micro_batch=1, save_every_seconds=0)
-    one = job(data, tmp_path / "one", **settings)
-    train(one)
+    alone = job(data, tmp_path / "one", **settings)
+    train(alone)
     stopped = job(data, tmp_path / "two", strategy=strategy, **settings)
     values = stopped.to_dict() | {"strategy": strategy}
     shared = Job.from_dict(values, stopped.folder)
@@ -97,4 +99,4 @@ def test_a_shared_run_accumulates_and_resumes_as_one_process_or_as_two(data, tmp
     with pytest.raises(Exception, match="stopped after step 2"):
         train(job(data, tmp_path / "two", **settings), stop=lambda: next(steps) == 1)
     together([shared], tmp_path / "torchrun")
-    assert_the_same_training(one, shared)
+    assert_the_same_training(alone, shared)

@@ -43,9 +43,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_has_a_remedy(name, monkeypatch):
-    found = FAULTS[name](monkeypatch)
-    assert found.name == name
-    assert found.remedy
+    finding = FAULTS[name](monkeypatch)
+    assert finding.name == name
+    assert finding.remedy
 
 
 def test_a_governor_that_saves_power_is_a_fault(tmp_path, monkeypatch):
@@ -72,9 +72,9 @@ def test_a_quota_limits_cores_and_threads_and_names_the_machine(own, files, quot
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = provenance.cpu_quota(tmp_path, tmp_path / "cgroup")
-    assert found == quota
-    monkeypatch.setattr(provenance, "cpu_quota", lambda: found)
+    cores = provenance.cpu_quota(tmp_path, tmp_path / "cgroup")
+    assert cores == quota
+    monkeypatch.setattr(provenance, "cpu_quota", lambda: cores)
     name = provenance.machine.__wrapped__("cpu")
     if quota:
         assert provenance.usable_cores() <= max(1, round(quota + 0.5))

@@ -47,9 +47,9 @@ def spoiled(monkeypatch):
 @pytest.mark.parametrize("model", ["pyramid_tiny_divided", "pyramid_tiny_shifted_window", "dualformer_tiny"])
 def test_the_kernels_are_right_here(model, name, dtype):
     for kernel in ("reference", "sdpa"):
-        for one in error(name, tiny(model, frames=8, size=64, kernel=kernel, dtype=dtype)):
-            assert 0 < one.value <= one.details["tolerance"], (kernel, one.details)
-            assert errors.why_wrong([one]) is None
+        for measurement in error(name, tiny(model, frames=8, size=64, kernel=kernel, dtype=dtype)):
+            assert 0 < measurement.value <= measurement.details["tolerance"], (kernel, measurement.details)
+            assert errors.why_wrong([measurement]) is None
 
 
 @pytest.mark.parametrize("model", KINDS)
@@ -57,27 +57,29 @@ def test_the_kernels_are_right_here(model, name, dtype):
 def test_a_wrong_kernel_is_found_in_every_scheme(name, model, spoiled):
     calls = []
     spoiled(lambda y: calls.append(y) or y * 1.001)
-    for one in error(name, tiny(model, frames=8, size=64, kernel="sdpa")):
+    for measurement in error(name, tiny(model, frames=8, size=64, kernel="sdpa")):
         if calls:
-            assert "is above 1e-0" in errors.why_wrong([one])
+            assert "is above 1e-0" in errors.why_wrong([measurement])
         else:  # a scheme with arithmetic of its own, on every kernel the same, or that calls the operator itself
             assert model in OWN_ARITHMETIC or (model in OWN_CALL and name == "forward_error")
-            assert errors.why_wrong([one]) is None
-    assert not any(one.details.get("wrong") for one in error(name, tiny(model, kernel="reference")))
+            assert errors.why_wrong([measurement]) is None
+    assert not any(measurement.details.get("wrong") for measurement in error(name, tiny(model, kernel="reference")))
 
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_result_that_is_not_finite_is_wrong(name, spoiled):
     spoiled(lambda y: y * torch.nan)
-    for one in error(name, tiny(kernel="sdpa")):
-        assert "not finite" in one.missing
-        assert "not timed, its result is wrong" in errors.why_wrong([one])
+    for measurement in error(name, tiny(kernel="sdpa")):
+        assert "not finite" in measurement.missing
+        assert "not timed, its result is wrong" in errors.why_wrong([measurement])
 
 
 def test_results_of_the_wrong_queries_are_found_in_bfloat16(spoiled):
     spoiled(lambda y: y.roll(1, dims=2))  # each query gets what is another's
-    (one,) = error("forward_error", tiny("pyramid_tiny_full", frames=8, size=64, kernel="sdpa", dtype="bfloat16"))
-    assert one.details["wrong"]
+    (measurement,) = error(
+        "forward_error", tiny("pyramid_tiny_full", frames=8, size=64, kernel="sdpa", dtype="bfloat16")
+    )
+    assert measurement.details["wrong"]
 
 
 def test_what_cannot_run_is_not_wrong(monkeypatch):

@@ -76,7 +76,7 @@ def test_wilson_has_a_width_at_both_ends():
 
 
 def test_scores_of_an_example_by_hand():
-    found = scores(
+    score = scores(
         made(
             [
                 [[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]],  # mean 0.35 0.30 0.35: the lower of two equal classes is the answer
@@ -88,19 +88,19 @@ def test_scores_of_an_example_by_hand():
             failures=[3],
         )
     )
-    assert (found.videos, found.decoded, found.coverage) == (4, 3, 0.75)
-    assert found.top1.value == 50
-    assert found.top5.value == 75  # three classes: all but the one that is missing
-    assert found.mean_class.value == pytest.approx(100 * (1 + 0 + 0.5) / 3)
-    assert found.confusion.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
-    rows = [(row.videos, row.decoded, row.right, row.confused_with, row.confused) for row in found.per_class]
+    assert (score.videos, score.decoded, score.coverage) == (4, 3, 0.75)
+    assert score.top1.value == 50
+    assert score.top5.value == 75  # three classes: all but the one that is missing
+    assert score.mean_class.value == pytest.approx(100 * (1 + 0 + 0.5) / 3)
+    assert score.confusion.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
+    rows = [(row.videos, row.decoded, row.right, row.confused_with, row.confused) for row in score.per_class]
     assert rows == [(1, 1, 1, None, 0), (1, 1, 0, "c0", 1), (2, 1, 1, None, 0)]
 
 
 def test_top5_counts_the_first_five():
     one_view = np.array([[[0.02, 0.03, 0.05, 0.1, 0.2, 0.25, 0.35]]] * 2)
-    found = scores(made(one_view, labels=[2, 1]))
-    assert (found.top1.value, found.top5.value) == (0, 50)
+    score = scores(made(one_view, labels=[2, 1]))
+    assert (score.top1.value, score.top5.value) == (0, 50)
 
 
 @given(some_predictions(), st.randoms(use_true_random=False))
@@ -120,14 +120,14 @@ def test_the_order_of_videos_changes_nothing(predictions, random):
 
 @given(some_predictions())
 def test_figures_stand_within_their_intervals_and_misses_count(predictions):
-    found = scores(predictions)
-    for figure in (found.top1, found.top5, found.mean_class):
+    score = scores(predictions)
+    for figure in (score.top1, score.top5, score.mean_class):
         assert 0 <= figure.low <= figure.value <= figure.high <= 100
-    assert found.top1.value <= found.top5.value <= 100 * found.coverage + 1e-9
-    assert found.confusion.sum() == found.decoded == found.videos - len(predictions.failures)
-    assert found.confusion.trace() == sum(row.right for row in found.per_class)
-    assert found.top1.value == pytest.approx(100 * found.confusion.trace() / found.videos)
-    json.dumps(found.to_dict(), allow_nan=False)
+    assert score.top1.value <= score.top5.value <= 100 * score.coverage + 1e-9
+    assert score.confusion.sum() == score.decoded == score.videos - len(predictions.failures)
+    assert score.confusion.trace() == sum(row.right for row in score.per_class)
+    assert score.top1.value == pytest.approx(100 * score.confusion.trace() / score.videos)
+    json.dumps(score.to_dict(), allow_nan=False)
 
 
 @given(some_predictions(), st.data())
@@ -185,9 +185,9 @@ def test_the_bootstrap_is_one_over_videos():
 
 
 def test_classes_without_videos_are_not_in_the_mean():
-    found = scores(made(np.eye(3)[[0, 0, 1]][:, None], labels=[0, 0, 0]))
-    assert found.mean_class.value == pytest.approx(200 / 3)
-    assert found.per_class[2].top1 is None
+    score = scores(made(np.eye(3)[[0, 0, 1]][:, None], labels=[0, 0, 0]))
+    assert score.mean_class.value == pytest.approx(200 / 3)
+    assert score.per_class[2].top1 is None
 
 
 def test_predictions_survive_a_file(tmp_path):
@@ -325,10 +325,10 @@ def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path, error, seconds):
     with pytest.raises(PredictionsError, match="not predicted yet"):
         scores(before)
 
-    again, said = Clips(), []
-    same(run(again, batch_size=3, keep=keep, facts=facts, say=said.append), whole)
+    again, lines = Clips(), []
+    same(run(again, batch_size=3, keep=keep, facts=facts, say=lines.append), whole)
     assert sorted(again.read) == sorted({*before.pending.tolist(), 3})  # nothing twice but what has failed
-    assert said[0] == f"{7 - len(again.read)} of 7 videos are predicted already"
+    assert lines[0] == f"{7 - len(again.read)} of 7 videos are predicted already"
     same(Predictions.load(keep), whole)
 
     done = Clips()
@@ -342,9 +342,9 @@ def test_a_repaired_file_is_no_miss_any_more(tmp_path):
     repaired.__class__ = type(
         "Repaired", (Clips,), {"__getitem__": lambda self, i: {"views": self.clips[i], "index": i}}
     )
-    found = run(repaired, keep=keep)
-    assert not found.failures
-    assert found.decoded.all()
+    predictions = run(repaired, keep=keep)
+    assert not predictions.failures
+    assert predictions.decoded.all()
 
 
 def test_predictions_of_something_else_are_not_taken_over(tmp_path):
@@ -357,9 +357,9 @@ def test_predictions_of_something_else_are_not_taken_over(tmp_path):
         run(Clips(views=2), keep=keep, facts={"weights_digest": "one"})
     assert keep.read_bytes() == before
     keep.write_bytes(before[:100])
-    said = []
-    run(Clips(), keep=keep, facts={"weights_digest": "one"}, say=said.append)
-    assert "this begins anew" in said[0]
+    lines = []
+    run(Clips(), keep=keep, facts={"weights_digest": "one"}, say=lines.append)
+    assert "this begins anew" in lines[0]
     assert not len(Predictions.load(keep).pending)
 
 
@@ -373,9 +373,9 @@ def test_scores_that_are_not_finite_are_misses():
             odd = clips[:, 0, 0, 0, 0] == (broken.clips[0, 0, 0, 0, 0, 0].float() - 120) / 60
             return model(clips).masked_fill(odd[:, None], float("nan"))
 
-    found = run(broken, SometimesNaN())
-    assert found.failures["0.mp4"] == NOT_FINITE
-    assert scores(found).coverage < scores(plain).coverage
+    predictions = run(broken, SometimesNaN())
+    assert predictions.failures["0.mp4"] == NOT_FINITE
+    assert scores(predictions).coverage < scores(plain).coverage
 
     class Diverged(torch.nn.Module):
         def forward(self, clips):
@@ -414,14 +414,14 @@ def test_predicting_a_data_set(folder):
     items = tuple(Item(f"{colour}0.mp4", label) for label, colour in enumerate(COLOURS)) + (Item("green1.mp4", 1),)
     data = DataSet("colours", "val", folder, items, COLOURS)
     testing = recipe.Testing(clips=2, crops=3, resize=SIZE)
-    found = predict(colour_model(), data, Protocol(Sampling(frames=FRAMES), testing, Augmentation(size=SIZE)))
-    assert found.scores.shape == (4, 6, 3)
-    assert found.views == [(clip, crop) for clip in range(2) for crop in range(3)]
-    assert list(found.failures) == ["green1.mp4"]
-    assert "green1.mp4" in found.failures["green1.mp4"]
-    assert found.averaged()[:3].argmax(axis=1).tolist() == [0, 1, 2]
-    assert found.facts["data_digest"] == data.digest
-    assert scores(found).top1.value == 75
+    predictions = predict(colour_model(), data, Protocol(Sampling(frames=FRAMES), testing, Augmentation(size=SIZE)))
+    assert predictions.scores.shape == (4, 6, 3)
+    assert predictions.views == [(clip, crop) for clip in range(2) for crop in range(3)]
+    assert list(predictions.failures) == ["green1.mp4"]
+    assert "green1.mp4" in predictions.failures["green1.mp4"]
+    assert predictions.averaged()[:3].argmax(axis=1).tolist() == [0, 1, 2]
+    assert predictions.facts["data_digest"] == data.digest
+    assert scores(predictions).top1.value == 75
 
 
 def arguments(folder, out, *more):
@@ -431,12 +431,12 @@ def arguments(folder, out, *more):
 def test_the_command_line_writes_everything(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert evaluate.main(arguments(folder, out)) == 0
-    said = capsys.readouterr().out
-    assert "top-1       83.3 % [43.6, 97.0]" in said
-    assert "coverage    83.3 % (5 of 6 videos; the rest count as misses)" in said
-    assert "green1.mp4" in said
-    assert "written to" in said
-    assert said.rstrip().endswith("per_class.md, confusion.png")
+    printed = capsys.readouterr().out
+    assert "top-1       83.3 % [43.6, 97.0]" in printed
+    assert "coverage    83.3 % (5 of 6 videos; the rest count as misses)" in printed
+    assert "green1.mp4" in printed
+    assert "written to" in printed
+    assert printed.rstrip().endswith("per_class.md, confusion.png")
     assert sorted(file.name for file in out.iterdir()) == [
         "confusion.png",
         "per_class.csv",
@@ -452,7 +452,7 @@ def test_the_command_line_writes_everything(folder, tmp_path, capsys):
     assert [row["clips"] for row in stored["by_views"]] == [1, 2]
     assert list(stored["failures"]) == ["green1.mp4"]
     ((decoder, count),) = stored["facts"]["run"]["decoders"].items()
-    assert f"decoded by  {decoder} ({count})" in said
+    assert f"decoded by  {decoder} ({count})" in printed
     assert count == 5
     with (out / "per_class.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -484,8 +484,8 @@ def test_the_command_line_writes_everything(folder, tmp_path, capsys):
     ],
 )
 def test_slips_are_one_error(folder, tmp_path, capsys, more, message):
-    given = [a for a in arguments(folder, tmp_path) if a.partition("=")[0] not in {m.partition("=")[0] for m in more}]
-    assert evaluate.main([*given, *more]) == 2
+    words = [a for a in arguments(folder, tmp_path) if a.partition("=")[0] not in {m.partition("=")[0] for m in more}]
+    assert evaluate.main([*words, *more]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

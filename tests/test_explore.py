@@ -48,7 +48,7 @@ def test_there_is_one_page_for_all_results_and_one_for_each_outputs_folder(folde
 
 def test_the_page_holds_every_row_with_intervals_in_the_unit_that_is_shown(folder, held):
     tables = {name: table.load(folder / "machine" / name) for name in ABLATIONS}
-    assert len(held["rows"]) == sum(len(one.measured) for one in tables.values())
+    assert len(held["rows"]) == sum(len(ablation.measured) for ablation in tables.values())
     shown = {(row["ablation"], row["row"]): row for row in held["rows"]}
     for row in tables["pyramid_scales"].measured:
         values, interval = shown["pyramid_scales", row.name]["values"], row.interval("latency")
@@ -202,10 +202,10 @@ def test_it_is_used_from_the_keyboard(page):
     page.press("Enter", text="\r")
     second = cells(page, 0)[1]
     assert page.run("document.querySelector('#rows tr[aria-selected=true]').children[0].textContent") == second
-    said = page.run("at('one').textContent")
-    assert second in said
-    assert "operators" in said
-    assert "peak memory" in said
+    shown = page.run("at('one').textContent")
+    assert second in shown
+    assert "operators" in shown
+    assert "peak memory" in shown
 
 
 def test_it_fits_a_phone_and_follows_the_dark(page):

@@ -21,7 +21,7 @@ def row(kernel, milliseconds, config=CONFIG, name="latency", device="cuda"):
 
 
 def found(*tables):
-    return [(one["scheme"], one["backward"], one["kernel"]) for one in faster.entries(tables)]
+    return [(entry["scheme"], entry["backward"], entry["kernel"]) for entry in faster.entries(tables)]
 
 
 def table(*rows):
@@ -33,9 +33,9 @@ def test_a_kernel_that_is_faster_beyond_noise_is_taken_for_the_schemes_of_the_mo
         ("global_pyramid", False, "triton"),
         ("local_window", False, "triton"),
     ]
-    (one, _) = faster.entries([table(row("sdpa", 10.0), row("triton", 8.0))])
-    assert (one["device"], one["dtype"]) == ("NVIDIA H200", "bfloat16")
-    assert [Path(place).name for place in one["records"]] == ["x-triton.json"]
+    (entry, _) = faster.entries([table(row("sdpa", 10.0), row("triton", 8.0))])
+    assert (entry["device"], entry["dtype"]) == ("NVIDIA H200", "bfloat16")
+    assert [Path(place).name for place in entry["records"]] == ["x-triton.json"]
 
 
 @pytest.mark.parametrize(

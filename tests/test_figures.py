@@ -57,8 +57,8 @@ def assert_legible(figure):
     for text, box in boxes:
         assert -1 <= box.x0 < box.x1 <= figure.bbox.x1 + 1, text
         assert -1 <= box.y0 < box.y1 <= figure.bbox.y1 + 1, text
-    for (one, first), (other, second) in itertools.combinations(boxes, 2):
-        assert not first.padded(-1.5).overlaps(second.padded(-1.5)), (one, other)
+    for (sentence, first), (other, second) in itertools.combinations(boxes, 2):
+        assert not first.padded(-1.5).overlaps(second.padded(-1.5)), (sentence, other)
 
 
 def legend_of(part):
@@ -106,8 +106,8 @@ def test_each_figure_says_device_clip_commit_and_command_in_its_foot_and_in_its_
     rows = replace(table.load(folder), arguments=tuple(words))
     figure, caption = cost.draw(rows)
     foot = figure.get_supxlabel().replace("\n", " ")
-    for said in ("Example CPU, 2 cores", "32 frames at stride 2", "commit 0123456789", "clip.frames=32"):
-        assert said in foot
+    for fact in ("Example CPU, 2 cores", "32 frames at stride 2", "commit 0123456789", "clip.frames=32"):
+        assert fact in foot
     assert "rows=" not in foot  # the whole picture is not made by a part of the rows
     files = figures.draw("cost", rows, ("png", "svg", "pdf")).files
     with Image.open(io.BytesIO(files["png"])) as image:
@@ -228,8 +228,8 @@ def test_operations_as_published_stand_beside_those_of_one_rule(tmp_path):
         ("ip-CSN-152", 108.8 * 30, accuracy_vs_flops.CITED),
         ("X3D-XXL", 5823, accuracy_vs_flops.PRINTED),
     ):
-        x, _, found = accuracy_vs_flops._anew(by_name[name], "k400_top1")
-        assert (found, x) == (kind, pytest.approx(drawing.log10(total), abs=1e-5))
+        x, _, drawn = accuracy_vs_flops._anew(by_name[name], "k400_top1")
+        assert (drawn, x) == (kind, pytest.approx(drawing.log10(total), abs=1e-5))
         assert any(float(line.get_xdata()[0]) == x for line in figure.axes[1].lines)
     assert "as published" in figure.axes[0].get_title("left")
     assert "one rule" in figure.axes[1].get_title("left")
@@ -239,7 +239,8 @@ def test_no_latency_of_one_model_stands_against_the_accuracy_of_another(tmp_path
     smaller = [trained(*(level + d for d in (0, 1, 2)), macs=macs) for level, macs in ((70, 2e9), (65, 1e9), (60, 3e9))]
     records = [one_record(name) for name in ("base", "x", "y")]
     records = [
-        replace(one, measurements=one.measurements | {m.name: m}) for one, m in zip(records, smaller, strict=True)
+        replace(of_row, measurements=of_row.measurements | {m.name: m})
+        for of_row, m in zip(records, smaller, strict=True)
     ]
     rows = table.load(write(tmp_path / "scales", records, [{"baseline": "base"} for _ in records], table=None))
     figure, _ = accuracy_cost.draw(rows)
@@ -297,7 +298,7 @@ def cluttered():
 def test_all_that_is_said_of_rows_with_long_names_is_legible(draw):
     records = list(cluttered())
     if draw is not scaling.draw:
-        records = [replace(one, row=f"{LONG}, {number}") for number, one in enumerate(records[:4])]
+        records = [replace(of_row, row=f"{LONG}, {number}") for number, of_row in enumerate(records[:4])]
     assert_legible(draw(rows_of(*records))[0])
 
 
@@ -378,10 +379,10 @@ def test_names_of_points_that_lie_together_keep_apart():
 def test_a_quantity_that_no_figure_knows_is_drawn_by_its_kind(tmp_path):
     made = []
     for name, level in (("base", 100), ("x", 140)):
-        one = in_rounds(name, [level] * 3)
+        of_row = in_rounds(name, [level] * 3)
         waiting = Quantity("waiting", "timed", "waiting for clips", "ms", "lower")
-        measured = replace(one.get("latency"), **{f.name: getattr(waiting, f.name) for f in fields(Quantity)})
-        made.append(replace(one, measurements=one.measurements | {"waiting": measured}))
+        measured = replace(of_row.get("latency"), **{f.name: getattr(waiting, f.name) for f in fields(Quantity)})
+        made.append(replace(of_row, measurements=of_row.measurements | {"waiting": measured}))
     figure, caption = cost.draw(table.load(against_base(tmp_path / "scales", *made)))
     assert "waiting for clips, ms" in titles(figure)
     assert "waiting for clips, ms" in caption

@@ -22,22 +22,22 @@ def paragraph(page: str, start: str) -> str:
 
 
 def test_a_total_is_taken_apart_into_views_and_rules(page):
-    said = paragraph(page, "MViT-B, 64x3, operations: 4095 G printed, reproduced.")
-    assert "4095 / 9 = 455 G a view" in said
-    assert "By plain multiply-adds we count 4095 G (9 × 455.06)" in said
-    assert re.search(r"fvcore's rule .*: 4104 G \(9 × 455\.88\)", said)
+    text = paragraph(page, "MViT-B, 64x3, operations: 4095 G printed, reproduced.")
+    assert "4095 / 9 = 455 G a view" in text
+    assert "By plain multiply-adds we count 4095 G (9 × 455.06)" in text
+    assert re.search(r"fvcore's rule .*: 4104 G \(9 × 455\.88\)", text)
 
 
 def test_a_wrong_label_is_explained(page):
-    said = paragraph(page, "DeiT-T, parameters: 22 M printed, explained.")
-    assert "22,050,664 with the classifier" in said
-    assert "DeiT-S" in said
+    text = paragraph(page, "DeiT-T, parameters: 22 M printed, explained.")
+    assert "22,050,664 with the classifier" in text
+    assert "DeiT-S" in text
 
 
 def test_counts_of_others_are_cited(page):
-    said = paragraph(page, "R(2+1)D.")
-    assert "75 G for each of 10 views" in said
-    assert "Recounted elsewhere, not here: 75.4 G and 61.832 M" in said
+    text = paragraph(page, "R(2+1)D.")
+    assert "75 G for each of 10 views" in text
+    assert "Recounted elsewhere, not here: 75.4 G and 61.832 M" in text
     assert "ablation=kinetics" in page
 
 

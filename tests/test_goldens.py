@@ -112,12 +112,12 @@ def _layout(facts: dict):
 def _gradients(model: torch.nn.Module, of_input: Tensor, facts: dict, golden: dict) -> dict[str, Tensor]:
     steps = re.findall(r"slice\(None, None, (\w+)\)", facts["grad_input_sampling"])
     sampled = of_input[tuple(slice(None, None, None if step == "None" else int(step)) for step in steps)]
-    found = {"input": sampled, "input.l2": of_input.double().norm()[None]}
+    values = {"input": sampled, "input.l2": of_input.double().norm()[None]}
     for key in golden:
         if key.startswith("grad.param."):
             name = key.removeprefix("grad.").removesuffix(".f64")
-            found[name] = model.get_parameter(_layout(facts).rename(WRAPPED.sub("", name.removeprefix("param.")))).grad
-    return found
+            values[name] = model.get_parameter(_layout(facts).rename(WRAPPED.sub("", name.removeprefix("param.")))).grad
+    return values
 
 
 def _model(c: dict, kernel: str) -> backbones.Pyramid:

@@ -32,13 +32,13 @@ def test_maps_equal_reference(precision):
     model.to(DTYPES[precision])
     clip = (golden["input.A"] * golden["input.B"]).to(DTYPES[precision])
     for name, target in (("argmax", None), ("label3", 3)):
-        found = heat_maps(model, clip, target=target)
-        assert found.block == "stages.3.blocks.1"  # "backbone/blocks/3/1"
-        close(found.heat[:, :, ::16, ::16], golden[f"map.{name}.{precision}"], TOLERANCE[precision])
-        close(found.probabilities[None], golden[f"preds.{precision}"], 1e-5 if precision == "f32" else 1e-9)
+        maps = heat_maps(model, clip, target=target)
+        assert maps.block == "stages.3.blocks.1"  # "backbone/blocks/3/1"
+        close(maps.heat[:, :, ::16, ::16], golden[f"map.{name}.{precision}"], TOLERANCE[precision])
+        close(maps.probabilities[None], golden[f"preds.{precision}"], 1e-5 if precision == "f32" else 1e-9)
         for ours, theirs in (
-            (found.activations, golden["target_activations"]),
-            (found.gradients, golden[f"target_gradients.{name}"]),
+            (maps.activations, golden["target_activations"]),
+            (maps.gradients, golden[f"target_gradients.{name}"]),
         ):  # stored in float32 alone
             close(ours.float(), theirs, 1e-4 * theirs.abs().max().item())
 
@@ -87,15 +87,15 @@ def test_maps_do_not_depend_on_the_batch_and_the_model_stays_as_it_was():
 def test_any_block_may_be_looked_at(block):
     """Against gradients through the whole model."""
     model, clips = small_model().double().eval(), torch.randn(2, 3, 4, 16, 32, dtype=torch.float64)
-    found = heat_maps(model, clips, target=2, block=block)
+    maps = heat_maps(model, clips, target=2, block=block)
     outputs = []
     handle = model.get_submodule(block).register_forward_hook(lambda _m, _i, output: outputs.append(output.x))
     probabilities = model(clips).softmax(dim=-1)
     handle.remove()
     (gradient,) = torch.autograd.grad(probabilities.mean(dim=0)[2], outputs)
     activation, gradient = (x.permute(0, 4, 1, 2, 3).detach() for x in (outputs[0], gradient))
-    close(found.gradients, gradient, 1e-12)
-    close(found.heat, localised(activation, gradient, clips.shape[2:]), 1e-9)
+    close(maps.gradients, gradient, 1e-12)
+    close(maps.heat, localised(activation, gradient, clips.shape[2:]), 1e-9)
 
 
 def test_nothing_that_speaks_for_a_class_is_no_heat():

@@ -56,19 +56,19 @@ class Meter:
         self.running, self.most = 0, 0
         monkeypatch.setattr(sweep, "measure", self)
 
-    def __call__(self, one, names, clip, *, effort, time_limit, deadline=None, round=1):
+    def __call__(self, measured_case, names, clip, *, effort, time_limit, deadline=None, round=1):
         timed = any(metrics.get(name).timed for name in names)
         self.running += timed
         self.most = max(self.most, self.running)
         time.sleep(self.seconds if timed else 0)
-        self.asked.append((one.row, tuple(names)))
+        self.asked.append((measured_case.row, tuple(names)))
         measured = []
         for name in names:
-            known = self.answer.get((one.row, name)) or self.answer.get(name)
+            known = self.answer.get((measured_case.row, name)) or self.answer.get(name)
             if isinstance(known, BaseException):
                 self.running -= timed
                 raise known
-            details = {"machine": provenance.machine(one.device)} if timed else {}
+            details = {"machine": provenance.machine(measured_case.device)} if timed else {}
             for quantity in metrics.get(name).measures.values():
                 if known:
                     measured.append(quantity.absent(known["missing"], retry=known["retry"], details=details))
@@ -119,8 +119,8 @@ def test_axes_multiply_rows_and_the_command_line_fixes_them():
 
 def test_a_run_s_settings_reach_every_case_and_end_the_comparison():
     entry = case.resolve(ablation(), Settings(batch_size=3, dtype="bfloat16", kernel="reference", threads=2))[0]
-    one = entry.case
-    assert (one.batch_size, one.dtype, one.kernel, one.threads) == (3, "bfloat16", "reference", 2)
+    chosen = entry.case
+    assert (chosen.batch_size, chosen.dtype, chosen.kernel, chosen.threads) == (3, "bfloat16", "reference", 2)
     assert entry.comparable is True
     changed = case.resolve(ablation(), Settings(size=64, model={"position": "none"}, threads=1))[0]
     assert changed.comparable == "clip.size=64, model.position=none set on the command line"
@@ -154,9 +154,9 @@ def test_rows_are_named_after_the_clip_that_is_run(axis, values, baseline):
 def test_images_stay_single_frames():
     images = case.Ablation("trial", "?", [case.Row("image", model="dualformer_tiny_image", num_classes=1000)])
     for settings in (Settings(frames=8), Settings(quick=True), Settings()):
-        one = case.resolve(images, settings)[0].case
-        assert one.clip.frames == one.config["clip"][0] == 1
-        assert one.num_classes == 1000
+        chosen = case.resolve(images, settings)[0].case
+        assert chosen.clip.frames == chosen.config["clip"][0] == 1
+        assert chosen.num_classes == 1000
 
 
 def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
@@ -166,10 +166,10 @@ def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
     plain = name()
     assert plain == name()
     assert plain.startswith("one-")
-    given = dict(path="/secret/place/film.mp4", digest="aa")
-    different = [dict(seed=1), dict(dtype="float16"), dict(batch_size=2), given, given | {"digest": "bb"}]
+    named = dict(path="/secret/place/film.mp4", digest="aa")
+    different = [dict(seed=1), dict(dtype="float16"), dict(batch_size=2), named, named | {"digest": "bb"}]
     assert len({plain, *(name(**settings) for settings in different)}) == 6
-    assert name(**given) == name(**given | {"path": "/elsewhere/film.mp4"})
+    assert name(**named) == name(**named | {"path": "/elsewhere/film.mp4"})
 
 
 @pytest.mark.parametrize(
@@ -318,8 +318,8 @@ def test_a_damaged_record_is_told_of_and_measured_again(tmp_path, monkeypatch, c
 def test_an_interrupted_run_keeps_and_reports_what_it_has_and_goes_on(tmp_path, monkeypatch, capsys):
     meter = Meter(monkeypatch, {("two", "latency"): KeyboardInterrupt()})
     assert go(tmp_path, console=Console(width=120), arguments=["ablation=trial", "force=true", "seed=3"]) == 130
-    said = capsys.readouterr().out
-    assert "python -m harness.run ablation=trial seed=3" in said
+    printed = capsys.readouterr().out
+    assert "python -m harness.run ablation=trial seed=3" in printed
     assert len(read_records(tmp_path / "trial")) == 3
     assert (tmp_path / "trial" / "report.md").is_file()
     meter.asked.clear()
@@ -436,17 +436,17 @@ def test_two_runs_at_once_share_the_work_and_never_time_at_once(tmp_path, monkey
 
 
 def test_a_run_waits_for_the_one_that_is_timing(tmp_path, monkeypatch):
-    said = io.StringIO()
+    stream = io.StringIO()
     meter = Meter(monkeypatch)
     lock = FileLock(tmp_path / sweep.TIMING_LOCK)
     lock.acquire()
-    options = dict(names=["latency"], rows=["one"], console=Console(file=said, width=120))
+    options = dict(names=["latency"], rows=["one"], console=Console(file=stream, width=120))
     waiting = threading.Thread(target=go, args=[tmp_path], kwargs=options)
     waiting.start()
     deadline = time.monotonic() + 300
-    while "another run is timing" not in said.getvalue() and time.monotonic() < deadline:
+    while "another run is timing" not in stream.getvalue() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "another run is timing" in said.getvalue()
+    assert "another run is timing" in stream.getvalue()
     assert not meter.asked
     lock.release()
     waiting.join(300)
@@ -504,9 +504,9 @@ def test_ctrl_c_of_a_real_run_writes_the_report_and_says_how_to_go_on(tmp_path):
             break
     time.sleep(0.3)
     running.send_signal(signal.SIGINT)
-    said, complained = running.communicate(timeout=300)
+    printed, complained = running.communicate(timeout=300)
     assert running.returncode == 130, complained
-    assert "to go on from here: python -m harness.run ablation=pyramid_scales quick=true rounds=50" in said
+    assert "to go on from here: python -m harness.run ablation=pyramid_scales quick=true rounds=50" in printed
     assert (tmp_path / "quick" / "pyramid_scales" / "report.md").is_file()
 
 
@@ -515,21 +515,21 @@ def test_ctrl_c_of_a_real_run_writes_the_report_and_says_how_to_go_on(tmp_path):
 
 def test_without_an_ablation_the_questions_are_listed(capsys):
     assert run.main([]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in case.names():
-        assert name in said
-        assert case.load(name).question in said
-    assert "python -m harness.run ablation=" in said
+        assert name in printed
+        assert case.load(name).question in printed
+    assert "python -m harness.run ablation=" in printed
 
 
 def test_the_help_names_every_option_metric_and_ablation(capsys):
     assert run.main(["--help"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     options = [name for f in dataclasses.fields(run.Options) for name in written(f)]
     for word in [*options[1:], *metrics.names(), *case.names(), *names.DTYPES, "exit status", "model.FIELD=VALUE"]:
-        assert word.removesuffix("_changes") in said
-    assert len(re.findall(r"^  python -m harness\.run ", said, re.M)) == len(run.PROGRAM.examples)
-    assert max(map(len, said.splitlines())) <= 140
+        assert word.removesuffix("_changes") in printed
+    assert len(re.findall(r"^  python -m harness\.run ", printed, re.M)) == len(run.PROGRAM.examples)
+    assert max(map(len, printed.splitlines())) <= 140
 
 
 def parsed(*words):
@@ -538,8 +538,8 @@ def parsed(*words):
 
 def test_every_example_of_the_help_is_accepted():
     for arguments, _ in run.PROGRAM.examples:
-        given = parsed(*shlex.split(arguments))
-        assert given.suite or given.ablation
+        request = parsed(*shlex.split(arguments))
+        assert request.suite or request.ablation
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30))
@@ -567,7 +567,7 @@ def test_rows_are_named_or_numbered(words, rows):
 
 def test_several_ablations_share_a_call_and_those_without_the_rows_are_left_out():
     ablations, _ = run.chosen(parsed("ablation=[dtypes,kernels,pyramid_scales]", "rows=[local + global,divided]"))
-    assert [(one.name, one.chosen) for one in ablations] == [
+    assert [(loaded.name, loaded.chosen) for loaded in ablations] == [
         ("dtypes", ["local + global", "divided"]),
         ("kernels", ["local + global", "divided"]),
     ]
@@ -636,9 +636,9 @@ def test_an_ablation_of_ones_own_stands_beside_its_table(tmp_path, capsys):
 def test_a_plan_measures_nothing_and_knows_what_is_there(tmp_path, capsys):
     words = ["ablation=position_encoding", "quick=true", "metrics=[params,macs]", "rows=[1]", f"out={tmp_path / 'out'}"]
     assert run.main([*words, "plan=true"]) == 0
-    said = capsys.readouterr().out
-    assert "  1  none: " in said
-    assert "guessed at 20 GMAC/s on cpu" in said
+    printed = capsys.readouterr().out
+    assert "  1  none: " in printed
+    assert "guessed at 20 GMAC/s on cpu" in printed
     assert not (tmp_path / "out").exists()
     assert run.main(words) == 0
     capsys.readouterr()

@@ -171,7 +171,7 @@ def test_a_learned_bias_does_not_cost_the_fused_kernel(off):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_learned_bias_keeps_no_scores_for_the_backward_pass(bias_shape, dtype):
     dtype = DTYPES[dtype]
-    found = {}
+    tensors_here = {}
     for kernel in ("reference", "sdpa"):
         *inputs, upstream = tensors((5, 3, 40, 48, 8), bias_shape, masked=True)
         inputs = [x.to(dtype).requires_grad_() for x in inputs]
@@ -179,9 +179,9 @@ def test_a_learned_bias_keeps_no_scores_for_the_backward_pass(bias_shape, dtype)
         with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
             y = attend(*inputs, kernel=kernel)
         y.backward(upstream.to(dtype))
-        found[kernel] = [y.detach(), *(x.grad for x in inputs)]
+        tensors_here[kernel] = [y.detach(), *(x.grad for x in inputs)]
         assert (max(kept) >= 5 * 3 * 40 * 48) == (kernel == "reference" or bias_shape == "bm")  # then the bias itself
-    for actual, expected in zip(found["sdpa"], found["reference"], strict=True):
+    for actual, expected in zip(tensors_here["sdpa"], tensors_here["reference"], strict=True):
         assert_close(actual, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * expected.abs().max().item())
 
 
@@ -194,8 +194,8 @@ def test_a_learned_bias_is_trained_on_the_fused_kernel():
 
 def test_a_learned_bias_has_its_gradient_under_autocast_too():
     q, k, v, bias, upstream = (x.float() for x in tensors((5, 3, 40, 48, 8), "m", masked=True))
-    for one in (q, k, v, bias):
-        one.requires_grad_()
+    for leaf in (q, k, v, bias):
+        leaf.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         y = attend(q, k, v, bias, kernel="sdpa")
     assert y.dtype == torch.bfloat16

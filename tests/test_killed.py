@@ -245,14 +245,14 @@ def taken(measurement):
 
 def processes_of(run):
     """The living processes of a run, each under what it is."""
-    found = {}
+    by_role = {}
     try:
-        found["run"] = psutil.Process(run.pid)
-        found["forker"] = next(one for one in children(run.pid) if "forkserver" in " ".join(one.cmdline()))
-        found["child"] = next(one for one in children(found["forker"].pid) if not ended(one))
+        by_role["run"] = psutil.Process(run.pid)
+        by_role["forker"] = next(child for child in children(run.pid) if "forkserver" in " ".join(child.cmdline()))
+        by_role["child"] = next(child for child in children(by_role["forker"].pid) if not ended(child))
     except (psutil.NoSuchProcess, StopIteration):
         pass
-    return found
+    return by_role
 
 
 def children(pid):
@@ -262,7 +262,7 @@ def children(pid):
     try:
         listed = Path(f"/proc/{pid}/task/{pid}/children")
         if listed.exists():
-            return [psutil.Process(int(one)) for one in listed.read_text().split()]
+            return [psutil.Process(int(number)) for number in listed.read_text().split()]
         return psutil.Process(pid).children()
     except (OSError, psutil.NoSuchProcess):  # it ended just now
         return []
@@ -278,14 +278,14 @@ def ended(process):
 
 def living(scratch):
     """Every process that a run started, whatever became of its parents: all inherit where scratch files go."""
-    found = []
-    for one in psutil.process_iter():
+    alive = []
+    for running in psutil.process_iter():
         try:
-            if one.environ().get("TMPDIR") == str(scratch) and not ended(one):
-                found.append(one)
+            if running.environ().get("TMPDIR") == str(scratch) and not ended(running):
+                alive.append(running)
         except (psutil.Error, OSError):  # gone meanwhile, or another user's
             pass
-    return found
+    return alive
 
 
 def wait_for(condition, what):
@@ -300,12 +300,12 @@ def watch(trial, run, forced, seconds=None, until=None):
     begin = time.monotonic()
     while run.poll() is None:
         look(trial, forced)
-        found, now = processes_of(run), time.monotonic()
-        if "child" in found:
-            trial.visits.setdefault(found["child"].pid, [now, now])[1] = now
-        if until in found or (seconds is not None and now - begin >= seconds):
+        by_role, now = processes_of(run), time.monotonic()
+        if "child" in by_role:
+            trial.visits.setdefault(by_role["child"].pid, [now, now])[1] = now
+        if until in by_role or (seconds is not None and now - begin >= seconds):
             return True
-        assert now - begin < PATIENCE, f"the run hangs; its processes: {sorted(found)}"
+        assert now - begin < PATIENCE, f"the run hangs; its processes: {sorted(by_role)}"
         time.sleep(0.01)
     return False
 
@@ -317,15 +317,15 @@ def kill_real(trial, run, forced, target, generator):
     delay = generator.uniform(0, lasts[since])
     if not (watch(trial, run, forced, until=since) and watch(trial, run, forced, seconds=delay)):
         return False
-    found = processes_of(run)
-    if target not in found or run.poll() is not None:
+    by_role = processes_of(run)
+    if target not in by_role or run.poll() is not None:
         return False
     try:
-        found[target].kill()
+        by_role[target].kill()
     except psutil.NoSuchProcess:
         return False
-    if target == "forker" and "child" in found:
-        wait_for(lambda: ended(found["child"]), "a measuring process outlives the one that forked it")
+    if target == "forker" and "child" in by_role:
+        wait_for(lambda: ended(by_role["child"]), "a measuring process outlives the one that forked it")
     look(trial, forced)
     return True
 
@@ -370,15 +370,15 @@ def is_of_a_kill(why):
     return "process was killed (signal 9)" in why or FORKER_GONE in why
 
 
-def check_end(trial, status, said, hits):
+def check_end(trial, status, printed, hits):
     """A run that was not killed itself has visited every case, and says of each measurement that it lacks why."""
-    failed = [line for line in said.splitlines() if line.startswith("failed: ")]
-    assert status in (0, 1), said
-    assert "Traceback" not in said, said
-    assert bool(failed) == (status == 1), said
-    assert hits or not failed, said
-    assert all(is_of_a_kill(line) for line in failed), said
-    assert {record.row for record in read_records(trial.folder)} == set(trial.rows), said
+    failed = [line for line in printed.splitlines() if line.startswith("failed: ")]
+    assert status in (0, 1), printed
+    assert "Traceback" not in printed, printed
+    assert bool(failed) == (status == 1), printed
+    assert hits or not failed, printed
+    assert all(is_of_a_kill(line) for line in failed), printed
+    assert {record.row for record in read_records(trial.folder)} == set(trial.rows), printed
     expected = {name for metric in REAL_NAMES for name in metrics.get(metric).measures}
     for record in read_records(trial.folder):
         assert expected <= set(record.measurements)
@@ -431,9 +431,9 @@ def test_a_forking_process_that_dies_before_it_is_asked_is_a_reason(monkeypatch)
 
     monkeypatch.setattr(forkserver._forkserver, "ensure_running", begin_and_kill)
     for _ in range(2):
-        answers, said = process.run(answer, (), PATIENCE)
+        answers, reason = process.run(answer, (), PATIENCE)
         assert not answers
-        assert FORKER_GONE in said
+        assert FORKER_GONE in reason
     monkeypatch.undo()
     assert process.run(answer, (), PATIENCE) == (["measured"], None)
 

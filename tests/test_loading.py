@@ -43,9 +43,9 @@ def clips_of(dataset, **changes):
     return TrainingClips(dataset, **{"sampling": SAMPLING, "augmentation": AUGMENTATION, "seed": 5} | changes)
 
 
-def same(one, other):
-    assert one.keys() == other.keys()
-    for key, value in one.items():
+def same(first, other):
+    assert first.keys() == other.keys()
+    for key, value in first.items():
         torch.testing.assert_close(value, other[key], rtol=0, atol=0) if isinstance(value, torch.Tensor) else None
         assert isinstance(value, torch.Tensor) or value == other[key], key
 
@@ -94,8 +94,8 @@ def test_worker_processes_load_what_this_one_loads(training):
     decoded = preload(training, AUGMENTATION.resize, shared=True)
     shared = list(training_batches(clips_of(training, preloaded=decoded), keys, workers=2))
     assert len(alone) == len(shared) == 8
-    for one, other in zip(alone, shared, strict=True):
-        same(one, other)
+    for batch, other in zip(alone, shared, strict=True):
+        same(batch, other)
 
 
 @pytest.mark.parametrize("resize", [36, 24, None])
@@ -126,9 +126,9 @@ def test_views_are_ordered_by_clip_then_crop(training):
 
 def test_a_loader_of_test_clips_gives_every_video(training):
     clips = TestClips(training, SAMPLING, TESTING, 32)
-    found = [sample[0] for sample in loaded(clips, [[i] for i in range(len(clips))], list)]
-    assert [sample["index"] for sample in found] == list(range(12))
-    assert [sample["label"] for sample in found] == [item.label for item in training.items]
+    samples = [sample[0] for sample in loaded(clips, [[i] for i in range(len(clips))], list)]
+    assert [sample["index"] for sample in samples] == list(range(12))
+    assert [sample["label"] for sample in samples] == [item.label for item in training.items]
 
 
 @pytest.fixture

@@ -228,20 +228,20 @@ def test_each_set_is_tested_by_its_own_classifier(run):
 
 @pytest.mark.parametrize("draw", ["balanced", "proportional"])
 def test_a_stopped_run_of_two_sets_goes_on_bit_for_bit(folders, run, tmp_path, draw):
-    straight = run if draw == "balanced" else (one := two_sets(folders, tmp_path / "one", draw), train(one))
+    straight = run if draw == "balanced" else (whole := two_sets(folders, tmp_path / "one", draw), train(whole))
     steps, chosen = iter(range(99)), two_sets(folders, tmp_path / "run", draw)
     with pytest.raises(Stopped):
         train(chosen, stop=lambda: next(steps) == 4)
     result = train(chosen)
     for file in ("model.safetensors", "state.pt"):
-        here, there = ((c.folder / r.checkpoint).with_name(file) for c, r in ((chosen, result), straight))
+        here, straightly = ((c.folder / r.checkpoint).with_name(file) for c, r in ((chosen, result), straight))
         if file == "state.pt":
-            here, there = (torch.load(path, weights_only=True)["heads"] for path in (here, there))
+            here, straightly = (torch.load(path, weights_only=True)["heads"] for path in (here, straightly))
             assert {"projections.a_b.weight", "expander.fc1.weight"} <= here.keys()
         else:
-            here, there = map(load_file, (here, there))
-        assert here.keys() == there.keys()
-        assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
+            here, straightly = map(load_file, (here, straightly))
+        assert here.keys() == straightly.keys()
+        assert all(torch.equal(tensor, straightly[name]) for name, tensor in here.items())
 
 
 def test_a_checkpoint_of_two_sets_evaluates_and_predicts_for_each(folders, run, tmp_path, capsys):
@@ -249,8 +249,8 @@ def test_a_checkpoint_of_two_sets_evaluates_and_predicts_for_each(folders, run, 
     path = f"checkpoint={chosen.folder / result.checkpoint}"
     assert evaluate.main([path, f"out={tmp_path / 'each'}"]) == 0
     for name, of_set in result.sets.items():
-        found = json.loads((tmp_path / "each" / name / "scores.json").read_text())
-        assert found["top1"] == of_set["top1"]
+        stored = json.loads((tmp_path / "each" / name / "scores.json").read_text())
+        assert stored["top1"] == of_set["top1"]
     assert evaluate.main([path, f"data={folders / 'b'}", f"out={tmp_path / 'b'}"]) == 0
     video = f"clip={folders / 'a' / 'videos' / 'val000.mp4'}"
     capsys.readouterr()
@@ -289,8 +289,8 @@ def test_initial_weights_of_other_data_leave_the_classifiers_fresh(folders, run,
 
 def test_pairs_of_classes_are_read_off_the_projections():
     weight = torch.tensor([[0.1, 5.0, 0.3], [4.0, -9.0, 0.2]])  # two targets, three sources
-    found = [(r.source, r.target) for r in projections.related(weight, 2)]
-    assert found == [(1, 0), (0, 1)]
+    pairs = [(r.source, r.target) for r in projections.related(weight, 2)]
+    assert pairs == [(1, 0), (0, 1)]
     assert [(r.source, r.target) for r in projections.related(weight, 2, "absolute")] == [(1, 1), (1, 0)]
     unique = projections.related(weight, 3, "absolute", unique_sources=True)
     assert [(r.source, r.target) for r in unique] == [(1, 1), (0, 1), (2, 0)]
@@ -309,10 +309,10 @@ def test_a_checkpoint_says_which_classes_belong_together(run, folders, capsys):
 @golden
 def test_projections_of_the_released_code_are_read():
     facts = json.loads((FOLDER / "multitrain.json").read_text())["config"]
-    found = projections.projections(FOLDER / "multitrain.weights.safetensors")
+    matrices = projections.projections(FOLDER / "multitrain.weights.safetensors")
     sets = dict(zip(facts["datasets"], facts["classes"], strict=True))
-    assert set(found) == {(a, b) for a in sets for b in sets if a != b}
-    assert all(weight.shape == (sets[b], sets[a]) for (a, b), weight in found.items())
+    assert set(matrices) == {(a, b) for a in sets for b in sets if a != b}
+    assert all(weight.shape == (sets[b], sets[a]) for (a, b), weight in matrices.items())
 
 
 # The order of clips

@@ -25,7 +25,7 @@ from records import provenance
 
 
 def by_name(measured):
-    return {one.name: one for one in measured}
+    return {measurement.name: measurement for measurement in measured}
 
 
 # building
@@ -55,9 +55,9 @@ def test_dtype_of_the_case_is_the_model_s(dtype):
 
 
 def test_params_and_macs_are_those_of_the_real_model():
-    one = tiny()
-    counted = by_name(measure.measure(one, ["params", "macs"]))
-    model = build(one)
+    case = tiny()
+    counted = by_name(measure.measure(case, ["params", "macs"]))
+    model = build(case)
     total = sum(p.numel() for p in model.parameters())
     classifier = sum(p.numel() for p in model.classifier.parameters())
     assert counted["params"].value == total - classifier
@@ -71,7 +71,7 @@ def test_params_and_macs_are_those_of_the_real_model():
             module.register_forward_hook(
                 lambda m, x, y: norms.__setitem__(type(m), norms[type(m)] + x[0].numel())  # a second, plainer counter
             )
-    model(example(one, device="cpu").zero_())
+    model(example(case, device="cpu").zero_())
     assert counted["layernorm_elements"].value == norms[torch.nn.LayerNorm]
     assert counted["batchnorm_elements"].value == norms[torch.nn.BatchNorm3d] > 0
 
@@ -83,32 +83,32 @@ def test_counts_are_of_one_view_whatever_runs():
 
 
 def test_counters_that_disagree_are_an_error_with_both_numbers(monkeypatch):
-    one = tiny()
+    case = tiny()
     monkeypatch.setattr(count, "_counts", {})  # what other tests have counted
-    right = build(one).macs(classifier=True)
+    right = build(case).macs(classifier=True)
     monkeypatch.setattr(Pyramid, "macs", lambda self, classifier=True: right + 7)
     with pytest.raises(count.CountError, match=rf"{right}.*{right + 7}"):
-        count.count(one)
-    for measured in measure.measure(one, ["macs"]):
+        count.count(case)
+    for measured in measure.measure(case, ["macs"]):
         assert str(right + 7) in measured.missing
         assert measured.retry
 
 
 def test_a_long_joint_attention_costs_no_memory_to_count():
-    one = tiny("pyramid_tiny_full", frames=64, size=448)
-    assert by_name(measure.measure(one, ["macs"]))["macs"].value > 1e12
+    case = tiny("pyramid_tiny_full", frames=64, size=448)
+    assert by_name(measure.measure(case, ["macs"]))["macs"].value > 1e12
 
 
 # timing
 
 
 def test_every_timed_metric_of_a_case(tmp_path):
-    one = tiny(batch_size=2, kernel="sdpa")  # `auto` takes plain softmax for so few tokens
+    case = tiny(batch_size=2, kernel="sdpa")  # `auto` takes plain softmax for so few tokens
     # Energy needs a counter that a CPU lacks, and the searches for a batch take their time: both have tests of theirs.
     # What fvcore counts is of no machine.
     left_out = ("energy", "largest_batch", "training_largest_batch", "fvcore_macs", "probes")
     timed = [name for name in metrics.names() if metrics.get(name).timed and name not in left_out]
-    measured = by_name(measure.measure(one, timed, clip_file(tmp_path, one), effort=LITTLE))
+    measured = by_name(measure.measure(case, timed, clip_file(tmp_path, case), effort=LITTLE))
     assert set(measured) == {name for metric in timed for name in metrics.get(metric).measures}
     for measurement in measured.values():
         assert measurement.missing is None, (measurement.name, measurement.missing)
@@ -127,9 +127,9 @@ def test_every_timed_metric_of_a_case(tmp_path):
 
 
 def test_memory_counts_the_weights_and_the_operators_are_those_that_ran(tmp_path):
-    one = tiny(changes={"widths": [48, 96, 384, 768]}, kernel="reference", dtype="bfloat16")
-    measured = by_name(measure.measure(one, ["peak_memory", "latency"], clip_file(tmp_path, one), effort=LITTLE))
-    weights = sum(p.numel() for p in build(one).parameters()) * 2
+    case = tiny(changes={"widths": [48, 96, 384, 768]}, kernel="reference", dtype="bfloat16")
+    measured = by_name(measure.measure(case, ["peak_memory", "latency"], clip_file(tmp_path, case), effort=LITTLE))
+    weights = sum(p.numel() for p in build(case).parameters()) * 2
     assert weights * 0.9 < measured["peak_memory"].value < weights * 20
     assert measured["latency"].details["operators"] == ["explicit softmax"]
 
@@ -148,7 +148,7 @@ def test_memory_counts_the_weights_and_the_operators_are_those_that_ran(tmp_path
 def test_a_warm_up_has_settled_when_the_running_median_stands_still(milliseconds, settled):
     from harness.cost.workload import _settled
 
-    assert _settled([(one / 3, one) for one in milliseconds]) is settled
+    assert _settled([(ms / 3, ms) for ms in milliseconds]) is settled
 
 
 class Clock:
@@ -207,8 +207,8 @@ def test_attention_that_is_fused_in_some_blocks_only_is_told(tmp_path):
     from attention_zoo import use_kernel
     from harness.cost.workload import Workload
 
-    one = tiny(kernel="sdpa")
-    workload = Workload(one, clip_file(tmp_path, one), LITTLE, "machine")
+    case = tiny(kernel="sdpa")
+    workload = Workload(case, clip_file(tmp_path, case), LITTLE, "machine")
     with torch.inference_mode():
         (fused,) = workload._observed(lambda: workload.eager(workload.input))
         use_kernel(workload.eager.stages[0].blocks[0], "reference")
@@ -220,12 +220,12 @@ def test_what_is_watched_is_what_is_timed(tmp_path):
     """A learned bias leaves the fused kernel under every dispatch mode but ours, which must not say that it did."""
     from harness.cost.workload import Workload
 
-    one = tiny("pyramid_tiny_shifted_window", kernel="sdpa")
-    (measured,) = measure.measure(one, ["training_latency"], clip_file(tmp_path, one), effort=LITTLE)
+    case = tiny("pyramid_tiny_shifted_window", kernel="sdpa")
+    (measured,) = measure.measure(case, ["training_latency"], clip_file(tmp_path, case), effort=LITTLE)
     assert measured.details["operators"] == ["_scaled_dot_product_flash_attention_for_cpu"]
-    later = Workload(one, clip_file(tmp_path, one), LITTLE, "machine", round=2)
+    later = Workload(case, clip_file(tmp_path, case), LITTLE, "machine", round=2)
     assert later.operators(lambda: pytest.fail("the first visit has looked")) == {}
-    workload = Workload(one, clip_file(tmp_path, one), LITTLE, "machine")
+    workload = Workload(case, clip_file(tmp_path, case), LITTLE, "machine")
     assert workload._observed(lambda: workload.training.eagerly()) == measured.details["operators"]
 
 
@@ -250,16 +250,16 @@ def test_a_pass_that_is_watched_may_lack_memory_and_nothing_else(error, tmp_path
 
 @pytest.mark.parametrize("changes", [{"compile": True}, {"kernel": "flex"}])
 def test_what_is_compiled_has_no_peak_memory_on_a_cpu(changes, tmp_path):
-    one = tiny(**changes)
-    (measured,) = measure.measure(one, ["peak_memory"], clip_file(tmp_path, one), effort=LITTLE)
+    case = tiny(**changes)
+    (measured,) = measure.measure(case, ["peak_memory"], clip_file(tmp_path, case), effort=LITTLE)
     assert "the memory of the compiler cannot be told from the model's" in measured.missing
     assert not measured.retry
 
 
 def test_lack_of_memory_is_a_result(tmp_path):
     """Joint attention over 401408 tokens with all scores in memory: more than any machine of today has."""
-    one = tiny("pyramid_tiny_full", frames=64, size=448, kernel="reference")
-    for measurement in measure.measure(one, ["peak_memory", "latency"], clip_file(tmp_path, one), effort=LITTLE):
+    case = tiny("pyramid_tiny_full", frames=64, size=448, kernel="reference")
+    for measurement in measure.measure(case, ["peak_memory", "latency"], clip_file(tmp_path, case), effort=LITTLE):
         assert measurement.missing.startswith("out of memory"), measurement.missing
         assert "GiB" in measurement.missing
         assert not measurement.retry
@@ -297,8 +297,8 @@ def test_the_time_limit_is_a_reason_to_try_again(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that the test needs to be missing")
 def test_a_device_that_is_not_there_is_a_reason(tmp_path):
-    one = tiny(device="cuda")
-    measured = measure.measure(one, ["latency", "throughput"], clip_file(tmp_path, one), effort=LITTLE)
+    case = tiny(device="cuda")
+    measured = measure.measure(case, ["latency", "throughput"], clip_file(tmp_path, case), effort=LITTLE)
     assert {m.name for m in measured} == {"latency", "throughput"}
     assert all("sees no CUDA device" in m.missing and not m.retry for m in measured)
     assert "available: " in unavailable("cpu", "float32", "xformers")
@@ -357,14 +357,14 @@ def test_what_a_stopped_process_started_ends_with_it(method, tmp_path):
 
 
 def test_a_case_gives_the_same_answer_forked_and_in_a_new_interpreter(tmp_path, monkeypatch):
-    one = tiny()
-    found = []
+    case = tiny()
+    answers = []
     for context in (process.CONTEXT, multiprocessing.get_context("spawn")):
         monkeypatch.setattr(process, "CONTEXT", context)
-        measured = by_name(measure.measure(one, ["latency", "peak_memory"], clip_file(tmp_path, one), effort=LITTLE))
+        measured = by_name(measure.measure(case, ["latency", "peak_memory"], clip_file(tmp_path, case), effort=LITTLE))
         assert not any(m.missing for m in measured.values())
-        found.append(measured)
-    forked, spawned = found
+        answers.append(measured)
+    forked, spawned = answers
     assert {name: m.details.keys() for name, m in forked.items()} == {n: m.details.keys() for n, m in spawned.items()}
     assert forked["peak_memory"].value == pytest.approx(spawned["peak_memory"].value, abs=8 * 2**20)
 
@@ -372,9 +372,9 @@ def test_a_case_gives_the_same_answer_forked_and_in_a_new_interpreter(tmp_path, 
 @pytest.mark.skipif(sys.platform != "linux", reason="cases are forked on Linux only")
 def test_cases_are_forked_from_a_process_with_one_thread(tmp_path):
     """Anything more could be lost or locked in a fork."""
-    one, servers = tiny(), []
+    case, servers = tiny(), []
     for name in ("latency", "peak_memory"):
-        assert measure.measure(one, [name], clip_file(tmp_path, one), effort=LITTLE)[0].samples
+        assert measure.measure(case, [name], clip_file(tmp_path, case), effort=LITTLE)[0].samples
         servers.append([child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())])
     (server,), again = servers
     assert [server] == again  # the same for every case
@@ -416,7 +416,7 @@ def test_sampling_ends_by_number_and_time():
 
 
 def test_provenance_says_what_a_reader_needs_and_nothing_private():
-    found = provenance.collect() | provenance.of_torch("cpu")
+    facts = provenance.collect() | provenance.of_torch("cpu")
     for key in (
         "commit",
         "dirty",
@@ -433,9 +433,9 @@ def test_provenance_says_what_a_reader_needs_and_nothing_private():
         "gpu",
         "threads",
     ):
-        assert key in found
-    assert found["packages"]["torch"]
-    text = json.dumps(found)
+        assert key in facts
+    assert facts["packages"]["torch"]
+    text = json.dumps(facts)
     assert str(Path.home()) not in text
     assert str(provenance.ROOT) not in text
     host = platform.node()
@@ -446,14 +446,14 @@ def test_provenance_says_what_a_reader_needs_and_nothing_private():
 
 def test_processors_of_one_name_are_told_apart(monkeypatch):
     cpuinfo = "model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: {}\nstepping\t: 1\nflags\t\t: fpu {}\n\n"
-    found = []
+    generations = []
     for model, flags in ((1, "avx2"), (17, "avx2 avx512f avx512_bf16")):
         text = cpuinfo.format(model, flags) * 2
         monkeypatch.setattr(provenance.Path, "read_text", lambda *_, text=text, **__: text)
         monkeypatch.setattr(provenance.Path, "exists", lambda *_: True)
-        found.append(provenance.cpu_generation.__wrapped__())
-    assert found[0] == {"family": 25, "model": 1, "stepping": 1, "vectors": ["avx2"]}
-    assert found[1]["vectors"] == ["avx2", "avx512f", "avx512_bf16"]
+        generations.append(provenance.cpu_generation.__wrapped__())
+    assert generations[0] == {"family": 25, "model": 1, "stepping": 1, "vectors": ["avx2"]}
+    assert generations[1]["vectors"] == ["avx2", "avx512f", "avx512_bf16"]
     monkeypatch.setattr(provenance.Path, "exists", lambda *_: False)
     assert provenance.cpu_generation.__wrapped__() == {"vectors": []}
 

@@ -720,7 +720,7 @@ def test_trajectory_of_one_place_averages_values(t):
     module, x = scheme("trajectory", Grid(t, 1, 1)), noise(1, t, 1, 1, 6)
     value = oracles.rows(module.qkv, 2, 3)(x[0].flatten(0, 2))
     key = oracles.rows(module.proj_kv, 0, 2)
-    y = oracles.attention(value, value, module.proj_q, key, lambda found: found, module.proj, 2)
+    y = oracles.attention(value, value, module.proj_q, key, lambda weighted: weighted, module.proj, 2)
     assert_close(module(x)[0].flatten(0, 2), y, rtol=1e-9, atol=1e-9)
 
 
@@ -810,16 +810,16 @@ GATHERING = (
 @pytest.mark.parametrize("name", GATHERING)
 def test_keys_that_are_gathered_again_give_the_same_gradients(name, monkeypatch):
     module, x = Case(name, Grid(4, 6, 8), 2, 12, attention_zoo.schemes.get(name).example).build(), noise(2, 4, 6, 8, 12)
-    found, kept = [], []
+    gradients, kept = [], []
     for limit in (gathered.KEPT, 1000):
         monkeypatch.setattr(gathered, "KEPT", limit)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda s, sizes=sizes: sizes.append(s.numel()) or s, lambda s: s):
             y = module(x)
         kept.append(sum(sizes))
-        found.append(torch.autograd.grad((y * noise(*y.shape, seed=4)).sum(), list(module.parameters())))
+        gradients.append(torch.autograd.grad((y * noise(*y.shape, seed=4)).sum(), list(module.parameters())))
     assert kept[1] < kept[0]
-    for again, once in zip(*found, strict=True):
+    for again, once in zip(*gradients, strict=True):
         assert_close(again, once, rtol=1e-9, atol=1e-9)
 
 

@@ -29,7 +29,9 @@ TINY = store.Version("motion_tiny", size=16, frames=8, rate=8, train=2, val=1, t
 CALM = replace(TINY, name="motion_calm", scenes="eight")
 STANDARD = store.VERSIONS["motion"]
 CLASSES = STANDARD.repertoire.classes
-PAIRS = list(dict.fromkeys(pair for one in REPERTOIRES.values() for pair in one.pairs))  # some stand in both
+PAIRS = list(
+    dict.fromkeys(pair for repertoire in REPERTOIRES.values() for pair in repertoire.pairs)
+)  # some stand in both
 EACH_PAIR = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.forward + "-" + str(PAIRS.index(pair)))
 # sha256 of the first training scene of each pair of `motion`, and then of `motion_small`. Whoever changes a pixel
 # raises store.FORMAT too.
@@ -125,7 +127,7 @@ def test_a_mirrored_scene_is_of_the_class_that_the_mirror_names():
             assert shown.mirror[2 * number + 1] == 2 * number + 1 - pair.mirrored
     for pair in PAIRS:
         assert direction(pair, pair.script(random, 24)) > 0
-        mirrored = [{**one, "x": 1 - one["x"], "angle": -one["angle"]} for one in pair.script(random, 24)]
+        mirrored = [{**moved, "x": 1 - moved["x"], "angle": -moved["angle"]} for moved in pair.script(random, 24)]
         assert (direction(pair, mirrored) < 0) == pair.mirrored
 
 
@@ -142,11 +144,11 @@ def direction(pair, motions):
     if pair.forward == "approach":
         return np.median(np.diff(first["radius"]))
     if pair.forward == "round_chases_square":
-        by_shape = {one["shape"]: np.array([one["x"], one["y"]]) for one in motions}
+        by_shape = {moved["shape"]: np.array([moved["x"], moved["y"]]) for moved in motions}
         step = by_shape["round"][:, 1] - by_shape["round"][:, 0]
         return float(step @ (by_shape["square"] - by_shape["round"])[:, 0])
     if pair.forward == "round_square_triangle":
-        starts = [np.flatnonzero(one["seen"] & ~np.roll(one["seen"], 1))[0] for one in motions]
+        starts = [np.flatnonzero(moved["seen"] & ~np.roll(moved["seen"], 1))[0] for moved in motions]
         return 1 if (starts[1] - starts[0]) % 24 < (starts[2] - starts[0]) % 24 else -1
     seen, (x, y) = first["seen"], (first["x"] - 0.5, first["y"] - 0.5)
     visits = [index for index in range(24) if seen[index] and not seen[index - 1]]
@@ -159,8 +161,10 @@ def test_a_picture_does_not_tell_its_place_in_time(pair):
     of the direction of time even to someone who knows its number."""
     random, states = np.random.default_rng(2), []
     for _ in range(400):
-        one = {"seen": np.ones(24), **pair.script(random, 24)[0]}
-        values = [np.array([one["radius"][t], one["seen"][t], one["x"][t] % 1, one["y"][t] % 1]) for t in (1, 22)]
+        moved = {"seen": np.ones(24), **pair.script(random, 24)[0]}
+        values = [
+            np.array([moved["radius"][t], moved["seen"][t], moved["x"][t] % 1, moved["y"][t] % 1]) for t in (1, 22)
+        ]
         states.append([np.concatenate([value, (value - 0.5) ** 2]) for value in values])
     early, late = np.array(states).transpose(1, 0, 2)
     spread = np.sqrt((early.var(0) + late.var(0)) / 400 + 1e-12)
@@ -186,10 +190,10 @@ def test_a_short_window_of_a_long_range_class_shows_one_event(pair):
         for start in range(frames):
             window = [(start + offset) % frames for offset in range(frames // 6)]
             shown = {
-                (number, float(one["x"][t]), float(one["y"][t]))
-                for number, one in enumerate(motions)
+                (number, float(moved["x"][t]), float(moved["y"][t]))
+                for number, moved in enumerate(motions)
                 for t in window
-                if one["seen"][t]
+                if moved["seen"][t]
             }
             assert len(shown) <= 1
 
@@ -290,9 +294,9 @@ manifest = store.ready(store.Version(**{asdict(TINY)!r}), "val", {str(tmp_path)!
 print(json.dumps(manifest["digest"]))"""
     command = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     two = [subprocess.Popen([sys.executable, "-c", code], **command) for _ in range(2)]
-    said = [process.communicate() for process in two]
-    assert [process.returncode for process in two] == [0, 0], said
-    assert len({json.loads(out) for out, _ in said}) == 1
+    outputs = [process.communicate() for process in two]
+    assert [process.returncode for process in two] == [0, 0], outputs
+    assert len({json.loads(out) for out, _ in outputs}) == 1
     assert len(list(store.folder(TINY, tmp_path).rglob("*.mp4"))) == len(CLASSES)
 
 

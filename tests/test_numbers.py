@@ -27,14 +27,14 @@ def with_new_metrics(folder: Path, scale: float = 1.0) -> Path:
     """Two rows of three rounds with three quantities that nothing but their own file knows."""
     records = []
     for row, level in (("base", 100.0), ("other", 200.0)):
-        one = one_record(row)
+        of_row = one_record(row)
         joules = None
         for number, share in enumerate((0.99, 1.0, 1.01), start=1):
             new = JOULES.of([scale * level * share, scale * level * share], {"machine": "m", "kernel": "sdpa"})
             source = {"commit": "c0ffee", "dirty": False, "cpu_generation": None, "run": "monday"}
             joules = visits.joined(joules, visits.stamped(new, source, "today"), number, 3)
         made = (joules, BITS.of([int(level)]), HEADS.of([7], {"machine": "m"}))
-        records.append(replace(one, measurements=one.measurements | {m.name: m for m in made}))
+        records.append(replace(of_row, measurements=of_row.measurements | {m.name: m for m in made}))
     return write(folder / "scales", records, [{"baseline": "base"}] * 2, table=None)
 
 
@@ -52,9 +52,9 @@ def test_a_new_metric_stands_in_markdown_csv_latex_terminal_and_comparison(tmp_p
     shown.print(console.results(folder, [row["case_id"] for row in record.read_manifest(folder)["rows"]]))
     text = shown.export_text()
     assert all(title in text for title in ("energy of a made-up kind", "bits of a made-up kind", "heads that fit"))
-    found = compare.compare(*map(compare.load, (folder, with_new_metrics(tmp_path / "b", 2.0))))
-    assert {line.verdict for line in found.timings if line.name == "made_up_joules"} == {"higher"}
-    assert "made_up_joules" in found.floors
+    comparison = compare.compare(*map(compare.load, (folder, with_new_metrics(tmp_path / "b", 2.0))))
+    assert {line.verdict for line in comparison.timings if line.name == "made_up_joules"} == {"higher"}
+    assert "made_up_joules" in comparison.floors
 
 
 def test_a_new_budget_has_a_column_and_a_section_of_its_own(tmp_path):
@@ -62,10 +62,10 @@ def test_a_new_budget_has_a_column_and_a_section_of_its_own(tmp_path):
     details = {"budget": "overnight", "data": "my_clips", "built_in": False, "videos": 400, "frames": 8, "size": 64}
     records = []
     for row, level in (("base", 70.0), ("other", 80.0)):
-        one, tops = one_record(row), (level, level + 1, level + 2)
+        of_row, tops = one_record(row), (level, level + 1, level + 2)
         seeds = tuple(Visit((top,), details={"seed": seed}) for seed, top in enumerate(tops))
         measured = replace(quantity.of([0], details), visits=seeds)
-        records.append(replace(one, measurements=one.measurements | {measured.name: measured}))
+        records.append(replace(of_row, measurements=of_row.measurements | {measured.name: measured}))
     folder = write(tmp_path / "scales", records, [{"baseline": "base"}] * 2, table=None)
     build.build(folder)
     report = (folder / "report.md").read_text("utf-8")
@@ -153,10 +153,10 @@ def test_an_old_record_without_names_for_its_runs_is_of_one_run(tmp_path):
     old["measurements"] = {"latency": base | samples}
     path = tmp_path / f"{old['case_id']}.json"
     path.write_text(json.dumps(old))
-    found = record.read_record(path).get("latency").visits
-    assert [(visit.round, visit.samples) for visit in found] == [(1, (1.0,)), (2, (2.0, 3.0))]
-    assert len({visit.run for visit in found}) == 1
-    assert found[0].run is not None
+    read_visits = record.read_record(path).get("latency").visits
+    assert [(visit.round, visit.samples) for visit in read_visits] == [(1, (1.0,)), (2, (2.0, 3.0))]
+    assert len({visit.run for visit in read_visits}) == 1
+    assert read_visits[0].run is not None
 
 
 # what may be shared
@@ -167,8 +167,8 @@ def test_nothing_that_is_written_holds_a_path_of_this_machine(tmp_path):
     folder = with_new_metrics(tmp_path / "a")
     build.build(folder)
     build.build_index(folder.parent)
-    found = compare.compare(*map(compare.load, (folder, folder)))
-    (tmp_path / "a" / "compare.md").write_text(compare.markdown(found, "A", "B"), "utf-8")
+    comparison = compare.compare(*map(compare.load, (folder, folder)))
+    (tmp_path / "a" / "compare.md").write_text(compare.markdown(comparison, "A", "B"), "utf-8")
     texts = [path for path in (tmp_path / "a").rglob("*") if path.suffix in (".json", ".md", ".csv", ".tex")]
     assert len(texts) >= 7
     texts += [path for path in (ROOT / "results").rglob("*") if path.suffix in (".json", ".md", ".csv", ".tex")]

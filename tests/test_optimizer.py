@@ -68,8 +68,8 @@ def test_muon_steps_the_matrices_of_the_backbone_and_adamw_the_rest():
     state.load_optimizer_state(again, other, saved)
     for pair in ((model, optimizer), (again, other)):
         step(*pair)
-    for one, two in zip(model.parameters(), again.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    for parameter, two in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(parameter, two, rtol=0, atol=0)
     with pytest.raises(ValueError, match="goes with the optimizer 'adamw'"):
         Optimisation(muon=4.0, optimizer="sgd")
 
@@ -94,9 +94,9 @@ def test_the_papers_groups_decay_everything():
 
 def test_plain_groups_spare_one_axis():
     model = dualformer()
-    found = settings_of(model, "plain", backbone_lr=1e-3)
-    assert {lr for lr, _ in found.values()} == {1e-3}
-    for name, (_, decay) in found.items():
+    groups = settings_of(model, "plain", backbone_lr=1e-3)
+    assert {lr for lr, _ in groups.values()} == {1e-3}
+    for name, (_, decay) in groups.items():
         assert decay == (0.05 if model.get_parameter(name).ndim > 1 else 0.0), name
 
 
@@ -151,18 +151,18 @@ def published_names(depths, family):
 @pytest.mark.parametrize(("family", "layout"), [("dualformer", DUALFORMER), ("video_swin", VIDEO_SWIN)])
 def test_the_codes_groups_are_the_released_rules(family, layout):
     model = small(f"{family}_tiny")
-    found = settings_of(model, "code")
+    groups = settings_of(model, "code")
     published = published_names(SMALL["depths"], family)
     ours = {layout.rename(re.sub(r"^backbone\.", "", name)): expected(family, name) for name in published}
-    assert found == ours
+    assert groups == ours
 
 
 def test_the_codes_groups_in_words():
-    found = settings_of(dualformer(), "code")
-    assert found["stages.1.position.weight"] == (1e-3, 0.0)  # full rate, no decay
-    assert found["stages.0.blocks.0.norm1.weight"] == (1e-4, 0.05)  # decayed, against the rule's intention
-    assert found["norm.bias"] == (1e-4, 0.05)
-    assert found["classifier.weight"] == (1e-3, 0.05)
+    groups = settings_of(dualformer(), "code")
+    assert groups["stages.1.position.weight"] == (1e-3, 0.0)  # full rate, no decay
+    assert groups["stages.0.blocks.0.norm1.weight"] == (1e-4, 0.05)  # decayed, against the rule's intention
+    assert groups["norm.bias"] == (1e-4, 0.05)
+    assert groups["classifier.weight"] == (1e-3, 0.05)
     assert optim.released_rule("backbone.norm.weight") == "backbone"
     assert settings_of(small("video_swin_tiny"), "code")["stages.0.blocks.1.attention.bias.table"] == (1e-3, 0.0)
 
@@ -258,8 +258,8 @@ def test_linear_decay_of_the_in21k_pre_training():
 
 def test_steps_of_timesformer():
     o = recipes.load("timesformer_k400").optimisation
-    found = [optim.lr_factor(s, 3, o) for s in (0, 32, 33, 41, 42, 44)]
-    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    factors = [optim.lr_factor(s, 3, o) for s in (0, 32, 33, 41, 42, 44)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -152,8 +152,8 @@ def rows(ablation: str) -> tuple[CountedRow, ...]:
 
 @pytest.mark.parametrize("ablation", KNOWN)
 def test_every_published_cost_gets_its_known_verdict(ablation):
-    found = {r.published.name: (r.verdict_flops.kind, r.verdict_params.kind) for r in rows(ablation) if r.published}
-    assert found == KNOWN[ablation]
+    verdicts = {r.published.name: (r.verdict_flops.kind, r.verdict_params.kind) for r in rows(ablation) if r.published}
+    assert verdicts == KNOWN[ablation]
 
 
 def test_a_count_that_is_not_the_printed_one_is_known_here_or_has_a_note():
@@ -168,8 +168,8 @@ def test_a_count_that_is_not_the_printed_one_is_known_here_or_has_a_note():
 
 @pytest.mark.parametrize("ablation", KNOWN)
 def test_rows_of_ours_give_what_the_paper_does_not_print(ablation):
-    found = {(ablation, r.name): float(r.authors_flops) for r in rows(ablation) if r.published is None}
-    assert found == {key: value for key, value in AS_STATED.items() if key[0] == ablation}
+    counts = {(ablation, r.name): float(r.authors_flops) for r in rows(ablation) if r.published is None}
+    assert counts == {key: value for key, value in AS_STATED.items() if key[0] == ablation}
 
 
 @pytest.mark.parametrize("ablation", KNOWN)
@@ -205,9 +205,9 @@ def test_dualformer_tiny_to_the_unit():
 @pytest.mark.parametrize("name", ONE_VIEW)
 def test_one_view_by_fvcores_rule(name):
     config = backbones.config(name)
-    found = by_fvcore(count.count(case.Case(name, name, config.to_dict())))
+    operations = by_fvcore(count.count(case.Case(name, name, config.to_dict())))
     expected = ONE_VIEW[name]
-    assert found == expected if isinstance(expected, int) else abs(found / 1e9 - expected) < 0.006
+    assert operations == expected if isinstance(expected, int) else abs(operations / 1e9 - expected) < 0.006
 
 
 def by_fvcore(counted: count.Count) -> int:

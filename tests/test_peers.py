@@ -51,7 +51,7 @@ def test_the_released_layout_has_our_weights_and_counts(name):
         key: value.shape for key, value in ours.state_dict().items()
     }
     config = config_of(name)
-    counts = [count(Case("", "", one.to_dict(), clip=Clip(frames=8, size=64))) for one in (config, config.of)]
+    counts = [count(Case("", "", side.to_dict(), clip=Clip(frames=8, size=64))) for side in (config, config.of)]
     of_parts = dict(attention_products=0, mlp_macs=0)  # public code does not show its parts
     assert replace(counts[0], **of_parts) == replace(counts[1], **of_parts)
 
@@ -98,15 +98,15 @@ def test_the_released_layout_equals_the_published_one(name):
 
 def torchvision_names():
     """The names in the state dict of torchvision's swin3d_t, written out from its structure."""
-    names = [f"patch_embed.{one}.{kind}" for one in ("proj", "norm") for kind in ("weight", "bias")]
+    names = [f"patch_embed.{part}.{kind}" for part in ("proj", "norm") for kind in ("weight", "bias")]
     for stage, depth in enumerate((2, 2, 6, 2)):
         for block in range(depth):
             of_block = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.0", "mlp.3"]
-            names += [f"features.{2 * stage}.{block}.{one}.{kind}" for one in of_block for kind in ("weight", "bias")]
+            names += [f"features.{2 * stage}.{block}.{part}.{kind}" for part in of_block for kind in ("weight", "bias")]
             table = ["relative_position_bias_table", "relative_position_index"]
-            names += [f"features.{2 * stage}.{block}.attn.{one}" for one in table]
+            names += [f"features.{2 * stage}.{block}.attn.{part}" for part in table]
         if stage < 3:
-            names += [f"features.{2 * stage + 1}.{one}" for one in ("reduction.weight", "norm.weight", "norm.bias")]
+            names += [f"features.{2 * stage + 1}.{part}" for part in ("reduction.weight", "norm.weight", "norm.bias")]
     return [*names, "norm.weight", "norm.bias", "head.weight", "head.bias"]
 
 
@@ -121,8 +121,8 @@ def test_the_weights_of_transformers_fill_our_model():
     inside += ["temporal_dense", "layernorm_before", "attention.attention.qkv", "attention.output.dense"]
     inside += ["layernorm_after", "intermediate.dense", "output.dense"]
     linear = ["timesformer.embeddings.patch_embeddings.projection", "timesformer.layernorm", "classifier"]
-    linear += [f"timesformer.encoder.layer.{i}.{one}" for i in range(12) for one in inside]
-    names = [f"model.{one}.{kind}" for one in linear for kind in ("weight", "bias")]
+    linear += [f"timesformer.encoder.layer.{i}.{part}" for i in range(12) for part in inside]
+    names = [f"model.{part}.{kind}" for part in linear for kind in ("weight", "bias")]
     names += [f"model.timesformer.embeddings.{x}" for x in ("cls_token", "position_embeddings", "time_embeddings")]
     with torch.device("meta"):
         ours = backbones.create("timesformer_base")
@@ -164,7 +164,7 @@ def in_this_process(of, timed, clip, effort, limit, round=1):
     from harness.cost import child
 
     request = child.Request(of, [metric.name for metric in timed], str(clip), LITTLE, "a machine", 60)
-    return [one for _, measured in child.answer(request) for one in measured]
+    return [measurement for _, measured in child.answer(request) for measurement in measured]
 
 
 def test_a_pair_that_disagrees_is_not_timed(tmp_path, monkeypatch):
@@ -183,8 +183,8 @@ def test_a_case_of_public_code_is_measured_like_any_other(tmp_path):
     theirs = case_of(RELEASED[0], allocator="keep")
     names = ["params", "latency", "training_memory"]
     measured = measure.measure(theirs, names, clip_file(tmp_path, theirs), effort=LITTLE)
-    assert not {one.name: one.missing for one in measured if one.missing}
-    (latency,) = (one for one in measured if one.name == "latency")
+    assert not {measurement.name: measurement.missing for measurement in measured if measurement.missing}
+    (latency,) = (measurement for measurement in measured if measurement.name == "latency")
     assert 0 < latency.details["forward_error"] < 1e-5
 
 

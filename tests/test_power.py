@@ -28,7 +28,7 @@ def test_the_smallest_difference_is_found_eight_times_of_ten():
     random, seeds = np.random.default_rng(0), 8
     difference = power.smallest_difference(2.0, seeds)
     drawn = random.normal(difference, 2.0, (600, seeds))
-    assert 0.75 < np.mean([means.paired(one, [0.0] * seeds).p < 0.05 for one in drawn]) < 0.85
+    assert 0.75 < np.mean([means.paired(differences, [0.0] * seeds).p < 0.05 for differences in drawn]) < 0.85
 
 
 def test_what_cannot_be_told_at_all():
@@ -46,7 +46,7 @@ def plan_of(seeds, samples=None, **asked):
     def read(entry):
         if not samples:
             return None
-        values = samples[[one.case.row for one in entries].index(entry.case.row)]
+        values = samples[[sibling.case.row for sibling in entries].index(entry.case.row)]
         visits = tuple(Visit((v,), details={"seed": n, "seconds": 30.0}) for n, v in enumerate(values))
         measured = TOP1.of([0.0], {"videos": 400})
         measured = type(measured)(**vars(measured) | {"visits": visits})

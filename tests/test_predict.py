@@ -143,8 +143,8 @@ def test_slips_are_one_error(folder, capsys, changes, messages):
         diverged = colour_model()
         torch.nn.init.constant_(diverged.classifier.bias, float("nan"))
         backbones.save_checkpoint(diverged, folder / "nan.safetensors")
-    given = {"checkpoint": "{0}/model.safetensors", "clip": "{0}/red.mp4"} | changes
-    error = refused(capsys, *(f"{key}={value.format(folder)}" for key, value in given.items()))
+    options = {"checkpoint": "{0}/model.safetensors", "clip": "{0}/red.mp4"} | changes
+    error = refused(capsys, *(f"{key}={value.format(folder)}" for key, value in options.items()))
     for message in messages:
         assert message in error
 

@@ -27,7 +27,11 @@ def folder_of(folder, **answers):
             metric.measured(name, [Block(row)] * 2, 1, BRIEF, answer, details) for name, answer in of_tasks.items()
         ]
         record = Record(
-            f"{row}-0", "probes", row, {"clip": {"frames": 8, "size": 64}}, {one.name: one for one in measured}
+            f"{row}-0",
+            "probes",
+            row,
+            {"clip": {"frames": 8, "size": 64}},
+            {measurement.name: measurement for measurement in measured},
         )
         write_record(record, folder)
         rows.append({"row": row, "case_id": record.case_id})
@@ -38,12 +42,12 @@ def folder_of(folder, **answers):
 @pytest.mark.parametrize("name", TASKS)
 def test_the_same_seed_gives_the_same_maps_and_the_query_is_marked(name):
     task = TASKS[name]
-    one, again = (task.sample(16, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert all(map(torch.equal, one, again))
-    assert one.x.shape == (16, task.grid.tokens, task.features)
-    assert (one.x[..., 0].argmax(1) == one.query).all()
-    assert (one.x[..., 0].sum(1) == 1).all()
-    assert one.needs.any(1).all()
+    first, again = (task.sample(16, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert all(map(torch.equal, first, again))
+    assert first.x.shape == (16, task.grid.tokens, task.features)
+    assert (first.x[..., 0].argmax(1) == first.query).all()
+    assert (first.x[..., 0].sum(1) == 1).all()
+    assert first.needs.any(1).all()
     assert all(len(values) == len(task.values) for values in (task.weights,))
 
 
@@ -130,8 +134,8 @@ def test_a_scheme_that_sees_less_than_it_states_stands_out_in_the_table(framewis
 
 def test_what_sees_more_than_it_states_is_told_too(tmp_path):
     answer = {"curve": [100.0] * 10, "by_dial": [100.0] * 5, "reach": [100.0, 0.0, 0.0, 0.0, 0.0]}
-    found = probes.findings(table.load(folder_of(tmp_path, wide={"time": answer})))
-    assert found == [
+    lines = probes.findings(table.load(folder_of(tmp_path, wide={"time": answer})))
+    assert lines == [
         "wide, recall in time: reach says no, the probe yes at 2 (100 %), 3 (100 %), 5 (100 %), 7 (100 %) frames apart"
     ]
 

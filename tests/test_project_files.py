@@ -65,7 +65,7 @@ BY_OTHER_NAMES = {"pynvml": "nvidia-ml-py"}  # of what need not be installed whe
 
 def imported():
     """The distributions whose packages the product imports, each with the files that do."""
-    of_package, found = packages_distributions(), {}
+    of_package, files_of = packages_distributions(), {}
     for file in (file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
         text = file.read_text(encoding="utf-8")
         names = [package for sign, package in THROUGH_OTHERS.items() if re.search(rf"\b{re.escape(sign)}\b", text)]
@@ -78,19 +78,19 @@ def imported():
                 names += [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
         for package in {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, *ROOMS}:
             name = of_package.get(package, [BY_OTHER_NAMES.get(package, package)])[0].lower()
-            found.setdefault(name, set()).add(file.relative_to(ROOT).as_posix())
-    return found
+            files_of.setdefault(name, set()).add(file.relative_to(ROOT).as_posix())
+    return files_of
 
 
 def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
-    project, found = PROJECT["project"], imported()
+    project, files_of = PROJECT["project"], imported()
     needed = {Requirement(line).name.lower() for line in project["dependencies"]}
     extras = [line for group in project["optional-dependencies"].values() for line in group]
     optional = {Requirement(line).name.lower() for line in extras}
     assert not needed & optional
-    undeclared = {name: sorted(files) for name, files in found.items() if name not in needed | optional}
+    undeclared = {name: sorted(files) for name, files in files_of.items() if name not in needed | optional}
     assert not undeclared, "imported, but not declared"
-    assert not (needed | optional) - set(found), "declared, but not imported"
+    assert not (needed | optional) - set(files_of), "declared, but not imported"
 
 
 @pytest.mark.parametrize("package", ROOMS)
@@ -120,8 +120,8 @@ def test_the_readme_shows_what_the_records_hold():
             line = next(line for line in page.splitlines() if line.startswith(f"| {row['row']} |"))
             assert f" {accuracy(row)} |" in line, (line, accuracy(row))
     index = (results / "report.md").read_text(encoding="utf-8")
-    for said in (r"Of \d+ distinct published cost figures", r"\d+ reproduced, \d+ explained, \d+ not reproduced"):
-        assert re.search(said, index)[0] in " ".join(readme.split())
+    for pattern in (r"Of \d+ distinct published cost figures", r"\d+ reproduced, \d+ explained, \d+ not reproduced"):
+        assert re.search(pattern, index)[0] in " ".join(readme.split())
     assert re.search(r"\d+ of them were not attempted", index)[0] in " ".join(readme.split())
     records = [json.loads(path.read_text()) for path in (results / "peers").glob("*.json")]
     for record in records:
@@ -178,3 +178,18 @@ def test_no_table_is_wider_than_seven_columns_and_no_link_leads_nowhere(page):
     linked = [target for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in target]
     assert linked
     assert not [target for target in linked if not (path.parent / target).exists()]
+
+
+SAY_NOTHING = {"one", "found", "given", "there", "said"}  # as names of what they hold
+
+
+def test_local_names_say_what_they_hold():
+    """In the rooms and in the tests: a name is of the thing, not of how it came."""
+    named = []
+    for path in sorted(path for room in (*ROOMS, "benchmarks", "tests") for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id
+            name = node.arg if isinstance(node, ast.arg) else stored
+            if name in SAY_NOTHING:
+                named.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert not named

@@ -138,12 +138,12 @@ def test_an_option_of_a_data_set_means_the_same_everywhere(tmp_path):
 
     from harness import run, train
 
-    given = options.parse(train.COMMAND, ["model=m", "data=mmaction", f"root={tmp_path / 'lists'}", "out=o", *words])
-    assert given.data_changes == wanted
+    parsed = options.parse(train.COMMAND, ["model=m", "data=mmaction", f"root={tmp_path / 'lists'}", "out=o", *words])
+    assert parsed.data_changes == wanted
     assert options.parse(run.PROGRAM, ["ablation=all", *words]).data_changes == wanted
-    (one,) = several.chosen("mmaction", str(tmp_path / "lists"), given.data_changes)
-    assert one.options == {**wanted, "sided": False}
-    assert [item.path for item in one.load("train").items] == ["2024/a.mp4", "2024/b.mp4"]
+    (source,) = several.chosen("mmaction", str(tmp_path / "lists"), parsed.data_changes)
+    assert source.options == {**wanted, "sided": False}
+    assert [item.path for item in source.load("train").items] == ["2024/a.mp4", "2024/b.mp4"]
     assert not datasets.load("mmaction", "val", tmp_path / "lists", **wanted).sided
     with pytest.raises(datasets.DataError, match="sided='perhaps' is not true or false"):
         datasets.load("mmaction", "val", tmp_path / "lists", **wanted | {"sided": "perhaps"})

@@ -183,10 +183,10 @@ def test_values_are_the_published_ones(name):
     for which, source in enumerate(recipes.SOURCES):
         recipe = load(name, source)
         for path, values in STATED[name].items():
-            found = recipe
+            value = recipe
             for step in path.split("."):
-                found = getattr(found, step)
-            assert found == values[which], (source, path)
+                value = getattr(value, step)
+            assert value == values[which], (source, path)
 
 
 def test_differences_are_kept_beside_the_choice():

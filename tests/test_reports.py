@@ -56,14 +56,21 @@ def one_record(row="LG", frames=32, **changes) -> Record:
 
 
 def write(folder: Path, records: list[Record], rows: list[dict] | None = None, **manifest) -> Path:
-    for one in records:
-        record.write_record(one, folder)
+    for of_row in records:
+        record.write_record(of_row, folder)
     rows = rows or [{} for _ in records]
     entries = [
-        {"row": one.row, "case_id": one.case_id, "published": None, "explanation": None, "fit": False, "note": None}
+        {
+            "row": of_row.row,
+            "case_id": of_row.case_id,
+            "published": None,
+            "explanation": None,
+            "fit": False,
+            "note": None,
+        }
         | {"comparable": True}
         | row
-        for one, row in zip(records, rows, strict=True)
+        for of_row, row in zip(records, rows, strict=True)
     ]
     base = {
         "name": folder.name,
@@ -460,12 +467,12 @@ def test_the_tables_are_the_collected_ones():
 
 def in_rounds(row, levels, name="latency", unit="ms", **details) -> Record:
     """A record with four samples around each level, one level per round."""
-    one = one_record(row)
+    of_row = one_record(row)
     samples = [level * share for level in levels for share in (0.99, 1.0, 1.0, 1.01)]
-    said = {"machine": MACHINE, "kernel": "sdpa", "threads": 2, "operators": ["flash"]} | details
-    said |= {"rounds": [n for n in range(1, len(levels) + 1) for _ in range(4)], "rounds_wanted": 3}
-    measured = flat(name, unit, "lower", samples, details=said)
-    return replace(one, measurements=one.measurements | {name: measured})
+    facts = {"machine": MACHINE, "kernel": "sdpa", "threads": 2, "operators": ["flash"]} | details
+    facts |= {"rounds": [n for n in range(1, len(levels) + 1) for _ in range(4)], "rounds_wanted": 3}
+    measured = flat(name, unit, "lower", samples, details=facts)
+    return replace(of_row, measurements=of_row.measurements | {name: measured})
 
 
 def against_base(folder, *records):
@@ -526,12 +533,12 @@ def test_one_round_assumes_a_floor_and_a_part_of_the_rounds_is_marked(tmp_path):
 
 def in_bytes(row, mib) -> Record:
     """A record whose two memories were sampled once."""
-    one, details = one_record(row), {"machine": MACHINE, "kernel": "sdpa", "threads": 2}
+    of_row, details = one_record(row), {"machine": MACHINE, "kernel": "sdpa", "threads": 2}
     made = {
         name: flat(name, "bytes", "lower", (mib * 2**20,), details=details)
         for name in ("peak_memory", "training_memory")
     }
-    return replace(one, measurements=one.measurements | made)
+    return replace(of_row, measurements=of_row.measurements | made)
 
 
 def test_memory_has_a_ratio_with_a_floor_of_its_own(tmp_path):
@@ -614,17 +621,19 @@ def test_every_row_says_which_attention_ran(tmp_path):
 
 
 def test_a_row_whose_measurements_ran_different_operators_names_each():
-    one = in_rounds("x", [100], operators=["_scaled_dot_product_flash_attention"])
+    of_row = in_rounds("x", [100], operators=["_scaled_dot_product_flash_attention"])
     training = in_rounds("x", [300], "training_latency", operators=["explicit softmax"])
-    both = replace(one, measurements=one.measurements | {"training_latency": training.get("training_latency")})
+    both = replace(of_row, measurements=of_row.measurements | {"training_latency": training.get("training_latency")})
     assert table.facts(both)["operators"] == "flash (latency); math (explicit softmax) (training step)"
 
 
 def test_what_ran_no_attention_names_no_kernel():
-    one = one_record()
+    of_row = one_record()
     ceiling = flat("matmul_ceiling", "MAC/s", "higher", (4e10,), details={"machine": MACHINE, "kernel": None})
-    assert table.facts(replace(one, measurements={"matmul_ceiling": ceiling})).get("kernel") is None
-    assert table.facts(replace(one, measurements=one.measurements | {"matmul_ceiling": ceiling}))["kernel"] == "sdpa"
+    assert table.facts(replace(of_row, measurements={"matmul_ceiling": ceiling})).get("kernel") is None
+    assert (
+        table.facts(replace(of_row, measurements=of_row.measurements | {"matmul_ceiling": ceiling}))["kernel"] == "sdpa"
+    )
 
 
 def test_a_time_that_had_not_settled_has_a_footnote(tmp_path):
@@ -649,9 +658,9 @@ def test_a_time_that_is_the_hosts_has_a_footnote(tmp_path, share):
 def test_wide_intervals_are_marked_wherever_they_stand(tmp_path):
     records = []
     for row, levels in (("base", [100, 100, 100]), ("rough", [100, 200, 300])):
-        one = in_rounds(row, levels)
+        of_row = in_rounds(row, levels)
         memory = in_rounds(row, levels, "peak_memory", "bytes").get("peak_memory")
-        records.append(replace(one, measurements=one.measurements | {"peak_memory": memory}))
+        records.append(replace(of_row, measurements=of_row.measurements | {"peak_memory": memory}))
     folder = against_base(tmp_path / "scales", *records)
     build.build(folder)
     lines = (folder / "report.md").read_text(encoding="utf-8").splitlines()
@@ -670,8 +679,8 @@ def test_wide_intervals_are_marked_wherever_they_stand(tmp_path):
 def test_values_that_are_not_finite_have_a_footnote(tmp_path, name, detail, finite):
     folder = against_base(tmp_path / "scales", in_rounds("base", [100] * 3, name, **{detail: finite}))
     build.build(folder)
-    said = f"The {'outputs were' if name == 'latency' else 'loss was'} not finite (nan or infinity): the cost of"
-    assert (said in (folder / "report.md").read_text(encoding="utf-8")) != finite
+    footnote = f"The {'outputs were' if name == 'latency' else 'loss was'} not finite (nan or infinity): the cost of"
+    assert (footnote in (folder / "report.md").read_text(encoding="utf-8")) != finite
 
 
 def test_how_often_an_interval_holds_the_truth_is_said_and_what_one_round_cannot_say(tmp_path):
@@ -687,9 +696,9 @@ def test_how_often_an_interval_holds_the_truth_is_said_and_what_one_round_cannot
 def test_how_ratios_are_made_is_said_once(tmp_path):
     records = []
     for row, level in (("base", 100), ("heavy", 300)):
-        one = in_rounds(row, [level] * 3)
+        of_row = in_rounds(row, [level] * 3)
         training = in_rounds(row, [3 * level], "training_latency").get("training_latency")
-        records.append(replace(one, measurements=one.measurements | {"training_latency": training}))
+        records.append(replace(of_row, measurements=of_row.measurements | {"training_latency": training}))
     folder = against_base(tmp_path / "scales", *records)
     report = (folder / "report.md").read_text(encoding="utf-8") if build.build(folder) else ""
     assert report.count("Ratios are medians over the rounds") == 1
@@ -701,8 +710,8 @@ def test_rows_left_out_are_a_sentence_and_the_command_measures_them(tmp_path):
     records = [one_record(), *(one_record(f"later {n}") for n in range(8))]
     for arguments in (["ablation=x"], ["ablation=x", "rows=[LG]", "rounds=1", "force=true"]):
         folder = write(tmp_path / str(len(arguments)), records, [DEFAULT, *([{}] * 8)], arguments=arguments)
-        for one in records[1:]:
-            (folder / f"{one.case_id}.json").unlink()
+        for of_row in records[1:]:
+            (folder / f"{of_row.case_id}.json").unlink()
         report = markdown.report(table.load(folder), {})
         assert "Not measured yet: 8 rows: the command at the end measures what has no record yet." in report
         assert "python -m harness.run ablation=x 'metrics=[params,macs]'  # measures" in report
@@ -722,8 +731,8 @@ def test_the_answer_stands_first_with_the_figure_that_decides(tmp_path):
     records = [in_rounds(row, [level] * 3) for row, level in levels.items()]
     folder = against_base(tmp_path / "scales", *records)
     answer = markdown.report(table.load(folder), {"cost.png": "Costs"}).split("\n\n")
-    said = "- Latency: 60.0 ms (fast) to 150 ms (slow); fast needs 0.600 (0."
-    assert answer[1].startswith(said)
+    first_line = "- Latency: 60.0 ms (fast) to 150 ms (slow); fast needs 0.600 (0."
+    assert answer[1].startswith(first_line)
     assert answer[1].endswith(" times as much as base, and all 2 rows can be told from base.")
     assert answer[2].startswith("Measured on: ")
     assert answer[3].startswith("In all rows: GMACs ↓, one view: 59.860; params ↓, M: 21.767;")
@@ -749,9 +758,9 @@ def test_what_visits_say_beside_their_median_stands_in_the_details(tmp_path):
 def test_what_else_was_timed_stands_in_the_details(tmp_path):
     records = []
     for row, level in (("base", 300), ("heavy", 900)):
-        one = in_rounds(row, [level] * 3, "training_latency")
+        of_row = in_rounds(row, [level] * 3, "training_latency")
         others = [flat(f"made_up_{n}", "s", "lower", (level,)) for n in range(3)]
-        records.append(replace(one, measurements={m.name: m for m in (*others, *one.measurements.values())}))
+        records.append(replace(of_row, measurements={m.name: m for m in (*others, *of_row.measurements.values())}))
     folder = against_base(tmp_path / "scales", *records)
     rows = csv_rows(folder)
     assert float(rows[1]["training_latency"]) == 900
@@ -770,9 +779,9 @@ def test_one_long_table_has_a_line_for_each_row_and_measurement(tmp_path):
     lines = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
     assert tuple(lines[0]) == data.LONG
     assert {line["schema"] for line in lines} == {str(data.SCHEMA)}
-    assert len(lines) == sum(len(one.measurements) for one in records)
-    found = {(line["row"], line["measurement"]): line for line in lines}
-    slow, macs = found["slow", "latency"], found["base", "macs"]
+    assert len(lines) == sum(len(of_row.measurements) for of_row in records)
+    by_cell = {(line["row"], line["measurement"]): line for line in lines}
+    slow, macs = by_cell["slow", "latency"], by_cell["base", "macs"]
     assert (slow["value"], slow["unit"], slow["samples"], slow["visits"]) == ("150.0", "ms", "12", "3")
     assert (float(slow["ratio"]), slow["verdict"], slow["baseline"]) == (1.5, "higher", "base")
     assert float(slow["low"]) <= 150 <= float(slow["high"])

@@ -48,9 +48,9 @@ def left(folder):
     }
 
 
-def assert_same(one, other):
-    for part in one:
-        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0, msg=lambda m, p=part: f"{p}: {m}")
+def assert_same(first, other):
+    for part in first:
+        torch.testing.assert_close(first[part], other[part], rtol=0, atol=0, msg=lambda m, p=part: f"{p}: {m}")
 
 
 @pytest.fixture(scope="module")

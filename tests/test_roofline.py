@@ -37,8 +37,8 @@ class Does(nn.Module):
 
 def moved(forward, *shapes):
     """By operator, in numbers of float32, of some code on tensors of these shapes."""
-    found = by_operator(Does(forward), *(torch.empty(shape, device="meta") for shape in shapes))
-    return {name: count / FLOAT for name, count in found.items() if count}
+    by_name = by_operator(Does(forward), *(torch.empty(shape, device="meta") for shape in shapes))
+    return {name: count / FLOAT for name, count in by_name.items() if count}
 
 
 # what is counted
@@ -110,43 +110,43 @@ def test_fused_attention_reads_and_writes_tokens_and_bias_alone():
     def forward(q, k, v, bias):
         return attention_zoo.kernels.attend(q, k, v, bias.expand(2, 3, 7, 5), kernel="sdpa")
 
-    found = moved(forward, (2, 3, 7, 4), (2, 3, 5, 4), (2, 3, 5, 4), (1, 3, 7, 5))
-    assert found == {"scaled_dot_product_attention": 168 + 120 + 120 + 105 + 168}
+    by_name = moved(forward, (2, 3, 7, 4), (2, 3, 5, 4), (2, 3, 5, 4), (1, 3, 7, 5))
+    assert by_name == {"scaled_dot_product_attention": 168 + 120 + 120 + 105 + 168}
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_attention_is_one_operator_of_every_scheme_on_every_kernel(model):
-    one = tiny(model)
-    found = by_operator(build(one, device="meta", kernel="sdpa"), example(one))
+    chosen = tiny(model)
+    by_name = by_operator(build(chosen, device="meta", kernel="sdpa"), example(chosen))
     scheme = model.removeprefix("pyramid_tiny_")
-    assert (found.get("scaled_dot_product_attention", 0) > 0) == (scheme not in NO_SOFTMAX)
+    assert (by_name.get("scaled_dot_product_attention", 0) > 0) == (scheme not in NO_SOFTMAX)
     if scheme not in NO_SOFTMAX + POOLED_SCORES:
-        assert not {"softmax", "_softmax", "bmm", "baddbmm", "matmul", "einsum"} & set(found)
-    counted = {kernel: bytes_of(replace(one, kernel=kernel)) for kernel in ("auto", "reference", "sdpa")}
-    assert set(counted.values()) == {sum(found.values())}
+        assert not {"softmax", "_softmax", "bmm", "baddbmm", "matmul", "einsum"} & set(by_name)
+    counted = {kernel: bytes_of(replace(chosen, kernel=kernel)) for kernel in ("auto", "reference", "sdpa")}
+    assert set(counted.values()) == {sum(by_name.values())}
 
 
-def bytes_of(one):
-    (measured,) = metrics.get("bytes_moved").run(one)
+def bytes_of(of_case):
+    (measured,) = metrics.get("bytes_moved").run(of_case)
     assert (measured.name, measured.unit, measured.better) == ("bytes_moved", "bytes", "lower")
     return measured.value
 
 
 def test_attention_of_a_model_computed_by_hand():
-    one = tiny("pyramid_tiny_full")  # 4x32x32 pixels in patches of 2x4x4; each later stage halves height and width
-    found = by_operator(build(one, device="meta", kernel="sdpa"), example(one))
+    chosen = tiny("pyramid_tiny_full")  # 4x32x32 pixels in patches of 2x4x4; each later stage halves height and width
+    by_name = by_operator(build(chosen, device="meta", kernel="sdpa"), example(chosen))
     tokens, widths, blocks = (128, 32, 8, 2), (12, 24, 48, 96), 2
     of_stages = [4 * n * d * blocks * FLOAT for n, d in zip(tokens, widths, strict=True)]  # q, k, v and what was found
-    assert found["scaled_dot_product_attention"] == sum(of_stages)
+    assert by_name["scaled_dot_product_attention"] == sum(of_stages)
 
 
 def test_a_batch_reads_the_weights_once_and_half_the_size_is_half_the_bytes():
-    one = tiny("pyramid_tiny_full")
-    single, double = bytes_of(one), bytes_of(replace(one, batch_size=2))
-    weights = sum(p.numel() for p in build(one, device="meta").parameters()) * FLOAT
+    chosen = tiny("pyramid_tiny_full")
+    single, double = bytes_of(chosen), bytes_of(replace(chosen, batch_size=2))
+    weights = sum(p.numel() for p in build(chosen, device="meta").parameters()) * FLOAT
     assert single < double < 2 * single
     assert 2 * single - double == pytest.approx(weights, rel=0.05)
-    assert bytes_of(replace(one, dtype="bfloat16")) * 2 == single
+    assert bytes_of(replace(chosen, dtype="bfloat16")) * 2 == single
 
 
 def test_the_ablation_of_operators_counts_them():
@@ -158,7 +158,7 @@ def test_the_ablation_of_operators_counts_them():
 
 def row(name="full", missing=(), dtype="float32", ceilings_from="Example CPU", ceilings_in="a run", **values):
     """A row whose pass of 2 clips of 10 GMAC takes 500 ms and moves 4 GB."""
-    given = {"macs": 10**10, "bytes_moved": 4 * 10**9, "latency": 500.0, "matmul_ceiling": 8e10, "copy_ceiling": 1e10}
+    by_name = {"macs": 10**10, "bytes_moved": 4 * 10**9, "latency": 500.0, "matmul_ceiling": 8e10, "copy_ceiling": 1e10}
     units = {
         "macs": "MAC",
         "bytes_moved": "bytes",
@@ -168,7 +168,7 @@ def row(name="full", missing=(), dtype="float32", ceilings_from="Example CPU", c
     }
     details = {"machine": "Example CPU", "kernel": "sdpa", "threads": 2, "run": "a run"}
     made = {}
-    for key, value in (given | values).items():
+    for key, value in (by_name | values).items():
         about = {} if units[key] in ("MAC", "bytes") else details
         about = details | {"machine": ceilings_from, "run": ceilings_in} if "ceiling" in key else about
         lacking = {"missing": "not counted"} if key in missing else {"samples": (value,)}
@@ -182,21 +182,21 @@ def table(*rows):
 
 
 def test_rates_are_counts_over_the_latency_and_shares_are_of_the_ceilings():
-    one = row()
-    assert roofline.achieved(one) == pytest.approx(4e10)
-    assert roofline.achieved_bytes(one) == pytest.approx(8e9)
-    assert roofline.shares(one) == pytest.approx((0.5, 0.8))
-    assert roofline.intensity(one) == pytest.approx(5)
+    measured = row()
+    assert roofline.achieved(measured) == pytest.approx(4e10)
+    assert roofline.achieved_bytes(measured) == pytest.approx(8e9)
+    assert roofline.shares(measured) == pytest.approx((0.5, 0.8))
+    assert roofline.intensity(measured) == pytest.approx(5)
 
 
 @pytest.mark.parametrize("lost", ["macs", "bytes_moved", "latency", "matmul_ceiling", "copy_ceiling"])
 def test_what_lacks_a_part_is_absent_with_its_reason(lost):
-    one = row(missing=[lost])
-    assert (roofline.share(one) is None) == (lost in ("macs", "latency", "matmul_ceiling"))
-    assert (roofline.share_bytes(one) is None) == (lost in ("bytes_moved", "latency", "copy_ceiling"))
-    written = markdown.report(table(row("whole"), one), {})
+    lacking = row(missing=[lost])
+    assert (roofline.share(lacking) is None) == (lost in ("macs", "latency", "matmul_ceiling"))
+    assert (roofline.share_bytes(lacking) is None) == (lost in ("bytes_moved", "latency", "copy_ceiling"))
+    written = markdown.report(table(row("whole"), lacking), {})
     assert "Not counted." in written
-    assert figures.draw("roofline", table(one)) is None
+    assert figures.draw("roofline", table(lacking)) is None
 
 
 def test_the_columns_stand_in_the_report_and_in_the_csv():
@@ -223,8 +223,8 @@ def test_the_columns_stand_in_the_report_and_in_the_csv():
 def test_no_share_of_a_ceiling_that_was_not_measured_together(elsewhere):
     moved_here = row(**elsewhere)
     assert roofline.shares(moved_here) == (None, None)
-    said = "The ceiling was measured on another machine or in another run."
-    assert said in markdown.report(table(row(), moved_here), {})
+    footnote = "The ceiling was measured on another machine or in another run."
+    assert footnote in markdown.report(table(row(), moved_here), {})
     assert figures.draw("roofline", table(moved_here)) is None
 
 
@@ -235,8 +235,8 @@ def test_a_report_without_ceilings_and_bytes_says_nothing_of_limits():
 
 
 def test_the_figure_has_a_roof_for_each_dtype_and_is_the_same_each_time():
-    one = table(row(), row("narrow", dtype="bfloat16", matmul_ceiling=2e11, bytes_moved=2 * 10**9))
-    first, second = figures.draw("roofline", one), figures.draw("roofline", one)
+    both = table(row(), row("narrow", dtype="bfloat16", matmul_ceiling=2e11, bytes_moved=2 * 10**9))
+    first, second = figures.draw("roofline", both), figures.draw("roofline", both)
     assert first.png.startswith(b"\x89PNG")
     assert first == second
     assert "measured in the same run" in first.caption

@@ -45,12 +45,12 @@ def latencies(folder):
 def test_every_second_round_goes_backwards(tmp_path, monkeypatch):
     meter = Meter(monkeypatch)
     assert go(tmp_path, rounds=None) == 0
-    there, back = ["one", "two", "three"], ["three", "two", "one"]
-    assert timed(meter) == [*there, *back, *there, *back, *there]
-    for one in latencies(tmp_path / "trial").values():
-        assert one.rounds_wanted == len(one.samples) == rounds.ROUNDS == 5
-        assert [visit.round for visit in one.visits] == [1, 2, 3, 4, 5]
-        assert rounds.complete(one)
+    forth, back = ["one", "two", "three"], ["three", "two", "one"]
+    assert timed(meter) == [*forth, *back, *forth, *back, *forth]
+    for measurement in latencies(tmp_path / "trial").values():
+        assert measurement.rounds_wanted == len(measurement.samples) == rounds.ROUNDS == 5
+        assert [visit.round for visit in measurement.visits] == [1, 2, 3, 4, 5]
+        assert rounds.complete(measurement)
     assert go(tmp_path, rounds=None) == 0
     assert len(timed(meter)) == 15
 
@@ -78,15 +78,15 @@ def test_an_interrupted_run_goes_on_with_the_rounds_that_are_missing(tmp_path, m
     monkeypatch.setattr(meter, "answer", Answers(answers))
     assert go(tmp_path, names=["latency"], rounds=3) == 130
     kept = latencies(tmp_path / "trial")
-    assert {row: len(one.samples) for row, one in kept.items()} == {"one": 1, "two": 1, "three": 2}
+    assert {row: len(measurement.samples) for row, measurement in kept.items()} == {"one": 1, "two": 1, "three": 2}
     report = (tmp_path / "trial" / "report.md").read_text()
     assert "1 of 3 rounds measured so far" in report
-    assert not any(rounds.complete(one) for one in kept.values())
+    assert not any(rounds.complete(measurement) for measurement in kept.values())
     meter.asked.clear()
     meter.answer = {}
     assert go(tmp_path, names=["latency"], rounds=3) == 0
     assert timed(meter) == ["two", "one", "one", "two", "three"]
-    assert all(rounds.taken(one) == {1, 2, 3} for one in latencies(tmp_path / "trial").values())
+    assert all(rounds.taken(measurement) == {1, 2, 3} for measurement in latencies(tmp_path / "trial").values())
     assert "rounds measured so far" not in (tmp_path / "trial" / "report.md").read_text()
 
 
@@ -106,7 +106,7 @@ def test_more_rounds_join_those_that_are_there(tmp_path, monkeypatch):
     assert go(tmp_path, rounds=1) == 0
     assert go(tmp_path, rounds=3) == 0
     assert len(timed(meter)) == 9
-    assert all(rounds.taken(one) == {1, 2, 3} for one in latencies(tmp_path / "trial").values())
+    assert all(rounds.taken(measurement) == {1, 2, 3} for measurement in latencies(tmp_path / "trial").values())
     assert go(tmp_path, rounds=2) == 0
     assert len(timed(meter)) == 9
 
@@ -117,14 +117,14 @@ def test_a_round_that_fails_keeps_the_others_and_is_tried_again(tmp_path, monkey
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 1
     assert "one · latency: the measuring process was killed" in capsys.readouterr().err
     assert len(timed(meter)) == 2  # no third try of what failed in this run
-    one = latencies(tmp_path / "trial")["one"]
-    assert (len(one.samples), one.failed_rounds) == (1, {"2": KILLED["missing"]})
+    latency = latencies(tmp_path / "trial")["one"]
+    assert (len(latency.samples), latency.failed_rounds) == (1, {"2": KILLED["missing"]})
     assert f"1 of 3 rounds measured so far: {KILLED['missing']}" in (tmp_path / "trial" / "report.md").read_text()
     meter.answer = {}
     assert go(tmp_path, names=["latency"], rows=["one"], rounds=3) == 0
-    one = latencies(tmp_path / "trial")["one"]
-    assert len(one.samples) == 3
-    assert not one.failed_rounds
+    latency = latencies(tmp_path / "trial")["one"]
+    assert len(latency.samples) == 3
+    assert not latency.failed_rounds
 
 
 def test_lack_of_memory_in_the_first_round_is_the_result_of_all(tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_larger_clips_of_what_did_not_fit_are_not_tried(why, tmp_path, monkeypat
     assert "one · clip.frames=8, clip.size=32" not in timed(meter)
     meter.answer = {}
     assert go(force=True) == 0
-    assert not any(one.missing for one in latencies(tmp_path / "trial").values())
+    assert not any(measurement.missing for measurement in latencies(tmp_path / "trial").values())
 
 
 def test_force_replaces_what_is_finished_only_once_it_is_finished_too(tmp_path, monkeypatch, capsys):
@@ -213,11 +213,11 @@ def test_samples_of_local_changes_are_not_continued_by_another_run(tmp_path, mon
 
 
 def test_samples_of_code_that_nobody_knows_are_not_continued_by_another_run():
-    one = flat("latency", "ms", "lower", (1.0,), details={"machine": "m", "commit": "unknown", "run": "a"})
+    latency = flat("latency", "ms", "lower", (1.0,), details={"machine": "m", "commit": "unknown", "run": "a"})
     source = {"commit": "unknown", "dirty": None, "run": "b", "cpu_generation": {"model": 1}}
-    assert not rounds.continues(one, "m", source)
-    assert rounds.continues(one, "m", source | {"run": "a"})
-    known = replace(one, details=one.details | {"commit": "abc"})
+    assert not rounds.continues(latency, "m", source)
+    assert rounds.continues(latency, "m", source | {"run": "a"})
+    known = replace(latency, details=latency.details | {"commit": "abc"})
     assert rounds.continues(known, "m", source | {"commit": "abc"})
 
 

@@ -183,7 +183,7 @@ def test_every_permutation_is_drawn():
 
 
 @pytest.mark.parametrize(
-    "wrong,said",
+    "wrong,message",
     [
         (dict(kind="densely"), "sampling: kind is 'densely'; did you mean 'dense'"),
         (dict(frames=0), "sampling: frames is 0, not a whole number from 1"),
@@ -191,8 +191,8 @@ def test_every_permutation_is_drawn():
         (dict(frames=True), "sampling: frames is True"),
     ],
 )
-def test_impossible_rules_are_refused(wrong, said):
-    with pytest.raises(ValueError, match=said):
+def test_impossible_rules_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         typed(Sampling, wrong, "sampling")
 
 

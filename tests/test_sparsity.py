@@ -50,7 +50,9 @@ def test_the_gap_is_multiply_adds_saved_less_time_saved(folder):
     rows = table.load(folder)
     saved = {row.name: sparsity.saved(rows, row) for row in rows.rows}
     assert saved["full"].gap is None
-    assert {name: (round(one.macs, 6), round(one.gap, 6)) for name, one in saved.items() if one.gap is not None} == {
+    assert {
+        name: (round(saving.macs, 6), round(saving.gap, 6)) for name, saving in saved.items() if saving.gap is not None
+    } == {
         "narrow": (0.6, 50.0),
         "wide": (0.4, 60.0),
         "fixed": (0.2, 0.0),
@@ -110,10 +112,10 @@ def test_a_dial_makes_a_row_of_each_value_and_quick_mode_takes_its_ends():
         entry.case.config["attention"]["neighborhood"]["window"] for entry in entries if entry.row.row == "neighborhood"
     ]
     assert windows == [[3, 3, 3], [5, 7, 7]]
-    said = {entry.case.row: entry.manifest() for entry in entries}
-    assert said["neighborhood · window=[3,3,3]"]["dial"] == "neighborhood"
-    assert "dial" not in said["full"]
-    assert {one["baseline"] for one in said.values()} == {"full"}
+    manifests = {entry.case.row: entry.manifest() for entry in entries}
+    assert manifests["neighborhood · window=[3,3,3]"]["dial"] == "neighborhood"
+    assert "dial" not in manifests["full"]
+    assert {manifest["baseline"] for manifest in manifests.values()} == {"full"}
 
 
 def test_every_scheme_stands_in_the_table_of_sparsity_and_asks_its_probes_with_its_own_dial():

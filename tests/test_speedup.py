@@ -43,13 +43,13 @@ def test_tiles_of_a_rule_are_those_of_its_reach(name, monkeypatch):
         monkeypatch.setattr(_speedup, "FEW", few)  # one by one, and by products
         module = Case(name, grid, 2, 6, options).build()
         allowed = masks(module, grid)
-        found = tiles(allowed, grid, queries, keys, None if box is None else Grid(*box))
+        touched = tiles(allowed, grid, queries, keys, None if box is None else Grid(*box))
         reach = module.reach()
         order = range(grid.tokens) if box is None else in_boxes(grid, grid.clipped(Grid(*box)))
-        assert found.touched == by_hand(reach, list(order), queries, keys)
+        assert touched.touched == by_hand(reach, list(order), queries, keys)
         if name != "sliding_tile":
-            assert found.pairs == reach.sum()
-        assert found.executed * found.pairs == pytest.approx(found.touched * queries * keys)
+            assert touched.pairs == reach.sum()
+        assert touched.executed * touched.pairs == pytest.approx(touched.touched * queries * keys)
 
     counted()
 
@@ -60,15 +60,15 @@ def test_tiles_of_other_masks_and_of_choices(name):
     def counted(grid, queries, keys):
         module = example(name, grid).build().float()
         torch.manual_seed(0)
-        found = tiles(masks(module, grid), grid, queries, keys)
+        touched = tiles(masks(module, grid), grid, queries, keys)
         torch.manual_seed(0)
         if hasattr(module, "selection"):
             tables = module.selection(_speedup.clip(grid, module.dim))[0]
         else:
             tables = module.reach()[None]
         order = list(range(grid.tokens))
-        assert found.touched == pytest.approx(sum(by_hand(t, order, queries, keys) for t in tables) / len(tables))
-        assert found.pairs == pytest.approx(tables.sum().item() / len(tables))
+        assert touched.touched == pytest.approx(sum(by_hand(t, order, queries, keys) for t in tables) / len(tables))
+        assert touched.pairs == pytest.approx(tables.sum().item() / len(tables))
 
     counted()
 

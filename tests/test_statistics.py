@@ -18,7 +18,7 @@ ROUNDS = st.dictionaries(st.integers(1, 5), st.lists(POSITIVE, min_size=1, max_s
 
 def drawn(generator, rounds=3, n=8, level=100.0, between=0.0, within=0.02):
     levels = level * np.exp(between * generator.standard_normal(rounds))
-    return {i + 1: tuple(one * np.exp(within * generator.standard_normal(n))) for i, one in enumerate(levels)}
+    return {i + 1: tuple(median * np.exp(within * generator.standard_normal(n))) for i, median in enumerate(levels)}
 
 
 def ratio(rounds, baseline, cases=None, kind="timed", **more):
@@ -29,18 +29,18 @@ def ratio(rounds, baseline, cases=None, kind="timed", **more):
 @given(ROUNDS)
 def test_an_interval_holds_its_median(rounds):
     pooled = [sample for samples in rounds.values() for sample in samples]
-    one = median_interval(rounds)
-    assert one.value == np.median(pooled)
-    assert one.low <= one.value <= one.high
-    assert one == median_interval(dict(rounds))
+    interval = median_interval(rounds)
+    assert interval.value == np.median(pooled)
+    assert interval.low <= interval.value <= interval.high
+    assert interval == median_interval(dict(rounds))
 
 
 @given(ROUNDS, st.floats(0.1, 10))
 def test_a_ratio_follows_its_scale_and_is_1_to_itself(rounds, scale):
     scaled = {number: tuple(scale * sample for sample in samples) for number, samples in rounds.items()}
-    found = ratio(scaled, rounds).interval
-    assert found.value == pytest.approx(scale)
-    assert found.low <= found.value <= found.high
+    interval = ratio(scaled, rounds).interval
+    assert interval.value == pytest.approx(scale)
+    assert interval.low <= interval.value <= interval.high
     assert not ratio(rounds, rounds).distinguishable
 
 
@@ -64,9 +64,9 @@ def test_variation_between_rounds_widens_the_interval():
 
 def test_the_interval_is_students_by_hand():
     """Medians 100, 110 and 121: logarithms in steps of 0.0953, deviation 0.0953, t of two degrees 4.3027."""
-    found = median_interval({1: (100.0,), 2: (110.0,), 3: (121.0,)})
-    assert found.high / 110 == pytest.approx(np.exp(4.302653 * np.log(1.1) / 3**0.5), rel=1e-6)
-    assert found.low * found.high == pytest.approx(110**2)
+    interval = median_interval({1: (100.0,), 2: (110.0,), 3: (121.0,)})
+    assert interval.high / 110 == pytest.approx(np.exp(4.302653 * np.log(1.1) / 3**0.5), rel=1e-6)
+    assert interval.low * interval.high == pytest.approx(110**2)
 
 
 def test_rows_that_vary_alike_share_their_spread_and_a_disturbed_one_has_its_own():
@@ -92,10 +92,10 @@ def test_a_drift_of_the_machine_falls_out_of_paired_ratios_and_of_the_floor():
         name: {n: tuple(level * drift[n] * np.exp(0.005 * generator.standard_normal(8))) for n in drift}
         for name, level in (("theirs", 100), ("ours", 110), ("c", 150), ("d", 200), ("e", 300))
     }
-    found = ratio(cases["ours"], cases["theirs"], cases)
-    assert found.interval.value == pytest.approx(1.1, rel=0.01)
-    assert found.interval.width < 0.03
-    assert found.distinguishable
+    paired = ratio(cases["ours"], cases["theirs"], cases)
+    assert paired.interval.value == pytest.approx(1.1, rel=0.01)
+    assert paired.interval.width < 0.03
+    assert paired.distinguishable
     assert noise_floor(cases, common_drift=True) < 0.02
     assert noise_floor(cases, common_drift=False) > 0.3
     other_day = {("friday", n): samples for n, samples in cases["ours"].items()}
@@ -129,8 +129,8 @@ def drawn_table(generator, rounds, samples=2, heavy=False, levels=(100, 125, 100
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize(("rounds", "samples", "found"), [(3, 3, 0.87), (visits.ROUNDS, 2, 0.95), (9, 1, 0.97)])
-def test_intervals_hold_the_truth_as_often_as_reports_say(rounds, samples, found, heavy):
+@pytest.mark.parametrize(("rounds", "samples", "expected"), [(3, 3, 0.87), (visits.ROUNDS, 2, 0.95), (9, 1, 0.97)])
+def test_intervals_hold_the_truth_as_often_as_reports_say(rounds, samples, expected, heavy):
     """400 tables: 95 of 100 intervals hold the truth, a true difference of 25 % is found, none where there is none."""
     generator = np.random.default_rng(rounds)
     held, ratios_held, told, alike_told = [], [], [], []
@@ -143,10 +143,10 @@ def test_intervals_hold_the_truth_as_often_as_reports_say(rounds, samples, found
         ratios_held.append(not of["b"].interval.excludes(1.25))
         told.append(of["b"].distinguishable)
         alike_told.append(of["c"].distinguishable)
-    said = [int(number) / 100 for number in re.findall(r"\b(\d\d)\b", statistics.HOLDS)]
-    assert min(said) - 0.015 <= np.mean(held) <= max(said) + 0.02
+    stated = [int(number) / 100 for number in re.findall(r"\b(\d\d)\b", statistics.HOLDS)]
+    assert min(stated) - 0.015 <= np.mean(held) <= max(stated) + 0.02
     assert np.mean(ratios_held) >= 0.92
-    assert np.mean(told) >= found
+    assert np.mean(told) >= expected
     assert np.mean(alike_told) <= 0.07
 
 
@@ -157,8 +157,8 @@ def test_intervals_hold_the_truth_as_often_as_reports_say(rounds, samples, found
 def test_the_floor_of_single_rounds_is_assumed(kind, paired, floor):
     base = {("a", 1): (100.0,)}
     for level, told in ((100 * (1 + 0.9 * floor), False), (100 * (1 + 1.1 * floor), True)):
-        found = ratio({("a" if paired else "b", 1): (level,)}, base, kind=kind)
-        assert (found.floor, found.once, found.paired, found.distinguishable) == (floor, True, paired, told)
+        single = ratio({("a" if paired else "b", 1): (level,)}, base, kind=kind)
+        assert (single.floor, single.once, single.paired, single.distinguishable) == (floor, True, paired, told)
 
 
 def test_no_floor_is_less_than_what_runs_differ_by():

@@ -55,8 +55,8 @@ def test_memory_of_a_stream_is_flat_and_that_of_a_window_is_not(tmp_path):
 def test_what_is_compiled_is_no_stream(tmp_path):
     of = small("rvit_small", 4)
     of.compile = True
-    found = measured(tmp_path, of)
-    assert all("use compile=false" in m.missing for m in found.values())
+    measurements = measured(tmp_path, of)
+    assert all("use compile=false" in m.missing for m in measurements.values())
 
 
 def test_the_row_on_whole_clips_is_the_same_blocks():

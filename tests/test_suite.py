@@ -35,9 +35,9 @@ def small(**fields):
     return suites.from_dict({"question": "?", "device": "cpu", "steps": [fields]}, "trial.yaml")
 
 
-def go(one, out, console=None, training=None, **settings):
+def go(chosen, out, console=None, training=None, **settings):
     settings = Settings(threads=1, quick=True, model=TINY, **settings)
-    return suite.run(one, list(one.steps), settings, training or Training(), out, console=console)
+    return suite.run(chosen, list(chosen.steps), settings, training or Training(), out, console=console)
 
 
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
@@ -89,8 +89,8 @@ def test_steps_of_one_folder_share_their_cases():
             if step.ablation:
                 by_folder.setdefault(step.folder or step.step, []).append(step)
         for shared in by_folder.values():
-            found = [{case.case_id(e.case) for e in s.entries(Settings(device=chosen.device))} for s in shared]
-            assert all(ids == found[0] for ids in found)
+            identifiers = [{case.case_id(e.case) for e in s.entries(Settings(device=chosen.device))} for s in shared]
+            assert all(ids == identifiers[0] for ids in identifiers)
 
 
 def test_a_step_writes_records_that_say_how_to_make_them_again(tmp_path):
@@ -106,9 +106,9 @@ def test_what_does_not_fit_is_left_out_and_the_next_run_goes_on(tmp_path, monkey
     chosen, console = small(), Console(width=200)
     monkeypatch.setattr(Deadline, "left", 0.0)
     assert go(chosen, tmp_path, console) == 0
-    said = capsys.readouterr().out
-    assert "left out: one: 0 s are left, and it needs 5 s" in said
-    assert "to go on from here" in said
+    printed = capsys.readouterr().out
+    assert "left out: one: 0 s are left, and it needs 5 s" in printed
+    assert "to go on from here" in printed
     assert not (tmp_path / "quick" / "one").exists()
     monkeypatch.setattr(suite, "_left_out", lambda *_: None)
     assert go(chosen, tmp_path, console) == 0
@@ -128,8 +128,8 @@ def test_a_step_takes_over_the_rows_that_an_earlier_one_measured(tmp_path, capsy
     second = first | {"step": "then", "rounds": 1, "vary": {"kernel": ["auto", "reference"]}, "baseline": "kernel=auto"}
     both = suites.from_dict({"question": "?", "device": "cpu", "steps": [first, second]}, "trial.yaml")
     assert go(both, tmp_path, Console(width=200)) == 0
-    said = capsys.readouterr().out
-    assert "then: 2 cases, 2 steps to do" in said  # the count and the one visit of the reference
+    printed = capsys.readouterr().out
+    assert "then: 2 cases, 2 steps to do" in printed  # the count and the one visit of the reference
     (repeated,) = read_records(tmp_path / "quick" / "repeat")
     auto, reference = sorted(read_records(tmp_path / "quick" / "then"), key=lambda record: record.row)
     assert auto.get("latency").samples == repeated.get("latency").samples
@@ -143,12 +143,12 @@ def test_a_step_takes_over_the_rows_that_an_earlier_one_measured(tmp_path, capsy
 
 
 def test_the_time_of_a_visit_is_that_of_the_device_that_a_suite_is_for(tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr("harness.session.run", lambda *_, time_limit, **__: given.append(time_limit) or 0)
-    one = replace(small(), time_limit=7.0)
-    go(one, tmp_path)
-    go(replace(one, device="cuda"), tmp_path, device="cpu")
-    assert given == [7.0, 900.0]
+    limits = []
+    monkeypatch.setattr("harness.session.run", lambda *_, time_limit, **__: limits.append(time_limit) or 0)
+    timed = replace(small(), time_limit=7.0)
+    go(timed, tmp_path)
+    go(replace(timed, device="cuda"), tmp_path, device="cpu")
+    assert limits == [7.0, 900.0]
 
 
 def test_nothing_is_trained_in_quick_mode_unless_asked_for(tmp_path, capsys):
@@ -205,8 +205,8 @@ def test_a_machine_without_the_device_is_told_of_the_smallest_form(capsys, monke
 
 def test_the_steps_can_be_seen(capsys):
     assert run.main(["suite=gpu", "plan=true"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"  {step.step}: " in said for step in suites.load("gpu").steps)
+    printed = capsys.readouterr().out
+    assert all(f"  {step.step}: " in printed for step in suites.load("gpu").steps)
 
 
 def test_records_of_a_device_have_a_folder_of_their_own(monkeypatch):
@@ -318,7 +318,7 @@ def test_a_reader_that_stops_early_sees_no_traceback(arguments):
         [sys.executable, "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     running.stdout.close()
-    said = running.stderr.read()
+    complained = running.stderr.read()
     running.wait()
-    assert "Traceback" not in said
-    assert "Exception ignored" not in said
+    assert "Traceback" not in complained
+    assert "Exception ignored" not in complained

@@ -164,8 +164,8 @@ def test_parameters_that_learn_are_counted():
 
 def predicted(trainable, **changes):
     quiet = SimpleNamespace(case=dualpath_case(trainable, **changes), surroundings=dict)
-    (found,) = metrics.get("predicted_training_memory").run(quiet)
-    return found
+    (prediction,) = metrics.get("predicted_training_memory").run(quiet)
+    return prediction
 
 
 def test_frozen_parts_have_no_gradients_and_no_state():
@@ -185,7 +185,7 @@ def test_adapters_need_a_third_of_the_memory_of_full_tuning():
 def test_what_frozen_branches_do_not_keep_changes_no_gradient():
     """They are run again for the backward pass; with everything learning they are not."""
     config = backbones.config("dualpath_clip_base_16f").changed(TINY | {"clip": [16, 32, 32], "adapter_dropout": 0.3})
-    found = {}
+    gradients = {}
     for part in ("all", "adapters"):
         torch.manual_seed(0)
         model = backbones.create(config, 3)
@@ -195,10 +195,10 @@ def test_what_frozen_branches_do_not_keep_changes_no_gradient():
         backbones.learning(model.double(), part).train()
         torch.manual_seed(1)
         model(clip.double()).square().sum().backward()
-        found[part] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    assert len(found["adapters"]) < len(found["all"])
-    for name, gradient in found["adapters"].items():
-        torch.testing.assert_close(gradient, found["all"][name], rtol=1e-12, atol=1e-12)
+        gradients[part] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert len(gradients["adapters"]) < len(gradients["all"])
+    for name, gradient in gradients["adapters"].items():
+        torch.testing.assert_close(gradient, gradients["all"][name], rtol=1e-12, atol=1e-12)
 
 
 def test_an_axis_of_parts_makes_rows_and_unknown_parts_are_refused():

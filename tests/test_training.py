@@ -42,9 +42,9 @@ def trained(chosen):
     return weights(result, chosen), losses(chosen), result
 
 
-def assert_equal(one, other, **tolerance):
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
+def assert_equal(ours, other, **tolerance):
+    assert ours.keys() == other.keys()
+    for name, tensor in ours.items():
         torch.testing.assert_close(
             tensor, other[name], **(tolerance or dict(rtol=0, atol=0)), msg=lambda m, n=name: m + n
         )
@@ -146,9 +146,9 @@ def test_a_job_is_json_and_back(first):
 
 def test_what_loads_the_clips_changes_nothing(data, first, tmp_path):
     chosen, result, _ = first
-    there = replace(chosen, folder=tmp_path / "memory", preload=True, evaluate_every=None, controls=False)
-    found, curve, _ = trained(there)
-    assert_equal(weights(result, chosen), found)
+    in_memory = replace(chosen, folder=tmp_path / "memory", preload=True, evaluate_every=None, controls=False)
+    outcome, curve, _ = trained(in_memory)
+    assert_equal(weights(result, chosen), outcome)
     assert curve == losses(chosen)
 
 
@@ -191,8 +191,8 @@ def test_accumulated_micro_batches_are_one_batch(data, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_autocast_keeps_weights_in_float32(data, tmp_path, dtype):
-    found, curve, _ = trained(job(data, tmp_path / dtype, dtype=dtype, max_steps=2))
-    assert {tensor.dtype for name, tensor in found.items() if not name.endswith("num_batches_tracked")} == {
+    result, curve, _ = trained(job(data, tmp_path / dtype, dtype=dtype, max_steps=2))
+    assert {tensor.dtype for name, tensor in result.items() if not name.endswith("num_batches_tracked")} == {
         torch.float32
     }
     _, exact, _ = trained(job(data, tmp_path / "exact", max_steps=2))
@@ -215,19 +215,19 @@ def test_a_run_starts_from_given_weights_of_other_classes(data, first, tmp_path)
     settings = dict(checkpoint=str(path), max_steps=1, chosen=recipe(lr=1e-9, backbone_lr=1e-9))
     started = train(job(data, tmp_path / "run", **settings), Console(file=told, width=200))
     assert "the classifier starts fresh" in told.getvalue()
-    found = load_file(tmp_path / "run" / started.checkpoint)
-    torch.testing.assert_close(found["stages.0.embed.proj.weight"], model.stages[0].embed.proj.weight.data)
+    shares = load_file(tmp_path / "run" / started.checkpoint)
+    torch.testing.assert_close(shares["stages.0.embed.proj.weight"], model.stages[0].embed.proj.weight.data)
 
 
 def test_token_labels_train_the_student_alone(data, first, tmp_path):
     chosen, result, _ = first
     labels = TokenLabels(teacher="dualformer_tiny", checkpoint=str(chosen.folder / result.checkpoint), top_k=2)
     settings = dict(chosen=replace(recipe(), token_labels=labels), max_steps=3)
-    found, curve, _ = trained(job(data, tmp_path / "run", **settings))
-    assert found.keys() == weights(result, chosen).keys()
+    outcome, curve, _ = trained(job(data, tmp_path / "run", **settings))
+    assert outcome.keys() == weights(result, chosen).keys()
     again, curve_again, _ = trained(job(data, tmp_path / "again", save_every_seconds=0, **settings))
     assert curve == curve_again
-    assert_equal(found, again)
+    assert_equal(outcome, again)
 
 
 def test_token_labels_need_a_teacher(data, tmp_path):
@@ -358,8 +358,8 @@ def test_the_command_line_trains(data, tmp_path, capsys):
 )
 def test_a_slip_is_told_with_the_nearest_name(data, tmp_path, capsys, argument, message):
     key = argument.partition("=")[0]
-    given = {"model": "dualformer_tiny", "data": str(data), "out": str(tmp_path / "run")}
-    arguments = [f"{name}={value}" for name, value in given.items() if name != key]
+    words = {"model": "dualformer_tiny", "data": str(data), "out": str(tmp_path / "run")}
+    arguments = [f"{name}={value}" for name, value in words.items() if name != key]
     assert command.main([*arguments, argument]) == 2
     assert message in capsys.readouterr().err
 

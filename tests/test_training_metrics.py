@@ -28,17 +28,17 @@ TRAINING = ["training_memory", "training_latency", "training_largest_batch"]
 PREDICTED = "predicted_training_memory"
 
 
-def measured(one, names, folder):
-    return {m.name: m for m in measure.measure(one, names, clip_file(folder, one), effort=LITTLE)}
+def measured(of_case, names, folder):
+    return {m.name: m for m in measure.measure(of_case, names, clip_file(folder, of_case), effort=LITTLE)}
 
 
-def workload(one, folder):
-    return Workload(one, clip_file(folder, one), LITTLE, "a machine")
+def workload(of_case, folder):
+    return Workload(of_case, clip_file(folder, of_case), LITTLE, "a machine")
 
 
-def predicted(one):
+def predicted(of_case):
     """In this process: where nothing is allocated there is nothing to keep apart."""
-    return metrics.get(PREDICTED).run(SimpleNamespace(case=one, surroundings=lambda: {"machine": "a machine"}))[0]
+    return metrics.get(PREDICTED).run(SimpleNamespace(case=of_case, surroundings=lambda: {"machine": "a machine"}))[0]
 
 
 # the step
@@ -94,12 +94,12 @@ def test_what_a_step_keeps_is_counted_exactly():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A case and everything about its training, measured once for several tests."""
-    one = tiny(batch_size=2, changes=WIDE, frames=8, size=64)
-    found = measured(
-        one, ["training_memory", "training_latency", PREDICTED, "latency"], tmp_path_factory.mktemp("clip")
+    case = tiny(batch_size=2, changes=WIDE, frames=8, size=64)
+    measurements = measured(
+        case, ["training_memory", "training_latency", PREDICTED, "latency"], tmp_path_factory.mktemp("clip")
     )
-    assert [m.missing for m in found.values()] == [None] * len(found)
-    return one, found
+    assert [m.missing for m in measurements.values()] == [None] * len(measurements)
+    return case, measurements
 
 
 def test_training_latency_is_of_whole_steps_with_their_parts(trained):
@@ -114,22 +114,22 @@ def test_training_latency_is_of_whole_steps_with_their_parts(trained):
 
 
 def test_training_memory_is_split_into_exact_parts_and_the_rest(trained):
-    one, found = trained
-    parameters = list(build(one).parameters())
+    case, measurements = trained
+    parameters = list(build(case).parameters())
     weights = 4 * sum(p.numel() for p in parameters)
-    assert found["training_parameters"].value == found["training_gradients"].value == weights
-    assert found["training_optimizer_state"].value == 2 * weights + 4 * len(parameters)
-    peak, details = found["training_memory"].value, found["training_memory"].details
-    assert peak > found["training_activations"].value > 0
-    exact = sum(found[f"training_{part}"].value for part in ("parameters", "gradients", "optimizer_state"))
-    assert peak == exact + details["buffers_bytes"] + found["training_activations"].value
+    assert measurements["training_parameters"].value == measurements["training_gradients"].value == weights
+    assert measurements["training_optimizer_state"].value == 2 * weights + 4 * len(parameters)
+    peak, details = measurements["training_memory"].value, measurements["training_memory"].details
+    assert peak > measurements["training_activations"].value > 0
+    exact = sum(measurements[f"training_{part}"].value for part in ("parameters", "gradients", "optimizer_state"))
+    assert peak == exact + details["buffers_bytes"] + measurements["training_activations"].value
 
 
 def test_a_kernel_without_a_backward_pass_is_a_reason_and_keeps_no_other_metric_from_running(tmp_path):
-    one = tiny(kernel="flex")
-    found = measured(one, [*TRAINING, PREDICTED], tmp_path)
-    assert len(found) == 5 + 1 + 2 + 1
-    for measurement in found.values():
+    case = tiny(kernel="flex")
+    measurements = measured(case, [*TRAINING, PREDICTED], tmp_path)
+    assert len(measurements) == 5 + 1 + 2 + 1
+    for measurement in measurements.values():
         assert "no backward pass on CPU" in measurement.missing
         assert not measurement.retry
     chosen = [metrics.get(name) for name in ("latency", *TRAINING, "throughput", "largest_batch")]
@@ -140,24 +140,24 @@ def test_a_kernel_without_a_backward_pass_is_a_reason_and_keeps_no_other_metric_
 
 
 def test_where_memory_cannot_be_told_from_the_compiler_s_there_is_none(tmp_path):
-    one = tiny(compile=True)
-    found = measured(one, ["training_memory", "largest_batch", PREDICTED], tmp_path)
-    for measurement in found.values():
+    case = tiny(compile=True)
+    measurements = measured(case, ["training_memory", "largest_batch", PREDICTED], tmp_path)
+    for measurement in measurements.values():
         assert "compile=false" in measurement.missing
         assert not measurement.retry
 
 
 def test_training_that_needs_too_much_memory_is_a_result(tmp_path):
-    one = tiny("pyramid_tiny_full", frames=64, size=448, kernel="reference")
-    for measurement in measured(one, [*TRAINING, "largest_batch"], tmp_path).values():
+    case = tiny("pyramid_tiny_full", frames=64, size=448, kernel="reference")
+    for measurement in measured(case, [*TRAINING, "largest_batch"], tmp_path).values():
         assert measurement.missing.startswith("out of memory"), measurement.missing
         assert not measurement.retry
 
 
 @pytest.mark.slow
 def test_a_compiled_training_step(tmp_path):
-    one = tiny("pyramid_tiny_space_only", {"depths": [1, 1, 1, 1]}, compile=True)
-    latency = measured(one, ["training_latency"], tmp_path)["training_latency"]
+    case = tiny("pyramid_tiny_space_only", {"depths": [1, 1, 1, 1]}, compile=True)
+    latency = measured(case, ["training_latency"], tmp_path)["training_latency"]
     assert latency.missing is None
     assert latency.details["compile_seconds"] > 0
     assert latency.details["finite_loss"]
@@ -173,22 +173,22 @@ def test_the_prediction_for_one_linear_map_is_its_closed_form(inputs, classes, b
         step = TrainingStep(
             nn.Linear(inputs, classes), torch.zeros(batch, inputs), torch.zeros(batch, dtype=torch.int64)
         )
-        found, parts = prediction.peak(step)
+        peak, parts = prediction.peak(step)
     weights, scores, scalars = 4 * (inputs + 1) * classes, 4 * batch * classes, 16
     all_gradients = 4 * weights + scores  # weights, gradients, two moments; the gradient of the scores
     in_softmax = 3 * weights + 3 * scores  # log-probabilities, their gradient, that of the scores
-    assert found == max(all_gradients, in_softmax) + scalars
-    assert found == sum(parts.values())
+    assert peak == max(all_gradients, in_softmax) + scalars
+    assert peak == sum(parts.values())
 
 
 def test_a_prediction_is_of_the_order_of_what_is_measured(trained):
-    found = trained[1]
-    guess, real = found[PREDICTED], found["training_memory"]
+    measurements = trained[1]
+    guess, real = measurements[PREDICTED], measurements["training_memory"]
     assert guess.unit == "bytes, predicted"
     assert real.unit == "bytes"
     assert real.value / 2 < guess.value < real.value * 2
-    assert guess.details["parts_bytes"]["parameter"] == found["training_parameters"].value
-    assert guess.details["parts_bytes"]["optstate"] == found["training_optimizer_state"].value
+    assert guess.details["parts_bytes"]["parameter"] == measurements["training_parameters"].value
+    assert guess.details["parts_bytes"]["optstate"] == measurements["training_optimizer_state"].value
 
 
 def test_a_prediction_holds_more_for_a_larger_batch_and_half_for_half_the_bytes():
@@ -201,16 +201,16 @@ def test_a_prediction_holds_more_for_a_larger_batch_and_half_for_half_the_bytes(
 
 def test_without_torch_s_tracker_there_is_no_prediction(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.distributed._tools.mem_tracker", None)
-    found = predicted(tiny())
-    assert found.missing.startswith("not predicted: ")
-    assert "mem_tracker" in found.missing
-    assert not found.retry
+    absent = predicted(tiny())
+    assert absent.missing.startswith("not predicted: ")
+    assert "mem_tracker" in absent.missing
+    assert not absent.retry
 
 
 def test_predictions_leave_nothing_behind_that_a_real_model_meets():
-    one = tiny("video_swin_tiny", {"depths": [2, 1, 1, 1]}, frames=6)  # masks and bias rows are cached per shape
-    assert predicted(one).missing is None
-    model = build(one)
+    case = tiny("video_swin_tiny", {"depths": [2, 1, 1, 1]}, frames=6)  # masks and bias rows are cached per shape
+    assert predicted(case).missing is None
+    model = build(case)
     scores = model(torch.rand(1, 3, 6, 32, 32))
     assert type(scores) is torch.Tensor
     assert scores.isfinite().all()
@@ -227,18 +227,18 @@ def test_the_search_finds_the_largest_batch_exactly(fits, most):
         asked.append(size)
         return 0.0 if size <= fits else None
 
-    found = batches.search(attempt, seconds=1, most=most, clock=lambda: 0.0)
+    largest = batches.search(attempt, seconds=1, most=most, clock=lambda: 0.0)
     if fits == 0:
-        assert found is None
+        assert largest is None
         return
-    assert found.largest == min(fits, most)
-    assert list(found.tried) == asked
+    assert largest.largest == min(fits, most)
+    assert list(largest.tried) == asked
     assert len(asked) == len(set(asked)) <= 2 * 13
     assert max(asked) <= most
     if fits < most:
-        assert (found.too_large, found.bound) == (fits + 1, "memory")
+        assert (largest.too_large, largest.bound) == (fits + 1, "memory")
     else:
-        assert (found.too_large, found.bound) == (None, f"cap of {most} clips")
+        assert (largest.too_large, largest.bound) == (None, f"cap of {most} clips")
 
 
 @given(fits=st.integers(1, 4000), precision=st.floats(0.001, 0.5))
@@ -246,11 +246,11 @@ def test_a_coarse_search_ends_earlier_and_says_what_was_too_large(fits, precisio
     def attempt(size):
         return 0.0 if size <= fits else None
 
-    found = batches.search(attempt, seconds=1, precision=precision, clock=lambda: 0.0)
+    largest = batches.search(attempt, seconds=1, precision=precision, clock=lambda: 0.0)
     exact = batches.search(attempt, seconds=1, clock=lambda: 0.0)
-    assert found.largest <= fits < found.too_large
-    assert found.too_large - found.largest <= max(1, precision * found.largest)
-    assert exact.tried[: len(found.tried)] == found.tried
+    assert largest.largest <= fits < largest.too_large
+    assert largest.too_large - largest.largest <= max(1, precision * largest.largest)
+    assert exact.tried[: len(largest.tried)] == largest.tried
 
 
 @given(fits=st.integers(1, 4000), guess=st.none() | st.integers(0, 9000))
@@ -261,8 +261,8 @@ def test_a_prediction_changes_where_the_search_looks_and_nothing_else(fits, gues
         tried.append(size)
         return 0.0 if size <= fits else None
 
-    found = batches.search(attempt, seconds=1, clock=lambda: 0.0, predict=lambda: guess)
-    assert (found.largest, found.too_large) == (fits, fits + 1 if fits < batches.MOST else None)
+    largest = batches.search(attempt, seconds=1, clock=lambda: 0.0, predict=lambda: guess)
+    assert (largest.largest, largest.too_large) == (fits, fits + 1 if fits < batches.MOST else None)
     assert len(tried) == len(set(tried)) <= 2 * 13
 
 
@@ -273,13 +273,13 @@ def test_a_good_prediction_saves_half_of_the_attempts():
         peaks[size] = 3e9 + size * 70e6
         return 0.0 if size <= fits else None
 
-    found = batches.search(
+    largest = batches.search(
         attempt, seconds=1, precision=batches.PRECISION, predict=lambda: batches.predicted(peaks, room)
     )
     plain = batches.search(attempt, seconds=1, precision=batches.PRECISION)
-    assert found.tried[:4] == (1, 2, 4, int(0.9 * (room - 3e9) / 70e6))
-    assert sum(found.tried) < sum(plain.tried)
-    assert found.largest <= fits < found.too_large
+    assert largest.tried[:4] == (1, 2, 4, int(0.9 * (room - 3e9) / 70e6))
+    assert sum(largest.tried) < sum(plain.tried)
+    assert largest.largest <= fits < largest.too_large
 
 
 @pytest.mark.parametrize("peaks", [{}, {1: 5}, {1: 5, 2: 5}, {1: 7, 2: 6}])
@@ -289,10 +289,10 @@ def test_without_a_line_nothing_is_predicted(peaks):
 
 
 def test_the_search_leaves_time_for_what_comes_after_it(tmp_path, monkeypatch):
-    asked, one = [], workload(tiny(), tmp_path)
+    asked, prepared = [], workload(tiny(), tmp_path)
     monkeypatch.setattr(batches, "search", lambda attempt, seconds, **_: asked.append(seconds))
-    for one.time_limit in (1.0, 1e9):
-        metrics.get("largest_batch").run(one)
+    for prepared.time_limit in (1.0, 1e9):
+        metrics.get("largest_batch").run(prepared)
     assert asked == [0.4, batches.BUDGETS * LITTLE.budget]
 
 
@@ -304,13 +304,13 @@ def test_the_search_stays_within_its_time(limit, fits):
         now[0] += size
         return float(size) if size <= fits else None
 
-    found = batches.search(attempt, seconds=limit, clock=lambda: now[0])
+    largest = batches.search(attempt, seconds=limit, clock=lambda: now[0])
     assert now[0] <= max(limit, 1)
-    assert 1 <= found.largest <= fits
-    if found.bound != "memory":
-        assert found.bound == f"time budget of {limit:g} s"
+    assert 1 <= largest.largest <= fits
+    if largest.bound != "memory":
+        assert largest.bound == f"time budget of {limit:g} s"
     else:
-        assert found.largest == fits
+        assert largest.largest == fits
 
 
 def test_a_batch_that_fails_otherwise_ends_the_search_with_its_reason():
@@ -319,9 +319,9 @@ def test_a_batch_that_fails_otherwise_ends_the_search_with_its_reason():
             raise RuntimeError("CUDA error:\n invalid configuration")
         return 0.0
 
-    found = batches.search(attempt, seconds=1)
-    assert (found.largest, found.too_large) == (2, None)
-    assert found.bound == "a batch of 4 failed: CUDA error: invalid configuration"
+    largest = batches.search(attempt, seconds=1)
+    assert (largest.largest, largest.too_large) == (2, None)
+    assert largest.bound == "a batch of 4 failed: CUDA error: invalid configuration"
 
     def never(size):
         raise ValueError("no such thing")
@@ -330,19 +330,19 @@ def test_a_batch_that_fails_otherwise_ends_the_search_with_its_reason():
         batches.search(never, seconds=1)
 
 
-def limited(one, folder, most):
+def limited(of_case, folder, most):
     """A workload whose memory ends at `most` clips."""
-    found = workload(one, folder)
-    real = found.batch
+    prepared = workload(of_case, folder)
+    real = prepared.batch
 
     def batch(size):
         if size > most:
             raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {size} bytes.")
         return real(size)
 
-    found.batch = batch
-    found.effort = replace(LITTLE, budget=10)
-    return found
+    prepared.batch = batch
+    prepared.effort = replace(LITTLE, budget=10)
+    return prepared
 
 
 @pytest.mark.parametrize("name", ["largest_batch", "training_largest_batch"])
@@ -366,27 +366,27 @@ def test_not_even_one_clip(tmp_path):
 
 
 def test_a_batch_that_fits_only_once_has_no_throughput(tmp_path):
-    one, passes = limited(tiny(), tmp_path, 2), []
+    prepared, passes = limited(tiny(), tmp_path, 2), []
 
     def time(*phases):
         passes.append(phases)
         raise MemoryError
 
-    one.time = time
-    size, throughput = metrics.get("largest_batch").run(one)
+    prepared.time = time
+    size, throughput = metrics.get("largest_batch").run(prepared)
     assert size.value == 2
     assert throughput.missing == "out of memory when a batch of 2, which fitted once, was repeated"
-    one.time = lambda *_: 1 / 0
-    size, throughput = metrics.get("largest_batch").run(one)
+    prepared.time = lambda *_: 1 / 0
+    size, throughput = metrics.get("largest_batch").run(prepared)
     assert size.value == 2
     assert "ZeroDivisionError: division by zero when a batch of 2" in throughput.missing
 
 
 def test_errors_that_are_not_about_memory_are_not_taken_for_it(tmp_path):
-    one = workload(tiny(), tmp_path)
-    one.batch = lambda size: 1 / 0
+    prepared = workload(tiny(), tmp_path)
+    prepared.batch = lambda size: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        metrics.get("largest_batch").run(one)
+        metrics.get("largest_batch").run(prepared)
     assert not memory.ran_out(ValueError("memory of an elephant"))
     assert memory.ran_out(MemoryError())
     assert memory.ran_out(RuntimeError("std::bad_alloc"))
@@ -399,12 +399,12 @@ def test_the_search_asks_first_whether_the_kernel_can_train(tmp_path):
 
 @pytest.mark.gpu
 def test_training_on_a_gpu(tmp_path):
-    one = tiny(device="cuda", batch_size=2)
-    found = measured(one, ["training_memory", "training_latency", PREDICTED, "largest_batch"], tmp_path)
-    assert [m.missing for m in found.values()] == [None] * len(found)
-    assert found["training_latency"].details["l2_flush_bytes"] > 0
-    assert found["training_memory"].value > found["training_optimizer_state"].value
-    assert found[PREDICTED].value < 4 * found["training_memory"].value
+    case = tiny(device="cuda", batch_size=2)
+    measurements = measured(case, ["training_memory", "training_latency", PREDICTED, "largest_batch"], tmp_path)
+    assert [m.missing for m in measurements.values()] == [None] * len(measurements)
+    assert measurements["training_latency"].details["l2_flush_bytes"] > 0
+    assert measurements["training_memory"].value > measurements["training_optimizer_state"].value
+    assert measurements[PREDICTED].value < 4 * measurements["training_memory"].value
 
 
 # in a report
@@ -419,19 +419,19 @@ def test_a_report_has_a_column_for_each_and_says_what_ended_a_search(tmp_path):
         flat("largest_batch", "clips", "higher", (48,), details={**here, "bound": "time budget of 9 s"}),
         flat("training_largest_batch", "clips", "higher", (7,), details={**here, "bound": "memory"}),
     ]
-    one = tiny()
-    record = Record("tiny", "some", "tiny", one.to_dict(), {m.name: m for m in made}, {"commit": "0" * 40})
+    case = tiny()
+    record = Record("tiny", "some", "tiny", case.to_dict(), {m.name: m for m in made}, {"commit": "0" * 40})
     write_record(record, tmp_path)
     write_manifest({"name": "some", "question": "?", "rows": [{"row": "tiny", "case_id": "tiny"}]}, tmp_path)
-    found = markdown.report(table.load(tmp_path), {})
+    report = markdown.report(table.load(tmp_path), {})
     for heading in (
         "training step ↓, ms",
         "training memory ↓, MiB |",
         "training memory, predicted ↓, MiB |",
         "largest batch ↑, clips",
     ):
-        assert heading in found
-    assert "| 48 [" in found
-    assert "| 7 |" in found
-    assert found.lower().count("larger batches may fit") == 1
-    assert "time budget of 9 s" in found
+        assert heading in report
+    assert "| 48 [" in report
+    assert "| 7 |" in report
+    assert report.lower().count("larger batches may fit") == 1
+    assert "time budget of 9 s" in report

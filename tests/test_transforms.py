@@ -318,8 +318,8 @@ def test_how_often_a_clip_is_flipped():
 
 def test_random_crops_reach_every_place():
     setting = replace(PLAIN, size=8, crop="random")
-    found = {corner(transforms.augmented(places(1, 10, 11), setting, generator(seed))) for seed in range(200)}
-    assert found == {(y, x) for y in range(3) for x in range(4)}
+    corners = {corner(transforms.augmented(places(1, 10, 11), setting, generator(seed))) for seed in range(200)}
+    assert corners == {(y, x) for y in range(3) for x in range(4)}
 
 
 def test_the_short_side_is_drawn_from_its_range():
