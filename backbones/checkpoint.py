@@ -143,11 +143,11 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     ignored = dict(translated.ignored)
-    # A classifier for each set, here or in the file.
+    # A classifier for each set, here or in the file; or one that reads something else.
     several = any(map(OF_A_SET.match, [*weights, *translated.tensors]))
-    strangers = [key for key in translated.tensors if key.startswith(CLASSIFIER) and key not in weights]
-    unused = strangers if several or not model.num_classes else []
-    why = "the model's classifiers are of other data sets" if model.num_classes else "the model has no classifier"
+    unused = [key for key in translated.tensors if key.startswith(CLASSIFIER) and key not in weights]
+    why = "the model's classifiers are of other data sets" if several else "the model's classifier is of other parts"
+    why = why if model.num_classes else "the model has no classifier"
     ignored |= {translated.origin[key]: why for key in unused}
     stored = {key: tensor for key, tensor in translated.tensors.items() if key not in unused}
     stored = {key: _as_video(tensor, weights[key]) if key in weights else tensor for key, tensor in stored.items()}

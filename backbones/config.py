@@ -23,7 +23,7 @@ from attention_zoo.registry import nearest
 LEAST_WIDTH = 8  # of a shrunk model
 FIRST_FAMILY = "pyramid"  # the family of files and records that name none: they are older than the second one
 # Fields that older files and records lack: written only where they are not as by default.
-ADDED = ("mlp_rank", "stem", "drop_layers", "drop_frames")
+ADDED = ("mlp_rank", "stem", "drop_layers", "drop_frames", "st_adapter")
 
 # Types of fields, beside `Grid`, bool, `Literal`, int (positive), tuple[int, ...] (positive, not empty) and None.
 Ratio = Annotated[float, "above 0"]

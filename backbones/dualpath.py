@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attention_zoo
 from attention_zoo import Grid, Tokens
-from backbones.column import Column
+from backbones.column import Classified, Column
 from backbones.config import Config, Rate, Ratio, Whole, narrower
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
@@ -35,14 +35,51 @@ SPATIAL = 8  # frames of the spatial path
 SIDE = 4  # frames along each side of a mosaic
 
 
-@no_type_check  # it checks its values itself and takes lists where it keeps tuples
-@dataclass(frozen=True)
-class DualPathConfig(Config):
-    """An image transformer with adapters for clips.
+class TwoPaths:
+    """What the configs of all image models on two paths have: how a clip becomes frames and mosaics.
 
     Args:
         clip: frames (16, 32 or 48: one mosaic for each 16), height and width.
         shrink: by how much a frame in a mosaic is smaller: 4 makes mosaics of a frame's size, 2 and 1 larger ones.
+    """
+
+    clip: Grid
+    patch: Grid
+    shrink: int
+
+    def check_paths(self) -> None:
+        """Raises: ValueError, where the clip fills no mosaics, or a patch is of several frames."""
+        if self.shrink not in (1, 2, SIDE):
+            raise ValueError(f"shrink {self.shrink!r} is not 1, 2 or 4, by which a frame in a mosaic is smaller")
+        if self.clip.t % SIDE**2:
+            raise ValueError(f"a clip of {self.clip.t} frames fills no mosaics of 16; allowed: 16, 32, 48, ...")
+        if self.patch.t != 1:
+            raise ValueError(
+                f"patch {tuple(self.patch)} joins frames, which an image transformer cannot; write (1, h, w)"
+            )
+
+    @property
+    def mosaics(self) -> int:
+        return self.clip.t // SIDE**2
+
+    @property
+    def frame(self) -> Grid:
+        """Pixels of a frame."""
+        return Grid(1, *self.clip[1:])
+
+    @property
+    def mosaic(self) -> Grid:
+        """Pixels of a mosaic."""
+        return Grid(1, *(n * SIDE // self.shrink for n in self.clip[1:]))
+
+
+@no_type_check  # it checks its values itself and takes lists where it keeps tuples
+@dataclass(frozen=True)
+class DualPathConfig(TwoPaths, Config):
+    """An image transformer with adapters for clips.
+
+    Args:
+        clip, shrink: see `TwoPaths`.
         bottleneck: width of the adapters: 128 in the paper, 192 in the released file.
         before_attention: a further adapter before attention of the temporal path: in the released code always, in the
             paper on SSv2 alone.
@@ -83,31 +120,20 @@ class DualPathConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shrink not in (1, 2, SIDE):
-            raise ValueError(f"shrink {self.shrink!r} is not 1, 2 or 4, by which a frame in a mosaic is smaller")
-        if self.clip.t % SIDE**2:
-            raise ValueError(f"a clip of {self.clip.t} frames fills no mosaics of 16; allowed: 16, 32, 48, ...")
-        if self.patch.t != 1:
-            raise ValueError(
-                f"patch {tuple(self.patch)} joins frames, which an image transformer cannot; write (1, h, w)"
-            )
+        self.check_paths()
         if list(self.attention) != ["A"]:
             raise ValueError(f"attention {self.attention} is not one entry A, the scheme of all blocks")
         attention_zoo.check_heads(self.width, self.num_heads)
 
     @property
-    def mosaics(self) -> int:
-        return self.clip.t // SIDE**2
-
-    @property
     def frame_grid(self) -> Grid:
         """Patches of a frame."""
-        return Grid(1, *self.clip[1:]).ceil_div(self.patch)
+        return self.frame.ceil_div(self.patch)
 
     @property
     def mosaic_grid(self) -> Grid:
         """Patches of a mosaic."""
-        return Grid(1, *(n * SIDE // self.shrink for n in self.clip[1:])).ceil_div(self.patch)
+        return self.mosaic.ceil_div(self.patch)
 
     def used(self) -> tuple[str, ...]:
         return ("A",)
@@ -196,35 +222,58 @@ class Adapted:
 
 
 class DualPathBlock(Block):
-    """A block of the image transformer, on both paths.
+    """A block of the image model, on both paths.
 
-    Its tokens are those of all mosaics, each with a class token, then the class tokens of the frames, then the frames'
-    map: what is not the map stands before it, as class tokens do.
+    Its tokens are those of all mosaics, each with its class token if pictures have one, then the class tokens of the
+    frames, then the frames' map: what is not the map stands before it, as class tokens do.
+
+    Args:
+        config: has `mosaics`, `bottleneck`, `before_attention`, `adapter_dropout` and what `Mlp.of` reads.
+        frame, mosaic: patches of one.
+        attention: scheme and options.
+        class_tokens: of a picture, 0 or 1.
+        adapted: whether it has adapters; without them it is the frozen block on both paths.
     """
 
-    def __init__(self, config: DualPathConfig, kernel: str, drop_path: float = 0.0):
-        self.frames, self.mosaics = config.frame_grid._replace(t=SPATIAL), config.mosaic_grid._replace(t=config.mosaics)
-        super().__init__(self.frames, self.mosaics.t + self.mosaics.tokens + SPATIAL)
-        dim = config.width
-        scheme, options = config.entry("A")
-        self.norm1, self.norm2 = nn.LayerNorm(dim, config.eps), nn.LayerNorm(dim, config.eps)
-        self.attention = attention_zoo.build(scheme, dim, config.num_heads, config.frame_grid, kernel=kernel, **options)
+    def __init__(
+        self,
+        config: Any,
+        dim: int,
+        num_heads: int,
+        frame: Grid,
+        mosaic: Grid,
+        attention: tuple[str, dict[str, Any]],
+        kernel: str,
+        drop_path: float = 0.0,
+        *,
+        class_tokens: int,
+        eps: float = 1e-5,
+        adapted: bool = True,
+    ):
+        frames, mosaics = frame._replace(t=SPATIAL), mosaic._replace(t=config.mosaics)
+        super().__init__(frames, mosaics.tokens + class_tokens * (mosaics.t + SPATIAL))
+        self.frames, self.mosaics, self.class_tokens = frames, mosaics, class_tokens
+        scheme, options = attention
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
+        self.attention = attention_zoo.build(scheme, dim, num_heads, frame, kernel=kernel, **options)
         with torch.device("meta"):  # the same weights work on mosaics, whose size the cost alone depends on
-            on_mosaic = attention_zoo.build(scheme, dim, config.num_heads, config.mosaic_grid, **options)
-            self.mosaic_attention_macs = on_mosaic.macs(1)
+            self.mosaic_attention_macs = self._macs_of(attention_zoo.build(scheme, dim, num_heads, mosaic, **options))
         self.mlp, self.drop_path = Mlp.of(config, dim), DropPath(drop_path)
-        names = ("beside_attention", "beside_mlp", "behind_attention", "behind_mlp")
-        names += ("before_attention",) if config.before_attention else ()
+        names = ("beside_attention", "beside_mlp", "behind_attention", "behind_mlp") if adapted else ()
+        names += ("before_attention",) if adapted and config.before_attention else ()
         self.adapters = nn.ModuleDict({n: Adapter(dim, config.bottleneck, config.adapter_dropout) for n in names})
 
     def spatial(self) -> list[Residual]:
-        attention = Adapted(Attend(self.attention), beside=self.adapters["beside_attention"])
-        return self._pair(attention, Adapted(PerToken(self.mlp), beside=self.adapters["beside_mlp"]))
+        attention = Adapted(Attend(self.attention), beside=self._adapter("beside_attention"))
+        return self._pair(attention, Adapted(PerToken(self.mlp), beside=self._adapter("beside_mlp")))
 
     def temporal(self) -> list[Residual]:
-        before = self.adapters["before_attention"] if "before_attention" in self.adapters else None
-        attention = Adapted(Attend(self.attention), before=before, behind=self.adapters["behind_attention"])
-        return self._pair(attention, Adapted(PerToken(self.mlp), behind=self.adapters["behind_mlp"]))
+        before, behind = self._adapter("before_attention"), self._adapter("behind_attention")
+        attention = Adapted(Attend(self.attention), before=before, behind=behind)
+        return self._pair(attention, Adapted(PerToken(self.mlp), behind=self._adapter("behind_mlp")))
+
+    def _adapter(self, name: str) -> Adapter | None:
+        return self.adapters[name] if name in self.adapters else None
 
     def _pair(self, attention: Branch, mlp: Branch) -> list[Residual]:
         return [
@@ -245,29 +294,34 @@ class DualPathBlock(Block):
 
     def apart(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
         """Mosaics and frames as pictures of their own, each with its class token."""
-        count = self.mosaics.t + self.mosaics.tokens
-        mosaics, rest = tokens.x[:, :count], tokens.x[:, count:]
-        heads, maps = rest[:, :SPATIAL].unflatten(1, (SPATIAL, 1)), rest[:, SPATIAL:].unflatten(1, (SPATIAL, -1))
-        frames = torch.cat([heads, maps], 2).flatten(0, 1)
-        mosaics = mosaics.unflatten(1, (self.mosaics.t, -1)).flatten(0, 1)
-        return (
-            Tokens(mosaics, self.mosaics._replace(t=1), 1),
-            Tokens(frames, self.frames._replace(t=1), 1),
-        )
+        count, heads = self.prefix - SPATIAL * self.class_tokens, SPATIAL * self.class_tokens
+        mosaics, frames = tokens.x[:, :count], tokens.x[:, count:]
+        if heads:
+            first, maps = frames[:, :heads].unflatten(1, (SPATIAL, -1)), frames[:, heads:].unflatten(1, (SPATIAL, -1))
+            frames = torch.cat([first, maps], 2).flatten(1, 2)
+        return self._pictures(mosaics, self.mosaics), self._pictures(frames, self.frames)
+
+    def _pictures(self, x: Float[Tensor, "b n d"], grid: Grid) -> Tokens:
+        """The tokens of so many pictures, each by itself."""
+        x, alone = x.unflatten(1, (grid.t, -1)).flatten(0, 1), grid._replace(t=1)
+        return Tokens(x, alone, self.class_tokens) if self.class_tokens else Tokens.of_map(x.unflatten(1, alone))
 
     def together(self, mosaics: Tokens, frames: Tokens) -> Tokens:
-        before = mosaics.x.unflatten(0, (-1, self.mosaics.t)).flatten(1, 2)
-        x = frames.x.unflatten(0, (-1, SPATIAL))
-        x = torch.cat([before, x[:, :, 0], x[:, :, 1:].flatten(1, 2)], 1)
-        return Tokens(x, self.frames, before.shape[1] + SPATIAL)
+        before, after = mosaics.x.flatten(1, -2), frames.x.flatten(1, -2)
+        before, after = before.unflatten(0, (-1, self.mosaics.t)).flatten(1, 2), after.unflatten(0, (-1, SPATIAL))
+        parts = [before, after[:, :, : self.class_tokens].flatten(1, 2), after[:, :, self.class_tokens :].flatten(1, 2)]
+        return Tokens(torch.cat(parts, 1), self.frames, self.prefix)
 
     def macs(self) -> int:
         """Eight frames and the mosaics."""
         frame, mosaic = self.frames._replace(t=1), self.mosaics._replace(t=1)
-        frame_macs = sum(residual.macs(frame, 1) for residual in self.spatial())
-        mosaic_macs = sum(residual.macs(mosaic, 1) for residual in self.temporal())
-        mosaic_macs += self.mosaic_attention_macs - self.attention.macs(1)
+        frame_macs = sum(residual.macs(frame, self.class_tokens) for residual in self.spatial())
+        mosaic_macs = sum(residual.macs(mosaic, self.class_tokens) for residual in self.temporal())
+        mosaic_macs += self.mosaic_attention_macs - self._macs_of(self.attention)
         return SPATIAL * frame_macs + self.mosaics.t * mosaic_macs
+
+    def _macs_of(self, attention: nn.Module) -> int:
+        return attention.macs(self.class_tokens) if self.class_tokens else attention.macs()
 
 
 class PathPositions(nn.Module):
@@ -346,22 +400,66 @@ class Projection(nn.Module):
         return x @ self.weight
 
 
-class DualPath(Column):
-    """Clip in, class scores out; see `DualPathConfig`."""
+class Framesets(Classified):
+    """A model that takes a clip as frames and mosaics, and of which adapters may learn alone.
 
-    tunable = Column.tunable | {"adapters": r"\.adapters\.|^classifier\.|^position\."}
+    Args:
+        config: a `TwoPaths`; else as for `Classified`.
+    """
+
+    tunable = Classified.tunable | {"adapters": r"\.adapters\.|^classifier\.|^position\."}
+
+    def __init__(self, config: Any, num_classes: int):
+        super().__init__(config, num_classes)
+        self.shrink = config.shrink
+
+    def pictures(self, clip: Tensor) -> tuple[Float[Tensor, "b i s h w"], Float[Tensor, "b i g _h _w"]]:
+        """Its frames and mosaics, see `frameset`."""
+        x = self.channels_last(clip)
+        if x.shape[1:4] != tuple(self.clip):
+            size = "x".join(map(str, self.clip))
+            raise ValueError(
+                f"a clip of {'x'.join(map(str, x.shape[1:4]))} fits no mosaics of this model; it takes {size}"
+            )
+        return frameset(clip, self.shrink)
+
+    def paths(self, maps: list[Float[Tensor, "_n 1 _h _w"]]) -> dict[str, tuple[tuple[int, ...], Tensor]]:
+        """Values at the patches of one clip's pictures, first of its mosaics, then of its frames, as a block takes
+        them, by path: on which frames of the clip, and "t h w" for each of these. A patch that shows two frames of a
+        mosaic gives to both."""
+        mosaics, frames = (path_maps[:, 0] for path_maps in maps)
+        size = [SIDE * -(-n // SIDE) for n in mosaics.shape[1:]]
+        cells = interpolate(mosaics[:, None], size=size, mode="area")[:, 0]
+        cells = rearrange(cells, "g (r h) (c w) -> (g r c) h w", r=SIDE, c=SIDE)
+        every = self.clip.t // SPATIAL
+        return {
+            "spatial": (tuple(range(0, self.clip.t, every)), frames),
+            "temporal": (tuple(range(self.clip.t)), cells),
+        }
+
+    def _initialise(self) -> None:
+        """Adapters and schemes as they say; the rest as a ViT, to be replaced by an image model's weights."""
+        initialise_linear(self)
+        for block in self.blocks().values():
+            for part in (block.attention, *block.adapters.values()):
+                if hasattr(part, "reset_parameters"):
+                    part.reset_parameters()
+
+
+class DualPath(Framesets, Column):
+    """Clip in, class scores out; see `DualPathConfig`."""
 
     def __init__(self, config: DualPathConfig, num_classes: int, kernel: str):
         super().__init__(config, num_classes)
-        self.shrink, dim = config.shrink, config.width
-        frames = config.clip._replace(t=1)
-        self.embed = PatchEmbedding(config.in_channels, dim, frames, config.patch, normed=False)
+        dim, frame, mosaic = config.width, config.frame_grid, config.mosaic_grid
+        self.embed = PatchEmbedding(config.in_channels, dim, config.frame, config.patch, normed=False)
         if not config.patch_bias:
             self.embed.proj.bias = None
         self.position = PathPositions(config)
         self.first_norm = nn.LayerNorm(dim, config.eps) if config.first_norm else nn.Identity()
+        size = config, dim, config.num_heads, frame, mosaic, config.entry("A"), kernel
         rates = linear_rates(config.drop_path, config.depth)
-        self.column = nn.ModuleList(DualPathBlock(config, kernel, rate) for rate in rates)
+        self.column = nn.ModuleList(DualPathBlock(*size, rate, class_tokens=1, eps=config.eps) for rate in rates)
         self.norm = nn.LayerNorm(dim, config.eps)
         self.projection = Projection(dim, config.projection) if config.projection else None
         features = config.projection or dim
@@ -370,13 +468,7 @@ class DualPath(Column):
         self._initialise()
 
     def embedded(self, clip: Tensor) -> Tokens:
-        x = self.channels_last(clip)
-        if x.shape[1:4] != tuple(self.clip):
-            size = "x".join(map(str, self.clip))
-            raise ValueError(
-                f"a clip of {'x'.join(map(str, x.shape[1:4]))} fits no mosaics of this model; it takes {size}"
-            )
-        return self.of_pictures(*frameset(clip, self.shrink))
+        return self.of_pictures(*self.pictures(clip))
 
     def of_pictures(self, frames: Float[Tensor, "b i s h w"], mosaics: Float[Tensor, "b i g _h _w"]) -> Tokens:
         """The tokens of eight frames and of mosaics that are made already, see `frameset`."""
@@ -397,20 +489,6 @@ class DualPath(Column):
         paths = (path if self.projection is None else self.projection(path) for path in paths)
         return self.classified(torch.cat([path.mean(1) for path in paths], 1))
 
-    def paths(self, maps: list[Float[Tensor, "_n 1 _h _w"]]) -> dict[str, tuple[tuple[int, ...], Tensor]]:
-        """Values at the patches of one clip's pictures, first of its mosaics, then of its frames, as a block takes
-        them, by path: on which frames of the clip, and "t h w" for each of these. A patch that shows two frames of a
-        mosaic gives to both."""
-        mosaics, frames = (path_maps[:, 0] for path_maps in maps)
-        size = [SIDE * -(-n // SIDE) for n in mosaics.shape[1:]]
-        cells = interpolate(mosaics[:, None], size=size, mode="area")[:, 0]
-        cells = rearrange(cells, "g (r h) (c w) -> (g r c) h w", r=SIDE, c=SIDE)
-        every = self.clip.t // SPATIAL
-        return {
-            "spatial": (tuple(range(0, self.clip.t, every)), frames),
-            "temporal": (tuple(range(self.clip.t)), cells),
-        }
-
     def macs(self, classifier: bool = True) -> int:
         block = self.column[0]
         pictures = block.mosaics.t + SPATIAL
@@ -422,12 +500,6 @@ class DualPath(Column):
     def _patches(self, pictures: Float[Tensor, "b i s h w"]) -> Float[Tensor, "b s n d"]:
         maps = self.embed(rearrange(pictures, "b i s h w -> (b s) 1 h w i"))
         return rearrange(maps, "(b s) 1 h w d -> b s (h w) d", b=len(pictures))
-
-    def _initialise(self) -> None:
-        """Adapters as they say; the rest as a ViT, to be replaced by an image model's weights."""
-        initialise_linear(self)
-        for adapter in (part for block in self.column for part in block.adapters.values()):
-            adapter.reset_parameters()
 
 
 def models() -> dict[str, Callable[[], DualPathConfig]]:
@@ -479,13 +551,34 @@ CLIP = Layout(
     ignored=((r"^(?!visual\.)", "the text encoder of CLIP is no part of the model"),),
 )
 
+
+def _without_batch(name: str, tensor: Tensor) -> Tensor:
+    """timm keeps class token and positions as those of one picture of a batch."""
+    return tensor.flatten(0, -2).squeeze(0) if name in ("cls_token", "pos_embed") else tensor
+
+
+TIMM_BLOCK = r"^blocks\.(\d+)\."
+VIT = Layout(
+    "image ViT (timm)",
+    rf"{TIMM_BLOCK}attn\.qkv\.",
+    renames=(
+        (r"^patch_embed\.", "embed."),
+        (r"^cls_token$", "position.class_token"),
+        (r"^pos_embed$", "position.of_frame"),
+        (rf"{TIMM_BLOCK}attn\.", r"column.\1.attention."),
+        (rf"{TIMM_BLOCK}", r"column.\1."),
+        (r"^head\.", "classifier."),
+    ),
+    shaped=_without_batch,
+)
+
 families.register("dualpath")(
     Family(
         "dualpath",
         DualPathConfig,
         DualPath,
         models,
-        (NATIVE, CLIP),
+        (NATIVE, CLIP, VIT),
         origins={"dualpath": Origin("arXiv:2303.09857", "park-jungin/DualPath", "no licence file", "none")},
     )
 )

@@ -129,6 +129,29 @@ class ConditionalPosition(nn.Conv3d):
         return grid.tokens * self.weight.numel()
 
 
+class SpaceTimeAdapter(nn.Module):
+    """Down to a bottleneck, a depthwise convolution over three frames, up again: what frames of an image model learn of
+    each other. Its convolution starts at zero, so that nothing changes.
+
+    Source: ST-Adapter, Pan et al., arXiv:2206.13559, and linziyi96/st-adapter, which has no activation.
+    """
+
+    def __init__(self, dim: int, bottleneck: int, grid: Grid):
+        super().__init__()
+        self.out_grid = grid
+        self.fc1, self.fc2 = nn.Linear(dim, bottleneck), nn.Linear(bottleneck, dim)
+        self.conv = nn.Conv3d(bottleneck, bottleneck, (3, 1, 1), padding=(1, 0, 0), groups=bottleneck)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
+        x = self.conv(rearrange(self.fc1(x), "b t h w d -> b d t h w"))
+        return self.fc2(rearrange(x, "b d t h w -> b t h w d"))
+
+    def macs(self) -> int:
+        return self.out_grid.tokens * sum(part.weight.numel() for part in (self.fc1, self.conv, self.fc2))
+
+
 class ClassToken(nn.Module):
     """A learned token without a place, before the map; what it gathers is classified."""
 

@@ -31,11 +31,12 @@ from backbones.parts import (
     ConvolutionStem,
     PatchEmbedding,
     PatchMerging,
+    SpaceTimeAdapter,
     initialise_linear,
     linear_rates,
     through,
 )
-from backbones.residual import Block
+from backbones.residual import Attend, Block, Residual
 
 Downsampling = Literal["conv", "merge"]
 Position = Literal["peg", "every", "relative", "none"]
@@ -66,6 +67,7 @@ class PyramidConfig(Config):
             same before each block, as in UniFormer; "relative" a relative position bias in every scheme that has this
             option; "none" adds nothing to what the schemes do.
         position_kernel: size of the convolution of "peg" and "every".
+        st_adapter: width of an ST-Adapter before each block's attention, over the width of the stage; None for none.
         drop_path: stochastic depth of the last block, growing linearly from 0 in the first.
         dropout: before the classifier.
         activation_checkpointing: in training, compute the blocks again in the backward pass instead of keeping their
@@ -93,6 +95,7 @@ class PyramidConfig(Config):
     downsampling: Downsampling = "conv"
     position: Position = "peg"
     position_kernel: Grid = Grid(3, 3, 3)
+    st_adapter: Ratio | None = None
     drop_path: Rate = 0.1
     dropout: Rate = 0.5
     activation_checkpointing: bool = False
@@ -103,6 +106,8 @@ class PyramidConfig(Config):
             raise ValueError(f"position_kernel {tuple(self.position_kernel)} must be odd along every axis: (3, 3, 3)")
         self._set("stages", patterns("stages", self.stages, self.attention))
         self._check_lengths()
+        if self.st_adapter is not None and self.position == "every":
+            raise ValueError("st_adapter goes with no position 'every', whose blocks have a part of their own there")
         for stage, (width, heads) in enumerate(zip(self.widths, self.num_heads, strict=True)):
             try:
                 attention_zoo.check_heads(width, heads)
@@ -189,6 +194,17 @@ class PositionedBlock(PreNormBlock):
         return super().macs() + self.position.macs(self.grid)
 
 
+class AdaptedBlock(PreNormBlock):
+    """A block that begins with an adapter, which has no norm."""
+
+    def __init__(self, adapter: SpaceTimeAdapter, *parts: Any):
+        super().__init__(*parts)
+        self.adapter = adapter
+
+    def residuals(self) -> tuple[Residual, ...]:
+        return Residual("adapter", nn.Identity(), Attend(self.adapter)), *super().residuals()
+
+
 class Stage(nn.Module):
     """An embedding, then blocks on one token map; `position`, if any, follows the first block."""
 
@@ -213,11 +229,13 @@ class Pyramid(Classified):
 
     def __init__(self, config: PyramidConfig, num_classes: int, kernel: str):
         super().__init__(config, num_classes)
+        if config.st_adapter is not None:
+            self.tunable = Classified.tunable | {"adapters": r"\.adapter\.|^classifier\."}
         rates = iter(linear_rates(config.drop_path, sum(config.depths)))
         grid, width, self.stages = config.clip, config.in_channels, nn.ModuleList()
         sizes = zip(config.widths, config.num_heads, config.depths, config.steps(), strict=True)
         for s, (dim, heads, depth, step) in enumerate(sizes):
-            embed = _embedding(s, config)(width, dim, grid, step)
+            embed = embedding(s, config)(width, dim, grid, step)
             grid, width, blocks = embed.grid, dim, []
             for b in range(depth):
                 scheme, options = config.attention_at(s, b)
@@ -225,6 +243,9 @@ class Pyramid(Classified):
                 parts = dim, grid, 0, attention, Mlp.of(config, dim), next(rates)
                 if config.position == "every":
                     blocks.append(PositionedBlock(ConditionalPosition(dim, config.position_kernel), *parts))
+                elif config.st_adapter is not None:
+                    adapter = SpaceTimeAdapter(dim, max(1, round(config.st_adapter * dim)), grid)
+                    blocks.append(AdaptedBlock(adapter, *parts))
                 else:
                     blocks.append(PreNormBlock(*parts))
             position = ConditionalPosition(dim, config.position_kernel) if config.position == "peg" else None
@@ -280,7 +301,7 @@ class Pyramid(Classified):
                 block.attention.reset_parameters()
 
 
-def _embedding(stage: int, config: PyramidConfig) -> Callable[..., nn.Module]:
+def embedding(stage: int, config: PyramidConfig) -> Callable[..., nn.Module]:
     """What turns pixels, or the tokens of the stage before, into the tokens of a stage."""
     if stage == 0:
         return ConvolutionStem if config.stem == "convolutions" else PatchEmbedding
@@ -351,6 +372,12 @@ def _video_swin(size: str, window: tuple = WINDOW, **changes: Any) -> PyramidCon
     )
 
 
+def _st_adapter(size: str) -> PyramidConfig:
+    """Frames seen by image Swin, each for itself, but for the adapters, as wide as in the ViT: half of the width."""
+    changes = dict(clip=Grid(8, 224, 224), patch=Grid(1, 4, 4), st_adapter=0.5)
+    return _video_swin(size, (1, *WINDOW[1:]), **changes)
+
+
 def _pyramid_tiny(scheme: str) -> PyramidConfig:
     if scheme == "global_pyramid":  # the scales that DualFormer has in each stage
         attention = _dualformer_attention(WINDOW, FINE, COARSE)
@@ -389,6 +416,7 @@ def models() -> dict[str, Callable[[], PyramidConfig]]:
         **{f"dualformer_{size}_image": partial(_dualformer_image, size) for size in DUALFORMER_SIZES},
         **{f"video_swin_{size}": partial(_video_swin, size) for size in VIDEO_SWIN_SIZES},
         **{f"video_swin_{size}_image": partial(_video_swin, size, image_window, **IMAGE) for size in VIDEO_SWIN_SIZES},
+        "st_adapter_swin_base_8f": partial(_st_adapter, "base"),
         **{f"pyramid_uniformer_{size}": partial(_uniformer, depths) for size, depths in UNIFORMER_DEPTHS.items()},
         **{f"pyramid_tiny_{scheme}": partial(_pyramid_tiny, scheme) for scheme in attention_zoo.schemes.names()},
     }
@@ -458,6 +486,7 @@ ORIGINS = {
     "video_swin": Origin(
         "arXiv:2106.13230", "SwinTransformer/Video-Swin-Transformer", "Apache-2.0", "K400, K600, SSv2: README"
     ),
+    "st_adapter": Origin("arXiv:2206.13559", "linziyi96/st-adapter", "Apache-2.0", "none of Swin"),
     "pyramid_uniformer": Origin("arXiv:2201.09450 (blocks)", "Sense-X/UniFormer", "Apache-2.0"),
     "pyramid_tiny": Origin("arXiv:2112.04674 (skeleton)"),
 }

@@ -67,7 +67,7 @@ def show(
     for ablation in ablations:
         entries = resolve(ablation, settings)
         chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
-        metric_names = ablation.metrics if names is None else names
+        metric_names = session.metrics_of(ablation, names)
         words = [*session.setting(ablation, entries, settings, usual), *ablation.added]
         folder = session.folder_of(out, ablation.name, settings.quick) / session.folder_name(words, settings)
         console.print(f"{ablation.name}: {ablation.question}", markup=False, soft_wrap=True)

@@ -72,7 +72,7 @@ def run(
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted. Raises: UsageError, before any work.
     """
     console, training, arguments = console or Console(quiet=True), training or Training(), arguments or []
-    by_ablation = {ablation.name: _metrics(ablation, names) for ablation in ablations}
+    by_ablation = {ablation.name: metrics_of(ablation, names) for ablation in ablations}
     timed = any(metrics.get(name).timed for metric_names in by_ablation.values() for name in metric_names)
     setups = {ablation.name: setup(ablation, settings, training, names is None) for ablation in ablations}
     _check_writable(out)
@@ -294,9 +294,11 @@ def _terminate_like_interrupt():
         signal.signal(signal.SIGTERM, previous)
 
 
-def _metrics(ablation: Ablation, chosen: list[str] | None) -> list[str]:
-    """The metrics of a run in the registry's order."""
+def metrics_of(ablation: Ablation, chosen: list[str] | None) -> list[str]:
+    """The metrics of a run in the registry's order; parameters bring those that learn, where a row freezes the rest."""
     names = ablation.metrics if chosen is None else chosen
+    parts = {*ablation.vary.get("trainable", []), *(row.trainable for row in ablation.rows)} - {None, "all"}
+    names = [*names, "trainable_params"] if parts and "params" in names else names
     return [name for name in metrics.names() if name in names]
 
 

@@ -84,7 +84,7 @@ def _count(part: Mapping[str, Any], row: Any, rows: Mapping[str, Any]) -> int | 
     if "printed" in part:
         return part["printed"]
     source = rows[part["row"]] if "row" in part else row
-    count = counting.operations(part["by"], source.value) if "by" in part else source.value(part["count"])
+    count = counting.operations(part["by"], source.count) if "by" in part else source.count(part["count"])
     return None if count is None else count * part.get("views", 1)
 
 

@@ -12,6 +12,7 @@ RULES: dict[str, dict[str, int]] = {  # softmax, activations, additions and pool
     "multiply_adds_with_classifier": {"macs_with_classifier": 1},
     "without_attention_products": {"macs_with_classifier": 1, "attention_products": -1},
     "mlps_only": {"mlp_macs": 1},
+    "linear_maps": {"linear_maps": 1},
 }
 WORDS = {
     "fvcore": "fvcore's rule (multiply-adds, plus 5 per LayerNorm and 2 per BatchNorm element)",
@@ -20,6 +21,7 @@ WORDS = {
     "multiply_adds_with_classifier": "multiply-adds with the classifier",
     "without_attention_products": "multiply-adds with the classifier and without the products of attention",
     "mlps_only": "the multiply-adds of the MLPs alone",
+    "linear_maps": "the multiply-adds of the blocks' linear maps alone",
 }
 
 

@@ -79,7 +79,7 @@ def _operations(row: Row) -> str:
     sentences = [f"{printed} / {views} = {_short(printed / views)} G a view."] if views and views > 1 else []
     by_rule: dict[str, list[str]] = {}
     for rule in counting.RULES:
-        count = counting.operations(rule, row.value)
+        count = counting.operations(rule, row.count)
         if count is None or not views:
             continue
         total = row.printed_by(count)

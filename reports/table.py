@@ -75,6 +75,11 @@ class Row:
         measured = self.measurement(name)
         return measured.value if measured and measured.samples else None
 
+    def count(self, name: str) -> int | float | None:
+        """A value, or a part of the multiply-adds that is written down with them."""
+        value, macs = self.value(name), self.measurement("macs")
+        return macs.details.get(name) if value is None and macs else value
+
     def reason(self, name: str) -> str:
         """Why there is no value of `name`."""
         if self.published_only:
@@ -114,7 +119,7 @@ class Row:
     @property
     def macs_by_authors_rule(self) -> int | None:
         """Operations of one view, counted as the table's authors did."""
-        return counting.operations(self.counting, self.value)
+        return counting.operations(self.counting, self.count)
 
     @property
     def authors_flops(self) -> Decimal | None:

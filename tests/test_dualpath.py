@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import backbones
 from backbones.dualpath import CLIP, SPATIAL, DualPathConfig, frame_sinusoid, frameset
 from backbones.parts import through
+from harness.training.start import initialise
 from tests.test_goldens import DTYPES, FLOAT64, FOLDER, _error
 
 golden = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no goldens in {FOLDER}")
@@ -148,6 +149,32 @@ def test_adapters_start_without_a_say():
     mosaics, _ = block.apart(seen_by(model, block, clip))
     for residual in block.temporal():
         assert_close(residual(mosaics).x, mosaics.x)
+
+
+def test_an_image_vit_of_timm_loads_all_but_its_classifier(tmp_path):
+    """Names and shapes of timm's; what no image model has starts fresh."""
+    model = backbones.create("dualpath_in21k_base_16f", 3, changes=TINY | {"projection": 0})
+    frozen = {k: v for k, v in model.state_dict().items() if ".adapters." not in k and not k.startswith("classifier")}
+    frozen.pop("position.of_mosaic")
+    names = {"position.class_token": "cls_token", "position.of_frame": "pos_embed"}
+    theirs = {
+        names.get(k, k.replace("embed.", "patch_embed.").replace("column.", "blocks.")): v for k, v in frozen.items()
+    }
+    theirs = {k.replace(".attention.", ".attn."): torch.randn_like(v) for k, v in theirs.items()}
+    file = {k: v[None, None] if k == "cls_token" else v[None] if k == "pos_embed" else v for k, v in theirs.items()}
+    file["patch_embed.proj.weight"] = file["patch_embed.proj.weight"][:, :, 0]
+    file |= {"head.weight": torch.randn(21843, 24), "head.bias": torch.randn(21843)}
+    torch.save(file, tmp_path / "vit.pth")
+    notes = initialise(model, tmp_path / "vit.pth")
+    assert any(f"{len(frozen)} tensors from vit.pth (image ViT (timm))" in note for note in notes)
+    assert any("classifier starts fresh" in note for note in notes)
+    assert_close(model.position.class_token, theirs["cls_token"])
+    assert_close(model.position.of_frame, theirs["pos_embed"])
+    assert_close(model.column[1].attention.qkv.weight, theirs["blocks.1.attn.qkv.weight"])
+    del file["blocks.1.norm2.weight"]
+    torch.save(file, tmp_path / "vit.pth")
+    with pytest.raises(backbones.CheckpointError, match=r"column\.1\.norm2\.weight"):
+        initialise(model, tmp_path / "vit.pth")
 
 
 def seen_by(model, block, clip):

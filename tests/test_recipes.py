@@ -15,6 +15,7 @@ from harness.spec.recipe import Optimisation, Recipe, TokenLabels, load
 from harness.spec.sampling import Sampling
 
 ALL = recipes.names()
+CLIP = "dualpath_clip_base_16f"
 OWN = ("quick", "small", "proxy")
 
 
@@ -150,7 +151,9 @@ STATED = {
         "optimisation.lr": (5e-4, 2.5e-4),
         "testing.crops": (3, 3),
         "optimisation.batch_size": (128, 128),
+        "model": (CLIP, f"{CLIP}_released"),
     },
+    "dualpath_k400": {"model": (f"{CLIP}_4_adapters", f"{CLIP}_released"), "optimisation.batch_size": (64, 64)},
     "dualpath_hmdb51": {"testing.clips": (2, 3), "testing.crops": (3, 1), "optimisation.weight_decay": (0.02, 0.05)},
     "dualpath_diving48": {"augmentation.erasing": (0.0, 0.1), "testing.clips": (1, 3)},
     "multitrain_several": {"many_sets.expander": (2048, 4096), "optimisation.batch_size": (512, 64)},
@@ -160,6 +163,7 @@ STATED = {
         "optimisation.lr": (5e-3, 5e-3),
         "sampling.frames": (32, 32),
     },
+    "rvit_xl_k400": {"model": ("rvit_xl",) * 2, "optimisation.batch_size": (16, 16), "optimisation.lr": (5e-3, 5e-3)},
     "rvit_jester": {"optimisation.optimizer": ("adamw", "adamw"), "optimisation.lr": (3e-4, 3e-4)},
     "timesformer_k400": {
         "optimisation.optimizer": ("sgd", "sgd"),

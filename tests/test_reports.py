@@ -199,7 +199,7 @@ def test_verdicts(published, measured, options, expected):
 
 def test_counting_rules():
     counts = {"macs": MACS, "layernorm_elements": LAYERNORM, "batchnorm_elements": BATCHNORM, "mlp_macs": 7}
-    counts |= {"macs_with_classifier": MACS + 5, "attention_products": 11}
+    counts |= {"macs_with_classifier": MACS + 5, "attention_products": 11, "linear_maps": 13}
     expected = {
         "fvcore": MACS + 5 * LAYERNORM + 2 * BATCHNORM,
         "fvcore_with_classifier": MACS + 5 + 5 * LAYERNORM + 2 * BATCHNORM,
@@ -207,6 +207,7 @@ def test_counting_rules():
         "multiply_adds_with_classifier": MACS + 5,
         "without_attention_products": MACS + 5 - 11,
         "mlps_only": 7,
+        "linear_maps": 13,
     }
     assert {rule: counting.operations(rule, counts.get) for rule in counting.RULES} == expected
     assert set(counting.WORDS) == set(counting.RULES)

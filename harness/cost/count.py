@@ -31,8 +31,8 @@ class CountError(AssertionError):
 class Count:
     """Of one view of one clip; all but the classifier's own fields exclude the classifier.
 
-    `attention_products` are scores and weighted sums, `mlp_macs` the MLPs: parts of `macs` that some papers leave out,
-    or count alone.
+    `attention_products` are scores and weighted sums, `mlp_macs` the MLPs, `linear_maps` these and the linear maps of
+    attention: parts of `macs` that some papers leave out, or count alone.
     """
 
     params: int
@@ -44,6 +44,7 @@ class Count:
     batchnorm_elements: int
     attention_products: int
     mlp_macs: int
+    linear_maps: int
 
 
 _counts: dict[str, Count] = {}  # equal models occur in many tables of one run
@@ -90,6 +91,7 @@ def _count(case: Case) -> Count:
         batchnorm_elements=sum(total.get(op, 0) for op in BATCHNORM),
         attention_products=parts.get("attention", 0),
         mlp_macs=parts.get("mlp", 0),
+        linear_maps=parts.get("mlp", 0) + parts.get("projections", 0),
     )
 
 

@@ -140,6 +140,8 @@ class Row:
     `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`. Of a row that is
     trained on several data sets (`data: [a, b]`), `set` names the one whose accuracy is the row's.
 
+    `trainable` is the part of its model that learns, where no axis says it.
+
     `dial` holds values of dotted paths of this row's model alone, such as `attention.neighborhood.window`, each of
     which is a case; an axis of the ablation would ask them of every row.
     """
@@ -152,6 +154,7 @@ class Row:
     changes: dict[str, Any] = field(default_factory=dict)
     clip: ClipChange = field(default_factory=dict)
     num_classes: Count | None = None
+    trainable: str | None = None
     explanation: str | None = None
     fit: Flag = False
     note: str | None = None
@@ -489,6 +492,7 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{where}: {_message(error)}") from error
     case = Case(row=name, model=model, config=config.to_dict(), num_classes=row.num_classes or 400, clip=clip)
+    case = replace(case, trainable=row.trainable or case.trainable)
     for axis in CASE_AXES:
         value = (
             chosen.get(axis) if getattr(settings, axis, None) is None or axis == "model" else getattr(settings, axis)

@@ -28,6 +28,8 @@ def macs(case: Case) -> list[Measurement]:
     details = {
         "counter": "FlopCounterMode / 2 on the meta device, kernel reference",
         "closed_form": counted.closed_form,
+        # Not a quantity of its own: records of before would be incomplete for want of it.
+        "linear_maps": counted.linear_maps,
     }
     return [
         MACS.of([counted.macs], details),
