@@ -13,12 +13,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from records.record import MANIFEST, RecordError, ablation_folders, outputs_of, write_text
+from records.record import MANIFEST, ablation_folders, outputs_of, write_text
 from records.terminal import until_closed
 from reports import cost_page, data, explore, exponents, figures, index, markdown, table
-from reports.paper_table import PaperTableError
 
-EXPECTED = (RecordError, PaperTableError)
+EXPECTED = cost_page.EXPECTED
 FORMAT = "write each figure also as SVG or PDF; format=svg without hyphens is the same"
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from records.record import Measurement, Quantity
 from reports import accuracy, accuracy_section, probes, roofline, sparsity
-from reports.markdown import FACTS, NOT_DISTINGUISHABLE, PUBLISHED_COUNTS, has_ratio
+from reports.markdown import NOT_DISTINGUISHABLE, PUBLISHED_COUNTS, has_ratio
 from reports.statistics import Ratio
-from reports.table import AblationTable, Row
+from reports.table import FACTS, AblationTable, Row
 from reports.text import table_csv
 
 SCHEMA = 2

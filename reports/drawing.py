@@ -24,7 +24,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 
 from reports.exponents import scheme_of
-from reports.table import AblationTable
+from reports.table import PARTIAL, AblationTable
 from reports.text import counted
 
 MEASURED, VARIANT, PRINTED = "#0072B2", "#A3CCE6", "#111111"
@@ -36,7 +36,6 @@ FORMATS = {  # what is written beside the picture itself: no time, no name of a 
     "svg": {"Date": None, "Title": "title", "Description": "about"},
     "pdf": {"CreationDate": None, "Title": "title", "Subject": "about"},
 }
-PARTIAL = ("metrics", "rows", "rounds", "force")  # words that make a part of the records, or make them anew
 WIDTH, DPI, SMALL = 10.0, 130, 7.5
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,

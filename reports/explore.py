@@ -24,7 +24,6 @@ from reports.text import unit
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_suffix(".html")
 TOKENS = {"title": "tokens", "unit": "count", "better": "none", "kind": "counted"}
-FACTS = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads", "clip", "commit")
 
 
 def top(outputs: Path) -> Path:

@@ -27,7 +27,7 @@ from reports import (
     verdict,
 )
 from reports.statistics import Interval, Ratio
-from reports.table import NOT_YET, AblationTable, Row
+from reports.table import FACTS, NOT_YET, PARTIAL, AblationTable, Row
 from reports.text import (
     MISSING,
     Columns,
@@ -48,13 +48,11 @@ from reports.text import (
 from reports.verdict import Verdict
 
 PUBLISHED_COUNTS = {"flops": "macs", "params": "params"}  # a published column: the count that it is set against
-FACTS = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads", "clip", "commit")
 HEADINGS = {"operators": "attention operator"}  # of the facts that are not called by their own name
 NOT_DISTINGUISHABLE = "not distinguishable"
 LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching for so long
 ROUGH = f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough"
 FINITE = {"finite_logits": "outputs were", "finite_loss": "loss was"}  # details that say so, and of what
-PARTIAL = ("metrics", "rows", "rounds", "force")  # words that make a part of the records, or make them anew
 QUANTILES = (50, 90, 99)
 OF_A_VISIT = {"compile_seconds": ("compilation, s", 1), "reserved_bytes": ("reserved, MiB", 2**20)}
 PARTS = {"parts_ms": ("ms", 1), "parts_bytes": ("MiB", 2**20)}

@@ -21,6 +21,8 @@ from reports.verdict import Verdict
 
 NOT_YET = "not measured yet"
 WHAT_RAN = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads")  # as in Row.circumstances
+FACTS = (*WHAT_RAN, "clip", "commit")
+PARTIAL = ("metrics", "rows", "rounds", "force")  # words that make a part of the records, or make them anew
 OPERATOR_WORDS = {  # part of an operator's name: what the field calls it; the first that fits
     "cudnn": "cuDNN", "flash": "flash", "efficient_attention": "memory-efficient", "fmha_cutlass": "memory-efficient",
     "attention_math": "math", "softmax": "math (explicit softmax)", "flex_attention": "flex", "window_attend": "Triton",

@@ -12,7 +12,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -218,16 +217,3 @@ def train(
                     if type(error).__module__.startswith("harness")
                     else f"{type(error).__name__}: {text[:300]}"
                 )
-
-
-def main(argv: list[str]) -> int:
-    """`JOB.json FOLDER`: train one job, as a queue of a cluster does."""
-    file, folder = argv
-    failure = train(json.loads(Path(file).read_text(encoding="utf-8")), Path(folder), lambda: False)
-    if failure:
-        print(failure, file=sys.stderr)
-    return 1 if failure else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
