@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import inspect
 import platform
-import signal
 import sys
 
 import torch
 
 import attention_zoo.laws as laws
 from attention_zoo import UnknownName, kernels, options_of, schemes
+from attention_zoo._settings import end_quietly
 
 USAGE = """python -m attention_zoo                every scheme with its options and defaults; the kernels that run here
 python -m attention_zoo check NAME     whether it obeys the laws, also one of another package; several names too
@@ -111,8 +111,5 @@ def _availability(name: str, device: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGPIPE"):  # an end without a traceback: Ctrl-C, or a reader that has had enough
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-    sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter
+    end_quietly()
     raise SystemExit(main())

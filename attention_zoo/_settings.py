@@ -1,14 +1,26 @@
-"""What is said to `draw`, `speedup` and `gallery`: a scheme, settings as name=value, and the scheme's own options."""
+"""What is said to `draw`, `speedup` and `gallery`: a scheme, settings as name=value, and the scheme's own options; and
+how a command ends that prints.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attention_zoo.grid import Grid
+
+
+def end_quietly() -> None:
+    """This process ends without a traceback on Ctrl-C, or when a reader has had enough, and prints any letter."""
+    for name in ("SIGINT", "SIGPIPE"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    sys.stdout.reconfigure(errors="replace")
 
 
 class Settings:

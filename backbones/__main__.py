@@ -5,7 +5,6 @@ Nothing is downloaded: the listing says where the authors publish weights, and `
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +15,7 @@ from rich.table import Table
 import attention_zoo
 import backbones
 from attention_zoo import Grid, UnknownName
+from attention_zoo._settings import end_quietly
 from backbones.checkpoint import CLASSIFIER, CheckpointError, read, translate
 from backbones.residual import Block
 
@@ -140,8 +140,5 @@ def giga(macs: int) -> str:
 
 
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGPIPE"):  # an end without a traceback: Ctrl-C, or a reader that has had enough
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-    sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter
+    end_quietly()
     raise SystemExit(main())

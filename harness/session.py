@@ -141,11 +141,13 @@ def run(
         console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
     status = 130 if interrupted else int(bool(failures))
     if as_json:
-        json_line({"status": status, "failed": failures, "ablations": {run.ablation.name: _said(run) for run in runs}})
+        json_line(
+            {"status": status, "failed": failures, "ablations": {run.ablation.name: _for_programs(run) for run in runs}}
+        )
     return status
 
 
-def _said(run: Run) -> dict[str, Any]:
+def _for_programs(run: Run) -> dict[str, Any]:
     """One ablation for a program: where its report is, and the value of every measurement by row, in its own unit."""
     paths = {entry.row.row: run.folder / f"{case.case_id(entry.case)}.json" for entry in run.entries}
     records = {row: read_record(path) for row, path in paths.items() if path.is_file()}

@@ -196,7 +196,7 @@ def learning_word(measured: Measurement | None) -> str | None:
     return ("; ".join(learning_words(learnt.troubles.values())) or "learnt") if learnt else None
 
 
-def learning_said(measured: Measurement | None) -> str:
+def learning_text(measured: Measurement | None) -> str:
     """What is the matter with the trainings of a row, in words; empty where nothing is, or nothing is known."""
     return str(learning(measured) or "")
 
@@ -461,7 +461,7 @@ def summary(table: AblationTable, name: str) -> str | None:
     best, least = (choose(measured, key=lambda row: accuracy(row.measurement(name)).value) for choose in (max, min))
     values = [f"{accuracy(row.measurement(name)).value:.1f} % ({row.name})" for row in (least, best)]
     span = f"Top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
-    wrong = [f"{row.name}: {text}" for row in measured if (text := learning_said(row.measurement(name)))]
+    wrong = [f"{row.name}: {text}" for row in measured if (text := learning_text(row.measurement(name)))]
     span += f" (not as they stand: {'; '.join(wrong)})" if wrong else ""
     span += "".join(f", {mean:.1f} % with {CONTROLS[key]}" for key, mean in control_means(measured, name).items())
     judgements = orderings(table, name)

@@ -39,7 +39,7 @@ def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     if estimate is None:
         return MISSING if row.published_only else MISSING + notes.mark(accuracy.reason(row, name))
     text = str(estimate) + ("" if estimate.over_seeds else notes.mark(ONE_RUN))
-    wrong = accuracy.learning_said(row.measurement(name))
+    wrong = accuracy.learning_text(row.measurement(name))
     text += f": **{wrong}**" if wrong else ""
     odd = accuracy.differs(table, row, name)
     covered = accuracy.by_seed(row.measurement(name), "coverage").values()
@@ -252,7 +252,7 @@ def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Note
 
 
 def _plain(row: Row, name: str) -> str:
-    wrong = accuracy.learning_said(row.measurement(name))
+    wrong = accuracy.learning_text(row.measurement(name))
     return f"{accuracy.accuracy(row.measurement(name))}" + (f": {wrong}" if wrong else "")
 
 

@@ -62,7 +62,7 @@ def human(measurement: Measurement | None, spread: Spread | None = None) -> str:
     if measurement.kind == "scored":
         estimate = accuracy.accuracy(measurement)
         inside = f" [{estimate.interval.low:.1f}–{estimate.interval.high:.1f}]" if estimate.interval else ""
-        wrong = accuracy.learning_said(measurement)
+        wrong = accuracy.learning_text(measurement)
         return f"{estimate.value:.1f} %{inside}, {counted(estimate.seeds, 'seed')}" + (f": {wrong}" if wrong else "")
     text = f"{shown(measurement)} {unit(measurement)[0]}"
     if measurement.kind == "timed" and (spread or len(measurement.visits) > 1):

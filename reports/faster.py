@@ -27,7 +27,7 @@ METRICS = {"latency": False, "training_latency": True}
 
 
 @dataclass(frozen=True)
-class Said:
+class PairVerdict:
     """What one pair of records says."""
 
     of: tuple[str, str, str, bool, str]  # card, number format, scheme, with gradients, kernel
@@ -37,19 +37,19 @@ class Said:
 
 def entries(tables: Iterable[AblationTable]) -> list[dict[str, Any]]:
     """The list, with the records that it rests on."""
-    by_setting: dict[tuple, list[Said]] = {}
+    by_setting: dict[tuple, list[PairVerdict]] = {}
     for table in tables:
         for statement in pairs(table):
             by_setting.setdefault(statement.of, []).append(statement)
     keys = ("device", "dtype", "scheme", "backward", "kernel")
     return [
-        {**dict(zip(keys, of, strict=True)), "records": sorted({entry.place for entry in all_said})}
-        for of, all_said in sorted(by_setting.items())
-        if all(entry.faster for entry in all_said)
+        {**dict(zip(keys, of, strict=True)), "records": sorted({entry.place for entry in verdicts})}
+        for of, verdicts in sorted(by_setting.items())
+        if all(entry.faster for entry in verdicts)
     ]
 
 
-def pairs(table: AblationTable) -> Iterator[Said]:
+def pairs(table: AblationTable) -> Iterator[PairVerdict]:
     """What each row with a special kernel says, beside the row that differs in that alone."""
     for row in table.measured:
         case = row.record.case
@@ -66,7 +66,7 @@ def pairs(table: AblationTable) -> Iterator[Said]:
                 for scheme in KERNELS[case["kernel"]]["backward" if backward else "forward"]:
                     if scheme in schemes(case):
                         faster = ratio.distinguishable and ratio.interval.value < 1
-                        yield Said((card, case["dtype"], scheme, backward, case["kernel"]), faster, place)
+                        yield PairVerdict((card, case["dtype"], scheme, backward, case["kernel"]), faster, place)
 
 
 def _differ(usual: Row, row: Row) -> bool:

@@ -155,7 +155,7 @@ def controls(table: AblationTable) -> Controls:
     return Controls(oracle, nothing)
 
 
-def _controls_said(table: AblationTable) -> str:
+def _controls_text(table: AblationTable) -> str:
     held, titles = controls(table), table.quantities()
     clauses = []
     if held.oracle:
@@ -185,7 +185,7 @@ def summary(table: AblationTable) -> list[str]:
     over = "one seed, tried quickly" if max(seeds, default=0) < 2 else counted(max(seeds), "seed")
     return [
         f"Probes ({over}): every question to the end of its dial is answered by {', '.join(passed) or 'no row'}; reach "
-        f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_said(table)}".strip()
+        f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_text(table)}".strip()
     ]
 
 

@@ -157,14 +157,14 @@ def seen(end, before=None, clips=160, chance=12.5, seed=0):
 def test_what_is_the_matter_with_a_training(details, expected):
     word = trouble(details["train_curve"], details["train_clips"], details["chance"])
     assert word == expected
-    text = accuracy.learning_said(Measurement(**vars(trained(50.0)) | {"visits": (Visit((50.0,), details=details),)}))
+    text = accuracy.learning_text(Measurement(**vars(trained(50.0)) | {"visits": (Visit((50.0,), details=details),)}))
     assert text == ("" if expected is None else f"{expected} (train {details['train_curve'][-1]:.0f} %)")
 
 
 def test_rows_say_which_of_their_seeds_did_not_learn():
     visits = tuple(Visit((50.0,), details=seen(end, seed=seed)) for seed, end in enumerate((12, 80, 13)))
     whole = Measurement(**vars(trained(50.0)) | {"visits": visits})
-    assert accuracy.learning_said(whole) == "2 of 3 seeds: has not learnt (train 35 %)"
+    assert accuracy.learning_text(whole) == "2 of 3 seeds: has not learnt (train 35 %)"
     assert accuracy.learning_word(whole) == "has not learnt"
     rows = {"base": trained(12.0, 80.0, 13.0), "worse": whole}
     assert accuracy.orderings(rows_of(rows), "top1_quick")["worse"].kind == accuracy.NOT_TESTED

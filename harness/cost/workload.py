@@ -141,7 +141,7 @@ class Workload:
     @cached_property
     def series(self) -> Series:
         """Warm up until the time has settled, then take samples for as long as the effort says."""
-        kernel, model, clips = self.kernel, self.model, self.input
+        model, clips = self.model, self.input
         scores: Tensor | None = None
 
         def run() -> None:
@@ -153,14 +153,12 @@ class Workload:
         with torch.no_grad():
             ran = self.operators(lambda: self.eager(clips)) | self.device_kernels(lambda: model(clips))
         details = {
-            "kernel_requested": self.case.kernel,
-            "kernel": kernel,
             **ran,
             **({"ways": ways} if (ways := fastest.chosen()) else {}),
             "compile": self.case.compile,
             "finite_logits": bool(torch.isfinite(scores).all()),
             **warm_up,
-            **self.surroundings(),
+            **self.what_ran(),
         }
         if self.compile_seconds is not None:
             details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True, **_from_cache()}
@@ -210,6 +208,10 @@ class Workload:
                 raise
             return {"device_kernels": ["not observed: out of memory"]}
         return {"device_kernels": _attention_kernels(profiler.events())}
+
+    def what_ran(self) -> dict[str, Any]:
+        """The kernel of the model, asked for and chosen, and `surroundings`; part of every measurement of a model."""
+        return {"kernel_requested": self.case.kernel, "kernel": self.kernel, **self.surroundings()}
 
     def surroundings(self) -> dict[str, Any]:
         """Where this process measures; part of every timed measurement."""

@@ -50,9 +50,7 @@ def energy(workload: Workload) -> list[Measurement]:
     details = {
         "how": "NVML energy counter of the whole device",
         "passes": passes,
-        "kernel_requested": workload.case.kernel,
-        "kernel": workload.kernel,
-        **workload.surroundings(),
+        **workload.what_ran(),
     }
     return [ENERGY.of(samples, details)]
 

@@ -44,9 +44,7 @@ def _measured(workload: Workload, quantity: Quantity) -> list[Measurement]:
         "of": tensor,
         "tolerance": tolerance,
         "how": "eager model in miniature, largest difference to kernel reference in float64 over the largest value",
-        "kernel_requested": workload.case.kernel,
-        "kernel": workload.kernel,
-        **workload.surroundings(),
+        **workload.what_ran(),
     }
     if not error <= tolerance:
         details["wrong"] = True

@@ -141,7 +141,7 @@ def predicted(peaks: dict[int, int], room: int | None) -> int | None:
 
 
 def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[], Any]]) -> list[Measurement]:
-    details = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
+    details = workload.what_ran()
     metric = get(name)
     if workload.case.compile or workload.case.graph:
         reason = "a compiled or recorded model would be made anew for batch after batch; use compile=false, graph=false"

@@ -46,9 +46,7 @@ def operator_share(workload: Workload) -> list[Measurement]:
     details = {
         "how": "torch.profiler: time of each operator without those inside of it"
         + (", on the device" if workload.device.type == "cuda" else ""),
-        "kernel_requested": workload.case.kernel,
-        "kernel": workload.kernel,
-        **workload.surroundings(),
+        **workload.what_ran(),
     }
     return [quantity.of(samples[quantity.name], details) for quantity in MEASURES]
 

@@ -32,8 +32,7 @@ def measured(
     facts: dict[str, Any] | None = None,
 ) -> list[Measurement]:
     """What `run` needs at its peak, by default a forward pass; `facts` go into the details."""
-    run, surroundings = run or _forward, {"kernel_requested": workload.case.kernel, "kernel": workload.kernel}
-    surroundings |= (facts or {}) | workload.surroundings()
+    run, surroundings = run or _forward, (facts or {}) | workload.what_ran()
     on_cuda = workload.device.type == "cuda"
     if not on_cuda and (workload.case.compile or workload.kernel == "flex"):
         cure = "use compile=false" if workload.case.compile else "kernel flex is compiled when it runs; use another"

@@ -33,8 +33,7 @@ def stream_latency(workload: Workload) -> list[Measurement]:
     for frame in frames:
         stream(frame)
     runs, warm_up = workload.time(lambda: stream(frames[-1]))
-    kernel = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel}
-    return [STREAM_LATENCY.of([run[-1] for run in runs], how | kernel | warm_up | workload.surroundings())]
+    return [STREAM_LATENCY.of([run[-1] for run in runs], how | warm_up | workload.what_ran())]
 
 
 def streams(workload: Workload) -> bool:

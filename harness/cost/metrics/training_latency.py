@@ -34,8 +34,6 @@ def training_latency(workload: Workload) -> list[Measurement]:
     ran = workload.operators(step.eagerly) | workload.device_kernels(step)
     parts = [[end - begin for begin, end in zip((0.0, *run), run, strict=False)] for run in runs]
     details = {
-        "kernel_requested": workload.case.kernel,
-        "kernel": workload.kernel,
         **ran,
         "compile": workload.case.compile,
         **({"weights": "float32, autocast"} if workload.case.mixed else {}),
@@ -43,7 +41,7 @@ def training_latency(workload: Workload) -> list[Measurement]:
         "optimizer": step.optimizer_text,
         "finite_loss": finite,
         **warm_up,
-        **workload.surroundings(),
+        **workload.what_ran(),
     }
     if workload.case.compile:
         details["compile_seconds"] = round(first, 3)

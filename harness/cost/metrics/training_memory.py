@@ -34,7 +34,7 @@ def training_memory(workload: Workload) -> list[Measurement]:
 
     Raises: KernelUnavailable, where the case's kernel has no backward pass.
     """
-    details = {"kernel_requested": workload.case.kernel, "kernel": workload.kernel, **workload.surroundings()}
+    details = workload.what_ran()
     on_cuda = workload.device.type == "cuda"
     if workload.case.compile and not on_cuda:
         reason = f"{memory.COMPILERS_OWN}; use compile=false"
