@@ -175,7 +175,7 @@ def installed(tmp_path, monkeypatch):
         (metadata / "entry_points.txt").write_text(f"[{group}]\n{entry_point}\n")
         return tmp_path
 
-    registries = schemes, backbones.families
+    registries = schemes, backbones.families, metrics.registry, datasets.registry
     for registry in registries:
         registry.names()  # those of ours are there before, whichever test comes first
     before = [dict(registry._entries) for registry in registries]
@@ -303,6 +303,38 @@ def test_another_distribution_adds_a_family(installed, tmp_path):
     again = backbones.from_checkpoint(backbones.save_checkpoint(model, tmp_path / "flat.safetensors")).eval()
     assert again.config == model.config
     torch.testing.assert_close(again(clip), model(clip))
+
+
+METRIC = """
+from harness.cost.metrics import register
+from records.record import Quantity
+
+VALUES = Quantity("their_values", "counted", "their values", "values", "lower")
+
+
+@register("their_values", VALUES)
+def their_values(case):
+    return [VALUES.of([7])]
+"""
+DATA_SET = """
+from harness.datasets import DataSet, Item, register
+
+
+@register("their_data")
+def their_data(split, root=None, *, short=False):
+    return DataSet("their_data", split, root, (Item("a.mp4", 0),), ("only",))
+"""
+
+
+def test_another_distribution_adds_a_metric_and_a_data_set(installed):
+    folder = installed(METRIC, "their_values = their_scheme", "attention_zoo.metrics")
+    assert "their_values" in metrics.names()
+    assert metrics.get("their_values").run(None)[0].value == 7
+    (folder / "their_data.py").write_text(DATA_SET)
+    entry_points = folder / "their_schemes-1.0.dist-info" / "entry_points.txt"
+    entry_points.write_text("[attention_zoo.data_sets]\ntheir_data = their_data\n")
+    assert datasets.load("their_data", "train", short="true").classes == ("only",)
+    sys.modules.pop("their_data")
 
 
 INCOMPLETE = {  # what is taken out of the family, when it is told, and how
