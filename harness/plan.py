@@ -63,7 +63,7 @@ def show(
     """Print the plan of a command. Raises: UsageError for what could not be measured."""
     settings, usual = session.settled(settings)
     rounds = rounds or (QUICK_ROUNDS if settings.quick else ROUNDS)
-    known = guessed = size = 0.0
+    known = guessed = trained = size = 0.0
     for ablation in ablations:
         entries = resolve(ablation, settings)
         chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
@@ -71,7 +71,8 @@ def show(
         words = [*session.setting(ablation, entries, settings, usual), *ablation.added]
         folder = session.folder_of(out, ablation.name, settings.quick) / session.folder_name(words, settings)
         console.print(f"{ablation.name}: {ablation.question}", markup=False, soft_wrap=True)
-        console.print(f"  {len(chosen)} cases; {', '.join(metric_names) or 'no metrics'}", markup=False, soft_wrap=True)
+        what = f"{len(chosen)} case{'s' * (len(chosen) != 1)}; {', '.join(metric_names) or 'no metrics'}"
+        console.print(f"  {what}", markup=False, soft_wrap=True)
         numbers = {row.row: number for number, row in enumerate(ablation.rows, start=1)}
         for entry in chosen:
             record = _record(folder, entry)
@@ -80,10 +81,11 @@ def show(
             known, guessed, size = known + estimate.known, guessed + estimate.guessed, size + RECORD_BYTES
         setup = session.setup(ablation, settings, training, names is None)
         if setup is not None:
-            _show_trainings(setup, chosen, folder, console)
+            trained += _show_trainings(setup, chosen, folder, console)
     device = "cuda" if (settings.device or "cpu").startswith("cuda") else "cpu"
     console.print(
-        f"about {_minutes(known + guessed)}: {_minutes(known)} by earlier visits, {_minutes(guessed)} guessed at "
+        f"about {_minutes(known + guessed + trained)}: {_minutes(known)} by earlier visits, "
+        f"{f'{_minutes(trained)} of trainings, ' if trained else ''}{_minutes(guessed)} guessed at "
         f"{RATES[device] / 1e9:g} GMAC/s on {device}; {size / 1e6:.1f} MB of records in {out}; nothing was measured",
         markup=False,
         soft_wrap=True,
@@ -91,17 +93,18 @@ def show(
     return 0
 
 
-def _show_trainings(setup: Setup, chosen: list[Entry], folder: Path, console: Console) -> None:
-    """How many trainings, how long they take, and which differences they can tell."""
+def _show_trainings(setup: Setup, chosen: list[Entry], folder: Path, console: Console) -> float:
+    """How many trainings, how long they take, and which differences they can tell. Returns the seconds, if known."""
     from harness.accuracy import power  # scipy
 
     slots = setup.training.jobs or provenance.default_threads()
     setup, told = power.settled(setup, chosen, lambda entry: _record(folder, entry), slots)
     count = len(chosen) * len(setup.training.seeds)
-    seconds = power.spread(setup, chosen, lambda entry: _record(folder, entry)).seconds
-    spent = f"about {_minutes(seconds * count / slots)}" if seconds else "no record says how long"
+    seconds = (power.spread(setup, chosen, lambda entry: _record(folder, entry)).seconds or 0.0) * count / slots
+    spent = f"about {_minutes(seconds)}" if seconds else "no record says how long"
     text = f"  accuracy={setup.budget.name}: {count} trainings, {spent}\n  {told}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return seconds
 
 
 def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Training, console: Console) -> int:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import attention_zoo
-from harness import run, session, store, sweep
+from harness import plan, run, session, store, sweep
 from harness.cost import metrics
 from harness.spec import case, names
 from harness.spec.case import Settings
@@ -644,6 +644,16 @@ def test_a_plan_measures_nothing_and_knows_what_is_there(tmp_path, capsys):
     capsys.readouterr()
     assert run.main([*words, "plan=true"]) == 0
     assert "all there" in capsys.readouterr().out
+
+
+def test_a_plan_counts_the_trainings_in(tmp_path, capsys):
+    words = ["ablation=pyramid_scales", "metrics=[params]", "accuracy=quick", "rows=[1]", f"out={tmp_path / 'out'}"]
+    assert run.main([*words, "plan=true"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 case; params" in printed
+    seconds = 3 * 32 / provenance.default_threads()  # as the budget's file records them
+    assert f"{plan._minutes(seconds)} of trainings, 1 s guessed" in printed
+    assert f"about {plan._minutes(seconds + 1)}: 0 s by earlier visits" in printed
 
 
 def test_a_clip_of_ones_own_is_measured_and_recorded_by_name(tmp_path):
