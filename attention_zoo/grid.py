@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 
     def clipped(self, window: Grid) -> Grid:
         """The window that fits: per axis the smaller of the window and this grid."""
-        return Grid(*(min(n, size) for n, size in zip(self, window, strict=True)))
+        return Grid(*(size if n > size else n for n, size in zip(self, window, strict=True)))
 
     def ceil_div(self, size: Grid) -> Grid:
         """How many pieces of `size` cover this grid, the last one padded where it must be."""

@@ -38,16 +38,19 @@ def self_attention(
             for part, bias in zip(x.split(counts), biases, strict=True)
             for piece in part.split(cpu.chunk_length(x, len(part), numbers, weights))
         )
-        return cpu.joined((proj(_attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
+        return cpu.joined((proj(attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
+    projected = qkv(x.contiguous())
+    if len(groups) == 1:
+        return proj(attended(projected, num_heads, biases[0], kernel))
     # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.
-    parts = zip(qkv(x.contiguous()).split(counts), biases, strict=True)
-    results = [_attended(part, num_heads, bias, kernel) for part, bias in parts]
-    return proj(results[0] if len(results) == 1 else torch.cat(results))
+    parts = zip(projected.split(counts), biases, strict=True)
+    return proj(torch.cat([attended(part, num_heads, bias, kernel) for part, bias in parts]))
 
 
-def _attended(
+def attended(
     qkv: Float[Tensor, "s n _"], num_heads: int, bias: Float[Tensor, "#s _ n n"] | None, kernel: str
 ) -> Float[Tensor, "s n d"]:
+    """What each sequence finds in itself, from its queries, keys and values; before the last linear map."""
     return joined(attend(*heads(qkv, 3, num_heads), bias, kernel=kernel))
 
 

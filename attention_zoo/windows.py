@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from attention_zoo import dispatch
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import of_windows
-from attention_zoo.sequence import Groups, self_attention, self_attention_macs
+from attention_zoo.sequence import Groups, attended, self_attention, self_attention_macs
 
 Padding = Literal["masked", "attended"]
 ClippedBias = Literal["geometric", "published"]
@@ -43,7 +43,7 @@ class Tiling(NamedTuple):
         cls, grid: Grid, window: Grid, shift: tuple[int, int, int] = (0, 0, 0), padding: Padding = "masked"
     ) -> Tiling:
         """The window clipped to the grid; no shift along an axis that one window covers."""
-        used = tuple(0 if n <= size else s for n, size, s in zip(grid, window, shift, strict=True))
+        used = tuple(s if s and n > size else 0 for n, size, s in zip(grid, window, shift, strict=True))
         return cls(grid, grid.clipped(window), used, padding)
 
     @property
@@ -65,18 +65,24 @@ def grid_of(x: Float[Tensor, "b t h w d"]) -> Grid:
     """The grid of a token map, as integers even under `torch.jit.trace`, where sizes are tensors (fvcore counts so).
 
     A compiler that leaves sizes open is told these: where windows lie follows from them. A tuple has no open length.
+    An exporter leaves open what its caller asked for.
     """
+    if torch.compiler.is_exporting():
+        return Grid(*x.shape[1:4])
     sizes = (int(n) for n in x.shape[1:4])
     return Grid(*(len((0,) * n) for n in sizes) if torch.compiler.is_compiling() else sizes)
 
 
 def partition(x: Float[Tensor, "b t h w d"], tiling: Tiling) -> Float[Tensor, "s n d"]:
-    """Pads at the end of each axis, rolls by minus the shift, cuts: for every window, its tokens in every clip."""
+    """Pads at the end of each axis, rolls by minus the shift, cuts: of every clip, the tokens of each window.
+
+    The batch stays outermost: behind the windows, an open one makes strides that no exporter's solver follows.
+    """
     x = _padded(x, tiling)
     if any(tiling.shift):
         x = x.roll([-s for s in tiling.shift], dims=(1, 2, 3))
     wt, wh, ww = tiling.window
-    return rearrange(x, "b (nt wt) (nh wh) (nw ww) d -> (nt nh nw b) (wt wh ww) d", wt=wt, wh=wh, ww=ww)
+    return rearrange(x, "b (nt wt) (nh wh) (nw ww) d -> (b nt nh nw) (wt wh ww) d", wt=wt, wh=wh, ww=ww)
 
 
 def reverse(windows: Float[Tensor, "s n d"], tiling: Tiling) -> Float[Tensor, "b t h w d"]:
@@ -84,7 +90,7 @@ def reverse(windows: Float[Tensor, "s n d"], tiling: Tiling) -> Float[Tensor, "b
     (nt, nh, nw), (wt, wh, ww) = tiling.grid.ceil_div(tiling.window), tiling.window
     x = rearrange(
         windows,
-        "(nt nh nw b) (wt wh ww) d -> b (nt wt) (nh wh) (nw ww) d",
+        "(b nt nh nw) (wt wh ww) d -> b (nt wt) (nh wh) (nw ww) d",
         nt=nt, nh=nh, nw=nw, wt=wt, wh=wh, ww=ww,
     )  # fmt: skip
     if any(tiling.shift):
@@ -174,17 +180,13 @@ def _runs(n: int, padded: int, size: int, shift: int, padding: Padding) -> list[
 
     Only the last two can see anything special: the end of the map, which the shift joins to its start, and padding.
     """
-    count = padded // size
-    mixed = [False] * count
-    if shift:
-        mixed[-1] = True
+    count, mixed = padded // size, 1 if shift else 0
     if padding == "masked" and padded != n:
-        mixed[-1] = True
-        if count > 1 and n - shift < padded - size:  # the shift moved padding out of the last window
-            mixed[-2] = True
-    plain = mixed.index(True) if True in mixed else count
+        moved = count > 1 and n - shift < padded - size  # the shift moved padding out of the last window
+        mixed = 2 if moved else 1
+    plain = count - mixed  # an exporter may leave it open, so no list is as long as it
     ranges = [((0, plain), False)] if plain else []
-    return ranges + [((i, i + 1), True) for i in range(plain, count)]
+    return ranges + [((plain + i, plain + i + 1), True) for i in range(mixed)]
 
 
 def _order(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:
@@ -299,20 +301,52 @@ def window_attention(
         return proj(_on_the_map(attend_map, qkv(x), qkv.bias, num_heads, tiling, bias))
     parts, b = slabs(tiling), x.shape[0]
     shared = None if bias is None else bias(tiling.window)
-    groups = (_launches if x.device.type == "cuda" else _by_mask)(parts, tiling, shared, x, num_heads)
-    if len(parts) == 1:
-        y = self_attention(partition(x, tiling), qkv, proj, num_heads, groups, kernel=kernel)
+    launches = x.device.type == "cuda" and not torch.compiler.is_exporting()  # whose sizes depend on the batch
+    groups = (_launches if launches else _by_mask)(parts, tiling, shared, x, num_heads)
+    if len(parts) == 1:  # of one window, or without a mask
+        y = self_attention(
+            partition(x, tiling), qkv, proj, num_heads, [(b * tiling.count, groups[0][1])], kernel=kernel
+        )
         return reverse(y, tiling)
-    if dispatch.observed():  # a compiler fuses these copies, but would look up places in a table
-        windows = _reordered(partition(x, tiling), b, _order(tiling, x.device))
-        y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
-        return reverse(_reordered(y, b, _order(tiling, x.device).argsort()), tiling)
+    if dispatch.observed():
+        return _by_clip(x, qkv, proj, num_heads, tiling, groups, kernel)
+    groups = [(count * b, _repeated(bias, b, 1)) for count, bias in groups]
     source, back = _constant(_places, tiling, b, x.device)
     padded = _padded(x, tiling)
     windows = _Moved.apply(padded.reshape(-1, padded.shape[-1]), source, back).unflatten(0, (-1, tiling.window.tokens))
     y = self_attention(windows, qkv, proj, num_heads, groups, kernel=kernel)
     y = _Moved.apply(y.flatten(0, 1), back, source).view(b, *tiling.padded, -1)
     return _cropped(y, tiling)
+
+
+def _by_clip(
+    x: Float[Tensor, "b t h w d"],
+    qkv: nn.Linear,
+    proj: nn.Linear,
+    num_heads: int,
+    tiling: Tiling,
+    groups: Groups,
+    kernel: str,
+) -> Float[Tensor, "b t h w d"]:
+    """The same for who looks at the operators: a compiler fuses these copies, but would look up places in a table."""
+    b, order = x.shape[0], _order(tiling, x.device)
+    windows = partition(x, tiling).unflatten(0, (b, tiling.count)).index_select(1, order)
+    counts, biases = zip(*groups, strict=True)
+    parts = [
+        attended(part.flatten(0, 1), num_heads, _repeated(bias, b, 0), kernel).unflatten(0, (b, part.shape[1]))
+        for part, bias in zip(qkv(windows).split(counts, 1), biases, strict=True)
+    ]
+    y = proj(torch.cat(parts, 1)).index_select(1, order.argsort())
+    return reverse(y.flatten(0, 1), tiling)
+
+
+def _repeated(bias: Float[Tensor, "s _ n n"] | None, b: int, axis: int) -> Float[Tensor, "_ _ n n"] | None:
+    """What windows forbid, for those of every clip: clips run slowest (axis 0) or fastest (1). One serves all."""
+    if bias is None or len(bias) == 1:
+        return bias
+    sizes = [-1] * (bias.ndim + 1)
+    sizes[axis] = b
+    return bias.unsqueeze(axis).expand(sizes).flatten(0, 1)
 
 
 def _on_the_map(
@@ -342,14 +376,14 @@ def _order32(tiling: Tiling, device: torch.device) -> Int[Tensor, " s"]:
 
 
 def _by_mask(parts: list[Slab], tiling: Tiling, shared: Tensor | None, x: Tensor, num_heads: int) -> Groups:
-    """A group for each slab: one mask, of one window, serves all of it."""
+    """A group for each slab, as so many windows of a clip: one mask, of one window, serves all of it."""
     groups = []
     for slab in parts:
         added = shared
         if slab.forbids:
             forbidden = _constant(_slab_mask, tiling, slab, x.device, x.dtype)
             added = forbidden if shared is None else shared + forbidden
-        groups.append((slab.count * x.shape[0], added))
+        groups.append((slab.count, added))
     return groups
 
 
@@ -361,13 +395,12 @@ def _launches(parts: list[Slab], tiling: Tiling, shared: Tensor | None, x: Tenso
     """
     b, n = len(x), tiling.window.tokens
     plain = sum(slab.count for slab in parts if not slab.forbids)  # the first slab, where there is one
-    groups: list[tuple[int, Tensor | None]] = [(plain * b, shared)] if plain else []
+    groups: list[tuple[int, Tensor | None]] = [(plain, shared)] if plain else []
     if plain < tiling.count:
         maps = 1 if shared is None else num_heads
         size = max(1, MASK_BYTES // (b * maps * n * n * x.element_size()))
         for forbidden in _constant(_masks, tiling, x.device, x.dtype).split(size):
-            masks = forbidden[:, None] if shared is None else forbidden[:, None] + shared
-            groups.append((len(masks) * b, masks.expand(-1, b, -1, -1, -1).flatten(0, 1)))
+            groups.append((len(forbidden), forbidden if shared is None else forbidden + shared))
     return groups
 
 
@@ -383,10 +416,6 @@ class _Moved(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         source, back = ctx.saved_tensors
         return _Moved.apply(gradient, back, source), None, None
-
-
-def _reordered(windows: Float[Tensor, "s n d"], b: int, order: Int[Tensor, " windows"]) -> Float[Tensor, "s n d"]:
-    return windows.unflatten(0, (-1, b)).index_select(0, order).flatten(0, 1)
 
 
 def window_attention_macs(tiling: Tiling, dim: int) -> int:

@@ -288,11 +288,11 @@ def test_windows_that_divide_take_the_unpadded_path(count, window, kernel):
     x = noise(2, *grid, 6, dtype=torch.float32)
     (nt, nh, nw), (wt, wh, ww) = count, window
     q, k, v = rearrange(
-        module.qkv(rearrange(x, "b (i t) (j h) (k w) d -> (i j k b) (t h w) d", i=nt, j=nh, k=nw, t=wt, h=wh)),
+        module.qkv(rearrange(x, "b (i t) (j h) (k w) d -> (b i j k) (t h w) d", i=nt, j=nh, k=nw, t=wt, h=wh)),
         "s n (qkv m c) -> qkv s m n c", qkv=3, m=2,
     )  # fmt: skip
     y = module.proj(rearrange(attention_zoo.kernels.attend(q, k, v, kernel=kernel), "s m n c -> s n (m c)"))
-    y = rearrange(y, "(i j k b) (t h w) d -> b (i t) (j h) (k w) d", i=nt, j=nh, k=nw, t=wt, h=wh, w=ww)
+    y = rearrange(y, "(b i j k) (t h w) d -> b (i t) (j h) (k w) d", i=nt, j=nh, k=nw, t=wt, h=wh, w=ww)
     assert torch.equal(module(x), y)
 
 
