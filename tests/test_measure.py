@@ -229,6 +229,20 @@ def test_what_is_watched_is_what_is_timed(tmp_path):
     assert workload._observed(lambda: workload.training.eagerly()) == measured.details["operators"]
 
 
+@pytest.mark.parametrize("visit", [1, 2])
+def test_a_visit_runs_the_model_no_oftener_than_it_is_timed(visit, tmp_path):
+    """But for the first one, whose last pass is looked at for the operators that ran: of a large model a pass takes as
+    long as a sample.
+    """
+    from harness.cost.workload import Workload
+
+    workload, passes = Workload(tiny(), clip_file(tmp_path, tiny()), LITTLE, "machine", round=visit), []
+    workload.eager.register_forward_pre_hook(lambda model, inputs: passes.append(model))
+    series = workload.series
+    assert series.details["finite_logits"]
+    assert len(passes) == series.details["warm_up"] + len(series.samples) + (visit == 1)
+
+
 @pytest.mark.parametrize("error", ["[enforce fail] DefaultCPUAllocator: can't allocate memory", "a mistake"])
 def test_a_pass_that_is_watched_may_lack_memory_and_nothing_else(error, tmp_path):
     """It comes after the times, which are not lost with it."""
