@@ -56,6 +56,9 @@ class Options:
     allocator: case.Allocator | list[case.Allocator] | None = option(
         None, "of a CPU's memory; keep: what is freed is kept instead of mapped afresh; none: default"
     )
+    forms: case.Forms | list[case.Forms] | None = option(
+        None, "on a CPU; pytorch: its own operators on all tokens at once, without this project's forms; none: own"
+    )
     graph: Flag | list[Flag] | None = option(None, "on CUDA: replay the forward pass as a CUDA graph; none: false")
     mixed: Flag | list[Flag] | None = option(
         None, "training steps: weights in float32, autocast to dtype, as training does; none: all in dtype"

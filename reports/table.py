@@ -451,6 +451,8 @@ def facts(record: Record) -> dict[str, str]:
             words["dtype"] += " (training: autocast over float32)"
         if case.get("graph"):
             words["mode"] += ", as a CUDA graph"
+        if case.get("forms") == "pytorch":
+            words["mode"] += ", PyTorch's own forms"
         words["batch"] = str(case.get("batch_size"))
         if not str(case.get("device")).startswith("cuda"):
             words["threads"] = _recorded(ran, record, "threads") or "default"

@@ -229,6 +229,23 @@ def test_what_is_watched_is_what_is_timed(tmp_path):
     assert workload._observed(lambda: workload.training.eagerly()) == measured.details["operators"]
 
 
+def test_float32_is_float32_while_a_case_is_measured(tmp_path):
+    (measured,) = measure.measure(tiny(), ["latency"], clip_file(tmp_path, tiny()), effort=LITTLE)
+    assert measured.details["tf32_matmul"] is measured.details["tf32_cudnn"] is False
+
+
+def test_the_forms_for_a_cpu_are_measured_on_and_off(tmp_path):
+    """A learned bias goes to the fused kernel by our form, and to plain softmax by PyTorch's own."""
+    operators = {}
+    for forms in ("own", "pytorch"):
+        biased = tiny("pyramid_tiny_shifted_window", kernel="sdpa", forms=forms)
+        assert ("forms" in biased.to_dict()) == (forms == "pytorch")
+        (measured,) = measure.measure(biased, ["training_latency"], clip_file(tmp_path, biased), effort=LITTLE)
+        operators[forms] = measured.details["operators"]
+    assert operators["own"] == ["_scaled_dot_product_flash_attention_for_cpu"]
+    assert "explicit softmax" in operators["pytorch"]
+
+
 @pytest.mark.parametrize("visit", [1, 2])
 def test_a_visit_runs_the_model_no_oftener_than_it_is_timed(visit, tmp_path):
     """But for the first one, whose last pass is looked at for the operators that ran: of a large model a pass takes as

@@ -4,13 +4,14 @@ from (`harness.cost.process`).
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from attention_zoo import kernels, schemes
+from attention_zoo import cpu, kernels, schemes
 from attention_zoo.kernels import KernelUnavailable
 from backbones.family import families
 from harness import precision
@@ -48,9 +49,19 @@ def answer(request: Request) -> Iterator[tuple[str, list[Measurement]]]:
         for metric in chosen:
             yield metric.name, metric.missing(reason, retry=False, details=details)
         return
+    with contextlib.ExitStack() as held:  # entered and dropped, they would end at once
+        held.enter_context(precision.exact())
+        if case.forms == "pytorch":
+            held.enter_context(cpu.off())
+        yield from _measured(request, chosen, details)
+
+
+def _measured(
+    request: Request, chosen: list[metrics.Metric], details: dict[str, str]
+) -> Iterator[tuple[str, list[Measurement]]]:
+    case, reason = request.case, None
     if case.threads:
         torch.set_num_threads(case.threads)
-    precision.exact().__enter__()  # for the life of this process
     torch.backends.cudnn.benchmark = False
     if torch.device(case.device).index is not None:  # events are recorded where the current device works
         torch.cuda.set_device(case.device)

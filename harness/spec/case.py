@@ -29,13 +29,14 @@ SUFFIXES = (".yaml", ".yml")
 EVERY_SCHEME = "every_scheme"
 ALL = "all"
 Allocator = Literal["default", "keep"]
+Forms = Literal["own", "pytorch"]
 ClipAxis = Literal["frames", "stride", "size"]
 CLIP_AXES = get_args(ClipAxis)
 ClipChange = dict[ClipAxis, Count]
 AXES: dict[str, Any] = {
     "batch_size": Count, "device": terms.Device, "dtype": terms.Dtype, "kernel": terms.Kernel, "compile": Flag,
     "graph": Flag, "mixed": Flag, "seed": Whole, "num_classes": Count, "model": str, "clip": ClipChange,
-    "allocator": Allocator, "trainable": str, **{f"clip.{n}": Count for n in CLIP_AXES},
+    "allocator": Allocator, "forms": Forms, "trainable": str, **{f"clip.{n}": Count for n in CLIP_AXES},
 }  # fmt: skip
 """The axes of a case with the kind of their values; any other axis is a dotted path into the row's model."""
 CASE_AXES = tuple(axis for axis in AXES if not axis.startswith("clip"))
@@ -61,6 +62,7 @@ class Case:
     """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`.
 
     `allocator` "keep" has the C library of a CPU keep all that is freed, instead of mapping large tensors afresh.
+    `forms` "pytorch" shuts this project's forms of eager PyTorch for a CPU (`attention_zoo.cpu`).
     `trainable` names the part of the model that learns in a step of training, see `backbones.learning`.
     `graph` replays a forward pass as a CUDA graph, without the host that launches it. `mixed` trains as training does:
     weights in float32, autocast to the number format of the case; without it the weights are in that format.
@@ -79,6 +81,7 @@ class Case:
     seed: int = 0
     threads: int | None = None
     allocator: str = "default"
+    forms: str = "own"
     trainable: str = "all"
     graph: bool = False
     mixed: bool = False
@@ -87,7 +90,8 @@ class Case:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
-        younger = {"allocator": "default", "trainable": "all", "graph": False, "mixed": False}  # than the first records
+        younger = {"allocator": "default", "forms": "own", "trainable": "all", "graph": False, "mixed": False}
+        # These are younger than the first records, whose names stay.
         return {name: value for name, value in raw.items() if younger.get(name, ...) != value}
 
     @classmethod
@@ -228,6 +232,7 @@ class Settings:
     graph: bool | None = None
     mixed: bool | None = None
     allocator: Allocator | None = None
+    forms: Forms | None = None
     seed: int | None = None
     threads: int | None = None
     quick: bool = False
