@@ -17,11 +17,10 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 import torch
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from attention_zoo._draw import DIM, HEADS, Table, pairs
+from attention_zoo._draw import DIM, HEADS, Table, image, mask, pairs
 from attention_zoo._settings import Settings
 from attention_zoo.grid import Grid
 from attention_zoo.laws import noise, randomised
@@ -122,17 +121,15 @@ def drawn(every: Sequence[Shown], grid: Grid, query: Sequence[int]) -> matplotli
         cell.suptitle(example.name, fontsize=9, weight="bold", x=0.02, ha="left")
         words = "\n".join(textwrap.wrap(example.summary, 70))
         cell.supxlabel(words, fontsize=6.5, x=0.02, ha="left", linespacing=1.25)
-        frames, mask = cell.subplots(1, 2)
+        frames, pairs_axes = cell.subplots(1, 2)
         _frames(frames, table, grid, query)
-        _mask(mask, table, grid)
+        mask(pairs_axes, table, grid)
     return figure
 
 
 def _frames(axes: Axes, table: Table, grid: Grid, query: Sequence[int]) -> None:
     """The frames in rows of two, one place apart."""
-    out = table.out
-    at = [i * n // m for i, n, m in zip(query, out, grid, strict=True)]
-    seen = table.seen[(at[0] * out.h + at[1]) * out.w + at[2]].view(tuple(grid)).numpy()
+    seen = table.of(query, grid).numpy()
     across = math.ceil(math.sqrt(grid.t))
     deep = math.ceil(grid.t / across)
     sheet = np.full((deep * (grid.h + 1) - 1, across * (grid.w + 1) - 1), np.nan)
@@ -144,22 +141,4 @@ def _frames(axes: Axes, table: Table, grid: Grid, query: Sequence[int]) -> None:
         if t == query[0]:
             red = dict(fill=False, edgecolor="red", linewidth=1.4, zorder=3)
             axes.add_patch(Rectangle((left + query[2] - 0.5, top + query[1] - 0.5), 1, 1, **red))
-    _image(axes, sheet)
-
-
-def _mask(axes: Axes, table: Table, grid: Grid) -> None:
-    """Queries down, keys across."""
-    _image(axes, table.seen.numpy())
-    rows, columns = len(table.seen) / table.out.t, grid.h * grid.w
-    for t in range(1, table.out.t):
-        axes.axhline(t * rows - 0.5, color="0.55", linewidth=0.4)
-    for t in range(1, grid.t):
-        axes.axvline(t * columns - 0.5, color="0.55", linewidth=0.4)
-    axes.set_frame_on(True)
-
-
-def _image(axes: Axes, values: Float[np.ndarray, "rows columns"]) -> None:
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=1.15, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_frame_on(False)
+    image(axes, sheet)

@@ -15,18 +15,20 @@ from torch._guards import detect_fake_mode
 from attention_zoo.dispatch import unwatched
 from attention_zoo.gathered import in_pieces
 from attention_zoo.grid import Grid
-from attention_zoo.kernels import attend
+from attention_zoo.kernels import attend, of_rule
 
 
 class Blocks(NamedTuple):
     """A cut of the tokens of a clip into blocks, each with its real tokens first and then padding.
 
-    `tokens` numbers the tokens of a block in (t, h, w) order, padding with the number of tokens; `sizes` counts the
-    real ones; `block` is the block of each token; `runs` are the blocks of one size: its tokens, and their numbers.
+    `tokens` numbers the tokens of a block in (t, h, w) order, padding with the number of tokens; `sizes` and `lengths`
+    count the real ones, on the device and beside it; `block` is the block of each token; `runs` are the blocks of one
+    size: its tokens, and their numbers.
     """
 
     tokens: Int[Tensor, "blocks slots"]
     sizes: Int[Tensor, " blocks"]
+    lengths: tuple[int, ...]
     block: Int[Tensor, " n"]
     runs: tuple[tuple[int, Int[Tensor, " g"]], ...]
     back: Int[Tensor, " n"]  # where each token lies in the runs, one after the other
@@ -71,7 +73,10 @@ def _cut(device: torch.device, make, *key) -> Blocks:
 
     with unwatched():
         tensors = tuple((size, tensor(numbers)) for size, numbers in runs)
-        return Blocks(tensor(tokens), tensor(sizes), tensor(block), tensors, tensor(back), slots * len(blocks) > n)
+        lengths = tuple(sizes.tolist())
+        return Blocks(
+            tensor(tokens), tensor(sizes), lengths, tensor(block), tensors, tensor(back), slots * len(blocks) > n
+        )
 
 
 @torch.compiler.disable  # numpy makes the tables: a compiled model takes them between two graphs
@@ -113,6 +118,12 @@ def attention(
 
     `chosen` are numbers of key blocks, equally many for each query block, or a table of which are chosen.
     """
+    if (program := of_rule(kernel, "blocks", q)) is not None:
+        chosen = table(chosen, key_blocks.count)
+        y = program(split(q, query_blocks), k, v, query_blocks.lengths, key_blocks.lengths, chosen)
+        y = y.masked_fill(~chosen.any(-1)[..., None, None], 0)
+        place = query_blocks.tokens.flatten().argsort()[: q.shape[1]]  # padding is numbered last
+        return y.flatten(2, 3).index_select(2, place).transpose(1, 2)
     b, n, m, c = q.shape
     rows = q.transpose(1, 2).contiguous()
     keys, values = (x.reshape(b * m * key_blocks.count, key_blocks.slots * c) for x in (k, v))

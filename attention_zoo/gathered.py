@@ -27,15 +27,20 @@ from attention_zoo.kernels import attend
 KEPT = 96 * 2**20
 
 
+SPAN = 128  # queries of a group, from which on a call for each group costs less on a CPU than to gather for one call
+
+
 class Bucket(NamedTuple):
     """Groups of equally many queries over equally many keys, as numbers of tokens in (t, h, w) order.
 
-    `bias` forbids, in every group alike, some of the pairs; None where all are allowed.
+    `bias` forbids, in every group alike, some of the pairs; None where all are allowed. `spans` are the first and the
+    last token of queries and keys of each group, where these are all that lie between, and many.
     """
 
     queries: Int[Tensor, "g s"]
     keys: Int[Tensor, "g r"]
-    bias: Float[Tensor, "1 1 s r"] | None = None
+    bias: Float[Tensor, "1 1 s r"] | None
+    spans: tuple[tuple[int, int, int, int], ...]
 
 
 Group = tuple[np.ndarray, np.ndarray]
@@ -51,6 +56,7 @@ class Tables(NamedTuple):
 
     buckets: tuple[Bucket, ...]
     back: Int[Tensor, " n"]
+    sorted: bool  # whether they lie there in the order of the tokens
 
 
 @functools.lru_cache(maxsize=16)  # a model has one or two rules in each of its stages
@@ -66,8 +72,19 @@ def _made(device: torch.device, rule: Rule, *key) -> Tables:
         return torch.zeros(forbidden.shape, device=device).masked_fill(forbidden, -torch.inf)
 
     with unwatched():
-        buckets = (Bucket(tensor(queries), tensor(keys), *map(bias, masks)) for queries, keys, *masks in arrays)
-        return Tables(tuple(buckets), tensor(back))
+        buckets = (
+            Bucket(tensor(queries), tensor(keys), bias(masks[0]) if masks else None, _spans(queries, keys))
+            for queries, keys, *masks in arrays
+        )
+        return Tables(tuple(buckets), tensor(back), bool((np.diff(back) == 1).all()))
+
+
+def _spans(queries: np.ndarray, keys: np.ndarray) -> tuple[tuple[int, int, int, int], ...]:
+    """See `Bucket`; none where a group is too small for a call of its own, or leaves tokens out."""
+    if queries.shape[1] < SPAN or any((np.diff(numbers) != 1).any() for numbers in (queries, keys)):
+        return ()
+    ends = (queries[:, 0], queries[:, -1] + 1, keys[:, 0], keys[:, -1] + 1)
+    return tuple(zip(*(column.tolist() for column in ends), strict=True))
 
 
 @torch.compiler.disable  # numpy makes the tables: a compiled model takes them between two graphs
@@ -113,6 +130,14 @@ def attention(
     q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], table: Tables, *, kernel: str
 ) -> Float[Tensor, "b n m c"]:
     """What each query finds among the keys of its group."""
+    if cpu.inference(q) and all(bucket.spans for bucket in table.buckets):
+        parts = [
+            attend(*(x.transpose(1, 2) for x in (q[:, a:b], k[:, c:d], v[:, c:d])), bucket.bias, kernel=kernel)
+            for bucket in table.buckets
+            for a, b, c, d in bucket.spans
+        ]
+        y = cpu.joined((part.transpose(1, 2) for part in parts), q, dim=1)
+        return y if table.sorted else y.index_select(1, table.back)
     q, k, v = (x.contiguous() for x in (q, k, v))  # once: rows are taken from a view only after a copy of all of it
     parts = [_bucket(q, k, v, bucket, kernel) for bucket in table.buckets]
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).index_select(1, table.back)

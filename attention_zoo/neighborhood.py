@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attention_zoo import cpu, gathered
 from attention_zoo.cpu.boxes import together
 from attention_zoo.grid import Grid
-from attention_zoo.kernels import AUTO
+from attention_zoo.kernels import AUTO, of_rule
 from attention_zoo.scheme import register
 from attention_zoo.windows import grid_of
 
@@ -65,11 +65,8 @@ class NeighborhoodAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        # FlexAttention on a CPU compiles each shape for many seconds, and boxes have several.
-        rule = halos if cpu.eager(x) and self.kernel != "flex" else neighborhoods
-        tables = gathered.tables(x.device, rule, *self._key(grid_of(x)))
         q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        return self.proj(gathered.attention(q, k, v, tables, kernel=self.kernel).flatten(2)).view(x.shape)
+        return self.proj(near(q, k, v, self._key(grid_of(x)), self.kernel).flatten(2)).view(x.shape)
 
     def _key(self, grid: Grid) -> tuple:
         return grid, self.window, self.stride, self.dilation, self.causal
@@ -84,6 +81,17 @@ class NeighborhoodAttention(nn.Module):
 
     def reach(self) -> Bool[Tensor, "n n"]:
         return gathered.reach(self.grid.tokens, self.buckets())
+
+
+def near(
+    q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], key: tuple, kernel: str
+) -> Float[Tensor, "b n m c"]:
+    """What each query finds in its neighbourhood; `key` is the grid with the options, as the rule has them."""
+    if (program := of_rule(kernel, "neighborhood", q)) is not None:
+        return program(q, k, v, *key)
+    # FlexAttention on a CPU compiles each shape for many seconds, and boxes have several.
+    rule = halos if cpu.eager(q) and kernel != "flex" else neighborhoods
+    return gathered.attention(q, k, v, gathered.tables(q.device, rule, *key), kernel=kernel)
 
 
 def neighborhoods(grid: Grid, window: Grid, stride: Grid, dilation: Grid, causal: tuple[bool, bool, bool]):

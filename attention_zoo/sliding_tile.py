@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attention_zoo import gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
-from attention_zoo.neighborhood import axes, neighborhoods
+from attention_zoo.neighborhood import axes, near, neighborhoods
 from attention_zoo.scheme import register
 from attention_zoo.windows import grid_of
 
@@ -65,9 +65,8 @@ class SlidingTileAttention(nn.Module):
         outputs = [None] * self.num_heads
         for window in dict.fromkeys(self.windows):
             heads = [head for head, head_window in enumerate(self.windows) if head_window == window]
-            tables = gathered.tables(x.device, neighborhoods, *self._key(grid_of(x), window))
             parts = (q, k, v) if len(heads) == self.num_heads else (part[:, :, heads] for part in (q, k, v))
-            y = gathered.attention(*parts, tables, kernel=self.kernel)
+            y = near(*parts, self._key(grid_of(x), window), self.kernel)
             for head, output in zip(heads, y.unbind(2), strict=True):
                 outputs[head] = output
         return self.proj(torch.cat(outputs, -1)).view(x.shape)

@@ -111,9 +111,11 @@ def kernels_here() -> Iterator[Finding]:
     yield Finding("kernels", f"on {device}: {', '.join(available)}")
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     for name, why in missing.items():
-        lacks = why is not None and not (device == "cpu" and "CUDA" in f"{why} {kernels.registry.get(name).needs}")
-        if lacks:
-            yield Finding("kernels", f"{name}: {why}", "install what it needs, or leave its rows out: kernel=sdpa")
+        kernel = kernels.registry.get(name)
+        lacks = why is not None and not (device == "cpu" and "CUDA" in f"{why} {kernel.needs}")
+        if lacks:  # one that is for some schemes alone is in no suite
+            remedy = "install what it needs, or leave its rows out: kernel=sdpa"
+            yield Finding("kernels", f"{name}: {why}", None if kernel.neighborhood or kernel.blocks else remedy)
     if compiler is None:
         yield Finding(
             "compiler", "none for C++: compile=true and flex fail", "install g++, for instance by apt or conda"

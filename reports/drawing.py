@@ -214,37 +214,50 @@ def pareto(axes: Axes, points: Sequence[tuple[float, float]]) -> list[tuple[floa
 # names of points
 
 
-def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, str, str]], lines: Sequence[Sequence]) -> None:
+def place_labels(
+    axes: Axes, labels: Sequence[tuple[float, float, str, str, str]], lines: Sequence[Sequence], crowded: bool = False
+) -> None:
     """Write names (x, y, text, colour, weight) beside their points, in their order, each where it covers least.
 
-    `lines` are the corners of lines to keep clear of. To be called last: what changes the layout moves the points.
+    `lines` are the corners of lines to keep clear of. In a `crowded` figure names may also stand further away, with a
+    line to their points, and keep a distance from each other. To be called last: what changes the layout moves the
+    points.
     """
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     axes.figure.draw_without_rendering()
     frame, unit = axes.get_window_extent(renderer), axes.figure.dpi / 72
     spots = [tuple(axes.transData.transform((x, y))) for x, y, *_ in labels]
-    covered = [(x - 7 * unit, y - 7 * unit, x + 7 * unit, y + 7 * unit) for x, y in spots]
+    around = 7 * unit
+    covered = [(x - around, y - around, x + around, y + around) for x, y in spots]
     for start, end in ((a, b) for line in lines for a, b in zip(line, line[1:], strict=False)):
         (x0, y0), (x1, y1) = axes.transData.transform([start, end])
         steps = [n / 40 for n in range(41)]
         covered += [(x0 + s * (x1 - x0), y0 + s * (y1 - y0), x0 + s * (x1 - x0), y0 + s * (y1 - y0)) for s in steps]
+    gap, others = (5 * unit, 13 * unit) if crowded else (0, 0)  # a name near another point would seem to be its name
     for (x, y), (at_x, at_y, text, color, weight) in zip(spots, labels, strict=True):
         note = axes.annotate(
             text, (at_x, at_y), (0, 0), textcoords="offset points", fontsize=8.5, color=legible(color), weight=weight,
             path_effects=HALO, zorder=5,
         )  # fmt: skip
         size = note.get_window_extent(renderer)
+        rings = [(a - others, b - others, a + others, b + others) for a, b in spots if others and (a, b) != (x, y)]
         places = []
-        for away in (10, 16, 24):
+        for away in (10, 16, 24, 34, 46, 60) if crowded else (10, 16, 24):
             for side, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7)):
                 left = side * away * unit - size.width * (side < 0) - size.width / 2 * (side == 0)
                 low = up * away * unit - size.height / 2 * (1 - up)
                 box = (x + left, y + low, x + left + size.width, y + low + size.height)
                 outside = box[0] < frame.x0 or box[2] > frame.x1 or box[1] < frame.y0 or box[3] > frame.y1
-                places.append((sum(_covers(box, obstacle) for obstacle in covered) + 1e6 * outside, len(places), box))
-        _, _, box = min(places)
+                places.append(
+                    (sum(_covers(box, obstacle) for obstacle in covered + rings) + 1e6 * outside, len(places), box)
+                )
+        _, number, box = min(places)
         note.xyann = ((box[0] - x) / unit, (box[1] - y) / unit)
-        covered.append(box)
+        if crowded and number >= 16:  # beyond the two nearest distances: which point is meant is not plain
+            near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+            ends = axes.transData.inverted().transform([(x, y), near])
+            axes.plot(*zip(*ends, strict=True), color=FAINT, lw=0.5, zorder=2)
+        covered.append((box[0] - gap, box[1] - gap / 2, box[2] + gap, box[3] + gap / 2))
 
 
 def _covers(a: tuple[float, ...], b: tuple[float, ...]) -> float:

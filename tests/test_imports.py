@@ -16,7 +16,14 @@ FORBIDDEN = {
     "harness": set(),
     "reports": {"attention_zoo", "backbones", "harness", "torch"},
 }
-LATE = ("av", "decord", "xformers")  # imported inside functions only: slow, noisy, or not on every machine
+LATE = (
+    "av",
+    "decord",
+    "xformers",
+    "natten",
+    "fastvideo_kernel",
+    "spas_sage_attn",
+)  # imported inside functions only: slow, noisy, or not on every machine
 FILES = {path.relative_to(ROOT).as_posix(): path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))}
 
 

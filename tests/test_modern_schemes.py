@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import attention_zoo
 from attention_zoo import Grid, blocks, gathered, neighborhood
-from attention_zoo._draw import attended, draw
+from attention_zoo._draw import draw, pairs
 from attention_zoo.cpu import boxes
+from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.linear import rotations, turned
 
 GRIDS = st.builds(Grid, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
@@ -225,6 +226,22 @@ def test_video_sparse_of_all_tiles_without_gate_is_full(grid, tile):
     full.load_state_dict(split_weights(module))
     x = noise(2, *grid, 6)
     assert_close(module(x), full(x), rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS, SIZES)
+def test_video_sparse_of_all_tiles_is_full_and_the_coarse_result_through_its_gate(grid, tile):
+    module, full, x = scheme("video_sparse", grid, tile=tile, keep=1.0), scheme("full", grid), noise(2, *grid, 6)
+    full.load_state_dict(split_weights(module))
+    q, k, v = (oracles.rows(module.qkv, part, 3)(x.flatten(1, 3)) for part in range(3))
+    tiles = [torch.from_numpy(members) for members in blocks.tiles_of(grid, grid.clipped(Grid(*tile)))]
+    q, k, v = (torch.stack([part[:, members].mean(1) for members in tiles], 1) for part in (q, k, v))
+    coarse = torch.empty(2, grid.tokens, 6, dtype=x.dtype)
+    for head in (slice(0, 3), slice(3, 6)):
+        means = (q[..., head] @ k[..., head].mT / 3**0.5).softmax(-1) @ v[..., head]
+        for number, members in enumerate(tiles):
+            coarse[:, members, head] = means[:, number, None]
+    gated = (coarse.view_as(x) * module.gate(x)) @ module.proj.weight.T
+    assert_close(module(x), full(x) + gated, rtol=1e-9, atol=1e-9)
 
 
 @given(GRIDS)
@@ -641,6 +658,24 @@ def test_factorised_dot_product_of_one_frame_gives_values_by_half_of_its_heads(g
 
 
 @given(GRIDS)
+def test_the_halves_of_a_factorised_dot_product_swapped_are_its_heads_permuted(grid):
+    module, x = scheme("factorised_dot_product", grid), noise(2, *grid, 6)
+    q, k, v = gathered.projected(x, module.qkv, 2)
+    halves = [
+        over(*(part[:, :, head] for part in (q, k, v)), grid.t, kernel="reference")
+        for over, head in ((over_space, slice(0, 1)), (over_time, slice(1, 2)))
+    ]
+    swapped = module.proj(torch.cat(halves, 2).flatten(2)).view_as(x)
+    heads = torch.tensor([3, 4, 5, 0, 1, 2])
+    rows = torch.cat([heads, heads + 6, heads + 12])
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    weights["qkv.weight"], weights["qkv.bias"] = weights["qkv.weight"][rows], weights["qkv.bias"][rows]
+    weights["proj.weight"] = weights["proj.weight"][:, heads]
+    module.load_state_dict(weights)
+    assert_close(module(x), swapped, rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS)
 def test_separable_of_one_frame_is_space_only_and_of_one_place_full(grid):
     for size, other in ((grid._replace(t=1), "space_only"), (Grid(grid.t, 1, 1), "full")):
         same(scheme("separable", size), scheme(other, size), size)
@@ -704,7 +739,10 @@ def test_space_time_mixing_shifts_channels_of_keys_and_values(t, places, segment
 
 @st.composite
 def trajectories(draw):
-    return dict(intended=draw(st.booleans()), landmarks=draw(st.none() | st.integers(1, 70)))
+    approximation = draw(st.sampled_from(["orthoformer", "nystrom"]))
+    return dict(
+        intended=draw(st.booleans()), landmarks=draw(st.none() | st.integers(1, 70)), approximation=approximation
+    )
 
 
 @given(GRIDS)
@@ -730,6 +768,21 @@ def test_trajectory_gives_the_same_in_the_order_of_inference(grid, options):
     with torch.inference_mode():
         sooner = module(x)
     assert_close(sooner, module(x.requires_grad_()).detach(), rtol=1e-9, atol=1e-9)
+
+
+@given(GRIDS)
+def test_nystrom_with_a_landmark_for_each_token_is_exact_where_its_inverse_is(grid):
+    """Then the share of a query is a row of one and zeros, but for what six steps leave of the inverse."""
+    module, x = scheme("trajectory", grid, landmarks=1000, approximation="nystrom"), noise(1, *grid, 6)
+    plain = scheme("trajectory", grid)
+    plain.load_state_dict(module.state_dict())
+    q, k, _ = gathered.projected(x, module.qkv, 2)
+    along = module._along(q, k, grid.t)
+    scores = (along.queries @ along.keys.mT / 3**0.5).softmax(-1)
+    assert_close(along.queries.transpose(1, 2), q.view(1, grid.t, -1, 2, 3).transpose(1, 2).flatten(1, 2))
+    left = (scores @ along.between - torch.eye(grid.tokens, dtype=x.dtype)).abs().amax().item()
+    if left < 1e-9:
+        assert_close(module(x), plain(x), rtol=1e-6, atol=1e-6)
 
 
 @given(GRIDS, st.booleans())
@@ -842,7 +895,8 @@ def test_a_picture_is_drawn(tmp_path):
 @pytest.mark.parametrize("name", attention_zoo.schemes.names())
 def test_what_is_drawn_is_reach_or_choice(name):
     grid, options = Grid(4, 6, 8), attention_zoo.schemes.get(name).example
-    seen, how = attended(name, grid, (1, 2, 3), options=options)
+    table, how = pairs(name, grid, options=options)
+    seen = table.of((1, 2, 3), grid)
     module = attention_zoo.build(name, 32, 4, grid, **options)
     assert seen.shape == tuple(grid)
     if hasattr(module, "selection"):

@@ -6,12 +6,14 @@ Where the reference values lie, and what happens without them, is said in `test_
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_goldens import DTYPES, FLOAT64, FOLDER, _error, pytestmark  # noqa: F401 (the mark skips this file too)
+from torch.func import functional_call
 from torch.nn import functional
 
 import attention_zoo
@@ -240,14 +242,16 @@ def test_importance_and_similarity_of_pyramid_sparse():
 
 
 @every
-@pytest.mark.parametrize("case", ["released", "intended", "orthoformer"])
+@pytest.mark.parametrize("case", names("trajectory"))
 def test_trajectory(case, precision, kernel, monkeypatch):
     facts, golden, weights = read("trajectory")
     config, options = facts["config"], facts["config"]["cases"][case]
-    if options["landmarks"]:
+    if options["approximation"] == "orthoformer":
         index = golden["landmark_index.orthoformer"].view(2, config["num_heads"], -1).long()
         monkeypatch.setattr(trajectory, "landmarks", lambda q, count: index)
     how = dict(intended=case == "intended", landmarks=options["landmarks"])
+    if options["landmarks"]:
+        how["approximation"] = options["approximation"]
     module = built("trajectory", config, config["grid"], weights, precision, kernel, **how)
     x = golden["input"].to(DTYPES[precision]).requires_grad_()
     y, prefix = module(x[:, 1:].unflatten(1, config["grid"]), x[:, :1])
@@ -344,30 +348,87 @@ def test_global_block_of_uniformer(precision):
     check(run, "global", golden, facts, precision, "input.global", "probe.global", parameters=torch.nn.Module())
 
 
-@pytest.mark.parametrize("precision", DTYPES)
-def test_depthwise_relation(precision):
-    """Inside of the block that the golden is of, built here around it."""
-    facts, golden, weights = read("uniformer_blocks")
-    own = {name.removeprefix("local."): value for name, value in weights.items() if name.startswith("local.")}
-    renamed = {"value": "conv1", "relation": "attn", "proj": "conv2"}
-    ours = {f"{our}.{part}": own[f"{their}.{part}"] for our, their in renamed.items() for part in ("weight", "bias")}
-    ours |= {f"{name}.weight": ours[f"{name}.weight"].flatten(1) for name in ("value", "proj")}
-    config = facts["config"] | {"dim": facts["config"]["channels"]}
-    module = built("depthwise_relation", config, config["grid"], ours, precision)
-    own = {name: value.to(DTYPES[precision]) for name, value in own.items() if value.is_floating_point()}
+PLAIN = ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias")
+
+
+def uniformer_block(w, x, heads, eps):
+    """A block of UniFormer as released, of our schemes, and what its relation adds; its weights tell its kind."""
+    dim, grid = x.shape[-1], list(x.shape[1:4])
 
     def norm(x, name):
-        running = (own[f"{name}.running_mean"], own[f"{name}.running_var"])
-        return functional.batch_norm(x, *running, own[f"{name}.weight"], own[f"{name}.bias"])
+        affine = w[f"{name}.weight"], w[f"{name}.bias"]
+        if f"{name}.running_mean" not in w:
+            return functional.layer_norm(x, (dim,), *affine, eps)
+        running = w[f"{name}.running_mean"], w[f"{name}.running_var"]
+        return functional.batch_norm(x.movedim(-1, 1), *running, *affine).movedim(1, -1)
 
-    def layer(x, name, **how):
-        return functional.conv3d(x, own[f"{name}.weight"], own[f"{name}.bias"], **how)
+    def scheme(name, x, ours):
+        return functional_call(attention_zoo.build(name, dim, heads, grid, kernel="reference"), ours, x)
+
+    def layer(x, name):
+        return functional.linear(x, w[f"{name}.weight"].flatten(1), w[f"{name}.bias"])
+
+    x = x + functional.conv3d(x.movedim(-1, 1), w["pos_embed.weight"], w["pos_embed.bias"], 1, 1, 1, dim).movedim(1, -1)
+    if "conv1.weight" in w:
+        renamed = {"value": "conv1", "relation": "attn", "proj": "conv2"}
+        ours = {f"{our}.{part}": w[f"{their}.{part}"] for our, their in renamed.items() for part in ("weight", "bias")}
+        ours |= {f"{name}.weight": ours[f"{name}.weight"].flatten(1) for name in ("value", "proj")}
+        relation = scheme("depthwise_relation", norm(x, "norm1"), ours)
+    elif "t_norm.weight" in w:  # time comes in through what space looks at, not through the residual
+        in_time = scheme("time_only", norm(x, "t_norm"), {name: w[f"t_attn.{name}"] for name in PLAIN})
+        relation = scheme("space_only", norm(x + in_time, "norm1"), {name: w[f"attn.{name}"] for name in PLAIN})
+    else:
+        relation = scheme("full", norm(x, "norm1"), {name: w[f"attn.{name}"] for name in PLAIN})
+    x = x + relation
+    return x + layer(functional.gelu(layer(norm(x, "norm2"), "mlp.fc1")), "mlp.fc2"), relation
+
+
+def leaves(weights, prefix, precision):
+    """The weights of a case in this precision, and those that have gradients as something that names its parameters."""
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    own = {name: value.to(DTYPES[precision]) for name, value in own.items() if value.is_floating_point()}
+    trained = {name: value.requires_grad_() for name, value in own.items() if "running" not in name}
+    return own, SimpleNamespace(named_parameters=trained.items)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("case", ["local", "global", "split"])
+def test_blocks_of_uniformer(case, precision):
+    facts, golden, weights = read("uniformer_blocks")
+    own, parameters = leaves(weights, f"{case}.", precision)
 
     def block(x):
-        x = x + layer(x, "pos_embed", padding=1, groups=x.shape[1])
-        relation = module(norm(x, "norm1").permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
-        assert _error(relation.detach(), golden["intermediate.local.relation"]) < 5e-6
-        x = x + relation
-        return x + layer(functional.gelu(layer(norm(x, "norm2"), "mlp.fc1")), "mlp.fc2")
+        y, relation = uniformer_block(own, x.movedim(1, -1), facts["config"]["num_heads"], 1e-5)
+        if case == "local":
+            expected = golden["intermediate.local.relation"]
+            assert _error(relation.detach().movedim(-1, 1), expected) < 5e-6
+        return y.movedim(-1, 1)
 
-    check(block, "local", golden, facts, precision, "input.local", "probe.local", parameters=module)
+    check(block, case, golden, facts, precision, f"input.{case}", f"probe.{case}", parameters=parameters)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_a_model_of_uniformer(precision):
+    """The released model of our schemes; kernels of three frames are padded by one in time, nothing else is.
+
+    Its output alone: the stored gradients are of other weights (that of the last `fc2.bias` follows from head, norm),
+    and the input of the case "joint" is not stored, whose probe, the gradient of `head.bias`, is another one.
+    """
+    facts, golden, weights = read("uniformer")
+    config, (w, _) = facts["config"], leaves(weights, "split_std.", precision)
+    x = golden["input"].to(DTYPES[precision]).movedim(1, -1)
+    for stage, depth in enumerate(config["depth"], 1):
+        kernel, bias = w[f"patch_embed{stage}.proj.weight"], w[f"patch_embed{stage}.proj.bias"]
+        step = (2 if stage == 1 else 1, *kernel.shape[3:])
+        x = functional.conv3d(x.movedim(-1, 1), kernel, bias, step, (kernel.shape[2] // 2, 0, 0)).movedim(1, -1)
+        affine = w[f"patch_embed{stage}.norm.weight"], w[f"patch_embed{stage}.norm.bias"]
+        x = functional.layer_norm(x, x.shape[-1:], *affine)
+        for block in range(depth):
+            prefix = f"blocks{stage}.{block}."
+            part = {name.removeprefix(prefix): value for name, value in w.items() if name.startswith(prefix)}
+            x, _ = uniformer_block(part, x, x.shape[-1] // config["head_dim"], config["layer_norm_eps"])
+    running = w["norm.running_mean"], w["norm.running_var"], w["norm.weight"], w["norm.bias"]
+    y = functional.linear(
+        functional.batch_norm(x.movedim(-1, 1), *running).mean((2, 3, 4)), w["head.weight"], w["head.bias"]
+    )
+    assert _error(y.detach(), golden["output.split_std.f64"]) <= (FLOAT64 if precision == "f64" else 1e-5)

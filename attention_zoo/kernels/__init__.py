@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +42,10 @@ class Kernel:
     `windows` is a way to attend inside windows of a whole map, `few_keys` one for many queries of few keys with the
     linear maps around them, without gradients; both are for heads of so many `channels`. `prepare()` loads what they
     need, before a compiler or a counter looks.
+
+    Published kernels compute a rule as a whole: `neighborhood(q, k, v, grid, window, stride, dilation, causal)` on
+    (b, n, m, c), and `blocks(q, k, v, query_sizes, key_sizes, chosen)` attention of blocks (b, m, blocks, slots, c) of
+    so many real tokens, which come first, over those that a table (b, m, queries, keys) says.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Kernel:
     missing: Callable[[torch.device, torch.dtype, bool], str | None] = lambda device, dtype, backward: None
     windows: Callable[..., Tensor] | None = None
     few_keys: Callable[..., Tensor] | None = None
+    neighborhood: Callable[..., Tensor] | None = None
+    blocks: Callable[..., Tensor] | None = None
     channels: tuple[int, ...] = ()
     prepare: Callable[[], None] = lambda: None
 
@@ -101,6 +108,17 @@ def of_few_keys(name: str, x: Tensor, channels: int, scheme: str) -> Callable[..
     """How the kernel goes from tokens and a few keys to tokens, or None where it attends to given queries alone."""
     kernel = None if torch.is_grad_enabled() else _special(name, x, channels, scheme, False)
     return kernel.few_keys if kernel else None
+
+
+def of_rule(name: str, rule: Literal["neighborhood", "blocks"], x: Tensor) -> Callable[..., Tensor] | None:
+    """How a published kernel computes a whole rule, or None where the kernel has none for it; never `auto`'s choice.
+
+    Raises: KernelUnavailable where it has one that cannot run here.
+    """
+    program = None if name == AUTO else getattr(registry.get(name), rule)
+    if program is not None:
+        resolve(name, x.device, x.dtype, torch.is_grad_enabled() and x.requires_grad)
+    return program
 
 
 def _special(name: str, x: Tensor, channels: int, scheme: str, backward: bool) -> Kernel | None:
