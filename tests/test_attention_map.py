@@ -65,10 +65,22 @@ def test_weights_on_all_tokens_add_up_to_one(scheme):
     assert weights.any()
 
 
-def test_attention_on_results_of_attention_is_refused():
-    built = attention_zoo.build("trajectory", 12, 2, Grid(4, 6, 8))
-    with pytest.raises(ValueError, match="results of attention before it"):
-        weights_on(built, torch.randn(1, 4, 6, 8, 12), None)
+def test_attention_on_results_of_attention_is_the_product_of_both():
+    """Over time, then over the places of a frame, with the same queries and keys."""
+    torch.manual_seed(0)
+    scheme, x = attention_zoo.build("separable", 12, 2, GRID), torch.randn(1, *GRID, 12)
+    q, k, _ = (part.unflatten(2, (GRID.t, -1)) for part in heads(scheme.qkv(x.flatten(1, 3)), 3, 2))
+    over_time = (torch.einsum("bmisc,bmjsc->bmsij", q, k) * q.shape[-1] ** -0.5).softmax(-1)
+    over_space = (torch.einsum("bmtic,bmtjc->bmtij", q, k) * q.shape[-1] ** -0.5).softmax(-1)
+    wanted = torch.einsum("bmtij,bmjtu->bmuj", over_space, over_time).mean(1) / GRID.tokens
+    torch.testing.assert_close(weights_on(scheme, x, None).flatten(), wanted.flatten())
+
+
+def test_a_trajectory_lies_on_the_tokens_that_it_was_found_on():
+    torch.manual_seed(0)
+    weights = weights_on(attention_zoo.build("trajectory", 12, 2, GRID), torch.randn(1, *GRID, 12), None)
+    assert weights.sum().item() == pytest.approx(1)
+    assert weights.min() > 0
 
 
 def test_a_cell_of_a_mosaic_lies_on_its_frame():
@@ -105,12 +117,23 @@ def test_each_path_of_dualpath_has_its_strip_and_film(tmp_path, capsys):
     assert all(Path(file).is_file() for file in files)
 
 
-@pytest.mark.parametrize("name", ["timesformer_base", "vivit_base_16x2", "rvit_small", "mvit_v2_small_16f"])
+@pytest.mark.parametrize(
+    "name", ["timesformer_base", "vivit_base_16x2", "rvit_small", "mvit_v2_small_16f", "vidtr_small"]
+)
 def test_models_with_class_tokens_are_drawn(name):
     shrunk = backbones.config(name).shrunk(1 / 8, 2, (8, 64, 64))
     (look,) = looks(backbones.create(shrunk, 3).eval(), torch.randn(1, 3, 8, 64, 64))
     assert look.heat.shape == (8, 64, 64)
     assert look.heat.max() == 1
+
+
+def test_swin_on_two_paths_shows_both():
+    shrunk = backbones.config("dualpath_swin_base_16f").shrunk(1 / 16, 2, (16, 64, 64))
+    shown = looks(backbones.create(shrunk, 3).eval(), torch.randn(1, 3, 16, 64, 64))
+    assert [(look.path, len(look.frames), look.reader) for look in shown] == [
+        ("spatial", 8, "all tokens, averaged"),
+        ("temporal", 16, "all tokens, averaged"),
+    ]
 
 
 def test_what_sees_a_window_alone_is_refused_and_so_is_a_wrong_name(tmp_path, capsys):

@@ -382,3 +382,11 @@ def test_linear_maps_can_start_by_their_inputs(tmp_path):
         deviations[start] = float(weights["stages.0.blocks.0.mlp.fc2.weight"].std())
     assert deviations["published"] < 0.03
     assert 0.1 < deviations["fan_in"] < 0.3  # 32 inputs: 0.18, a little less where the tails are cut
+
+
+def test_test_crops_that_fit_no_frame_are_refused_before_the_training(data, tmp_path):
+    chosen = recipe().changed({"augmentation.size": 36})
+    with pytest.raises(
+        TrainingError, match=r"test crops of 36 x 36 .* short side of 34; give recipe.testing.resize=36"
+    ):
+        train(job(data, tmp_path / "run", chosen))

@@ -4,7 +4,8 @@ Schemes lay their keys out as they please (windows, copies of a class token, poo
 to the tokens that they are of by the one thing that all schemes share: values are linear maps of tokens. A head's
 weights are put on its values, and the gradient of that at a token is the weight that the token has, times the norm of
 the map, which is the same for all tokens. Where values are pooled before, their weight is shared out over what was
-pooled. The picture is that of DualPath's Fig. A1.
+pooled; where they are results of an attention before it, by the weights of that one. The picture is that of DualPath's
+Fig. A1.
 """
 
 from __future__ import annotations
@@ -105,35 +106,56 @@ def weights_on(
         finally:
             scheme.kernel = kernel
         probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-        reached = torch.autograd.grad((out * probe).sum(), [call.result for call in calls], allow_unused=True)
+        results = [call.result for call in calls]
+        reached = torch.autograd.grad((out * probe).sum(), results, retain_graph=True, allow_unused=True)
         readers = [
             torch.zeros(call.weights.shape[:3]) if g is None else (g != 0).any(-1)
             for call, g in zip(calls, reached, strict=True)
         ]
         total, heads = torch.zeros(x.shape[:4]).to(x), 0
-        for call, rows in zip(calls, readers, strict=True):
-            for head in range(call.values.shape[1]):
-                on_keys = (rows[:, head, :, None] * call.weights[:, head]).sum(1)
-                if on_keys.any():
-                    total += _on_tokens(call.values, x, head, on_keys)
-                    heads += 1
+        for number, rows in enumerate(readers):
+            for on_tokens in _by_head(calls[: number + 1], rows, x):
+                total += on_tokens
+                heads += 1
     per = sum(int(rows.sum()) for rows in readers) / len(x) / max(heads, 1)  # rows of a head and clip
     return total.detach() / max(heads * per, 1e-30)
 
 
-def _on_tokens(values: Tensor, x: Tensor, head: int, on_keys: Float[Tensor, "b s"]) -> Float[Tensor, "b t h w"]:
-    """Weights on keys as weights on the tokens of which these are."""
+def _by_head(
+    calls: list[Call], rows: Float[Tensor, "b m n"], x: Float[Tensor, "_b t h w d"]
+) -> Iterator[Float[Tensor, "_b t h w"]]:
+    """The weights of the last of some uses of attention on tokens, for each head that has any, where its results are
+    worth `rows`."""
+    last = calls[-1]
+    for head in range(last.values.shape[1]):
+        on_keys = (rows[:, head, :, None] * last.weights[:, head]).sum(1)
+        if on_keys.any():
+            yield _on_tokens(last.values, x, head, on_keys, calls[:-1])
 
-    def pulled(weights: Tensor) -> Tensor:
+
+def _on_tokens(
+    values: Tensor, x: Tensor, head: int, on_keys: Float[Tensor, "b s"], before: list[Call]
+) -> Float[Tensor, "_b t h w"]:
+    """Weights on keys as weights on the tokens of which these are; where values are results of attention `before`, on
+    the tokens that it weighs."""
+
+    def pulled(weights: Tensor, source: Tensor) -> Tensor | None:
         probe = torch.zeros_like(values)
         probe[:, head] = weights[..., None]
-        (gradient,) = torch.autograd.grad(values, x, probe, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            raise ValueError("what the last attention weighs are results of attention before it, and no tokens")
-        return gradient.norm(dim=-1)
+        (gradient,) = torch.autograd.grad(values, source, probe, retain_graph=True, allow_unused=True)
+        return None if gradient is None else gradient.norm(dim=-1)
 
-    norms = pulled(torch.ones_like(on_keys))  # the norm of the map, for a token that is a key once
-    return pulled(on_keys) / norms[norms > 0].min()
+    def share(source: Tensor) -> Tensor | None:
+        norms = pulled(torch.ones_like(on_keys), source)  # the norm of the map, for a token that is a key once
+        return None if norms is None else pulled(on_keys, source) / norms[norms > 0].min()
+
+    if (direct := share(x)) is not None:
+        return direct
+    total = torch.zeros(x.shape[:4]).to(x)
+    for number, call in enumerate(before, 1):
+        if (rows := share(call.result)) is not None:
+            total = sum(_by_head(before[:number], rows, x), total)
+    return total
 
 
 @contextlib.contextmanager

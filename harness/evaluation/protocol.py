@@ -13,7 +13,7 @@ from typing import Any
 from harness.spec.clip import Augmentation
 from harness.spec.names import Dtype
 from harness.spec.options import option
-from harness.spec.reader import Count, Flag, Number, UsageError
+from harness.spec.reader import Count, Flag, Number, UsageError, typed
 from harness.spec.recipe import Recipe, Source, Testing
 from harness.spec.sampling import Kind, Sampling
 
@@ -125,7 +125,7 @@ def protocol(
     side = options.size or usual
     clips, crops = views or (testing.clips, testing.crops)
     resize = options.resize or round(testing.resize * side / usual)  # the crop keeps its share of the frame
-    testing = replace(testing, clips=clips, crops=crops, size=side, resize=resize)
+    testing = typed(Testing, dict(clips=clips, crops=crops, size=side, resize=resize), "testing")
     for name, value in (("mean", options.mean), ("std", options.std)):
         if value is not None:
             augmentation = replace(augmentation, **{name: _three(name, value)})

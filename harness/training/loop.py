@@ -36,7 +36,7 @@ from harness.training.feed import Kept
 from harness.training.folder import PREDICTIONS, RESULT, cut_log, store_job, stored_result
 from harness.training.job import Job, Result, Stopped, TrainingError
 from harness.training.journal import Counters, Journal, board, outcome
-from harness.training.start import check_device, data_sets, new_model, objective, schedule, unreached
+from harness.training.start import check_device, check_views, data_sets, new_model, objective, schedule, unreached
 from harness.training.state import storing
 from harness.training.step import Learner
 from harness.training.stopping import between_steps
@@ -77,6 +77,7 @@ def train(
     if finished is not None:
         return finished
     check_device(job)
+    check_views(job)
     threads = torch.get_num_threads()
     try:
         if job.threads:

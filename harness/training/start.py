@@ -53,6 +53,17 @@ def check_device(job: Job) -> None:
         raise TrainingError(reason)
 
 
+def check_views(job: Job) -> None:
+    """Before the training, not at its end. Raises: TrainingError, where test crops do not fit into test frames."""
+    testing = job.recipe.testing
+    size = testing.size or job.recipe.augmentation.size
+    if size > testing.resize:
+        raise TrainingError(
+            f"test crops of {size} x {size} pixels do not fit into frames of a short side of {testing.resize}; give "
+            f"recipe.testing.resize={size} or more, or a smaller recipe.testing.size"
+        )
+
+
 def data_sets(job: Job) -> dict[str, list[DataSet]]:
     """What is trained on and what is tested on, by split: one data set, or several in the order of the job's `sets`.
 
