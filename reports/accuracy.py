@@ -11,7 +11,7 @@ not learn, or was still learning at its end, is never a plain figure (`learning`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from statistics import fmean
@@ -495,6 +495,22 @@ def summary(table: AblationTable, name: str) -> str | None:
     words = f"{len(told)} of {len(tested)} rows can be told from {base}" + (f" ({', '.join(told)})" if told else "")
     untold = [row for row, ordering in judgements.items() if ordering.difference and not ordering.distinguishable]
     return f"{span}; {words}{_lacking(judgements, untold)}, and the paper prints no order of them."
+
+
+def recorded_words(recorded: Mapping[str, float]) -> str:
+    """What the default row of a budget came to over the seeds that its file records; empty where it records none."""
+    if "top1" not in recorded:
+        return ""
+    return (
+        f"over {recorded['seeds']:g} seeds, in the committed record, the default model comes to "
+        f"{recorded['top1']:.1f} % with a standard deviation of {recorded['spread']:.1f} points"
+    )
+
+
+def recorded(table: AblationTable, name: str) -> str | None:
+    """Where a table of few seeds lies: what the committed record of more seeds holds, as a sentence."""
+    words = [recorded_words(values) for values in said(table, name, "recorded")]
+    return f"{words[0]}." if words else None
 
 
 def _lacking(judgements: dict[str, Ordering], rows: list[str]) -> str:

@@ -322,8 +322,9 @@ def _params(row: Row, name: str) -> str:
 
 
 def summary(table: AblationTable) -> list[str]:
-    """One sentence for each accuracy."""
-    return [sentence(line) for name in accuracy.names(table) if (line := accuracy.summary(table, name))]
+    """A sentence for each accuracy, and one more where a record of more seeds says how far to believe it."""
+    lines = [line(table, name) for name in accuracy.names(table) for line in (accuracy.summary, accuracy.recorded)]
+    return [sentence(line) for line in lines if line]
 
 
 def csv_row(table: AblationTable, row: Row, orderings: dict[str, dict[str, Ordering]]) -> dict[str, Any]:

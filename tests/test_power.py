@@ -75,8 +75,10 @@ def test_auto_seeds_are_as_many_as_a_difference_takes_in_the_time_there_is():
 
 def test_without_records_the_budget_says_how_much_seeds_vary():
     recorded = budget.load("quick").recorded
-    assert set(recorded) == {"spread", "videos", "seconds"}
-    assert "as recorded for accuracy=quick" in plan_of((0, 1, 2))[1]
+    assert set(recorded) == {"spread", "videos", "seconds", "top1", "seeds"}
+    told = plan_of((0, 1, 2))[1]
+    assert "as recorded for accuracy=quick" in told
+    assert f"over 8 seeds, in the committed record, the default model comes to {recorded['top1']} %" in told
     assert "one seed" in plan_of((0,))[1]
     with pytest.raises(UsageError, match="train with seeds"):
         plan_of("auto", data="clips")

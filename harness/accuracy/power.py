@@ -16,7 +16,7 @@ from harness.spec.case import Entry
 from harness.spec.names import AUTO
 from harness.spec.reader import UsageError
 from records.record import Measurement, Record
-from reports import power
+from reports import accuracy, power
 from reports.accuracy import by_seed
 
 DIFFERENCE = 3.0  # percentage points that seeds=auto tells where none are said
@@ -31,6 +31,7 @@ class Spread:
     source: str
     seconds: float | None
     videos: int | None
+    recorded: str = ""  # what the default row came to over more seeds, in words
 
 
 def spread(setup: Setup, entries: Sequence[Entry], read: Callable[[Entry], Record | None]) -> Spread:
@@ -52,8 +53,9 @@ def spread(setup: Setup, entries: Sequence[Entry], read: Callable[[Entry], Recor
     if points is None and "spread" in recorded:
         points, source = recorded["spread"] * math.sqrt(2), f"as recorded for accuracy={setup.budget.name}"
     return Spread(
-        points, source, median(seconds) if seconds else recorded.get("seconds"), int(videos) if videos else None
-    )
+        points, source, median(seconds) if seconds else recorded.get("seconds"), int(videos) if videos else None,
+        accuracy.recorded_words(recorded),
+    )  # fmt: skip
 
 
 def _differences(entries: Sequence[Entry], of_rows: dict[str, Measurement]) -> list[list[float]]:
@@ -130,5 +132,5 @@ def _told(varies: Spread, seeds: int, tests: int, why: str) -> str:
     return (
         f"power: {seeds} seeds{videos} tell {told:.1f} points apart, {100 * power.POWER:.0f} times of 100 ({rows} "
         f"against the baseline, p < {power.SIGNIFICANT:g} after Holm; differences vary by {varies.points:.1f} points "
-        f"over seeds, {varies.source}){why}"
+        f"over seeds, {varies.source}){why}" + (f"; {varies.recorded}" if varies.recorded else "")
     )

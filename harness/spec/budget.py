@@ -77,7 +77,8 @@ class Budget:
         controls: test the weights with frames shuffled and with a single frame too.
         dtype: number format of autocast on a GPU; on a CPU it is float32.
         recorded: of the default row on its own data, for plans where no record is at hand: the "spread" over seeds in
-            percentage points, the test "videos", and the "seconds" of a training on one core or GPU.
+            percentage points, the test "videos", and the "seconds" of a training on one core or GPU; and for tables
+            of fewer seeds the mean "top1" over how many "seeds".
         meaning: one sentence for the help and the reports.
     """
 
@@ -92,7 +93,7 @@ class Budget:
     preload: Flag = False
     controls: Flag = True
     dtype: Dtype = "float32"
-    recorded: dict[Literal["spread", "videos", "seconds"], Number] = field(default_factory=dict)
+    recorded: dict[Literal["spread", "videos", "seconds", "top1", "seeds"], Number] = field(default_factory=dict)
 
 
 def names() -> list[str]:
