@@ -106,17 +106,19 @@ def test_tables_share_the_training_of_a_row_that_they_have_in_common(tmp_path):
 
 
 def test_rows_that_shrink_to_the_same_network_are_trained_once(tmp_path):
-    """At the quick size the fine scale of the last stage is the whole map; every other pyramid is its own network."""
+    """At the quick size the fine scale of the last stages is the whole map, and the coarse one its frames."""
     scales = case.load("pyramid_scales")
     setup = Setup(budget.load("quick"), Training(seeds=(0,)))
     twins = {
         task.entry.case.row: task
         for task in plan.tasks(scales, case.resolve(scales, case.Settings()), setup, 8, tmp_path)
     }
-    fine, whole = (twins[name] for name in ("LG2, fine (8,7,7) only", "LG2, stage 4 whole"))
-    assert (whole.job, whole.same_as) == (fine.job, fine.entry.case.row)
-    assert len(plan.distinct(list(twins.values()))) == len(twins) - 1
-    assert [task.same_as for task in twins.values() if task is not whole] == [None] * (len(twins) - 1)
+    pairs = {"LG2, stage 4 whole": "LG2, fine (8,7,7) only", "LG1 in every stage": "LG1, coarse (4,4,4) only"}
+    for name, same in pairs.items():
+        assert (twins[name].job, twins[name].same_as) == (twins[same].job, same)
+    assert len(plan.distinct(list(twins.values()))) == len(twins) - len(pairs)
+    assert {name for name, task in twins.items() if task.same_as} == set(pairs)
+    assert next(iter(twins)) == twins[scales.baseline].entry.case.row  # other tables share the baseline's training
 
 
 def test_networks_with_the_same_weights_may_differ_in_their_windows():

@@ -44,7 +44,7 @@ class Task:
     seed: int
     job: Job
     teacher: Task | None = None
-    same_as: str | None = None  # the row above it that is the same network at the size of the budget
+    same_as: str | None = None  # the row trained before it that is the same network at the size of the budget
 
     def ready(self) -> Job | None:
         """The job as it can run now; None while its teacher is not trained."""
@@ -96,7 +96,8 @@ def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, 
     assert seeds != AUTO  # `power.settled` has made numbers of it
     for seed in seeds:
         by_row: dict[str, Task] = {}
-        for entry in entries:
+        # The baseline first: tables have it in common, so it is the one that rows of the same network share.
+        for entry in sorted(entries, key=lambda entry: entry.case.row != entry.baseline):
             name = entry.row.training.get(TEACHER)
             if name is not None and name not in by_row:
                 raise UsageError(
@@ -116,7 +117,7 @@ def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, 
 
 
 def _twin(task: Task, above: Iterable[Task]) -> Task | None:
-    """The first of the trainings above that differs from this one by nothing but the words of its configuration."""
+    """The first of the trainings before that differs from this one by nothing but the words of its configuration."""
     for candidate in above:
         if (
             candidate.teacher is task.teacher is None
