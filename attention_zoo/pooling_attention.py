@@ -9,11 +9,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, interpolate, pad
+from torch.nn.functional import interpolate, pad
 
+from attention_zoo import cpu
+from attention_zoo.depthwise import depthwise
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
 from attention_zoo.scheme import register
@@ -43,13 +44,13 @@ class Pool(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b m n c"], grid: Sequence[int]) -> tuple[Float[Tensor, "b m s c"], Grid]:
-        p = x.shape[2] - math.prod(grid)
-        maps = rearrange(x[:, :, p:].unflatten(2, tuple(grid)), "b m t h w c -> (b m) c t h w")
-        padding = tuple(k // 2 for k in self.kernel_size)
-        maps = conv3d(maps, self.weight, stride=tuple(self.stride), padding=padding, groups=len(self.weight))
-        small = Grid(*maps.shape[2:])
-        y = rearrange(maps, "(b m) c t h w -> b m (t h w) c", b=len(x))
-        return self.norm(torch.cat([x[:, :, :p], y], 2) if p else y), small
+        """Heads stay side by side, where the linear map left them, as channels of one convolution."""
+        m, p, tokens = x.shape[1], x.shape[2] - math.prod(grid), x.transpose(1, 2)
+        maps = tokens[:, p:].flatten(2).unflatten(1, tuple(grid))
+        y = depthwise(maps, self.weight.repeat(m, 1, 1, 1, 1), None, tuple(self.stride))
+        small = Grid(*y.shape[1:4])
+        y = y.flatten(1, 3).unflatten(-1, (m, -1))
+        return self.norm(torch.cat([tokens[:, :p], y], 1) if p else y).transpose(1, 2), small
 
     def support(self, grid: Grid) -> Bool[Tensor, "n_out n_in"]:
         """Which tokens each pooled token is made of."""
@@ -138,28 +139,46 @@ class PoolingAttention(nn.Module):
         q, q_grid = (q, grid) if self.pool_q is None else self.pool_q(q, grid)
         k, k_grid = (k, grid) if self.pool_k is None else self.pool_k(k, grid)
         v, _ = (v, grid) if self.pool_v is None else self.pool_v(v, grid)
-        bias = None if self.tables is None else self._relative(q[:, :, p:], q_grid, k_grid, p)
-        y = attend(q, k, v, bias, kernel=self.kernel)
+        if self.tables is None:
+            y = attend(q, k, v, kernel=self.kernel)
+        else:
+            y = self._relative(q, k, v, self._terms(q[:, :, p:], q_grid, k_grid), k_grid)
         if self.residual:
             y = torch.cat([y[:, :, :p], y[:, :, p:] + q[:, :, p:]], 2) if p else y + q
         y = self.proj(joined(y))
         maps = y[:, p:].unflatten(1, tuple(q_grid))
         return (maps, y[:, :p]) if p else maps
 
-    def _relative(self, q: Float[Tensor, "b m n c"], q_grid: Grid, k_grid: Grid, p: int) -> Float[Tensor, "b m pn ps"]:
-        """The relative terms of all pairs; rows and columns of class tokens are zero.
-
-        The terms of an axis are products of each query with the few rows that its place can meet there, and only then
-        spread over the map of keys.
-        """
+    def _terms(self, q: Float[Tensor, "b m n c"], q_grid: Grid, k_grid: Grid) -> list[Float[Tensor, "b m n _"]]:
+        """Of each axis the products of each query with the few rows that its place can meet there."""
         q = q.unflatten(2, tuple(q_grid))
-        t, h, w = (
-            _terms(q, 2 + i, _rows(self.tables[axis], n_q, n_k))
-            for i, (axis, n_q, n_k) in enumerate(zip("thw", q_grid, k_grid, strict=True))
-        )
-        bias = t[..., :, None, None] + h[..., None, :, None] + w[..., None, None, :]
-        bias = bias.flatten(5).flatten(2, 4)
-        return pad(bias, (p, 0, p, 0)) if p else bias
+        sizes = enumerate(zip("thw", q_grid, k_grid, strict=True), 2)
+        return [_products(q, i, _rows(self.tables[axis], n_q, n_k)).flatten(2, 4) for i, (axis, n_q, n_k) in sizes]
+
+    def _relative(
+        self,
+        q: Float[Tensor, "b m n c"],
+        k: Float[Tensor, "b m s c"],
+        v: Float[Tensor, "b m s c"],
+        terms: Sequence[Float[Tensor, "b m _ _"]],
+        k_grid: Grid,
+    ) -> Float[Tensor, "b m n c"]:
+        """Attention with the terms added to the scores; class tokens have none.
+
+        On a CPU nothing as large as the scores is written for it: with its terms behind it, a query meets keys that
+        have a one behind them for their place on each axis. Whoever counts operators sees the sum, which no product
+        pays for.
+        """
+        p, c = q.shape[2] - terms[0].shape[2], q.shape[-1]
+        if self.kernel not in (AUTO, "sdpa") or not cpu.eager(q):
+            t, h, w = terms
+            bias = t[..., :, None, None] + h[..., None, :, None] + w[..., None, None, :]
+            return attend(q, k, v, pad(bias.flatten(3), (p, 0, p, 0)), kernel=self.kernel)
+        places = pad(_places(k_grid).to(k), (0, 0, p, 0)).expand(*k.shape[:2], -1, -1)
+        width = c + sum(k_grid)  # the square root of which `attend` divides by
+        q = torch.cat([q * (width / c) ** 0.5, pad(torch.cat(terms, -1) * width**0.5, (0, 0, p, 0))], -1)
+        # Fused attention takes values as wide as keys.
+        return attend(q, torch.cat([k, places], -1), pad(v, (0, width - c)), kernel=self.kernel)[..., :c]
 
     def macs(self, prefix: int = 0) -> int:
         """Projections, convolutions, the products of pooled queries with pooled keys, and the relative terms."""
@@ -205,7 +224,15 @@ def _pooled_grid(pool: Pool | None, grid: Grid) -> Grid:
     return grid if pool is None else pool.out_grid(grid)
 
 
-def _terms(q: Float[Tensor, "b m t h w c"], axis: int, rows: Float[Tensor, "a s c"]) -> Float[Tensor, "b m t h w s"]:
+def _places(grid: Grid) -> Float[Tensor, "s _"]:
+    """For each place of a map a one in the column of its time, of its row and of its column."""
+    t, h, w = (torch.eye(n) for n in grid)
+    whole = [torch.ones(n, 1) for n in grid]
+    axes = (t, whole[1], whole[2]), (whole[0], h, whole[2]), (whole[0], whole[1], w)
+    return torch.cat([torch.kron(torch.kron(a, b), c) for a, b, c in axes], 1)
+
+
+def _products(q: Float[Tensor, "b m t h w c"], axis: int, rows: Float[Tensor, "a s c"]) -> Float[Tensor, "b m t h w s"]:
     """Products of each query with the rows of its place on one axis of the map."""
     along = q.movedim(axis, 2)
     products = along.flatten(3, 4) @ rows.mT

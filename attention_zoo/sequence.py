@@ -18,13 +18,13 @@ Groups = Sequence[tuple[int, Float[Tensor, "#s _ n n"] | None]]
 def self_attention(
     x: Float[Tensor, "s n d"],
     qkv: nn.Linear,
-    proj: nn.Linear,
+    proj: nn.Linear | None,
     num_heads: int,
     groups: Groups | None = None,
     *,
     kernel: str,
 ) -> Float[Tensor, "s n d"]:
-    """Each sequence attends to itself.
+    """Each sequence attends to itself. Without `proj` the result is what the heads found, side by side.
 
     The rows of `qkv` are all queries, then all keys, then all values, head-major. Sequences that are views are copied
     first: a linear map of rows that do not follow each other copies them too, and adds its bias in a pass of its own.
@@ -32,19 +32,22 @@ def self_attention(
     groups = groups or [(x.shape[0], None)]
     counts, biases = zip(*groups, strict=True)
     if cpu.inference(x):  # queries, keys, values, and what was found
-        numbers, weights = x.shape[1] * (qkv.out_features + proj.in_features), qkv.weight.numel() + proj.weight.numel()
+        numbers = x.shape[1] * (qkv.out_features + qkv.out_features // 3)
+        weights = qkv.weight.numel() + (0 if proj is None else proj.weight.numel())
         pieces = (
             (piece.contiguous(), bias)
             for part, bias in zip(x.split(counts), biases, strict=True)
             for piece in part.split(cpu.chunk_length(x, len(part), numbers, weights))
         )
-        return cpu.joined((proj(attended(qkv(piece), num_heads, bias, kernel)) for piece, bias in pieces), x)
+        results = (attended(qkv(piece), num_heads, bias, kernel) for piece, bias in pieces)
+        return cpu.joined(results if proj is None else map(proj, results), x)
     projected = qkv(x.contiguous())
     if len(groups) == 1:
-        return proj(attended(projected, num_heads, biases[0], kernel))
-    # One call for each bias: a bias for every sequence would take more memory than all tokens, and time to read.
-    parts = zip(projected.split(counts), biases, strict=True)
-    return proj(torch.cat([attended(part, num_heads, bias, kernel) for part, bias in parts]))
+        result = attended(projected, num_heads, biases[0], kernel)
+    else:  # one call for each bias: a bias for every sequence would take more memory than all tokens, and time to read
+        parts = zip(projected.split(counts), biases, strict=True)
+        result = torch.cat([attended(part, num_heads, bias, kernel) for part, bias in parts])
+    return result if proj is None else proj(result)
 
 
 def attended(

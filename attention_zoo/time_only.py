@@ -6,8 +6,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
+from attention_zoo import cpu, dispatch
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.scheme import Mixed, register
@@ -43,11 +44,23 @@ class TimeOnlyAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
         _, _, h, w, _ = x.shape
-        places = rearrange(x, "b t h w d -> (b h w) t d")
-        y = self_attention(places, self.qkv, self.proj, self.num_heads, kernel=self.kernel)
-        y = y if self.fc is None else self.fc(y)
+        places, merged = rearrange(x, "b t h w d -> (b h w) t d"), self._merges(x)
+        y = self_attention(places, self.qkv, None if merged else self.proj, self.num_heads, kernel=self.kernel)
+        if merged:
+            y = linear(y, self.fc.weight @ self.proj.weight, self.fc.weight @ self.proj.bias + self.fc.bias)
+        elif self.fc is not None:
+            y = self.fc(y)
         y = rearrange(y, "(b h w) t d -> b t h w d", h=h, w=w)
         return y if prefix is None else (y, torch.zeros_like(prefix))
+
+    def _merges(self, x: Float[Tensor, "b t h w d"]) -> bool:
+        """Two linear maps in a row are one, whose weights cost less than the second map of more tokens than channels.
+
+        On a CPU only, where nobody counts operators, rounds products or has put hooks or other parts in.
+        """
+        plain = all(type(part) is nn.Linear and not dispatch.watched(part) for part in (self.proj, self.fc))
+        exact = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        return plain and exact and cpu.eager(x) and x.shape[:4].numel() > self.dim
 
     def macs(self, prefix: int = 0) -> int:
         (t, h, w), d = self.grid, self.dim

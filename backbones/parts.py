@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, interpolate, linear, pad
 from torch.utils.checkpoint import checkpoint
 
 from attention_zoo import Grid, Tokens, cpu, dispatch
-from backbones.depthwise import with_residual
+from attention_zoo.depthwise import with_residual
 
 
 class PatchEmbedding(nn.Module):

@@ -12,8 +12,9 @@ from test_backbones import counted_macs, norm_elements, on_meta, parameters
 from test_goldens import DTYPES, FLOAT64, FOLDER, _error, _facts, _with_prefix, needs_goldens, unrounded_probe
 from torch.testing import assert_close
 
+import attention_zoo
 import backbones
-from attention_zoo import Tokens
+from attention_zoo import Grid, Tokens
 from backbones.checkpoint import translate
 from backbones.columnar import (
     DIVIDED,
@@ -47,6 +48,25 @@ def in_their_order(x: Tokens) -> torch.Tensor:
     if x.prefix > 1:
         return torch.cat([x.head[:, :, None], x.map.flatten(2, 3)], dim=2).flatten(0, 1)
     return torch.cat([x.head, rearrange(x.map, "b t h w d -> b (h w t) d")], dim=1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_two_linear_maps_in_a_row_are_one(training):
+    """With a hook on the second they are run one after the other."""
+    scheme = attention_zoo.build("time_only", 8, 2, Grid(3, 4, 5), fc=True).double()
+    for parameter in scheme.parameters():
+        torch.nn.init.normal_(parameter)
+    x, results = torch.randn(2, 3, 4, 5, 8, dtype=torch.float64), []
+    for hooked in (False, True):
+        called = []
+        hook = scheme.fc.register_forward_hook(lambda *_: called.append(1)) if hooked else None  # noqa: B023
+        with torch.set_grad_enabled(training):
+            y = scheme(x)
+        gradients = torch.autograd.grad(y.square().sum(), list(scheme.parameters())) if training else ()
+        results.append([y, *gradients])
+        assert bool(called) is hooked
+        assert hook is None or hook.remove() is None
+    assert_close(*results)
 
 
 @needs_goldens

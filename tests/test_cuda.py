@@ -14,8 +14,7 @@ from small_cases import LITTLE, clip_file, tiny
 import attention_zoo
 import attention_zoo.global_pyramid
 import attention_zoo.windows
-from attention_zoo import Grid, fastest, kernels, pooling, sequence
-from backbones import depthwise
+from attention_zoo import Grid, depthwise, fastest, kernels, pooling, sequence
 from harness import precision
 from harness.accuracy import pool
 from harness.cost import card, child, measure, memory, metrics, workload

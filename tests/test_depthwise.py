@@ -1,4 +1,4 @@
-"""The depthwise convolution of position encoding: its own backward pass against PyTorch's."""
+"""The depthwise convolution of position encodings and pooling: its own backward pass against PyTorch's."""
 
 import pytest
 import torch
@@ -6,32 +6,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import conv3d
 
-from backbones.depthwise import depthwise
+from attention_zoo.depthwise import depthwise
 
 
-def by_pytorch(x, weight, bias):
+def by_pytorch(x, weight, bias, stride=1):
     padding = tuple(n // 2 for n in weight.shape[2:])
-    y = conv3d(x.permute(0, 4, 1, 2, 3), weight, bias, padding=padding, groups=len(weight))
+    y = conv3d(x.permute(0, 4, 1, 2, 3), weight, bias, stride, padding, groups=len(weight))
     return y.permute(0, 2, 3, 4, 1)
 
 
 @given(
     grid=st.tuples(*[st.integers(1, 6)] * 3),
-    kernel=st.tuples(*[st.sampled_from((1, 3, 5))] * 3),
+    kernel=st.tuples(*[st.integers(1, 5)] * 3),
+    stride=st.tuples(*[st.integers(1, 4)] * 3) | st.just((1, 1, 1)),
     dim=st.integers(1, 5),
     clips=st.integers(1, 3),
 )
-def test_output_and_gradients_are_pytorchs(grid, kernel, dim, clips):
+def test_output_and_gradients_are_pytorchs(grid, kernel, stride, dim, clips):
     random = torch.Generator().manual_seed(0)
 
     def drawn(*shape):
         return torch.randn(*shape, generator=random, dtype=torch.float64)
 
-    values = drawn(clips, *grid, dim), drawn(dim, 1, *kernel), drawn(dim)
-    probe, results = drawn(clips, *grid, dim), []
+    values, probe, results = (drawn(clips, *grid, dim), drawn(dim, 1, *kernel), drawn(dim)), None, []
     for convolution in (depthwise, by_pytorch):
         inputs = [value.clone().requires_grad_() for value in values]
-        y = convolution(*inputs)
+        y = convolution(*inputs, stride)
+        probe = drawn(*y.shape) if probe is None else probe
         results.append((y, *torch.autograd.grad(y, inputs, probe)))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)

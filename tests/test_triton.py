@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 DEPTHWISE = """
 import torch
 from torch.nn.functional import conv3d
-from backbones._depthwise_triton import depthwise
+from attention_zoo._depthwise_triton import depthwise
 
 for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-2)):
     for (b, t, h, w, d), kernel in (((2, 3, 2, 5, 7), (3, 3, 3)), ((1, 2, 2, 37, 70), (1, 3, 1))):
@@ -207,7 +207,7 @@ from attention_zoo._pooling_triton import block_sums
 from attention_zoo.kernels._few_keys import few_keys_attend, pyramid_attend
 from attention_zoo.kernels._windows import window_attend
 from attention_zoo.windows import Tiling
-from backbones._depthwise_triton import depthwise
+from attention_zoo._depthwise_triton import depthwise
 
 def empty(*shape, **options):
     return torch.empty(shape, device="meta", requires_grad="dtype" not in options, **options)
@@ -261,7 +261,7 @@ def compiled(program, pointers, constants, capability, warps=4, **numbers):
 
 SM = """
 from attention_zoo._pooling_triton import _sum_blocks, _sum_taps as _sum_block_taps
-from backbones._depthwise_triton import _convolve, _sum_taps
+from attention_zoo._depthwise_triton import _convolve, _sum_taps
 sizes = dict(T=16, H=56, W=56, D=64, KT=3, KH=3, KW=3, TOKENS=32, CHANNELS=64)
 for capability in (80, 90):
     compiled(_convolve, dict(X="*bf16", TAPS="*bf16", BIAS="*bf16", Y="*bf16"),

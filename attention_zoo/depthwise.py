@@ -14,21 +14,23 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from attention_zoo import cpu, dispatch
-from attention_zoo.cpu.depthwise import by_taps, convolved
+from attention_zoo.cpu.depthwise import Stride, convolved, differentiable
 from attention_zoo.fastest import Way, fastest
 
 _TRITON = find_spec("triton") is not None
 
 
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Same-size depthwise convolution of channels-last tokens.
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Stride = (1, 1, 1)) -> Tensor:
+    """Depthwise convolution of channels-last tokens, with half of the kernel in zeros added on all sides.
 
     Args:
         x: (b, t, h, w, d).
-        weight: (d, 1, kt, kh, kw), each kernel size odd; zeros are added around the tokens.
+        weight: (d, 1, kt, kh, kw).
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and cpu.eager(x):
-        return by_taps(*dispatch.autocast(x, weight, bias))
+        return differentiable(*dispatch.autocast(x, weight, bias), stride)
+    if max(stride) > 1 or not all(k % 2 for k in weight.shape[2:]):  # the other ways keep the map's size
+        return convolved(x, weight, bias, stride)
     return fastest("depthwise convolution", _ways(x), x, weight, bias)
 
 
@@ -52,7 +54,7 @@ def _added(way: Way, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool = False) -> Tensor:
-    from backbones._depthwise_triton import depthwise as triton_depthwise
+    from attention_zoo._depthwise_triton import depthwise as triton_depthwise
 
     return triton_depthwise(x, weight, bias, residual)
 
