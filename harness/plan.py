@@ -75,9 +75,13 @@ def show(
         console.print(f"  {what}", markup=False, soft_wrap=True)
         numbers = {row.row: number for number, row in enumerate(ablation.rows, start=1)}
         for entry in chosen:
-            record = _record(folder, entry)
-            estimate = estimated(entry.case, record, metric_names, rounds, settings.quick)
-            console.print(_line(numbers[entry.row.row], entry, estimate), markup=False, soft_wrap=True)
+            record, number = _record(folder, entry), numbers[entry.row.row]
+            try:
+                estimate = estimated(entry.case, record, metric_names, rounds, settings.quick)
+            except NotImplementedError as error:  # public code that is not installed
+                console.print(f"  {number:>3}  {entry.case.row}: not measured: {error}", markup=False, soft_wrap=True)
+                continue
+            console.print(_line(number, entry, estimate), markup=False, soft_wrap=True)
             known, guessed, size = known + estimate.known, guessed + estimate.guessed, size + RECORD_BYTES
         setup = session.setup(ablation, settings, training, names is None)
         if setup is not None:

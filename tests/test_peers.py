@@ -16,6 +16,7 @@ import backbones
 from attention_zoo import Grid
 from backbones.layouts import WRAPPED
 from benchmarks import public, released_dualformer, transformers_video
+from harness import run
 from harness.cost import errors, measure, metrics
 from harness.cost.count import count
 from harness.cost.workload import Workload
@@ -158,6 +159,16 @@ def test_what_is_not_there_is_a_row_with_its_reason_and_remedy(package, model, t
     assert f"not supported: {package} does not load" in latency.missing
     assert "force=true" in latency.missing
     assert not latency.retry
+
+
+def test_a_plan_goes_on_after_what_is_not_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    words = ["ablation=peers", "rows=[3,4]", "quick=true", "metrics=[params]", f"out={tmp_path}", "plan=true"]
+    assert run.main(words) == 0
+    planned = capsys.readouterr().out
+    assert "3  Video Swin-T, torchvision · allocator=default: not measured: torchvision does not load" in planned
+    assert "4  Video Swin-T, ours · allocator=default: " in planned
+    assert "nothing was measured" in planned
 
 
 def in_this_process(of, timed, clip, effort, limit, round=1):

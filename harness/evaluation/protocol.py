@@ -92,10 +92,11 @@ class Protocol:
     def __str__(self) -> str:
         """One line on how clips are made."""
         s, t = self.sampling, self.testing
-        step = f", every {_ordinal(s.stride)}" if s.kind == "dense" and s.stride > 1 else ""
+        frames = f"{s.frames} frame{'s' * (s.frames > 1)}"
+        step = f", every {_ordinal(s.stride)}" if s.kind == "dense" and min(s.stride, s.frames) > 1 else ""
         kind = "" if s.kind == "dense" else f" ({s.kind})"
         views = f"{t.clips} clip{'s' * (t.clips > 1)} x {t.crops} crop{'s' * (t.crops > 1)}"
-        return f"{views} of {s.frames} frames{step}{kind}, {self.size} x {self.size} pixels of short side {t.resize}"
+        return f"{views} of {frames}{step}{kind}, {self.size} x {self.size} pixels of short side {t.resize}"
 
 
 def parsed_views(text: str | None) -> tuple[int, int] | None:
