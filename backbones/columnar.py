@@ -30,7 +30,7 @@ from backbones.mlp import Activation, Mlp
 from backbones.parts import DropPath, PatchEmbedding, Places, initialise_linear, linear_rates, resized
 from backbones.residual import Attend, Block, PerToken, Residual
 
-ClassToken = Literal["clip", "frame", "none"]
+ClassToken = Literal["clip", "frame", "distilled", "none"]
 Position = Literal["space_time", "space", "joint", "none"]
 EPS = 1e-6
 
@@ -46,7 +46,9 @@ class ColumnarConfig(Config):
             `(("T", "S"),)` attends over time and then over space in every block.
         clip: the nominal input: frames, height and width in pixels. Sizes of parameters follow from it.
         patch: frames and pixels that become one token.
-        class_token: one for the clip, one for each frame (the answer is then their mean), or none (the mean of all).
+        class_token: one for the clip, one for each frame (the answer is then their mean), none (the mean of all), or
+            "distilled": two for the clip, of which the second learnt from a teacher (DeiT). Each has its classifier and
+            the answer is the mean of the two, which is one linear map of both tokens.
         position: learned, for places and for times, for places alone, or "joint", for each place at each time.
         activation, mlp_ratio, mlp_rank: of the MLPs, see `mlp.Mlp`.
 
@@ -155,7 +157,7 @@ class Columnar(Column):
             VitBlock(width, grid, prefix, _schemes(config, b, grid, kernel), Mlp.of(config, width), drop_path=rate)
             for b, rate in enumerate(rates)
         )
-        self.end_in(nn.LayerNorm(width, EPS), width, config.dropout)
+        self.end_in(nn.LayerNorm(width, EPS), width * (2 if self.class_token == "distilled" else 1), config.dropout)
         initialise_linear(self)
         self.position.reset_parameters()
         for block in self.column:
@@ -171,7 +173,7 @@ class Columnar(Column):
         if self.class_token == "frame":
             return self.classified(self.norm(tokens.head.mean(1)))
         tokens = tokens.with_x(self.norm(tokens.x))
-        return self.classified(tokens.head[:, 0] if tokens.prefix else tokens.map.mean((1, 2, 3)))
+        return self.classified(tokens.head.flatten(1) if tokens.prefix else tokens.map.mean((1, 2, 3)))
 
 
 def _schemes(config: ColumnarConfig, block: int, grid: Grid, kernel: str) -> list[nn.Module]:
@@ -203,6 +205,7 @@ def models() -> dict[str, Callable[[], ColumnarConfig]]:
     """TimeSformer and ViViT (models 1, 3 and 4; 2 is in `encoders`) by size and form of attention, and DeiT."""
     large = dict(width=1024, num_heads=16, depth=24)
     image = dict(**JOINT, clip=Grid(1, 224, 224), position="space")
+    deit = {"tiny": dict(width=192, num_heads=3), "small": dict(width=384, num_heads=6), "base": {}}
     return {
         "timesformer_base": partial(ColumnarConfig, **DIVIDED),
         "timesformer_hr": partial(ColumnarConfig, **DIVIDED, clip=Grid(16, 448, 448)),
@@ -213,9 +216,11 @@ def models() -> dict[str, Callable[[], ColumnarConfig]]:
         "vivit_large_16x2": partial(ColumnarConfig, **VIVIT_JOINT, **large),
         "vivit_base_16x2_model3": partial(ColumnarConfig, **VIVIT_SELF),
         "vivit_base_16x2_model4": partial(ColumnarConfig, **VIVIT_DOT),
-        "deit_tiny": partial(ColumnarConfig, **image, width=192, num_heads=3),
-        "deit_small": partial(ColumnarConfig, **image, width=384, num_heads=6),
-        "deit_base": partial(ColumnarConfig, **image),
+        **{f"deit_{name}": partial(ColumnarConfig, **image, **size) for name, size in deit.items()},
+        **{
+            f"deit_{name}_distilled": partial(ColumnarConfig, **image, **size, class_token="distilled")
+            for name, size in deit.items()
+        },
     }
 
 
@@ -250,6 +255,26 @@ DIVIDED_LAYOUT = Layout(
     vit_names("", "", {"temporal_attn": "0", "attn": "1"}, {"temporal_norm1": "0", "norm1": "1"}),
 )
 VIT_LAYOUT = Layout("image ViT (timm, DeiT)", r"^blocks\.\d+\.attn\.qkv\.", vit_names("", "", *ATTN))
+
+
+def _mean_of_classifiers(name: str, parts: Sequence[Tensor]) -> Tensor:
+    """DeiT's two classifiers as one linear map of both tokens; other parts are stacked."""
+    if not name.startswith("classifier."):
+        return torch.cat(tuple(parts))
+    return torch.cat(tuple(parts), 1) / 2 if parts[0].ndim == 2 else sum(parts) / 2
+
+
+DEIT_LAYOUT = Layout(
+    "DeiT, distilled (timm, DeiT)",
+    r"^dist_token$",
+    (
+        (r"^dist_token$", "position.distilled"),
+        (r"^head\.(.*)$", r"classifier.\1#0"),
+        (r"^head_dist\.(.*)$", r"classifier.\1#1"),
+        *VIT_LAYOUT.renames,
+    ),
+    joined=_mean_of_classifiers,
+)
 
 TRANSFORMERS_LAYOUT = Layout(
     "TimeSformer (transformers)",
@@ -360,19 +385,32 @@ def _transformers(name: str, module: str, positions: str) -> Layout:
 
 VIVIT_TRANSFORMERS_LAYOUT = _transformers("ViViT (transformers)", "vivit", "position.joint")
 VIT_TRANSFORMERS_LAYOUT = _transformers("image ViT (transformers)", "vit", "position.space")
+DEIT_TRANSFORMERS_LAYOUT = Layout(
+    "DeiT, distilled (transformers)",
+    r"^(?:deit\.)?embeddings\.distillation_token$",
+    (
+        (r"^(?:deit\.)?embeddings\.distillation_token$", "position.distilled"),
+        (r"^cls_classifier\.(.*)$", r"classifier.\1#0"),
+        (r"^distillation_classifier\.(.*)$", r"classifier.\1#1"),
+        *_transformers("", "deit", "position.space").renames,
+    ),
+    joined=_mean_of_classifiers,
+)
 
 
 def of_image(model: Columnar, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An image ViT's tensors under this model's names: without the class token where the model has none, and ViViT's
-    positions those of the image, repeated over time.
+    """An image ViT's tensors under this model's names: without the tokens of classes and teachers that the model has
+    not, and ViViT's positions those of the image, repeated over time.
     """
     tensors, positions = dict(image), model.position
     place = next((name for name in ("position.space", "position.joint") if name in tensors), None)
+    if positions.distilled is None and tensors.pop("position.distilled", None) is not None and place is not None:
+        tensors[place] = torch.cat([tensors[place][:, :1], tensors[place][:, 2:]], 1)
     if positions.class_token is None and "position.class_token" in tensors:
         tensors.pop("position.class_token")
         tensors[place] = tensors[place][:, 1:]
     if place is not None and positions.joint is not None:
-        tensor, first = tensors.pop(place), int(positions.class_token is not None)
+        tensor, first = tensors.pop(place), positions.rows
         rows = tensor[:, first:].repeat(1, positions.grid.t, 1)
         tensors["position.joint"] = torch.cat([tensor[:, :first], rows], 1)
     elif place is not None and positions.space is not None:
@@ -395,7 +433,7 @@ def from_image(model: Columnar, key: str, image: Mapping[str, Tensor]) -> tuple[
     if key.startswith("classifier.") and tensor.shape != target.shape:
         return "fresh", None
     if key.startswith("position.") and tensor.shape != target.shape:
-        first = 1 if key != "position.time" and model.position.class_token is not None else 0
+        first = 0 if key == "position.time" else model.position.rows
         rest = resized(tensor[:, first:].mT, target.shape[1] - first).mT
         return "inflated", torch.cat([tensor[:, :first], rest], dim=1)
     if key == "position.joint":
@@ -424,7 +462,9 @@ LAYOUTS = (
     TRANSFORMERS_LAYOUT,
     VIVIT_LAYOUT,
     VIVIT_TRANSFORMERS_LAYOUT,
+    DEIT_TRANSFORMERS_LAYOUT,
     VIT_TRANSFORMERS_LAYOUT,
+    DEIT_LAYOUT,
     VIT_LAYOUT,
 )
 families.register("columnar")(

@@ -20,8 +20,9 @@ class Layout:
     """A naming scheme: `sign` finds it, `renames` translates it, `ignored` says what we leave out and why.
 
     A new name that ends in `#0`, `#1` and so on is a part of our tensor, such as the queries of `qkv.weight#0`: parts
-    are stacked in that order. `shaped` makes what a name stands for there, such as a kernel of JAX, our shape. `note`
-    says what the released code does otherwise with the same weights.
+    are stacked in that order, or made one by `joined`, which gets the name and the parts. `shaped` makes what a name
+    stands for there, such as a kernel of JAX, our shape. `note` says what the released code does otherwise with the
+    same weights.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Layout:
     ignored: tuple[tuple[str, str], ...] = ()
     shaped: Callable[[str, Tensor], Tensor] | None = None
     note: str = ""
+    joined: Callable[[str, Sequence[Tensor]], Tensor] = lambda name, parts: torch.cat(tuple(parts))
 
     def rename(self, key: str) -> str:
         """The first rule that matches renames; a name that none matches stays."""
@@ -84,9 +86,10 @@ def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], expected: Co
         if new in tensors:
             raise ValueError(f"{origin[new]} and {key} both stand for {new}; remove one of them")
         tensors[new], origin[new] = tensor if layout.shaped is None else layout.shaped(bare, tensor), key
+    parts: dict[str, list[Tensor]] = {}
     for part in sorted(name for name in tensors if "#" in name):
         whole = part.partition("#")[0]
-        after = tensors.pop(part)
-        tensors[whole] = torch.cat([tensors[whole], after]) if whole in tensors else after
+        parts.setdefault(whole, []).append(tensors.pop(part))
         origin[whole] = origin.pop(part)
+    tensors |= {whole: layout.joined(whole, pieces) for whole, pieces in parts.items()}
     return Translated(layout, tensors, origin, ignored)

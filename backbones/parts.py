@@ -170,10 +170,11 @@ class Places(nn.Module):
     """Learned positions of places and times, and class tokens before the map; what a ViT adds to its patches.
 
     Args:
-        class_token: "clip" for one, "frame" for one before each frame's tokens (each starts as the same), "none".
-        space: positions of places, and one of the class token.
+        class_token: "clip" for one, "frame" for one before each frame's tokens (each starts as the same), "distilled"
+            for two, the second of which learns from a teacher, "none".
+        space: positions of places, and one of each class token.
         time: of frames, which the class token of a clip has not.
-        joint: instead of both a position of each place at each time, and one of the class token, as in ViViT.
+        joint: instead of both a position of each place at each time, and one of each class token, as in ViViT.
 
     Positions learned for another grid are resized by the nearest, as TimeSformer's released code does.
     """
@@ -184,13 +185,14 @@ class Places(nn.Module):
         super().__init__()
         self.grid, self.per_frame = grid, class_token == "frame"
         self.class_token = None if class_token == "none" else nn.Parameter(torch.zeros(1, 1, dim))
-        first = class_token != "none"
-        self.space = nn.Parameter(torch.zeros(1, first + grid.h * grid.w, dim)) if space else None
+        self.distilled = nn.Parameter(torch.zeros(1, 1, dim)) if class_token == "distilled" else None
+        self.rows = {"none": 0, "distilled": 2}.get(class_token, 1)  # class tokens that have positions of their own
+        self.space = nn.Parameter(torch.zeros(1, self.rows + grid.h * grid.w, dim)) if space else None
         self.time = nn.Parameter(torch.zeros(1, grid.t, dim)) if time else None
-        self.joint = nn.Parameter(torch.zeros(1, first + grid.tokens, dim)) if joint else None
+        self.joint = nn.Parameter(torch.zeros(1, self.rows + grid.tokens, dim)) if joint else None
 
     def reset_parameters(self) -> None:
-        for parameter in (self.class_token, self.space, self.joint):
+        for parameter in (self.class_token, self.distilled, self.space, self.joint):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
         if self.time is not None:
@@ -198,21 +200,21 @@ class Places(nn.Module):
 
     def prefix(self, frames: int) -> int:
         """How many class tokens a map of so many time steps has."""
-        return 0 if self.class_token is None else frames if self.per_frame else 1
+        return frames if self.per_frame else self.rows
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Tokens:
         b, t, h, w, _ = x.shape
-        first = self.class_token
+        first = self.class_token if self.distilled is None else torch.cat([self.class_token, self.distilled], 1)
         if self.space is not None:
             table = self.space
             if first is not None:
-                first, table = first + table[:, :1], table[:, 1:]
+                first, table = first + table[:, : self.rows], table[:, self.rows :]
             table = table.unflatten(1, self.grid[1:])
             x = x + (table if (h, w) == self.grid[1:] else resized(table.movedim(-1, 1), (h, w)).movedim(1, -1))
         if self.joint is not None:
             table = self.joint
             if first is not None:
-                first, table = first + table[:, :1], table[:, 1:]
+                first, table = first + table[:, : self.rows], table[:, self.rows :]
             table = table.unflatten(1, tuple(self.grid))
             x = x + (table if (t, h, w) == self.grid else resized(table.movedim(-1, 1), (t, h, w)).movedim(1, -1))
         if self.time is not None:

@@ -481,6 +481,36 @@ SWIN_TIMM = replace(
     ),
 )
 
+# The names of files of transformers, and those that models of its version 5 have in memory.
+OUR_BLOCK = r"stages.\1.blocks.\2."
+SWIN_BLOCK = r"^(?:swin\.)?encoder\.layers\.(\d+)\.blocks\.(\d+)\."
+SWIN_TRANSFORMERS = Layout(
+    "Swin (transformers)",
+    SWIN_BLOCK,
+    renames=(
+        (r"^(?:swin\.)?embeddings\.patch_embeddings\.projection\.", "stages.0.embed.proj."),
+        (r"^(?:swin\.)?embeddings\.norm\.", "stages.0.embed.norm."),
+        (r"^(?:swin\.)?encoder\.layers\.(\d+)\.downsample\.", _next_stage),
+        *(
+            (rf"{SWIN_BLOCK}attention\.(?:self\.{role}|{role[0]}_proj)\.(.*)$", rf"{OUR_BLOCK}attention.qkv.\3#{i}")
+            for i, role in enumerate(("query", "key", "value"))
+        ),
+        *(
+            (SWIN_BLOCK + theirs, OUR_BLOCK + ours)
+            for theirs, ours in (
+                (r"attention\.\w+\.relative_position_bias_table$", "attention.bias.table"),
+                (r"attention\.(?:output\.dense|o_proj)\.", "attention.proj."),
+                (r"layernorm_before\.", "norm1."),
+                (r"layernorm_after\.", "norm2."),
+                (r"(?:intermediate\.dense|mlp\.fc1)\.", "mlp.fc1."),
+                (r"(?:output\.dense|mlp\.fc2)\.", "mlp.fc2."),
+            )
+        ),
+        (r"^(?:swin\.)?layernorm\.", "norm."),
+    ),
+    ignored=VIDEO_SWIN.ignored,
+)
+
 ORIGINS = {
     "dualformer": Origin("arXiv:2112.04674", "sail-sg/dualformer", "Apache-2.0", "K400, K600: README"),
     "video_swin": Origin(
@@ -491,6 +521,5 @@ ORIGINS = {
     "pyramid_tiny": Origin("arXiv:2112.04674 (skeleton)"),
 }
 
-families.register("pyramid")(
-    Family("pyramid", PyramidConfig, Pyramid, models, (NATIVE, DUALFORMER, SWIN_TIMM, VIDEO_SWIN), ORIGINS)
-)
+LAYOUTS = (NATIVE, DUALFORMER, SWIN_TIMM, SWIN_TRANSFORMERS, VIDEO_SWIN)
+families.register("pyramid")(Family("pyramid", PyramidConfig, Pyramid, models, LAYOUTS, ORIGINS))

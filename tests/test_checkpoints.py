@@ -279,6 +279,64 @@ def test_image_swin_of_timm(tmp_path):
     torch.testing.assert_close(values(other), values(image), rtol=0, atol=0)
 
 
+SMALL_SWIN = {"widths": [8, 16, 32, 64], "num_heads": [1, 2, 4, 8], "depths": [1, 1, 2, 1]}
+OF_TRANSFORMERS = (
+    (r"^stages\.0\.embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^stages\.0\.embed\.", "embeddings."),
+    (r"^stages\.1\.embed\.", "encoder.layers.0.downsample."),
+    (r"^stages\.2\.embed\.", "encoder.layers.1.downsample."),
+    (r"^stages\.3\.embed\.", "encoder.layers.2.downsample."),
+    (r"^norm\.", "layernorm."),
+    (r"attention\.bias\.table", "attention.self.relative_position_bias_table"),
+    (r"attention\.proj\.", "attention.output.dense."),
+    (r"norm1\.", "layernorm_before."),
+    (r"norm2\.", "layernorm_after."),
+    (r"mlp\.fc1\.", "intermediate.dense."),
+    (r"mlp\.fc2\.", "output.dense."),
+    (r"^stages\.", "encoder.layers."),
+)
+
+
+@pytest.mark.parametrize("prefix", ["swin.", ""])
+def test_image_swin_of_transformers(prefix, tmp_path):
+    """Queries, keys and values are apart there; the merging counts to the stage before it, as in the released code."""
+    image, other = (backbones.create("video_swin_tiny_image", 5, changes=SMALL_SWIN) for _ in range(2))
+    for parameter in image.parameters():
+        torch.nn.init.normal_(parameter)
+    state = {f"{prefix}encoder.layers.0.blocks.0.attention.self.relative_position_index": torch.zeros(49, 49).long()}
+    for key, tensor in image.state_dict().items():
+        for ours, theirs in OF_TRANSFORMERS:
+            key = re.sub(ours, theirs, key)
+        roles = [key.replace("attention.qkv", f"attention.self.{role}") for role in ("query", "key", "value")]
+        parts = tensor.chunk(3) if "qkv" in key else [tensor[:, :, 0] if tensor.ndim == 5 else tensor]
+        here = "" if key.startswith("classifier") else prefix
+        state |= {here + name: part.clone() for name, part in zip(roles, parts, strict=False)}
+    save_file(state, tmp_path / "swin.safetensors")
+    report = backbones.load_checkpoint(other, tmp_path / "swin.safetensors")
+    assert (report.layout, report.complete) == ("Swin (transformers)", True)
+    torch.testing.assert_close(values(other), values(image), rtol=0, atol=0)
+    video = backbones.create("video_swin_tiny", 5, changes=SMALL_SWIN)
+    assert backbones.inflate(state, video).complete
+
+
+def test_image_swin_equals_that_of_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    config = transformers.SwinConfig(
+        image_size=224, embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8], window_size=7, num_labels=5
+    )
+    theirs = transformers.SwinForImageClassification(config).double().eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    ours = backbones.create("video_swin_tiny_image", 5, changes=SMALL_SWIN).double().eval()
+    assert backbones.load_checkpoint(ours, tmp_path / "theirs.safetensors").layout == "Swin (transformers)"
+    clip = torch.randn(2, 3, 1, 224, 224).double()
+    with torch.no_grad():
+        expected = theirs(clip[:, :, 0]).logits
+        torch.testing.assert_close(ours(clip), expected, rtol=0, atol=1e-10 * expected.abs().max().item())
+
+
 def test_a_file_of_which_nothing_fits_is_an_error_in_any_case(tmp_path):
     torch.save({"layers.0.downsample.norm.weight": torch.zeros(7)}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="no tensor that fits the model"):

@@ -186,6 +186,8 @@ def test_vtn_equals_released_code(precision, kernel, tmp_path):
         ("deit_tiny", 1000, 5.7, 1.3),
         ("deit_small", 1000, 22.1, 4.6),
         ("deit_base", 1000, 86.6, 17.6),
+        ("deit_tiny_distilled", 1000, 5.9, 1.3),
+        ("deit_base_distilled", 1000, 87.3, 17.7),
     ],
 )
 def test_costs(name, classes, millions, giga):
@@ -193,6 +195,12 @@ def test_costs(name, classes, millions, giga):
     model = on_meta(name, classes)
     assert round(parameters(model) / 1e6, 1) == millions
     assert model.macs() / 1e9 == pytest.approx(giga, abs=0.1)
+
+
+def test_the_printed_parameters_of_vivit_large_fit_another_size():
+    """310.8 M stand in the tables, 307.5 M are those of 224 pixels."""
+    model = on_meta(backbones.config("vivit_large_16x2").changed({"clip": [32, 320, 320]}), 400)
+    assert parameters(model) == 310_850_960
 
 
 def test_what_vtn_leaves_out():
@@ -258,6 +266,110 @@ def test_an_image_vit_of_transformers_is_loaded(prefix, tmp_path):
     report = backbones.load_checkpoint(other, tmp_path / "vit.safetensors")
     assert (report.layout, report.complete) == ("image ViT (transformers)", True)
     assert_close(other.state_dict(), image.state_dict(), rtol=0, atol=0)
+
+
+IMAGE = ColumnarConfig(**JOINT, **SIZES | dict(clip=[1, 24, 32], patch=[1, 8, 8]), position="space")
+OF_TIMM = (
+    ("embed.", "patch_embed."),
+    ("position.class_token", "cls_token"),
+    ("position.distilled", "dist_token"),
+    ("position.space", "pos_embed"),
+    ("column.", "blocks."),
+    ("attention.0.", "attn."),
+    ("norms.0.", "norm1."),
+    ("mlp_norm.", "norm2."),
+)
+OF_TRANSFORMERS = (
+    ("embed.proj.", "deit.embeddings.patch_embeddings.projection."),
+    ("position.class_token", "deit.embeddings.cls_token"),
+    ("position.distilled", "deit.embeddings.distillation_token"),
+    ("position.space", "deit.embeddings.position_embeddings"),
+    ("column.", "deit.encoder.layer."),
+    ("attention.0.proj.", "attention.output.dense."),
+    ("norms.0.", "layernorm_before."),
+    ("mlp_norm.", "layernorm_after."),
+    ("mlp.fc1.", "intermediate.dense."),
+    ("mlp.fc2.", "output.dense."),
+)
+
+
+def distilled(kind: str) -> tuple[backbones.Backbone, dict[str, torch.Tensor]]:
+    """A small distilled DeiT of ours, and a file of theirs with its weights; of the classifiers those of the file."""
+    model = backbones.create(IMAGE.changed({"class_token": "distilled"}), 0).double().eval()
+    timm, state = kind == "timm", {}
+    for key, tensor in model.state_dict().items():
+        for ours, theirs in OF_TIMM if timm else OF_TRANSFORMERS:
+            key = key.replace(ours, theirs)
+        key = key if timm else re.sub("^norm", "deit.layernorm", key)
+        split = not timm and "qkv" in key
+        names = [key.replace("attention.0.qkv", f"attention.attention.{role}") for role in ("query", "key", "value")]
+        parts = tensor.chunk(3) if split else [tensor[:, :, 0] if tensor.ndim == 5 else tensor]
+        state |= {name: part.contiguous() for name, part in zip(names if split else [key], parts, strict=True)}
+    for name in ("head", "head_dist") if timm else ("cls_classifier", "distillation_classifier"):
+        state |= {f"{name}.weight": torch.randn(7, 24).double(), f"{name}.bias": torch.randn(7).double()}
+    return model, state
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers"])
+def test_a_distilled_deit_answers_with_the_mean_of_its_classifiers(kind, tmp_path):
+    torch.manual_seed(0)
+    headless, state = distilled(kind)
+    save_file(state, tmp_path / "deit.safetensors")
+    model = backbones.create(headless.config, 7).double().eval()
+    report = backbones.load_checkpoint(model, tmp_path / "deit.safetensors")
+    assert (report.complete, report.ignored) == (True, {})
+    assert report.layout.startswith("DeiT, distilled (" + kind)
+    clip = torch.randn(2, 3, 1, 24, 32).double()
+    both = headless(clip).unflatten(1, (2, 24)).unbind(1)
+    heads = [[state[f"{name}.{part}"] for part in ("weight", "bias")] for name in state_heads(state)]
+    expected = sum(torch.nn.functional.linear(x, *head) for x, head in zip(both, heads, strict=True)) / 2
+    assert_close(model(clip), expected)
+    assert_close(headless.position(headless.embed(headless.channels_last(clip))).head.shape, torch.Size([2, 2, 24]))
+    plain = backbones.create(IMAGE, 7)
+    with pytest.raises(backbones.CheckpointError) as error:
+        backbones.load_checkpoint(plain, tmp_path / "deit.safetensors")
+    assert report.layout in str(error.value)
+    assert "position.space 1x14x24 in the file, 1x13x24 here" in str(error.value)
+    video = backbones.create(ColumnarConfig(**DIVIDED, **SIZES | dict(patch=[1, 8, 8])), 5)
+    backbones.inflate(state, video)  # what a teacher taught has no place in it
+    assert_close(video.position.space[:, 1:], headless.position.space[:, 2:].float())
+    assert_close(video.position.space[:, 0], headless.position.space[:, 0].float())
+
+
+def state_heads(state: dict[str, torch.Tensor]) -> list[str]:
+    """The classifier of the class token, then that of the distilled one."""
+    heads = [name.removesuffix(".weight") for name in state if re.search(r"(^head|classifier).*weight$", name)]
+    return sorted(heads, key=lambda name: "dist" in name)
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers"])
+def test_a_distilled_deit_equals_theirs(kind, tmp_path):
+    pytest.importorskip(kind, reason=f"{kind} is not installed")
+    torch.manual_seed(0)
+    if kind == "timm":
+        from timm.models.deit import VisionTransformerDistilled
+
+        theirs = VisionTransformerDistilled(
+            img_size=32, patch_size=8, num_classes=7, embed_dim=24, depth=2, num_heads=3, mlp_ratio=4.0
+        )
+        scores = theirs
+    else:
+        from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+
+        config = DeiTConfig(
+            image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+            intermediate_size=96, num_labels=7, hidden_dropout_prob=0.0, layer_norm_eps=1e-6,
+        )  # fmt: skip
+        theirs = DeiTForImageClassificationWithTeacher(config)
+        scores = lambda image: theirs(image).logits  # noqa: E731
+    for parameter in theirs.double().eval().parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    sizes = dict(clip=[1, 32, 32], class_token="distilled")
+    ours = backbones.create(IMAGE.changed(sizes), 7).double().eval()
+    assert backbones.load_checkpoint(ours, tmp_path / "theirs.safetensors").complete
+    clip = torch.randn(2, 3, 1, 32, 32).double()
+    assert _error(ours(clip).detach(), scores(clip[:, :, 0]).detach()) <= 1e-10
 
 
 @pytest.mark.parametrize("form", [VIVIT_JOINT, VIVIT_SELF, VIVIT_DOT, JOINT])
