@@ -44,6 +44,25 @@ def _places(
 
 
 @triton.jit
+def _tile(
+    WINDOWS, clips,
+    T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+    WT: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr, ST: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    HEADS: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """What a program works on: a head, the first line of a clip, a window, and SIZE tokens of it with their places."""
+    n: tl.constexpr = WT * WH * WW
+    tiles: tl.constexpr = (n + SIZE - 1) // SIZE
+    program = tl.program_id(0)
+    head, tile, rest = program % HEADS, program // HEADS % tiles, program // (HEADS * tiles)
+    clip = (rest % clips).to(tl.int64) * (T * H * W)
+    window = tl.load(WINDOWS + rest // clips)
+    i = tile * SIZE + tl.arange(0, SIZE)
+    at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
+    return head, clip, window, i, at, real & (i < n), region
+
+
+@triton.jit
 def _attend(
     QKV, PADDING, BIAS, WINDOWS, Y, SUMS, clips, scale,
     T: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PT: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
@@ -58,15 +77,10 @@ def _attend(
     """
     n: tl.constexpr = WT * WH * WW
     d: tl.constexpr = HEADS * C
-    tiles: tl.constexpr = (n + QUERIES - 1) // QUERIES
-    program = tl.program_id(0)
-    head, tile, rest = program % HEADS, program // HEADS % tiles, program // (HEADS * tiles)
-    clip = (rest % clips).to(tl.int64) * (T * H * W)
-    window = tl.load(WINDOWS + rest // clips)
+    head, clip, window, i, query_place, real, region = _tile(
+        WINDOWS, clips, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW, HEADS, QUERIES
+    )
     channel = head * C + tl.arange(0, C)
-    i = tile * QUERIES + tl.arange(0, QUERIES)
-    query_place, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
-    real = real & (i < n)
     q = tl.load(QKV + (clip + query_place)[:, None] * (3 * d) + channel[None, :], mask=real[:, None], other=0.0)
     highest = tl.full([QUERIES], -float("inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
@@ -134,15 +148,10 @@ def _query_gradients(
     """The gradient of some queries, a program as in `_attend`. MEANS: of what comes back, weighted with the result."""
     n: tl.constexpr = WT * WH * WW
     d: tl.constexpr = HEADS * C
-    tiles: tl.constexpr = (n + QUERIES - 1) // QUERIES
-    program = tl.program_id(0)
-    head, tile, rest = program % HEADS, program // HEADS % tiles, program // (HEADS * tiles)
-    clip = (rest % clips).to(tl.int64) * (T * H * W)
-    window = tl.load(WINDOWS + rest // clips)
+    head, clip, window, i, at, real, region = _tile(
+        WINDOWS, clips, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW, HEADS, QUERIES
+    )
     channel = head * C + tl.arange(0, C)
-    i = tile * QUERIES + tl.arange(0, QUERIES)
-    at, real, region = _places(window, i, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
-    real = real & (i < n)
     query_line = (clip + at)[:, None] * (3 * d) + channel[None, :]
     q = tl.load(QKV + query_line, mask=real[:, None], other=0.0)
     g = tl.load(G + (clip + at)[:, None] * d + channel[None, :], mask=real[:, None], other=0.0)
@@ -175,15 +184,10 @@ def _key_gradients(
     """The gradients of some keys and values: as `_query_gradients`, keys and queries exchanged."""
     n: tl.constexpr = WT * WH * WW
     d: tl.constexpr = HEADS * C
-    tiles: tl.constexpr = (n + KEYS - 1) // KEYS
-    program = tl.program_id(0)
-    head, tile, rest = program % HEADS, program // HEADS % tiles, program // (HEADS * tiles)
-    clip = (rest % clips).to(tl.int64) * (T * H * W)
-    window = tl.load(WINDOWS + rest // clips)
+    head, clip, window, j, key_place, visible, key_region = _tile(
+        WINDOWS, clips, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW, HEADS, KEYS
+    )
     channel = head * C + tl.arange(0, C)
-    j = tile * KEYS + tl.arange(0, KEYS)
-    key_place, visible, key_region = _places(window, j, T, H, W, PT, PH, PW, WT, WH, WW, ST, SH, SW)
-    visible = visible & (j < n)
     line = (clip + key_place)[:, None] * (3 * d) + channel[None, :]
     k = tl.load(QKV + line + d, mask=visible[:, None], other=0.0)
     v = tl.load(QKV + line + 2 * d, mask=visible[:, None], other=0.0)
