@@ -29,6 +29,20 @@ def test_chunks_give_what_float64_gives(n, s, of_bias, most, monkeypatch):
     assert (got.double() - wanted).abs().max() < 2e-2 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("level", [-300, 300])  # 2 to the power of which is 0 or infinite
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_of_any_size_have_shares(level, masked):
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 2, 40, 16, generator=generator).bfloat16() for _ in range(3))
+    q[..., 0], k[..., 0] = 4, level
+    bias = torch.zeros(1, 1, 40, 40).masked_fill(torch.eye(40) > 0, -torch.inf).bfloat16() if masked else None
+    wanted = kernels.attend(*(x.double() for x in (q, k, v)), bias, kernel="reference")
+    with torch.no_grad():
+        got = narrow.attend(q, k, v, bias)
+    assert got.isfinite().all()
+    assert (got.double().mean((2, 3)) - wanted.mean((2, 3))).abs().max() < 0.2  # 8 bits of 300 tell little apart
+
+
 def test_auto_takes_them_where_the_processor_multiplies_so_and_nothing_is_kept(monkeypatch):
     seen = []
     monkeypatch.setattr(narrow, "multiplies", lambda: True)
