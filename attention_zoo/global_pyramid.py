@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 
 from attention_zoo import cpu
+from attention_zoo.cpu import onednn
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend, of_few_keys
 from attention_zoo.pooling import pooled
@@ -77,16 +78,23 @@ class GlobalPyramidAttention(nn.Module):
         elif cpu.inference(x):  # queries, and what they found
             weights = self.q.weight.numel() + self.proj.weight.numel()
             length = cpu.chunk_length(x, tokens.shape[1], x.shape[0] * 2 * self.dim, weights)
-            y = cpu.joined((self._attend(part, k, v) for part in tokens.split(length, dim=1)), tokens, dim=1)
+            q, proj = onednn.linear(self.q, x), onednn.linear(self.proj, x)
+            parts = (self._attend(part, q, k, v, proj) for part in tokens.split(length, dim=1))
+            y = cpu.joined(parts, tokens, dim=1)
         else:
-            y = self._attend(tokens, k, v)
+            y = self._attend(tokens, self.q, k, v, self.proj)
         return y.unflatten(1, (t, h, w))
 
     def _attend(
-        self, x: Float[Tensor, "b n d"], k: Float[Tensor, "b m s c"], v: Float[Tensor, "b m s c"]
+        self,
+        x: Float[Tensor, "b n d"],
+        make: Callable[[Tensor], Tensor],
+        k: Float[Tensor, "b m s c"],
+        v: Float[Tensor, "b m s c"],
+        project: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "b n d"]:
-        (q,) = heads(self.q(x), 1, self.num_heads)
-        return self.proj(joined(attend(q, k, v, kernel=self.kernel)))
+        (q,) = heads(make(x), 1, self.num_heads)
+        return project(joined(attend(q, k, v, kernel=self.kernel)))
 
     def _keys(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b s d"]:
         """The pooled copies, concatenated and normed."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_zoo import cpu
+from attention_zoo.cpu import onednn
 from attention_zoo.kernels import attend
 
 Groups = Sequence[tuple[int, Float[Tensor, "#s _ n n"] | None]]
@@ -34,13 +35,14 @@ def self_attention(
     if cpu.inference(x):  # queries, keys, values, and what was found
         numbers = x.shape[1] * (qkv.out_features + qkv.out_features // 3)
         weights = qkv.weight.numel() + (0 if proj is None else proj.weight.numel())
+        make, project = onednn.linear(qkv, x), None if proj is None else onednn.linear(proj, x)
         pieces = (
             (piece.contiguous(), bias)
             for part, bias in zip(x.split(counts), biases, strict=True)
             for piece in part.split(cpu.chunk_length(x, len(part), numbers, weights))
         )
-        results = (attended(qkv(piece), num_heads, bias, kernel) for piece, bias in pieces)
-        return cpu.joined(results if proj is None else map(proj, results), x)
+        results = (attended(make(piece), num_heads, bias, kernel) for piece, bias in pieces)
+        return cpu.joined(results if project is None else map(project, results), x)
     projected = qkv(x.contiguous())
     if len(groups) == 1:
         result = attended(projected, num_heads, biases[0], kernel)

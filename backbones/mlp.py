@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_zoo import cpu, dispatch
+from attention_zoo.cpu import onednn
 from attention_zoo.cpu.mlp import hidden_once
 
 
@@ -67,7 +68,8 @@ class Mlp(nn.Module):
     def _in_chunks(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n _d"]:
         tokens = x.flatten(0, -2)
         parts = tokens.split(cpu.chunk_length(x, len(tokens), self.fc1.out_features, 2 * self.fc1.weight.numel()))
-        return cpu.joined((self.fc2(self.act(self.fc1(part))) for part in parts), tokens).view(*x.shape[:-1], -1)
+        widen, narrow = onednn.linear(self.fc1, x, self.act.approximate), onednn.linear(self.fc2, x)
+        return cpu.joined((narrow(widen(part)) for part in parts), tokens).view(*x.shape[:-1], -1)
 
     def macs(self, tokens: int) -> int:
         return tokens * sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))

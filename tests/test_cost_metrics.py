@@ -159,6 +159,12 @@ def test_what_is_profiled_is_the_program_that_is_timed():
     with operator_share._marked(model, groups_of(model)):
         assert all(block.mlp._as_built() for stage in model.stages for block in stage.blocks)
         assert any(watched(block.mlp) for stage in model.stages for block in stage.blocks)
+        assert not any(
+            watched(module)
+            for block in model.blocks().values()
+            for module in block.attention.modules()
+            if isinstance(module, torch.nn.Linear)
+        )
     assert not any(watched(module) for module in model.modules())
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import conv3d
 
 import backbones
 from attention_zoo import Grid, cpu, schemes
-from attention_zoo.cpu import depthwise, learned_bias
+from attention_zoo.cpu import depthwise, learned_bias, onednn
 from attention_zoo.cpu import mlp as mlp_form
 from attention_zoo.cpu import pooled as pooled_form
 from attention_zoo.pooling import pooled
@@ -133,6 +133,40 @@ def test_autocast_reaches_both_passes(mode):
     if mode == "training":
         y.float().sum().backward()
         assert x.grad.dtype == mlp.fc1.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("approximate", [None, "none", "tanh"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_maps_of_onednn_compute_the_same(bias, approximate, dtype, tolerance):
+    if not onednn.faster(dtype):
+        pytest.skip(f"this processor has no faster {dtype} of oneDNN")
+    layer, x = nn.Linear(24, 40, bias=bias).to(dtype), drawn(3, 7, 24, dtype=torch.float32).to(dtype)
+    with torch.inference_mode():
+        wanted = layer.double()(x.double())
+        wanted = wanted if approximate is None else nn.functional.gelu(wanted, approximate=approximate)
+        layer.to(dtype)
+        run = onednn.linear(layer, x, approximate)
+        assert run is not layer
+        for part, want in zip(x.split(2), wanted.split(2), strict=True):
+            y = run(part)
+            assert y.dtype == dtype
+            torch.testing.assert_close(y.double(), want, atol=tolerance, rtol=tolerance)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert onednn.linear(nn.Linear(24, 4), x.float())(x.float()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("change", ["a hook", "another layer"])
+def test_a_linear_map_that_is_not_plain_is_called(change, monkeypatch):
+    monkeypatch.setattr(onednn, "faster", lambda dtype: True)
+    layer = nn.Linear(4, 4)
+    if change == "a hook":
+        layer.register_forward_hook(lambda module, inputs, output: output + 1)
+    else:
+        layer = nn.Sequential(layer)
+    x = drawn(2, 4, dtype=torch.float32)
+    assert onednn.linear(layer, x) is layer
+    torch.testing.assert_close(onednn.linear(layer, x, "none")(x), nn.functional.gelu(layer(x)))
 
 
 @pytest.mark.parametrize("change", ["a hook", "another layer"])

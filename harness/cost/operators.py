@@ -31,7 +31,7 @@ VIEWS = {
     "select", "narrow", "unsqueeze", "squeeze", "flatten", "unflatten", "unbind", "chunk", "split", "split_with_sizes",
     "empty", "empty_like", "empty_strided", "alias", "detach", "movedim",
 }  # fmt: skip
-LINEAR = {"linear", "mm", "addmm", "addmv", "mv"}
+LINEAR = {"linear", "mm", "addmm", "addmv", "mv", "_linear_pointwise"}
 
 
 def groups_of(model: nn.Module) -> dict[str, str]:

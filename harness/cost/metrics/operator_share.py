@@ -93,9 +93,10 @@ def _module(event) -> str | None:
 def _marked(model: nn.Module, inside: dict[str, str]) -> Iterator[None]:
     """While open, the profile shows which module runs, where its group is not that of the module around it.
 
-    The parts of an MLP are all in one group and get no hooks: with hooks on them it would run in one piece, and another
-    program would be profiled than is timed.
+    The parts of an MLP are all in one group and get no hooks, nor do linear maps of a scheme, whose operators are known
+    by name: with hooks on them another program would be profiled than is timed.
     """
+    from torch import nn
     from torch.profiler import record_function
 
     open_marks, hooks = [], []
@@ -105,7 +106,8 @@ def _marked(model: nn.Module, inside: dict[str, str]) -> Iterator[None]:
         open_marks[-1].__enter__()
 
     for name, module in model.named_modules():
-        if name and inside[name] == inside[name.rpartition(".")[0]]:
+        parent = inside[name.rpartition(".")[0]]
+        if name and (inside[name] == parent or (parent == "attention" and isinstance(module, nn.Linear))):
             continue
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
         hooks.append(module.register_forward_hook(lambda *_: open_marks.pop().__exit__(None, None, None)))
