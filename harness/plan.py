@@ -30,8 +30,6 @@ RATES = {"cpu": 2e10, "cuda": 5e13}  # multiply-adds a second: guesses, of a few
 START = 4.0  # seconds until a process has loaded torch and a model
 SETTLED = 1.0  # seconds after which a GPU is warm; a CPU may take all of its warm-up
 COMPILED, CHECKED = 25.0, 4.5  # seconds to compile a model, and to compare one in miniature with float64
-MORE = {"energy": 7.0, "ceilings": 2.0, "operator_share": 2.0, "largest_batch": 30.0, "training_largest_batch": 30.0}
-"""Seconds of metrics that take others than the samples of a series do."""
 COUNTING = 1.0  # seconds for the counts of one case
 STEP = 3  # a training step computes about three forward passes
 RECORD_BYTES = 20_000
@@ -94,6 +92,8 @@ def show(
         markup=False,
         soft_wrap=True,
     )
+    if settings.quick and any(ablation.chosen is None for ablation in ablations):
+        console.print("quick mode ends after about two minutes for each ablation, and says what it left out")
     return 0
 
 
@@ -143,7 +143,7 @@ def predicted(step: Step, settings: Settings, known: set[str]) -> float:
         fresh = [name for name in programs if programs[name] not in known]
         known |= set(programs.values())
         estimate = estimated(entry.case, None, fresh, step.rounds, settings.quick)
-        seconds += estimate.guessed + sum(MORE.get(name, 0.0) for name in fresh)
+        seconds += estimate.guessed
         timed = [metrics.get(name) for name in fresh if metrics.get(name).timed]
         seconds += COMPILED * entry.case.compile * step.rounds * bool(timed)
         for process in {metric.process for metric in timed}:
@@ -165,31 +165,36 @@ def estimated(case: Case, record: Record | None, names: list[str], rounds: int, 
         guessed += COUNTING
     total = 0
     for group in metrics.by_process(metric for metric in chosen if metric.timed):
-        lacking = {
-            number
+        left = [
+            {number for name in metric.measures for number in visits.left(recorded(name), 1 if metric.once else rounds)}
             for metric in group
-            for name in metric.measures
-            for number in visits.left(recorded(name), 1 if metric.once else rounds)
-        }
+        ]
+        lacking = set().union(*left)
         total += len(lacking)
         earlier = [seconds for metric in group for name in metric.measures for seconds in _visits(recorded(name))]
         if earlier:
             known += len(lacking) * max(earlier)
         else:
-            guessed += len(lacking) * _guess(case, counts.macs, group[0].process, rounds, quick)
+            own = [
+                metric.seconds and len(numbers) * metric.seconds(quick)
+                for metric, numbers in zip(group, left, strict=True)
+            ]
+            guessed += len(lacking) * START + sum(filter(None, own))
+            if None in own:
+                guessed += len(lacking) * _series(case, counts.macs, group[0].process, rounds, quick)
     peak = recorded("peak_memory")
     memory = int(peak.value) if peak is not None and peak.samples else counts.params * BYTES[case.dtype]
     return Estimate(known, guessed, total, counts.macs, memory, peak is not None and bool(peak.samples))
 
 
-def _guess(case: Case, macs: int, process: str, rounds: int, quick: bool) -> float:
-    """Seconds of one visit: start, warm-up, samples."""
+def _series(case: Case, macs: int, process: str, rounds: int, quick: bool) -> float:
+    """Seconds of the series of one visit: warm-up, samples."""
     passes = STEP if process.startswith("training") else 1
     once = passes * macs * case.batch_size / RATES["cuda" if case.device.startswith("cuda") else "cpu"]
     effort = effort_for(case.device, quick).split(rounds)
     sampling = min(max(effort.seconds, effort.samples * once), max(effort.budget, effort.fewest * once))
     warm_up = SETTLED if case.device.startswith("cuda") else effort.warm_up_seconds
-    return START + max(warm_up, once) + sampling
+    return max(warm_up, once) + sampling
 
 
 def _visits(measurement) -> list[float]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from harness import plan, session, suite
+from harness.deadline import Deadline
 from harness.progress import console_of_errors
 from harness.session import COMMAND, Training
 from harness.spec import budget, case, machines, names, options
@@ -75,7 +76,9 @@ class Options:
     stride: Count | list[Count] | None = option(None, "every how many frames, likewise", written=("clip.stride",))
     vary: dict[str, Any] = option({}, "an axis more: a list of values for any dotted path, as vary.position=[peg,none]")
     model_changes: dict[str, Any] = option({}, "changes every row's model, as model.attention.L.window=[4,7,7]")
-    quick: Flag = option(False, "small clips, few samples, a few steps of one training: does everything work?")
+    quick: Flag = option(
+        False, "small clips, few samples, a few steps of one training, each kind of case first, two minutes at most"
+    )
     force: Flag = option(False, "measure again what is there")
     rounds: Count | None = option(
         None, f"visits to every case among which its timing is split; none: {ROUNDS}, {QUICK_ROUNDS} in quick mode"
@@ -148,6 +151,7 @@ def _more() -> list[str]:
     ]
 
 
+QUICK_SECONDS = 70.0  # of an ablation in quick mode; what is in work at its end may take 40 more
 PROGRAM = options.Command(
     COMMAND,
     "Measures what attention schemes for video cost, all else equal. One ablation is one question: its rows\n"
@@ -208,7 +212,10 @@ def _work(request: Options, argv: list[str]) -> int:
         return plan.show(
             ablations, settings, request.metrics, training(request), out, rounds=request.rounds, console=console
         )
-    return session.run(
+    deadline, progress = Deadline.never(), console_of_errors(console)
+    if request.quick and request.rows is None:  # rows that are named are all tried
+        deadline = Deadline.after(QUICK_SECONDS * len(ablations))
+    status = session.run(
         ablations,
         settings,
         request.metrics,
@@ -218,10 +225,15 @@ def _work(request: Options, argv: list[str]) -> int:
         rounds=request.rounds,
         time_limit=request.time_limit or session.TIME_LIMIT,
         console=console,
-        progress=console_of_errors(console),
+        progress=progress,
         arguments=argv,
+        deadline=deadline,
         as_json=request.json,
     )
+    for omission in deadline.left_out:
+        way_on = "the same command goes on there, rows=[...] tries some alone"
+        progress.print(f"quick mode ends after two minutes: {omission} are left out; {way_on}", markup=False)
+    return status
 
 
 def on_machine(request: Options) -> Options:

@@ -131,6 +131,7 @@ class Run:
             text = f"{self.ablation.name}: {len(self.chosen)} cases, {len(work)} steps to do{done}"
             how.console.print(text, highlight=False)
         if not how.force:
+            self._tell_of_older_code()
             self._note_unfit_before()
         counts = {kind: sum(step.kind == kind for step in work) for kind in ("count", "time")}
         progress = Progress(how.console, counts, {"count": 2.0, "time": 6.0 if how.quick else 4.0 + 20.0 / rounds})
@@ -144,6 +145,24 @@ class Run:
         self._again_what_falls([step.entry for step in work if step.kind == "time"], clips)
         if self.trainings is not None:
             self.failures += self.trainings.go(self.store, how.console, how.deadline)
+
+    def _tell_of_older_code(self) -> None:
+        """Say that rows keep what another commit measured: whether that still holds is the reader's to judge."""
+        now, others = self.store.source["commit"], {}
+        for entry in self.chosen:
+            record = self.store.read(entry)
+            measured = [m for m in record.measurements.values() if m.samples and m.ran] if record else []
+            if commits := {str(commit)[:10] for m in measured for commit in m.said("commit") if commit != now}:
+                others[entry.case.row] = commits
+        if others:
+            names = ", ".join(sorted(set().union(*others.values())))
+            text = (
+                f"{len(others)} of {len(self.chosen)} cases keep measurements of other commits ({names}); force=true "
+            )
+            self.how.console.print(
+                f"{text}measures them again, python -m reports.stale {self.how.out} says what changed since",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
     def _again_what_falls(self, timed: list[Entry], clips: dict[str, tuple[Path, dict[str, Any]]]) -> None:
         """Time a case again that costs more than one with a larger clip does, if this run timed it; tell what stays."""
@@ -183,7 +202,7 @@ class Run:
             for name in timed:
                 missing[case_id(entry.case), name] = look(entry, name, self._rounds_of(name))
         for number in range(1, self.how.rounds + 1):
-            for entry in visits.order(self.chosen, number):
+            for entry in visits.order(_each_kind_first(self.chosen) if self.how.quick else self.chosen, number):
                 lacking = [name for name in timed if number in missing[case_id(entry.case), name]]
                 steps += [Step("time", entry, lacking, (number, self.how.rounds))] if lacking else []
         return steps
@@ -356,6 +375,15 @@ def by_rounds(names: list[str], total: int) -> list[tuple[list[str], int]]:
     parts = [name for name in names if metrics.get(name).process in split]
     whole = [name for name in names if name not in parts]
     return [(group, rounds) for group, rounds in ((parts, total), (whole, 1)) if group]
+
+
+def _each_kind_first(entries: list[Entry]) -> list[Entry]:
+    """In turn a case of each kernel, format, clip and way to run: where time ends, all of these were tried."""
+    kinds: dict[str, list[Entry]] = {}
+    for entry in entries:
+        alike = {k: v for k, v in entry.case.to_dict().items() if k not in ("row", "model", "config")}
+        kinds.setdefault(canonical(alike), []).append(entry)
+    return [entry for turn in itertools.zip_longest(*kinds.values()) for entry in turn if entry is not None]
 
 
 def _growth(entries: list[Entry]) -> dict[str, dict[str, tuple[float, float]]]:

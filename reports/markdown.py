@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable
 from decimal import Decimal
 from itertools import chain
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from reports import (
     roofline,
     shares,
     sparsity,
+    stages,
     statistics,
     text,
     verdict,
@@ -54,7 +56,11 @@ LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching
 ROUGH = f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough"
 FINITE = {"finite_logits": "outputs were", "finite_loss": "loss was"}  # details that say so, and of what
 QUANTILES = (50, 90, 99)
-OF_A_VISIT = {"compile_seconds": ("compilation, s", 1), "reserved_bytes": ("reserved, MiB", 2**20)}
+OF_A_VISIT = {  # title and scale of what a visit says beside its samples; a scale of None marks a count
+    "compile_seconds": ("compilation, s", 1), "graphs": ("compiled graphs", None),
+    "graph_breaks": ("graph breaks", None), "compiled_before": ("graphs from a cache", None),
+    "reserved_bytes": ("reserved, MiB", 2**20), "nvml_bytes": ("held by the driver, MiB", 2**20),
+}  # fmt: skip
 PARTS = {"parts_ms": ("ms", 1), "parts_bytes": ("MiB", 2**20)}
 
 
@@ -65,7 +71,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     main, more = main_and_more(table, notes)
     fitted = exponents.section(table, notes) if "scaling.png" in figures else ""
     details = [*pictures[1:], *more, f"{fitted}\n\nThe same [as CSV]({exponents.FILE})." if fitted else ""]
-    details += [_runs(table), shares.note(table), accuracy_section.section(table, notes)]
+    details += [_runs(table), shares.note(table), stages.section(table), accuracy_section.section(table, notes)]
     details += [probes.section(table), roofline.section(table, notes), _precision(table)]
     details = [part for part in details if part]
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
@@ -494,12 +500,16 @@ def run_figures(measured: Measurement | None) -> dict[str, float]:
             figures[title] = float(np.median([visit[part] for visit in visits if part in visit])) / scale
     for key, (words, scale) in OF_A_VISIT.items():
         if values := measured.said(key):
-            figures[f"{measured.title}: {words}"] = float(np.median(values)) / scale
+            figures[f"{measured.title}: {words}"] = float(np.median(values)) / scale if scale else median_low(values)
     return figures
 
 
 def _figure_of(figures: dict[str, dict[str, float]], title: str) -> Callable[[Row], str]:
-    return lambda row: significant(figures[row.name][title]) if title in figures[row.name] else MISSING
+    def cell(row: Row) -> str:
+        value = figures[row.name].get(title)
+        return MISSING if value is None else str(value) if isinstance(value, int) else significant(value)
+
+    return cell
 
 
 def _precision(table: AblationTable) -> str:

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 import attention_zoo
-from harness import run
+from harness import plan, run, sweep
 from harness.cost import metrics
 from harness.spec import case
 from records.record import read_manifest, read_record
@@ -37,14 +37,15 @@ SLOW = (
 def test_quick_mode_end_to_end(name, whole, tmp_path, capsys):
     schemes, entries = set(attention_zoo.schemes.names()), case.resolve(case.load(name), QUICK)
     rows = [entry.case.row.partition(" · ")[0] for entry in entries]
-    few = [] if whole or not schemes <= set(rows) else [f"rows=[{','.join(row for row in FEW if row in rows)}]"]
+    named = dict.fromkeys(rows) if whole else [row for row in FEW if row in rows]
+    few = [f"rows=[{','.join(named)}]"] if schemes <= set(rows) else []
     assert run.main([f"ablation={name}", "quick=true", "accuracy=off", f"out={tmp_path}", *few]) == 0, (
         capsys.readouterr().err
     )
     folder = tmp_path / "quick" / name
     manifest = read_manifest(folder)
     assert [row["row"] for row in manifest["rows"]] == [entry.case.row for entry in entries]
-    measured = [row for row, of in zip(manifest["rows"], rows, strict=True) if not few or of in FEW]
+    measured = [row for row, of in zip(manifest["rows"], rows, strict=True) if not few or of in named]
     for row in measured:
         record = read_record(folder / f"{row['case_id']}.json")
         for metric in manifest["metrics"]:
@@ -62,3 +63,31 @@ def test_quick_mode_end_to_end(name, whole, tmp_path, capsys):
     assert "report.md" in printed
     timed = any(metrics.get(metric).timed for metric in case.load(name).metrics)
     assert ("device=cuda" in printed) == timed
+
+
+def test_quick_mode_ends_in_time_and_says_what_it_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "QUICK_SECONDS", 0.0)
+    words = ["ablation=position_encoding", "quick=true", "metrics=[params]", f"out={tmp_path}"]
+    assert run.main(words) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "3 of 3 steps of position_encoding are left out; the same command goes on there" in printed
+    assert run.main([*words, "rows=[1]"]) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_plan_says_what_cannot_be_built_here(tmp_path, capsys, monkeypatch):
+    def absent(*_):
+        raise NotImplementedError("torchvision does not load; install it")
+
+    monkeypatch.setattr(plan, "estimated", absent)
+    assert run.main(["ablation=position_encoding", "quick=true", "plan=true", f"out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("not measured: torchvision does not load; install it") == 3
+    assert "quick mode ends after about two minutes" in printed
+
+
+def test_quick_mode_tries_each_kind_of_case_first():
+    entries = case.resolve(case.load("kernels"), QUICK)
+    ordered = sweep._each_kind_first(entries)
+    assert sorted(map(id, ordered)) == sorted(map(id, entries))
+    assert {entry.case.kernel for entry in ordered[:2]} == {"reference", "sdpa"}

@@ -30,7 +30,8 @@ PARSERS = {
     "harness.doctor": doctor.COMMAND,
 }
 PRINTED = re.compile(r"python -m ((?:attention_zoo|backbones|benchmarks|harness|reports)[\w.]*)([^\n`]*)")
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").rglob("*.md")])
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+PAGES = sorted([*PAGES, *(ROOT / "results").rglob("*.md")])
 
 
 def parse(module: str, words: list[str]) -> None:

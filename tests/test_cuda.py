@@ -100,7 +100,15 @@ class NVML(types.ModuleType):
         return types.SimpleNamespace(free=5)
 
     def nvmlDeviceGetComputeRunningProcesses(self, card):
-        return [types.SimpleNamespace(pid=pid) for pid in (os.getpid(), 4)]
+        return [types.SimpleNamespace(pid=pid, usedGpuMemory=700) for pid in (os.getpid(), 4)]
+
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
+
+    def nvmlDeviceGetTotalEccErrors(self, card, kind, counter):
+        return 0
+
+    def nvmlDeviceGetMigMode(self, card):
+        return [0, 0]
 
 
 @pytest.fixture
@@ -113,8 +121,10 @@ def nvml(monkeypatch):
 def test_the_state_of_the_card_is_read_as_far_as_it_tells(nvml, monkeypatch):
     assert card.state(CUDA) == {
         "sm_mhz": 1200, "memory_mhz": 2619, "celsius": 88, "slowed_by": ["power cap", "hardware thermal"],
-        "free_bytes": 5, "other_programs": 1,
+        "free_bytes": 5, "held_bytes": 700, "other_programs": 1, "errors": 0, "part": False,
     }  # fmt: skip
+    assert card.memory(CUDA) == {"nvml_bytes": 700}
+    assert card.memory(torch.device("cpu")) == {}
     assert card.state(torch.device("cpu")) == {}
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "nvidia-ml-py" in card.state(CUDA)["unknown"]
@@ -122,6 +132,28 @@ def test_the_state_of_the_card_is_read_as_far_as_it_tells(nvml, monkeypatch):
 
 def test_programs_beside_ours_where_a_container_numbers_them_otherwise():
     assert [card.others(pids) for pids in ([], [os.getpid()], [7], [os.getpid(), 7], [7, 8])] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "before, after, words",
+    [
+        ({}, {}, []),
+        ({"slowed_by": ["power cap"]}, {"slowed_by": ["power cap"]}, []),
+        ({"slowed_by": []}, {"slowed_by": ["hardware thermal"]}, ["the card was slowed down (hardware thermal)"]),
+        ({"other_programs": 1}, {"other_programs": 0}, [card.PROGRAMS]),
+        ({"errors": 3}, {"errors": 3}, []),
+        ({"errors": 3}, {"errors": 4}, [card.ERRORS]),
+    ],
+)
+def test_what_the_card_suffered_makes_a_visit_disturbed(before, after, words):
+    assert card.disturbed(before, after) == words
+
+
+def test_memory_that_the_driver_counts_is_that_of_this_process():
+    running = lambda *pids: [types.SimpleNamespace(pid=pid, usedGpuMemory=pid) for pid in pids]  # noqa: E731
+    assert card.held(running(7, os.getpid())) == os.getpid()
+    assert card.held(running(7)) == 7, "a container numbers processes otherwise"
+    assert card.held(running(7, 8)) is None
 
 
 def test_what_is_compiled_says_that_its_weights_are_there_twice(tmp_path, monkeypatch):
@@ -163,6 +195,7 @@ def test_a_series_on_cuda_says_what_the_card_did_meanwhile(tmp_path, nvml, monke
     assert {run[-1] for run in runs} == {2.0}
     assert allocated == [400 * 2**20] == [details["l2_flush_bytes"]]
     assert details["card"]["before"]["sm_mhz"] == details["card"]["after"]["sm_mhz"] == 1200
+    assert details["disturbed"] == ["the card was slowed down (hardware thermal)", card.PROGRAMS]
 
 
 def test_cards_are_numbered_as_the_driver_does():

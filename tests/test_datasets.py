@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from harness import datasets
+from harness.clips import throughput
 from harness.datasets import DataError, Item, check
 from harness.datasets.__main__ import main
 from harness.datasets.files import Found
@@ -617,6 +618,26 @@ def test_a_clean_data_set_is_reported_as_clean(damaged, tmp_path, capsys):
     assert "no problems, 0 warnings" in printed
     assert "estimate" not in printed
     assert "never flipped" not in printed
+
+
+def test_how_fast_training_would_be_fed_is_a_table(damaged, tmp_path, capsys):
+    root = write(
+        tmp_path, {"train.csv": f"{damaged}/videos/good.mp4,0\n", "val.csv": f"{damaged}/videos/other.mp4,0\n"}
+    )
+    out = tmp_path / "found.json"
+    words = ["check", "csv", f"root={root}", "sided=false", "workers=0", "clips=0", "frames=4", "loading=2"]
+    assert main([*words, f"out={out}"]) == 0
+    printed = capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["loading"]
+    assert row["workers"] == 0
+    assert row["clips_per_second"] > 0
+    assert "| workers | clips a second | epoch of 1 clips, s |" in printed
+    assert "Loaded as for training: clips of 4x2 frames" in printed
+
+
+@pytest.mark.parametrize("workers, counts", [(0, [0]), (1, [0, 1]), (4, [0, 1, 2, 4]), (6, [0, 1, 2, 4, 6])])
+def test_loading_is_tried_with_twice_as_many_processes_each_time(workers, counts):
+    assert [*throughput._counts(workers)] == counts
 
 
 def test_leaks_of_lists_that_cut_are_seconds_in_common(tmp_path):

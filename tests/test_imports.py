@@ -68,6 +68,7 @@ LATE_IMPORTS = {
     "harness/suite.py": {"harness.cost", "reports"},
     "harness/clips/decoding.py": {"av", "decord"},
     "harness/clips/rand_augment.py": {"kornia"},
+    "harness/datasets/__main__.py": {"harness.clips"},
     "harness/evaluate.py": {"harness.evaluation"},
     "harness/gradcam.py": {"harness.evaluation"},
     "harness/motion/encoding.py": {"av"},

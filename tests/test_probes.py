@@ -4,9 +4,11 @@ attention passes, a scheme that does less than it states is found out, and what 
 
 import pytest
 import torch
+from small_cases import tiny
 from torch import nn
 
 import attention_zoo
+from harness import plan
 from harness.cost.metrics import probes as metric
 from harness.probes.tasks import TASKS
 from harness.probes.train import FULL, QUICK, Block, Effort, train
@@ -203,3 +205,13 @@ def test_every_round_is_a_seed_and_a_run_goes_on_with_the_next(tmp_path):
         assert [visit.round for visit in measured.visits] == list(range(1, rounds + 1))
     assert measured.said("seed") == [1, 2]
     assert len(measured.said("curve")) == 2
+
+
+def test_a_plan_of_probes_knows_their_trainings_and_not_the_clip():
+    guesses = [
+        plan.estimated(tiny(frames=frames), None, ["probes"], rounds, quick).guessed
+        for frames, rounds, quick in ((4, 1, True), (8, 1, True), (4, 5, True), (4, 1, False))
+    ]
+    assert guesses[0] == guesses[1] == plan.START + metric.predicted(len(TASKS), QUICK.maps)
+    assert guesses[2] == 5 * guesses[0]
+    assert guesses[3] - plan.START == pytest.approx(FULL.maps / QUICK.maps * (guesses[0] - plan.START))

@@ -15,6 +15,8 @@ THROTTLES = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a card
     0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost", 0x20: "software thermal",
     0x40: "hardware thermal", 0x80: "hardware power brake",
 }  # fmt: skip
+USUAL = "power cap"  # a large model keeps a card at the power that it may take: no reason to measure again
+PROGRAMS, ERRORS = "other programs ran on the card", "the card's memory erred"
 
 
 def handle(device: torch.device) -> tuple[Any, Any]:
@@ -31,9 +33,8 @@ def handle(device: torch.device) -> tuple[Any, Any]:
 
 
 def state(device: torch.device) -> dict[str, Any]:
-    """Clocks, power, temperature, what slows it down, free memory and other programs; empty off CUDA.
-
-    What a card does not tell, as parts of one (MIG) tell no power, is left out.
+    """Clocks, power, temperature, what slows it down, memory, its errors, whether it is a part of a card (MIG), and
+    other programs; empty off CUDA. What a card does not tell, as parts of one tell no power, is left out.
     """
     if device.type != "cuda":
         return {}
@@ -51,17 +52,46 @@ def state(device: torch.device) -> dict[str, Any]:
         "celsius": lambda: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU),
         "slowed_by": lambda: throttles(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(card)),
         "free_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(card).free,
+        "held_bytes": lambda: held(nvml.nvmlDeviceGetComputeRunningProcesses(card)),
         "other_programs": lambda: others([running.pid for running in nvml.nvmlDeviceGetComputeRunningProcesses(card)]),
+        "errors": lambda: nvml.nvmlDeviceGetTotalEccErrors(
+            card, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        ),
+        "part": lambda: bool(nvml.nvmlDeviceGetMigMode(card)[0]),
     }
     values = {}
     for name, read in reads.items():
         with contextlib.suppress(nvml.NVMLError):
             values[name] = read()
-    return values
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def throttles(bits: int) -> list[str]:
     return [name for bit, name in THROTTLES.items() if bits & bit]
+
+
+def disturbed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What made a series of times rough, by the states of the card before and after it; empty where nothing did."""
+    reasons = dict.fromkeys([*before.get("slowed_by", []), *after.get("slowed_by", [])])
+    slowed = [reason for reason in reasons if reason != USUAL]
+    words = [f"the card was slowed down ({', '.join(slowed)})"] if slowed else []
+    words += [PROGRAMS] * bool(before.get("other_programs") or after.get("other_programs"))
+    return words + [ERRORS] * (after.get("errors", 0) > before.get("errors", 0))
+
+
+def held(running: list[Any]) -> int | None:
+    """Bytes that the driver counts for this process, its context and libraries included, which torch does not see.
+
+    Where a container numbers processes otherwise, those of the only one.
+    """
+    own = [process for process in running if process.pid == os.getpid()] or (running if len(running) == 1 else [])
+    return own[0].usedGpuMemory if own else None
+
+
+def memory(device: torch.device) -> dict[str, int]:
+    """The detail `nvml_bytes` of a measurement of memory: what the driver counts now; empty where it tells nothing."""
+    size = state(device).get("held_bytes")
+    return {} if size is None else {"nvml_bytes": size}
 
 
 def others(pids: list[int]) -> int:

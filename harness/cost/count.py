@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from harness.cost.build import build, example
 from harness.cost.operators import macs_by_group
+from harness.cost.stages import REST, stages_of
 from harness.spec.case import Case
 from records.record import canonical
 
@@ -95,14 +96,36 @@ def _count(case: Case) -> Count:
     )
 
 
+def by_stage(case: Case) -> tuple[dict[str, int], dict[str, int]]:
+    """Of one view, classifier included, the numbers written and the multiply-adds of each stage and of the rest."""
+    model = build(case, device="meta", kernel="reference").requires_grad_(False)
+    stages, clip, top = stages_of(model), example(case, batch_size=1), type(model).__name__
+    halves = []
+    for rules in (dict.fromkeys(flop_registry, _written), {}):
+        counts = {path: sum(operators.values()) for path, operators in _counted(model, clip, rules).items()}
+        parts = {stage: sum(counts.get(f"{top}.{name}", 0) for name in names) for stage, names in stages.items()}
+        halves.append(parts | {REST: counts["Global"] - sum(parts.values())})
+    written, doubled = halves
+    return written, {stage: number // 2 for stage, number in doubled.items()}
+
+
+def _written(*args, out_shape=None, **kwargs) -> int:
+    """The elements of what an operator writes; of several tensors the first, as of fused attention."""
+    return torch.Size(out_shape if isinstance(out_shape[0], int) else out_shape[0]).numel()
+
+
 def _operations(model: nn.Module, x: torch.Tensor) -> dict:
     """By module, what each operator of a forward pass counts: twice the multiply-adds, or what a norm reads."""
 
     def elements(shape, *args, out_shape=None, **kwargs) -> int:
         return shape.numel() if isinstance(shape, torch.Size) else torch.Size(shape).numel()
 
-    norms = dict.fromkeys(LAYERNORM | BATCHNORM, elements)
-    counter = FlopCounterMode(display=False, custom_mapping=norms)
+    return _counted(model, x, dict.fromkeys(LAYERNORM | BATCHNORM, elements))
+
+
+def _counted(model: nn.Module, x: torch.Tensor, rules: dict) -> dict:
+    """By module, what the rules make of each operator of a forward pass; without one, its floating-point operations."""
+    counter = FlopCounterMode(display=False, custom_mapping=rules)
     with torch.no_grad(), counter:
         model(x)
     return counter.get_flop_counts()

@@ -161,7 +161,7 @@ class Workload:
             **self.what_ran(),
         }
         if self.compile_seconds is not None:
-            details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True, **_from_cache()}
+            details |= {"compile_seconds": round(self.compile_seconds, 3), "frozen": True, **compiled()}
         if self.case.graph:
             details["graph"] = True
         return Series(tuple(run[-1] for run in runs), details)
@@ -282,13 +282,17 @@ class Workload:
         start = time.perf_counter()
         while not effort.enough(len(runs), time.perf_counter() - start):
             runs += some(together)
-        share = 1 - statistics.median(waits) / statistics.median(run[-1] for run in runs)
+        share, after = (
+            1 - statistics.median(waits) / statistics.median(run[-1] for run in runs),
+            card.state(self.device),
+        )
         return runs, {
             "warm_up": len(warm_up),
             "settled": _settled(warm_up),
             "l2_flush_bytes": flush.numel(),
             "launch_share": round(max(0.0, share), 3),
-            "card": {"before": before, "after": card.state(self.device)},
+            "card": {"before": before, "after": after},
+            "disturbed": card.disturbed(before, after),
         }
 
     def hold_flush(self) -> Tensor | None:
@@ -360,11 +364,16 @@ def _attention_kernels(events: Iterable[Any]) -> list[str]:
     return [name[:120] for name in named or longest] or ["none"]
 
 
-def _from_cache() -> dict[str, int]:
-    """Compiled graphs that were found in a cache which all cases of a machine share: their seconds are not of making
-    them.
+def compiled() -> dict[str, int]:
+    """What this process compiled: graphs, the breaks between them, and how many of them were found in a cache which all
+    cases of a machine share, whose seconds are not of making them.
     """
-    return {"compiled_before": torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"]}
+    counters = torch._dynamo.utils.counters
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "compiled_before": counters["inductor"]["fxgraph_cache_hit"],
+    }
 
 
 def _together(runs: list[Run]) -> int:

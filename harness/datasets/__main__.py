@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from harness import datasets
+from harness.clips.reading import LoadingError
 from harness.datasets import check as checking
 from harness.datasets.sheet import contact_sheet
 from harness.progress import line
@@ -42,6 +43,7 @@ class Check:
     frames: Count = option(32, "frames of a clip, for the estimate")
     stride: Count = option(2, "stride of a clip, for the estimate")
     clips: Whole = option(12, "clips to decode for the estimate of an epoch; 0: no estimate")
+    loading: Whole = option(0, "clips to load as training does, by 0, 1, 2, ... up to workers= processes; 0: none")
 
 
 CHECK = Command(
@@ -55,6 +57,7 @@ CHECK = Command(
         ("kinetics400 root=/data/k400 workers=8 out=k400.json", "every file of all splits that are there"),
         ("hmdb51 root=/data/hmdb fold=2 split=val whole=true", "every frame of one split"),
         ("/data/gestures", "a folder with train.csv and val.csv, or with class folders in train/ and val/"),
+        ("/data/gestures workers=4 loading=100", "and a table of how many clips a second training would get"),
     ),
 )
 
@@ -162,6 +165,8 @@ def check(name: str, data_options: dict[str, Any], options: Check) -> int:
         _check_writable(Path(options.out))
     walks = [checking.Walk(dataset) for dataset in _splits(name, data_options, options)]
     first, complete, estimate = walks[0], True, None
+    rates: list[dict[str, float]] = []
+    table: list[str] = []
     with _one_interrupt():
         try:
             for walk in walks:
@@ -171,16 +176,31 @@ def check(name: str, data_options: dict[str, Any], options: Check) -> int:
                 seconds = checking.decoding_seconds(first, options.frames, options.stride, options.clips)
                 videos = len(first.dataset.items)
                 estimate = checking.estimate(seconds, videos, options.workers, options.frames, options.stride)
+            if options.loading:
+                rates, table = _loading(first.dataset, options)
         except KeyboardInterrupt:
             complete = False
-        result = checking.report(walks, complete, estimate, options.frames, options.stride)
+        result = checking.report(walks, complete, estimate, options.frames, options.stride) | {"loading": rates}
         file = write_json(result, Path(options.out)) if options.out else None
         print(checking.text(result, options.show))
+        print(*table, sep="\n", end="\n" if table else "")
         if file:
             print(file)
     if not complete:
         return 130
     return 1 if result["problems"] else 0
+
+
+def _loading(dataset: datasets.DataSet, options: Check) -> tuple[list[dict[str, float]], list[str]]:
+    """Clips a second by processes, and the table of them. Raises: UsageError, where they cannot be loaded."""
+    from harness.clips import throughput  # torch
+
+    try:
+        with line(every=TOLD_EVERY) as say:
+            rates = throughput.loading(dataset, options.frames, options.stride, options.loading, options.workers, say)
+    except LoadingError as error:
+        raise UsageError(str(error)) from error
+    return rates, throughput.lines(rates, len(dataset), options.frames, options.stride)
 
 
 def show(name: str, data_options: dict[str, Any], options: Show) -> int:

@@ -30,6 +30,11 @@ class Effort:
     rate: float = 6e-3
     tested: int = 256
 
+    @property
+    def maps(self) -> int:
+        """Trained on, in all."""
+        return self.steps * self.batch
+
 
 FULL, QUICK = Effort(), Effort(steps=160, batch=20, tested=128)
 

@@ -23,7 +23,8 @@ class Metric:
     """`measures` holds the quantities that `run` returns; `order` sorts timed metrics that share a `process`.
 
     A metric of `once` is measured in the first round only. What one metric of a process lacks, memory or support, the
-    ones after it lack too.
+    ones after it lack too. `seconds(quick)` is about how long a visit takes where that does not follow from the samples
+    of a series: what a plan says.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Metric:
     order: int
     process: str
     once: bool = False
+    seconds: Callable[[bool], float] | None = None
 
     def missing(self, reason: str, *, retry: bool, details: dict[str, Any] | None = None) -> list[Measurement]:
         """The measurements of this metric, all absent for one reason."""
@@ -50,6 +52,7 @@ def register(
     order: int = 0,
     process: str = "forward",
     once: bool = False,
+    seconds: Callable[[bool], float] | None = None,
 ):
     """Decorator that adds a metric: what it measures, each with kind, title, unit and direction, and how it runs.
 
@@ -57,7 +60,8 @@ def register(
     """
 
     def add(run: Callable[[Any], list[Measurement]]) -> Callable[[Any], list[Measurement]]:
-        registry.register(name)(Metric(name, run, {q.name: q for q in measures}, timed, order, process, once))
+        measured = {quantity.name: quantity for quantity in measures}
+        registry.register(name)(Metric(name, run, measured, timed, order, process, once, seconds))
         return run
 
     return add

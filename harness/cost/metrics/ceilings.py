@@ -24,7 +24,7 @@ MATMUL = Quantity("matmul_ceiling", "timed", "matmul ceiling", "MAC/s", "higher"
 COPY = Quantity("copy_ceiling", "timed", "copy ceiling", "bytes/s", "higher")
 
 
-@register("ceilings", MATMUL, COPY, timed=True, order=7)
+@register("ceilings", MATMUL, COPY, timed=True, order=7, seconds=lambda quick: 2.0)
 def ceilings(workload: Workload) -> list[Measurement]:
     """The dtype, device and threads are those of the case. A copy reads and writes each byte: it counts twice."""
     import torch

@@ -22,7 +22,7 @@ ENERGY = Quantity("energy", "timed", "energy per clip", "J", "lower")
 NO_COUNTER = "no energy counter for this device"
 
 
-@register("energy", ENERGY, timed=True, order=5, once=True)
+@register("energy", ENERGY, timed=True, order=5, once=True, seconds=lambda quick: 1 + WINDOWS * SECONDS)
 def energy(workload: Workload) -> list[Measurement]:
     """One sample for each stretch of forward passes without a pause: counted energy divided by clips."""
     import torch

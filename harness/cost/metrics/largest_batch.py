@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 4096  # clips; no table needs more
 BUDGETS = 9  # the search may take so many times the budget of the timed series of one visit,
+SEARCH = 30.0  # seconds that one takes on a GPU, for a plan
 SHARE = 0.4  # and so much of the time limit: loading comes before it, the timing of what it found behind it
 PRECISION = 1 / 32  # a step of a search costs seconds, and libraries plan anew for every batch
 FEWEST = 3  # runs of the batch that was found
@@ -94,7 +95,9 @@ def search(
     return Found(largest, too_large, bound, tuple(tried))
 
 
-@register("largest_batch", *FORWARD, timed=True, order=8, process="largest_batch", once=True)
+@register(
+    "largest_batch", *FORWARD, timed=True, order=8, process="largest_batch", once=True, seconds=lambda quick: SEARCH
+)
 def largest_batch(workload: Workload) -> list[Measurement]:
     """Of forward passes in inference mode."""
     import torch
@@ -107,7 +110,15 @@ def largest_batch(workload: Workload) -> list[Measurement]:
         return _measured(workload, "largest_batch", prepare)
 
 
-@register("training_largest_batch", *TRAINING, timed=True, order=9, process="training_largest_batch", once=True)
+@register(
+    "training_largest_batch",
+    *TRAINING,
+    timed=True,
+    order=9,
+    process="training_largest_batch",
+    once=True,
+    seconds=lambda quick: SEARCH,
+)
 def training_largest_batch(workload: Workload) -> list[Measurement]:
     """Of training steps, with the optimizer's state in memory.
 

@@ -28,7 +28,7 @@ PASSES = 2  # in each round: a pass that something disturbed is then one of six 
 MARK, WHOLE = "module ", "whole pass"
 
 
-@register("operator_share", *MEASURES, timed=True, order=6)
+@register("operator_share", *MEASURES, timed=True, order=6, seconds=lambda quick: 2.0)
 def operator_share(workload: Workload) -> list[Measurement]:
     """A few profiled passes after one that is not; the groups of each sum to its total."""
     if workload.case.compile or workload.case.graph:

@@ -49,6 +49,8 @@ def measured(
 def _cuda(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dict[str, Any]]:
     import torch
 
+    from harness.cost import card
+
     run(workload)  # libraries allocate their workspaces in the first pass
     workload.synchronize()
     torch.cuda.reset_peak_memory_stats(workload.device)
@@ -57,6 +59,7 @@ def _cuda(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dic
     details = {
         "how": "peak of torch's allocator",
         "reserved_bytes": torch.cuda.max_memory_reserved(workload.device),
+        **card.memory(workload.device),
     }
     return torch.cuda.max_memory_allocated(workload.device), details
 

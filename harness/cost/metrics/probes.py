@@ -22,9 +22,23 @@ TITLES = {
     "motion": "motion over a moving ground", "cut": "match across a cut",
 }  # fmt: skip
 PROBES = {name: Quantity(f"probe_{name}", "probed", title, "percent", "higher") for name, title in TITLES.items()}
+RATE = 600.0  # maps a second that one process trains on, in a scheme of middling speed: for a plan
 
 
-@register("probes", *PROBES.values(), timed=True, process="probes")
+def predicted(questions: int, maps: int) -> float:
+    """Seconds of the trainings of one visit, as many at a time as there are cores."""
+    from records import provenance
+
+    return -(-questions // provenance.default_threads()) * maps / RATE
+
+
+def _seconds(quick: bool) -> float:
+    from harness.probes.train import FULL, QUICK
+
+    return predicted(len(PROBES), (QUICK if quick else FULL).maps)
+
+
+@register("probes", *PROBES.values(), timed=True, process="probes", seconds=_seconds)
 def probes(workload: Workload) -> list[Measurement]:
     """Mean accuracy over the values of each question's dial; each value, the reach and the curve are in the details."""
     from harness.probes.train import FULL, QUICK

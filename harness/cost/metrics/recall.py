@@ -7,18 +7,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.cost.metrics import register
-from harness.cost.metrics.probes import PROBES, probed, quick
+from harness.cost.metrics.probes import PROBES, predicted, probed, quick
 
 if TYPE_CHECKING:
     from harness.cost.workload import Workload
+    from harness.probes.train import Effort
     from records.record import Measurement
 
 NAMES = ("space", "time")
 
 
-@register("recall", *(PROBES[name] for name in NAMES), timed=True, process="recall")
-def recall(workload: Workload) -> list[Measurement]:
-    """As `probes` measures them; quick mode, which only shows that all works, trains for a moment."""
+def efforts() -> tuple[Effort, Effort]:
+    """Of quick mode, which only shows that all works, and of any other."""
     from harness.probes.train import FULL, Effort
 
-    return probed(workload, NAMES, Effort(steps=50, batch=16, tested=64) if quick(workload) else FULL)
+    return Effort(steps=50, batch=16, tested=64), FULL
+
+
+def _seconds(quick: bool) -> float:
+    return predicted(len(NAMES), efforts()[not quick].maps)
+
+
+@register("recall", *(PROBES[name] for name in NAMES), timed=True, process="recall", seconds=_seconds)
+def recall(workload: Workload) -> list[Measurement]:
+    """As `probes` measures them; in quick mode for a moment."""
+    return probed(workload, NAMES, efforts()[not quick(workload)])

@@ -44,5 +44,7 @@ def training_latency(workload: Workload) -> list[Measurement]:
         **workload.what_ran(),
     }
     if workload.case.compile:
-        details["compile_seconds"] = round(first, 3)
+        from harness.cost.workload import compiled
+
+        details |= {"compile_seconds": round(first, 3), **compiled()}
     return [TRAINING_LATENCY.of((run[-1] for run in runs), details)]

@@ -51,6 +51,7 @@ def training_memory(workload: Workload) -> list[Measurement]:
 def _cuda(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
     import torch
 
+    from harness.cost import card
     from harness.cost.training_step import size
 
     step = workload.training
@@ -65,6 +66,7 @@ def _cuda(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
         "how": "peak of torch's allocator",
         "reserved_bytes": torch.cuda.max_memory_reserved(workload.device),
         "input_bytes": parts["input"],
+        **card.memory(workload.device),
     }
     return torch.cuda.max_memory_allocated(workload.device), parts, how
 

@@ -1,0 +1,55 @@
+"""Where the time, the multiply-adds and the memory of each row go, stage by stage: a stage is the blocks of one map."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from reports.table import AblationTable, Row
+from reports.text import MISSING, Columns, significant, tables
+
+SAID = (
+    "A stage is the blocks on maps of one size, with the embedding that makes the map; rest is what lies outside of "
+    "them. Time is of passes of their own, for its shares; memory is the most that the process held in each stage "
+    "above what it held before the pass. Activations are the numbers that linear maps, convolutions and the products "
+    "of attention write, by fvcore's rule, as timm prints them."
+)
+PARTS = {  # title: the measurement, its detail, and whether shares of the whole are meant
+    "% of time": ("stage_time", "parts_ms", True),
+    "% of multiply-adds": ("activations", "macs_by_stage", True),
+    "% of activations": ("activations", "by_stage", True),
+    "MiB": ("stage_time", "peak_bytes", False),
+}
+
+
+def section(table: AblationTable) -> str:
+    """The shares of every row by stage; empty where no metric took a model apart so."""
+    blocks = [_columns(table, *part) for part in PARTS.items()]
+    rows = [row for row in table.rows if not row.missing]
+    parts = tables(rows, ("row", lambda row: row.name), [block for block in blocks if block])
+    return "\n\n".join(["### Stage by stage", *parts, SAID]) if parts else ""
+
+
+def _columns(table: AblationTable, title: str, part: tuple[str, str, bool]) -> Columns:
+    by_row = {row.name: _parts(row, *part[:2]) for row in table.rows}
+    stages = dict.fromkeys(stage for parts in by_row.values() for stage in parts)
+    return [(f"{stage}, {title}", _cell(by_row, stage, part[2])) for stage in stages]
+
+
+def _parts(row: Row, name: str, detail: str) -> dict[str, float]:
+    """The parts of one row: medians over its visits."""
+    measured = row.measurement(name)
+    visits = measured.said(detail) if measured else []
+    stages = dict.fromkeys(stage for visit in visits for stage in visit)
+    return {stage: float(np.median([visit[stage] for visit in visits if stage in visit])) for stage in stages}
+
+
+def _cell(by_row: dict[str, dict[str, float]], stage: str, share: bool) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        parts = by_row[row.name]
+        if stage not in parts:
+            return MISSING
+        if not share:
+            return significant(parts[stage] / 2**20)
+        return f"{100 * parts[stage] / sum(parts.values()):.0f}" if sum(parts.values()) else MISSING
+
+    return cell
