@@ -88,12 +88,13 @@ def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None
         f"The papers' tables at hand print {cells} cost figures; {untried} of them were not attempted: no model here "
         "stands for the row, or what the paper counts is not known.",
     ]
+    sentences = sentences if kinds else []  # a folder in which nothing is set against a paper
     if any(orders.values()):
         sentences.append(
             "Orders are published differences in accuracy to a baseline, held against small models trained here, by "
             "paired tests over seeds."
         )
-    lines = ["# Ablations", "", " ".join(sentences), "", table_lines(tables, columns)]
+    lines = ["# Ablations", "", *([" ".join(sentences), ""] if sentences else []), table_lines(tables, columns)]
     lines += ["", "[All figures as one table](results.csv): a line for each row and measurement."]
     lines += [
         "",

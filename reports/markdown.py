@@ -17,6 +17,7 @@ from records.record import Measurement, Quantity
 from reports import (
     accuracy,
     accuracy_section,
+    budgets,
     counting,
     exponents,
     probes,
@@ -61,6 +62,11 @@ OF_A_VISIT = {  # title and scale of what a visit says beside its samples; a sca
     "graph_breaks": ("graph breaks", None), "compiled_before": ("graphs from a cache", None),
     "reserved_bytes": ("reserved, MiB", 2**20), "nvml_bytes": ("held by the driver, MiB", 2**20),
 }  # fmt: skip
+AROUND = {  # what else was seen while a series was timed: the detail, its key, and title
+    ("card", "sm_mhz"): "clock of the card, MHz", ("card", "celsius"): "temperature of the card, °C",
+    ("card", "watts"): "power of the card, W", ("beside", "foreign_cores"): "cores that other programs used",
+    ("beside", "stolen_cores"): "cores that the host took",
+}  # fmt: skip
 PARTS = {"parts_ms": ("ms", 1), "parts_bytes": ("MiB", 2**20)}
 
 
@@ -72,7 +78,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     fitted = exponents.section(table, notes) if "scaling.png" in figures else ""
     details = [*pictures[1:], *more, f"{fitted}\n\nThe same [as CSV]({exponents.FILE})." if fitted else ""]
     details += [_runs(table), shares.note(table), stages.section(table), accuracy_section.section(table, notes)]
-    details += [probes.section(table), roofline.section(table, notes), _precision(table)]
+    details += [probes.section(table), roofline.section(table, notes), budgets.section(table), _precision(table)]
     details = [part for part in details if part]
     parts = [f"# {table.question}", "\n".join(f"- {line}" for line in summary(table)), circumstances(table)]
     parts += [*main, *pictures[:1], _legend(table), "## Details" if details else "", *details]
@@ -228,7 +234,7 @@ def groups(table: AblationTable, notes: Notes) -> list[Columns]:
     others = [n for kind in ("shared", "counted") for n, q in quantities.items() if q.kind == kind]
     others = [n for n in others if quantities[n].better != "none" and n not in PUBLISHED_COUNTS.values()]
     blocks += [measured_columns(table, [name], notes) for name in others]
-    return [*blocks, shares.columns(table), differing_columns(table)]
+    return [*blocks, budgets.memory_columns(table), shares.columns(table), differing_columns(table)]
 
 
 def costs(table: AblationTable) -> list[str]:
@@ -297,14 +303,17 @@ def _count_columns(table: AblationTable, notes: Notes) -> list[Columns]:
                     (f"{title}, published", lambda row, column=column: _published_cell(row, column)),
                     (
                         f"{title}, measured",
-                        lambda row, measured=measured, judged=judged: _judged(
-                            measured(row, notes), row, getattr(row, judged), notes
+                        lambda row, measured=measured, judged=judged, name=name: (
+                            _judged(measured(row, notes), row, getattr(row, judged), notes)
+                            + budgets.mark(table, row, name, notes)
                         ),
                     ),
                 ]
             )
         elif table.asked(name):
-            cell = lambda row, name=name, scale=scale: plain(row, name, scale, notes, decimals=3)  # noqa: E731
+            cell = lambda row, name=name, scale=scale: (  # noqa: E731
+                plain(row, name, scale, notes, decimals=3) + budgets.mark(table, row, name, notes)
+            )
             blocks.append([(plain_title, cell)])
     return blocks
 
@@ -501,6 +510,10 @@ def run_figures(measured: Measurement | None) -> dict[str, float]:
     for key, (words, scale) in OF_A_VISIT.items():
         if values := measured.said(key):
             figures[f"{measured.title}: {words}"] = float(np.median(values)) / scale if scale else median_low(values)
+    for (detail, key), words in AROUND.items() if has_ratio(measured) else ():
+        seen = [state.get("after", state) for state in measured.said(detail)]
+        if values := [state[key] for state in seen if key in state]:
+            figures[f"{measured.title}: {words}"] = float(np.median(values))
     return figures
 
 

@@ -17,7 +17,7 @@ from reports import means, quantities
 from reports.learning import trouble
 from reports.statistics import Interval
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Columns, Notes, counted, table_lines
+from reports.text import MISSING, Columns, Notes, counted, listed, table_lines
 
 SURE = 80.0  # percent of the queries within reach, from which on a failure is the scheme's own
 HALF = 0.5  # of the way from chance to what is allowed: below it a value of the dial counts as failed
@@ -184,7 +184,7 @@ def summary(table: AblationTable) -> list[str]:
     seeds = {len(measured.visits) for measured in asked if measured is not None} - {0}
     over = "one seed, tried quickly" if max(seeds, default=0) < 2 else counted(max(seeds), "seed")
     return [
-        f"Probes ({over}): every question to the end of its dial is answered by {', '.join(passed) or 'no row'}; reach "
+        f"Probes ({over}): every question to the end of its dial is answered by {listed(passed) or 'no row'}; reach "
         f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_text(table)}".strip()
     ]
 

@@ -167,7 +167,7 @@ def _dots(axes: Axes, panel: Panel, rows: list[Row]) -> None:
         mark = panel.marks.get(row.name)
         if mark is None:
             axes.annotate("— see the table", (0.02, place), xycoords=("axes fraction", "data"), va="center",
-                          fontsize=8.5, color=FAINT)  # fmt: skip
+                          fontsize=8.5, color=FAINT, bbox={"fc": "white", "ec": "none", "pad": 1.0})  # fmt: skip
             continue
         if mark.floor:
             axes.barh(place, 2 * mark.floor, left=-mark.floor, height=0.9, color=BAND, lw=0, zorder=0)

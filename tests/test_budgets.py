@@ -1,5 +1,6 @@
-"""Activations, and what each stage of a model takes: counted, timed, shown."""
+"""Stages, activations, equal budgets and predicted memory: counted, shown, judged."""
 
+import numpy as np
 import pytest
 from small_cases import LITTLE, clip_file, tiny
 from test_reports import one_record, write
@@ -10,7 +11,8 @@ from harness.cost.metrics import stage_share
 from harness.cost.workload import Workload
 from harness.spec import case
 from records.record import Quantity
-from reports import markdown, stages, table
+from reports import budgets, markdown, stages, table
+from reports.text import Notes
 
 
 def values(name, of):
@@ -75,6 +77,31 @@ def changed(row, **more):
     return of
 
 
+def test_rows_beyond_the_budget_of_their_baseline_are_marked(tmp_path):
+    rows = [changed("full"), changed("near", macs=("MAC", 62_000_000_000, {}))]
+    rows += [changed("divided", params=("count", 30_488_000, {}), macs=("MAC", 30_000_000_000, {}))]
+    of = built(tmp_path / "trial", rows)
+    section = budgets.section(of)
+    assert "Parameters are within 5% of the baseline's in 1 of 2 rows; beyond: divided (+40%)." in section
+    assert "Multiply-adds are within 10% of the baseline's in 1 of 2 rows; beyond: divided (−50%)." in section
+    notes = Notes()
+    assert [budgets.mark(of, row, "params", notes) for row in of.rows] == ["", "", " [1]"]
+    page = markdown.report(of, {})
+    assert "No equal budget: parameters are not within 5% of the baseline's." in page
+    assert section in page
+    assert not budgets.section(table.load(write(tmp_path / "alone", [one_record()], table=None)))
+
+
+@pytest.mark.parametrize(
+    "measured, words", [(100, "1.00, holds"), (79, "1.27, too high"), (134, "0.746, **too low**"), (81, "1.23, holds")]
+)
+def test_predicted_memory_has_a_verdict(measured, words, tmp_path):
+    more = {"predicted_training_memory": ("bytes, predicted", 100, {}), "training_memory": ("bytes", measured, {})}
+    of = built(tmp_path / "trial", [changed("full", **more), changed("other", **more, macs=("MAC", 1, {}))])
+    assert words in markdown.report(of, {})
+    assert budgets.memory_columns(of)[0][1](of.rows[0]) == words
+
+
 def test_shares_of_stages_are_shown_in_tables_of_seven_columns(tmp_path):
     names = [*(f"stage {number}" for number in range(1, 5)), "rest"]
     parts = {"parts_ms": dict(zip(names, (10.0, 20.0, 60.0, 5.0, 5.0), strict=True))}
@@ -90,3 +117,25 @@ def test_shares_of_stages_are_shown_in_tables_of_seven_columns(tmp_path):
     assert all(line.count("|") <= 8 for line in section.splitlines())
     assert section in markdown.report(of, {})
     assert not stages.section(built(tmp_path / "none", [one_record("full")]))
+
+
+def test_what_was_seen_around_a_series_is_shown(tmp_path):
+    of = one_record("full")
+    state = {"after": {"sm_mhz": 1200, "celsius": 88}}
+    details = {"card": {"before": {}, **state}, "beside": {"foreign_cores": 0.5, "stolen_cores": 0.0}}
+    details |= {"compile_seconds": 3.0, "graphs": 2, "graph_breaks": 1, "compiled_before": 0}
+    timed = Quantity("latency", "timed", "latency", "ms", "lower").of([1.0, 2.0], details)
+    figures = markdown.run_figures(timed)
+    wanted = {
+        "latency: compilation, s": 3.0, "latency: compiled graphs": 2, "latency: graph breaks": 1,
+        "latency: graphs from a cache": 0, "latency: clock of the card, MHz": 1200,
+        "latency: temperature of the card, °C": 88, "latency: cores that other programs used": 0.5,
+        "latency: cores that the host took": 0.0,
+    }  # fmt: skip
+    assert {title: figures[title] for title in wanted} == wanted
+    of.measurements["latency"] = timed
+    other = changed("other")
+    page = markdown.report(built(tmp_path / "trial", [of, other]), {})
+    assert "| full | " in page
+    assert "latency: graph breaks" in page
+    assert np.isclose(figures["latency, p50, ms"], 1.5)
