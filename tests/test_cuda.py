@@ -9,16 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_cases import LITTLE, clip_file, tiny
+from small_cases import LITTLE, TINY, clip_file, tiny
 
 import attention_zoo
 import attention_zoo.global_pyramid
 import attention_zoo.windows
+import backbones
 from attention_zoo import Grid, depthwise, fastest, kernels, pooling, sequence
 from harness import precision
 from harness.accuracy import pool
 from harness.cost import card, child, measure, memory, metrics, workload
 from harness.cost.workload import Workload
+from harness.evaluation.attention import looks
+from harness.evaluation.gradcam import heat_maps
+from harness.evaluation.protocol import Protocol
+from harness.evaluation.views import probabilities_of
+from harness.spec.clip import Augmentation
+from harness.spec.recipe import Testing
+from harness.spec.sampling import Sampling
 from records import provenance
 from records.record import Quantity
 
@@ -218,6 +226,36 @@ def test_float32_is_float32_while_it_is_wanted_and_what_was_set_after_it():
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.fixture
+def tf32():
+    """Allowed, as somebody may have left it."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = True
+    yield lambda: [switch.allow_tf32 for switch in switches]
+    for switch, allowed in zip(switches, before, strict=True):
+        switch.allow_tf32 = allowed
+
+
+def test_a_trained_model_answers_in_float32(tf32):
+    """Its probabilities, where it looks, and where a class is seen."""
+    seen = []
+    model = backbones.create("pyramid_tiny_full", 3, changes=TINY | {"clip": [4, 32, 32]}).eval()
+    model.register_forward_pre_hook(lambda *_: seen.append(tf32()))
+    clip, protocol = torch.zeros(1, 3, 4, 32, 32), Protocol(Sampling(4), Testing(1, 1, 32), Augmentation(size=32))
+    for answer in (
+        lambda: probabilities_of(model, clip.byte(), protocol),
+        lambda: heat_maps(model, clip),
+        lambda: looks(model, clip),
+    ):
+        answer()
+        assert seen
+        assert not any(map(any, seen))
+        assert tf32() == [True, True]
+        seen.clear()
 
 
 # faults

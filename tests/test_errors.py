@@ -74,6 +74,20 @@ def test_a_result_that_is_not_finite_is_wrong(name, spoiled):
         assert "not timed, its result is wrong" in errors.why_wrong([measurement])
 
 
+def test_exponentials_of_the_scores_themselves_are_found(monkeypatch):
+    """Right near 0 and not a number far below it, as the gradients of cuDNN are."""
+
+    def plain(q, k, v, bias):
+        shares = ((q * q.shape[-1] ** -0.5) @ k.mT + bias).exp()
+        return shares @ v / shares.sum(-1, keepdim=True)
+
+    monkeypatch.setitem(kernels.registry._entries, "plain", Kernel("plain", plain, needs=""))
+    result, gradients = error("attention_error", tiny(kernel="plain"))
+    assert result.value <= result.details["tolerance"]
+    assert "not finite" in gradients.missing
+    assert gradients.details["wrong"]
+
+
 def test_results_of_the_wrong_queries_are_found_in_bfloat16(spoiled):
     spoiled(lambda y: y.roll(1, dims=2))  # each query gets what is another's
     (measurement,) = error(

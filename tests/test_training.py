@@ -58,6 +58,23 @@ def first(data, tmp_path_factory):
     return chosen, train(chosen, Console(file=told, width=200)), told.getvalue()
 
 
+def test_a_run_computes_in_float32(data, tmp_path, monkeypatch):
+    """Which PyTorch's convolutions on CUDA do not by default; the test of its epoch too."""
+    make, seen = loop.new_model, []
+
+    def watched(*arguments):
+        model = make(*arguments)
+        model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+        return model
+
+    monkeypatch.setattr(loop, "new_model", watched)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    train(job(data, tmp_path / "run", recipe(epochs=0.4)))
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_a_run_leaves_weights_predictions_log_and_result(first):
     chosen, result, told = first
     assert result.steps == 6
