@@ -210,8 +210,7 @@ def test_an_order_is_confirmed_contradicted_or_not_distinguishable():
 def test_few_seeds_are_set_beside_the_record_of_more():
     few = rows_of({"base": trained(91.0, 92.0, 93.0, recorded={"top1": 96.25, "spread": 2.5, "seeds": 8})})
     assert accuracy_section.summary(few)[-1] == (
-        "Over 8 seeds, in the committed record, the default model comes to 96.2 % with a standard deviation of 2.5 "
-        "points."
+        "Over 8 seeds, in the committed record, the default model comes to 96.2 %, and rows vary by 2.5 points."
     )
     assert len(accuracy_section.summary(rows_of({"base": trained(91.0, 92.0, 93.0)}))) == 1
 

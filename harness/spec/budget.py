@@ -76,9 +76,9 @@ class Budget:
         preload: decode the data set once, into memory.
         controls: test the weights with frames shuffled and with a single frame too.
         dtype: number format of autocast on a GPU; on a CPU it is float32.
-        recorded: of the default row on its own data, for plans where no record is at hand: the "spread" over seeds in
-            percentage points, the test "videos", and the "seconds" of a training on one core or GPU; and for tables
-            of fewer seeds the mean "top1" over how many "seeds".
+        recorded: of the committed record on its own data, for plans where no record is at hand and for tables of fewer
+            seeds: the "spread" over seeds in percentage points, pooled over the rows; the mean "top1" of the default
+            row over how many "seeds"; the test "videos"; the "seconds" of a training on one core or GPU.
         meaning: one sentence for the help and the reports.
     """
 
