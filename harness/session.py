@@ -10,6 +10,7 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,6 +275,9 @@ def _report(runs: list[Run], console: Console) -> list[str]:
     indexes = list(dict.fromkeys((run.above or run.folder).parent for run in runs))
     for folder in indexes:
         attempt("no list of the reports", lambda folder=folder: make(reports.build.build_index, folder))
+    if find_spec("plotly") is None:  # as on a machine without registries; the page can be made anywhere else
+        console.print("  no page to explore: the package plotly, which draws it, is not installed")
+        return failures
     for folder in dict.fromkeys(map(reports.explore.top, indexes)):
         attempt("no page to explore", lambda folder=folder: make(reports.explore.build, folder))
     return failures
