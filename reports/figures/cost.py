@@ -22,6 +22,7 @@ from reports.table import AblationTable, Row
 from reports.text import counted
 
 ACROSS = 3  # panels beside each other
+TITLE = 30  # letters of a title that fit over a panel
 ALIKE = 0.01  # counts that differ by less over all rows show nothing
 FIT, OURS, AS_PUBLISHED = "fit: setting found by searching for the number", "variant of ours", "setting as published"
 
@@ -162,7 +163,7 @@ def _medians(table: AblationTable, name: str) -> Panel:
 
 
 def _dots(axes: Axes, panel: Panel, rows: list[Row]) -> None:
-    axes.set_title(panel.title)
+    axes.set_title(textwrap.fill(panel.title, TITLE))
     for place, row in enumerate(rows):
         mark = panel.marks.get(row.name)
         if mark is None:

@@ -6,6 +6,8 @@ where the rows vary both; each takes the rows that differ in it alone. A panel i
 sizes would show no growth and is left out.
 """
 
+import textwrap
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,6 +15,8 @@ from reports import exponents
 from reports.drawing import about, log10, log_limits, looks, sheet
 from reports.exponents import ATTENTION, Line
 from reports.table import AblationTable, Row
+
+TITLE = 50  # letters of a title that fit over a panel and its legend
 
 
 def draw(table: AblationTable) -> tuple[Figure, str] | None:
@@ -68,7 +72,7 @@ def _panel(
             heights += ys
         ends.append((points[-1][1], handle))
         heights += [y for _, y in points]
-    axes.set_title(words)
+    axes.set_title(textwrap.fill(words, TITLE))
     log_limits(axes, ys=heights)
     handles = [handle for _, handle in sorted(ends, key=lambda end: -end[0])]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1.02), fontsize=8.5, handlelength=1.0)
