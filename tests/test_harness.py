@@ -199,7 +199,7 @@ def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
         (raw(vary={"dtype": ["float23"]}), "did you mean 'float32'"),
         (raw(vary={"kernel": ["spda"]}), "did you mean 'sdpa'"),
         (raw(vary={"device": ["tpu"]}), "unknown device 'tpu'"),
-        (raw(vary={"batch_size": [0]}), "vary.batch_size is not a whole number from 1"),
+        (raw(vary={"batch_size": [0]}), "vary.batch_size: 0 is not a whole number from 1"),
         (raw(name="other"), "must be the file's name"),
         (raw(accuracy="quik"), "accuracy: unknown budget 'quik'; did you mean 'quick'"),
         (raw(metrics=["latencey"]), "metrics: unknown metric 'latencey'; did you mean 'latency'"),
