@@ -1,6 +1,7 @@
 """Every ablation that is shipped runs from the command line to its report, on small clips."""
 
 import csv
+import math
 
 import pytest
 
@@ -25,6 +26,7 @@ SLOW = (
     "equivalence",  # every scheme on every kernel in every number format; tests/test_errors.py has a few
     "training",  # takes steps of training, and one of them is predicted
     "probes",  # is trained six times
+    "kinetics",  # sixteen models of full size; those of transfer and imagenet are run always
     "peers",  # needs transformers and torchvision; tests/test_peers.py runs its rows
 )
 
@@ -34,7 +36,8 @@ SLOW = (
     [pytest.param(name, False, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name in case.names()]
     + [pytest.param(WHOLE, True, id=f"{WHOLE}, whole", marks=pytest.mark.slow)],
 )
-def test_quick_mode_end_to_end(name, whole, tmp_path, capsys):
+def test_quick_mode_end_to_end(name, whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "QUICK_SECONDS", math.inf)  # all of it, at any pace
     schemes, entries = set(attention_zoo.schemes.names()), case.resolve(case.load(name), QUICK)
     rows = [entry.case.row.partition(" · ")[0] for entry in entries]
     named = dict.fromkeys(rows) if whole else [row for row in FEW if row in rows]
