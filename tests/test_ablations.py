@@ -27,6 +27,8 @@ SLOW = (
     "training",  # takes steps of training, and one of them is predicted
     "probes",  # is trained six times
     "kinetics",  # sixteen models of full size; those of transfer and imagenet are run always
+    "dualpath_resolution",  # the model of dualpath on clips of up to 896 pixels
+    "dualpath_speed",  # the same, and looks for its largest batch
     "peers",  # needs transformers and torchvision; tests/test_peers.py runs its rows
 )
 
