@@ -160,7 +160,8 @@ def _ordering_part(table: AblationTable, name: str, measured: list[Row], notes: 
         ("published difference, points", lambda row: _published(orderings.get(row.name))),
         ("the paper's order", lambda row: _kind(orderings.get(row.name), notes)),
     ]
-    lines = ["##### Is the paper's order confirmed?", table_lines(measured, columns)]
+    compared = [row for row in measured if row.name in orderings or table.baseline_of(row) is row]
+    lines = ["##### Is the paper's order confirmed?", table_lines(compared, columns)]
     tested = [ordering for ordering in orderings.values() if ordering.difference]
     if tested:
         lines.append(
