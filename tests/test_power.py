@@ -79,6 +79,7 @@ def test_without_records_the_budget_says_how_much_seeds_vary():
     told = plan_of((0, 1, 2))[1]
     assert "as recorded for accuracy=quick" in told
     assert f"over 8 seeds, in the committed record, the default model comes to {recorded['top1']} %" in told
+    assert "committed record" not in plan_of((0, 1, 2), epochs=1.0)[1]  # another recipe has another spread
     assert "one seed" in plan_of((0,))[1]
     with pytest.raises(UsageError, match="train with seeds"):
         plan_of("auto", data="clips")

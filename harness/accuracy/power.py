@@ -44,7 +44,7 @@ def spread(setup: Setup, entries: Sequence[Entry], read: Callable[[Entry], Recor
         for entry in entries
         if (record := read(entry)) and (measured := record.get(setup.measurement)) and measured.samples
     }
-    recorded = setup.budget.recorded if setup.data_name == setup.budget.data else {}
+    recorded = setup.recorded
     seconds = [second for measured in of_rows.values() for second in by_seed(measured, "seconds").values()]
     of_videos = [n for measured in of_rows.values() if (n := measured.details.get("videos"))]
     videos = of_videos[0] if of_videos else recorded.get("videos")

@@ -33,6 +33,13 @@ class Setup:
         return self.training.data or self.budget.data
 
     @property
+    def recorded(self) -> dict[str, float]:
+        """What the budget's file records, where it is of these trainings: nothing for other data, epochs or recipes."""
+        asked = self.training
+        other = asked.recipe or asked.recipe_changes or asked.epochs is not None or self.quick
+        return {} if other or self.data_name != self.budget.data else dict(self.budget.recorded)
+
+    @property
     def measurement(self) -> str:
         """The name under which a record holds the accuracy: data sets and budgets never share one."""
         name = f"top1_{self.budget.name}"

@@ -184,8 +184,8 @@ def _measurement(setup: Setup, tasks: list[Task], results: dict[int, Result], wh
     }
     if job.max_steps is not None:
         details["steps"] = job.max_steps
-    elif data == setup.budget.data and len(tasks) < setup.budget.recorded.get("seeds", 0):
-        details["recorded"] = {key: setup.budget.recorded[key] for key in ("top1", "spread", "seeds")}
+    elif scored_set is None and len(tasks) < setup.recorded.get("seeds", 0):
+        details["recorded"] = setup.recorded
     if tasks[0].same_as is not None:
         details["same_network_as"] = tasks[0].same_as
     title = f"top-1, {setup.budget.name} on {details['data']}"
