@@ -49,30 +49,36 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
 
 def _looks(table: AblationTable, rows: list[Row]) -> dict[str, tuple[str, str]]:
     """Colour and marker by row: a baseline is black and a diamond."""
-    bases = {base.name for row in table.rows if (base := table.baseline_of(row))}
+    bases = _bases(table)
     others = [row.name for row in rows if row.name not in bases]
     looks = {name: look(number) for number, name in enumerate(others)}
     return {row.name: looks.get(row.name, (PRINTED, "D")) for row in rows}
 
 
+def _bases(table: AblationTable) -> set[str]:
+    return {base.name for row in table.rows if (base := table.baseline_of(row))}
+
+
 def _differences(axes: Axes, table: AblationTable, rows: list[Row], name: str, looks: dict) -> list[Line2D]:
-    """A line per row: points more or less than the baseline; the accuracy itself where nothing is tested."""
-    tests = accuracy.orderings(table, name)
+    """A line per row: points more or less than its baseline; the accuracy itself where nothing is tested."""
+    tests, bases = accuracy.orderings(table, name), _bases(table)
     tested = any(judged.difference for judged in tests.values())
     for place, row in enumerate(rows):
         test, (color, marker) = tests.get(row.name), looks[row.name]
-        base = table.baseline_of(row) is row
+        base, measured = row.name in bases, row.measurement(name)
+        estimate = accuracy.accuracy(measured)
+        axes.annotate(f"{estimate.value:.1f} %", (1, place), (5, 0), xycoords=("axes fraction", "data"), va="center",
+                      textcoords="offset points", fontsize=8.5, annotation_clip=False)  # fmt: skip
         if tested and not base and (test is None or test.difference is None):
             axes.annotate("— not tested", (0.02, place), xycoords=("axes fraction", "data"), va="center", color=FAINT)
             continue
-        estimate = accuracy.accuracy(row.measurement(name))
         interval = test.difference.interval if tested and not base else None if tested else estimate.interval
         x = 0.0 if tested and base else interval.value if interval else estimate.value
         if interval:
             axes.plot([interval.low, interval.high], [place, place], color=color, lw=1.4)
         axes.plot(x, place, marker, color=color, ms=7, mec="white", mew=0.7)
-        axes.annotate(f"{estimate.value:.1f} %", (1, place), (5, 0), xycoords=("axes fraction", "data"), va="center",
-                      textcoords="offset points", fontsize=8.5, annotation_clip=False)  # fmt: skip
+        if wrong := accuracy.learning_text(measured):  # no such accuracy stands alone
+            axes.annotate(wrong, (x, place), (8, 0), textcoords="offset points", va="center", fontsize=8.5, color=FAINT)
     axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row.name, 30)) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
