@@ -8,7 +8,7 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from statistics import fmean, median, variance
+from statistics import fmean, variance
 
 import pytest
 import yaml
@@ -125,16 +125,15 @@ def test_the_readme_shows_what_the_records_hold():
     for pattern in (r"Of \d+ distinct published cost figures", r"\d+ reproduced, \d+ explained, \d+ not reproduced"):
         assert re.search(pattern, index)[0] in " ".join(readme.split())
     assert re.search(r"\d+ of them were not attempted", index)[0] in " ".join(readme.split())
-    records = [json.loads(path.read_text()) for path in (results / "peers").glob("*.json")]
-    for record in records:
-        if record["case"]["dtype"] != "float32" or record["case"].get("compile"):
-            continue
-        name = record["case"]["scheme"].replace("local_global", "local + global")
-        start = f"| {name}, freed memory kept |" if record["case"].get("allocator") == "keep" else f"| {name} ("
-        line = next(line for line in readme.splitlines() if line.startswith(start))
-        for ratio in record["measurements"].values():
-            if ratio["unit"] == "times":
-                assert f"{median(ratio['samples']):.2f} times" in line, (name, ratio["name"])
+    with (results / "peers" / "allocator-default" / "table.csv").open(newline="") as file:
+        compared = [row for row in csv.DictReader(file) if row["baseline"]]
+    assert len(compared) == 5
+    for row in compared:
+        line = next(line for line in readme.splitlines() if line.startswith(f"| {row['row'].partition(',')[0]} |"))
+        for metric in ("latency_ratio", "training_latency_ratio"):
+            ratio, low, high = (1 / float(row[f"{metric}{end}"]) for end in ("", "_high", "_low"))
+            assert f"| {ratio:.2f} times ({low:.2f}–{high:.2f}) |" in line, (line, metric)
+        assert f"| {1 / float(row['training_memory_ratio']):.2f} times less |" in line, line
 
 
 def test_the_first_screen_counts_and_quotes_what_is_there():
