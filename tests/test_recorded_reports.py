@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from records.record import MANIFEST
+from records.record import MANIFEST, outputs_of
 from reports import build, cost_page, explore, findings, table
 from reports.text import WIDEST
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 FOLDERS = sorted(path.parent for path in RESULTS.rglob(MANIFEST))
-PLACES = sorted({folder.parent for folder in FOLDERS})
+PLACES = sorted({outputs_of(folder) for folder in FOLDERS})  # of a machine each
 PAGES = sorted(path for path in RESULTS.rglob("*.md") if path.name != "README.md")
 
 pytestmark = pytest.mark.skipif(not FOLDERS, reason="no recorded run in this checkout")
