@@ -18,7 +18,7 @@ import pickle
 import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor. `missing` and `mismatched` have our names, `unexpected` and `ignored` the file's.
-    `note` says what the layout's models do otherwise than ours with the same weights.
+    """What became of each tensor. `missing` and `mismatched` have our names, `unexpected` and `ignored` the file's;
+    `partial` says of missing ones which parts of them the file has. `note` says what the layout's models do otherwise
+    than ours with the same weights.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class LoadReport:
     ignored: dict[str, str]  # name -> reason
     config_differs: dict[str, tuple[Any, Any]]  # (in the file, in the model); for files of our own layout
     note: str = ""
+    partial: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -73,8 +75,10 @@ class LoadReport:
 
     def __str__(self) -> str:
         shapes = [f"{k} {shape_text(a)} in the file, {shape_text(b)} here" for k, (a, b) in self.mismatched.items()]
+        parts = [f"{key}, of which it has {' and '.join(names)}" for key, names in self.partial.items()]
         lines = [
             listed("missing (in the model, not in the file)", self.missing),
+            listed("of these in part", parts, "; "),
             listed("unexpected (in the file, not in the model)", self.unexpected),
             listed("of another shape", shapes, "; "),
         ]
@@ -169,6 +173,7 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
         ignored=ignored,
         config_differs=_config_differences(model, metadata),
         note=translated.layout.note,
+        partial={key: names for key, names in translated.partial.items() if key in weights},
     )
     if not fitting:
         raise CheckpointError(f"{path} (layout: {report.layout}) has no tensor that fits the model\n{report}")

@@ -27,7 +27,7 @@ from backbones.config import Config, Rate, Ratio, narrower, patterns
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Activation, Mlp
-from backbones.parts import DropPath, PatchEmbedding, Places, initialise_linear, linear_rates, resized
+from backbones.parts import DropPath, PatchEmbedding, Places, central_frame, initialise_linear, linear_rates, resized
 from backbones.residual import Attend, Block, PerToken, Residual
 
 ClassToken = Literal["clip", "frame", "distilled", "none"]
@@ -439,12 +439,8 @@ def from_image(model: Columnar, key: str, image: Mapping[str, Tensor]) -> tuple[
     if key == "position.joint":
         return "inflated", tensor
     if target.ndim == 5:
-        flat = tensor[:, :, 0] if tensor.ndim == 5 and tensor.shape[2] == 1 else tensor
-        if flat.shape != target[:, :, 0].shape:
-            return "mismatched", None
-        central = torch.zeros_like(target)
-        central[:, :, target.shape[2] // 2] = flat
-        return "inflated", central
+        kernel = central_frame(tensor, target)
+        return ("mismatched", None) if kernel is None else ("inflated", kernel)
     return ("copied", tensor) if tensor.shape == target.shape else ("mismatched", None)
 
 

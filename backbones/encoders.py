@@ -341,6 +341,7 @@ VTN_LAYOUT = Layout(
         (r"position_ids$", "numbers 0 and so on"),
         (r"^temporal_encoder\.embeddings\.word_embeddings\.", "of words, which there are none of"),
     ),
+    own="backbone.",  # both transformers have a class token
 )
 
 

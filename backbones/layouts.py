@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class Layout:
     A new name that ends in `#0`, `#1` and so on is a part of our tensor, such as the queries of `qkv.weight#0`: parts
     are stacked in that order, or made one by `joined`, which gets the name and the parts. `shaped` makes what a name
     stands for there, such as a kernel of JAX, our shape. `note` says what the released code does otherwise with the
-    same weights.
+    same weights. `own` is a beginning of names that looks like what wrapping puts before them, but is the layout's.
     """
 
     name: str
@@ -31,32 +31,48 @@ class Layout:
     ignored: tuple[tuple[str, str], ...] = ()
     shaped: Callable[[str, Tensor], Tensor] | None = None
     note: str = ""
+    own: str = ""
     joined: Callable[[str, Sequence[Tensor]], Tensor] = lambda name, parts: torch.cat(tuple(parts))
+
+    def bare(self, key: str) -> str:
+        """A name of a file without what wrapping a module puts before it."""
+        before = WRAPPED.match(key)[0]
+        return key[len(before) - (len(self.own) if self.own and before.endswith(self.own) else 0) :]
 
     def rename(self, key: str) -> str:
         """The first rule that matches renames; a name that none matches stays."""
+        return self.renaming(key)[0]
+
+    def renaming(self, key: str) -> tuple[str, int]:
+        """The new name, and of how many parts its tensor is made by the rules: 1, or as many as are numbered alike."""
         for pattern, replacement in self.renames:
             new, count = re.subn(pattern, replacement, key)
+            if count and isinstance(replacement, str) and "#" in replacement:
+                whole = replacement.partition("#")[0]
+                return new, len({r for _, r in self.renames if isinstance(r, str) and r.partition("#")[0] == whole})
             if count:
-                return new
-        return key
+                return new, 1
+        return key, 1
 
 
 @dataclass(frozen=True)
 class Translated:
-    """A state dict under our names; `origin` gives the name in the file, `ignored` what was left out and why."""
+    """A state dict under our names; `origin` gives the name in the file, `ignored` what was left out and why, `partial`
+    the tensors of which the file has some parts alone, and what these are called there.
+    """
 
     layout: Layout
     tensors: dict[str, Tensor]
     origin: dict[str, str]
     ignored: dict[str, str]
+    partial: dict[str, list[str]] = field(default_factory=dict)
 
 
 def detect(keys: Iterable[str], layouts: Sequence[Layout], expected: Collection[str] = ()) -> Layout | None:
     """The layout that has such names; of several the one that makes most of them `expected` ones, else the first."""
-    stripped = [WRAPPED.sub("", key) for key in keys]
-    having = [layout for layout in layouts if any(re.search(layout.sign, key) for key in stripped)]
-    fits = lambda layout: sum(layout.rename(key).partition("#")[0] in expected for key in stripped)  # noqa: E731
+    keys = list(keys)
+    having = [layout for layout in layouts if any(re.search(layout.sign, layout.bare(key)) for key in keys)]
+    fits = lambda layout: sum(layout.rename(layout.bare(key)).partition("#")[0] in expected for key in keys)  # noqa: E731
     return max(having, key=fits) if len(having) > 1 and expected else having[0] if having else None
 
 
@@ -75,21 +91,41 @@ def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], expected: Co
     tensors: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     ignored: dict[str, str] = {}
+    counts: dict[str, int] = {}
     for key, tensor in state.items():
-        bare = WRAPPED.sub("", key)
+        bare = layout.bare(key)
         reason = next((why for pattern, why in layout.ignored if re.search(pattern, bare)), None)
         reason = "a counter that a trainer keeps beside the weights" if COUNTERS.search(bare) else reason
         if reason:
             ignored[key] = reason
             continue
-        new = layout.rename(bare)
+        new, count = layout.renaming(bare)
+        counts[new.partition("#")[0]] = count
         if new in tensors:
             raise ValueError(f"{origin[new]} and {key} both stand for {new}; remove one of them")
-        tensors[new], origin[new] = tensor if layout.shaped is None else layout.shaped(bare, tensor), key
-    parts: dict[str, list[Tensor]] = {}
+        tensors[new], origin[new] = _shaped(layout, bare, tensor), key
+    parts: dict[str, list[str]] = {}
     for part in sorted(name for name in tensors if "#" in name):
-        whole = part.partition("#")[0]
-        parts.setdefault(whole, []).append(tensors.pop(part))
-        origin[whole] = origin.pop(part)
-    tensors |= {whole: layout.joined(whole, pieces) for whole, pieces in parts.items()}
-    return Translated(layout, tensors, origin, ignored)
+        parts.setdefault(part.partition("#")[0], []).append(part)
+    partial: dict[str, list[str]] = {}
+    for whole, names in parts.items():
+        pieces, sources = [tensors.pop(name) for name in names], [origin.pop(name) for name in names]
+        if len(names) < counts[whole]:
+            partial[whole] = sources
+        else:
+            tensors[whole], origin[whole] = _joined(layout, whole, pieces), sources[-1]
+    return Translated(layout, tensors, origin, ignored, partial)
+
+
+def _shaped(layout: Layout, name: str, tensor: Tensor) -> Tensor:
+    try:
+        return tensor if layout.shaped is None else layout.shaped(name, tensor)
+    except (IndexError, RuntimeError):  # of fewer axes than the layout's has: whoever compares shapes will say so
+        return tensor
+
+
+def _joined(layout: Layout, whole: str, parts: Sequence[Tensor]) -> Tensor:
+    try:
+        return layout.joined(whole, parts)
+    except (IndexError, RuntimeError):  # they do not fit each other: one that differs stands for the misfit
+        return next(part for part in parts if part.shape != parts[0].shape)

@@ -9,7 +9,7 @@ Sources: MViT, arXiv:2104.11227, MViTv2, arXiv:2112.01526, and their released co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, no_type_check
 
@@ -27,7 +27,7 @@ from backbones.config import Config, Rate, Ratio, narrower
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.parts import ClassToken, DropPath, initialise_linear, linear_rates
+from backbones.parts import ClassToken, DropPath, central_frame, initialise_linear, linear_rates
 from backbones.residual import Attend, Block, PerToken, Residual
 
 Widening = Literal["mlp", "attention"]
@@ -382,11 +382,32 @@ MULTI = replace(
     ),
 )
 
+IN_TIME = (".tables.t", "position.time")  # what an image model has one row of, or none
+
+
+def from_image(model: Multiscale, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
+    """The rule of MViTv2's paper for one tensor: convolutions, those that pool included, see their central frame alone,
+    and neither an offset nor a place in time makes a difference: each has the row of the image model, or zeros.
+    """
+    target, tensor = model.state_dict()[key], image.get(key)
+    if key.endswith(IN_TIME):
+        row = torch.zeros_like(target) if tensor is None else tensor
+        return ("inflated", row.expand_as(target)) if row.shape[-2] == 1 or tensor is None else ("mismatched", None)
+    if key.startswith("classifier.") and (tensor is None or tensor.shape != target.shape):
+        return "fresh", None
+    if tensor is None:
+        return "missing", None
+    if target.ndim == 5:
+        kernel = central_frame(tensor, target)
+        return ("mismatched", None) if kernel is None else ("inflated", kernel)
+    return ("copied", tensor) if tensor.shape == target.shape else ("mismatched", None)
+
+
 ORIGINS = {
     "mvit_base": Origin("arXiv:2104.11227", "facebookresearch/SlowFast", "Apache-2.0", "K400, K600: MODEL_ZOO"),
     "mvit_v2": Origin("arXiv:2112.01526", "facebookresearch/SlowFast", "Apache-2.0", "K400, SSv2: MODEL_ZOO"),
     "multitrain": Origin("arXiv:2209.12362", "JunweiLiang/MultiTrain", "Apache-2.0", "README"),
 }
 families.register("multiscale")(
-    Family("multiscale", MultiscaleConfig, Multiscale, models, (NATIVE, MULTI, RELEASED), ORIGINS)
+    Family("multiscale", MultiscaleConfig, Multiscale, models, (NATIVE, MULTI, RELEASED), ORIGINS, from_image)
 )

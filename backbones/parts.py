@@ -229,6 +229,18 @@ def resized(x: Float[Tensor, "1 d *n"], size: int | tuple[int, ...]) -> Float[Te
     return interpolate(x, size=size, mode="nearest")
 
 
+def central_frame(image: Tensor, target: Tensor) -> Float[Tensor, "o i t h w"] | None:
+    """The kernel of an image model's convolution, "o i h w" or with one frame, as the middle frame of one as large as
+    `target`, zeros before and after; None where it does not fit.
+    """
+    flat = image[:, :, 0] if image.ndim == 5 and image.shape[2] == 1 else image
+    if flat.shape != target[:, :, 0].shape:
+        return None
+    kernel = torch.zeros_like(target)
+    kernel[:, :, target.shape[2] // 2] = flat
+    return kernel
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, drops a residual branch for whole clips and scales the others up.
 
