@@ -31,26 +31,32 @@ class DividedAttention(nn.Module):
 
     With one frame, attention over time is a linear map of each token; on a 1x1 map, attention over space is. `time_fc`
     starts at zero, as in the released code: an untrained scheme equals `space_only` on normed tokens.
+
+    Args:
+        fc: whether there is a `time_fc`; without it the scheme is ViViT's factorised self-attention (model 3).
     """
 
     example = {}
     growth = {"frames": (1, 2), "size": (1, 2)}
 
-    def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
+    def __init__(self, dim: int, num_heads: int, grid: Grid, *, fc: bool = True, kernel: str = AUTO):
         super().__init__()
         self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
-        self.time, self.time_fc = _Projections(dim), nn.Linear(dim, dim)
+        self.time, self.time_fc = _Projections(dim), nn.Linear(dim, dim) if fc else None
         self.space_norm, self.space = nn.LayerNorm(dim), _Projections(dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        if self.time_fc is None:
+            return
         nn.init.zeros_(self.time_fc.weight)
         nn.init.zeros_(self.time_fc.bias)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         b, t, h, w, _ = x.shape
         places = rearrange(x, "b t h w d -> (b h w) t d")
-        r = self.time_fc(self._attend(places, self.time))
+        r = self._attend(places, self.time)
+        r = r if self.time_fc is None else self.time_fc(r)
         r = rearrange(r, "(b h w) t d -> (b t) (h w) d", b=b, h=h, w=w)
         frames = rearrange(x, "b t h w d -> (b t) (h w) d")
         y = r + self._attend(self.space_norm(frames + r), self.space)
@@ -60,10 +66,10 @@ class DividedAttention(nn.Module):
         return self_attention(tokens, weights.qkv, weights.proj, self.num_heads, kernel=self.kernel)
 
     def macs(self) -> int:
-        """Two attentions and the linear map between them."""
+        """Two attentions, and the linear map between them if there is one."""
         (t, h, w), d = self.grid, self.dim
         over_time, over_space = self_attention_macs(h * w, t, d), self_attention_macs(t, h * w, d)
-        return over_time + self.grid.tokens * d * d + over_space
+        return over_time + (0 if self.time_fc is None else self.grid.tokens * d * d) + over_space
 
     def reach(self) -> Bool[Tensor, "n n"]:
         """Everything: in two steps a token sees its place at all times, and through these all places."""
