@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from training_runs import data_set
 from training_runs import job as small_job
 
@@ -73,6 +74,20 @@ def test_every_budget_shrinks_every_row_that_is_trained(name):
             assert max(made.config["depths"]) <= (chosen.depth or 99)
             widths = backbones.config(entry.case.model).widths
             assert all(0 < small <= whole for small, whole in zip(made.config["widths"], widths, strict=True))
+
+
+OF_OTHER_PAPERS = ("timesformer", "mvit", "vivit", "vidtr", "xvit", "vtn", "deit")
+
+
+@pytest.mark.parametrize("name", [name for name in backbones.names() if name.startswith(OF_OTHER_PAPERS)])
+def test_the_quick_budget_makes_a_small_model_of_every_published_one(name):
+    recipe, whole = recipes.load("quick"), backbones.config(name)
+    small = shrunk(whole, budget.load("quick"), recipe)
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in backbones.create(config, 8).parameters()) for config in (whole, small)]
+        model, size = backbones.create(small, 8, kernel="reference"), recipe.augmentation.size
+        assert model(torch.empty(2, 3, recipe.sampling.frames, size, size)).shape == (2, 8)
+    assert sizes[1] < sizes[0] / 4
 
 
 def test_a_shrunk_model_keeps_its_pattern_and_divides_its_heads():

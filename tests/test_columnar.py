@@ -85,6 +85,7 @@ def test_timesformer_equals_reference(name, precision, kernel):
     for b, block in enumerate(model.column):
         block.register_forward_hook(lambda m, i, y, b=b: seen.update({f"block{b}": in_their_order(y)}))
     model.embed.register_forward_hook(lambda m, i, y: seen.update(patch_embed=y.flatten(2, 3).flatten(0, 1)))
+    model.norm.register_forward_hook(lambda m, i, y: seen.update(final_norm=y))
 
     clip = golden["input"].to(dtype).requires_grad_()
     output = model(clip)
@@ -96,11 +97,18 @@ def test_timesformer_equals_reference(name, precision, kernel):
         probe = unrounded_probe(output, ours[late], golden[late], probe)
     (output * probe).sum().backward()
     exact = precision == "f64"
+    if "space_only" in name:  # of the mean over frames theirs norms all tokens, ours the class token alone
+        golden["intermediate.final_norm.f32"] = golden["intermediate.final_norm.f32"][:, 0]
+    else:
+        grid = model.column[-1].out_grid
+        seen["final_norm"] = in_their_order(Tokens(seen["final_norm"], grid, 1))
+    parts = [key.split(".")[1] for key in golden if key.startswith("intermediate.")]
+    assert set(parts) == seen.keys()
     errors = {
         f"output {precision}": (output, golden[f"output.{precision}"], FLOAT64 if exact else 2e-5),
         "second output": (second, golden[f"output2.{precision}"], FLOAT64 if exact else 2e-5),
         "input": (clip.grad[..., ::3, ::3], golden["grad.input.f64"], FLOAT64 if exact else 1e-4),
-        **{key: (seen[key], golden[f"intermediate.{key}.f32"], 2e-5) for key in ("patch_embed", "block0")},
+        **{key: (seen[key], golden[f"intermediate.{key}.f32"], 2e-5) for key in parts},
         **{key: (p.grad, gradients[key], FLOAT64 if exact else 1e-4) for key, p in ours.items()},
     }
     errors = {key: (_error(a.detach(), b), allowed) for key, (a, b, allowed) in errors.items()}
@@ -150,7 +158,7 @@ def test_costs_of_the_sheet(name, millions, giga):
     model = on_meta(name, 400)
     assert round(parameters(model) / 1e6, 3) == millions
     layer_norm, _ = norm_elements(model)
-    assert (model.macs() + 5 * layer_norm) / 1e9 == pytest.approx(giga, abs=0.06 if giga > 1000 else 6e-3)
+    assert round((model.macs() + 5 * layer_norm) / 1e9, 1 if giga > 1000 else 2) == giga
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

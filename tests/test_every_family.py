@@ -12,12 +12,13 @@ from training_runs import CLASSES, data_set, recipe
 from training_runs import job as job_of
 
 import backbones
-from harness import evaluate, gradcam, predict
+from harness import evaluate, gradcam, predict, run
 from harness.spec.recipe import TokenLabels
 from harness.spec.sampling import Sampling
 from harness.training import start
-from harness.training.job import Stopped
+from harness.training.job import Job, Stopped
 from harness.training.loop import train
+from records.record import read_record, slug
 
 FAMILIES = [name for name in backbones.families.names() if "." not in name]  # public code in a checkout has a dot
 CLIP = (4, 32, 32)  # frames, height, width
@@ -26,8 +27,9 @@ CLIP = (4, 32, 32)  # frames, height, width
 KINDS = [  # of models that the first ones of their families are not
     "timesformer_joint_base", "timesformer_space_only_base", "vivit_base_16x2", "vivit_base_16x2_model3",
     "vivit_base_16x2_model4", "xvit_base_16f", "vtn_base_250f", "deit_tiny", "mvit_v2_small_16f", "vidtr_medium",
-    "vidtr_compact_small",
+    "vidtr_compact_small", "mvit_base24_32f", "deit_tiny_distilled",
 ]  # fmt: skip
+PEERS = ["timesformer_base", "mvit_base_16f", "vivit_base_16x2_model2", "vidtr_small", *KINDS]  # of other papers
 
 
 def tiny(family):
@@ -71,7 +73,11 @@ def trained(family, data, tmp_path_factory):
 
 
 def checkpoint(chosen):
-    return str(next((chosen.folder / "checkpoints").glob("*/model.safetensors")))
+    return checkpoint_of(chosen.folder)
+
+
+def checkpoint_of(folder):
+    return str(next((folder / "checkpoints").glob("*/model.safetensors")))
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(family, data, trained, tmp_path):
@@ -97,6 +103,30 @@ def test_every_kind_of_model_trains_goes_on_and_predicts(name, data, tmp_path, c
     film = next(Path(data).rglob("val*.mp4"))
     assert predict.main([f"checkpoint={checkpoint(stopped)}", f"clip={film}"]) == 0
     assert CLASSES[0] in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
+def test_every_model_of_the_papers_trains_on_the_built_in_data(name, tmp_path, tmp_path_factory, capsys, monkeypatch):
+    """Two epochs with accuracy=quick, from the command line; what was stopped half-way ends in the same bits."""
+    monkeypatch.setenv("ATTENTION_ZOO_DATA", str(tmp_path_factory.getbasetemp() / "built_in"))
+    rows = [{"row": name, "model": name}]
+    (tmp_path / "one.yaml").write_text(json.dumps({"name": "one", "question": "?", "rows": rows}))
+    words = [f"ablation={tmp_path / 'one.yaml'}", "accuracy=quick", "metrics=[params]", "seeds=[0]", "epochs=2"]
+    assert run.main([*words, "jobs=1", f"out={tmp_path}"]) == 0
+    (record,) = (read_record(path) for path in (tmp_path / "one").glob(f"{slug(name)}-*.json"))
+    assert record.get("top1_quick").details["epochs"] == 2
+    (straight,) = (path.parent for path in tmp_path.glob("training/*/result.json"))
+    stored = json.loads((straight / "job.json").read_text())["job"]
+    again, steps = Job.from_dict(stored, tmp_path / "stopped").changed(controls=False), iter(range(999))
+    with pytest.raises(Stopped, match="stopped after step 100"):
+        train(again, stop=lambda: next(steps) == 99)
+    assert train(again).steps == 200
+    resumed = weights(again)
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in load_file(checkpoint_of(straight)).items())
+    film = next((tmp_path_factory.getbasetemp() / "built_in").rglob("test/*/*.mp4"))
+    assert predict.main([f"checkpoint={checkpoint(again)}", f"clip={film}", "top=8"]) == 0
+    assert "move_left" in capsys.readouterr().out
 
 
 def test_recomputed_activations_are_the_same_training(family, data, trained, tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from test_backbones import on_meta
 from test_goldens import DTYPES, FOLDER, _facts, _with_prefix, needs_goldens
 from test_scheme_goldens import check as check_scheme
-from test_scheme_goldens import plain
+from test_scheme_goldens import of_separable, plain
 from test_vivit import SIZES, check
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,7 +59,6 @@ def test_attention_with_class_row_and_column(precision, kernel):
     module = CrossAttention(facts["config"]["dim"], facts["config"]["num_heads"], Grid(t, h, w), None, kernel).double()
     module.load_state_dict(plain(weights, "dual_token."))
     module.to(DTYPES[precision])
-    own = {name: value for name, value in golden.items() if "dual_token" in name}
 
     def forward(x):
         grid = x.transpose(0, 1).unflatten(1, (1 + t, 1 + h * w))
@@ -70,8 +69,8 @@ def test_attention_with_class_row_and_column(precision, kernel):
         return torch.cat([row, rest], 1).flatten(1, 2).transpose(0, 1)
 
     check_scheme(
-        forward, "dual_token", own, facts, precision, input="input.dual_token", probe="probe.dual_token",
-        parameters=module,
+        forward, "dual_token", of_separable(golden, "dual_token"), facts, precision, input="input.dual_token",
+        probe="probe.dual_token", parameters=module,
     )  # fmt: skip
 
 
@@ -87,7 +86,7 @@ def test_attention_of_the_compact_variant(case, precision, kernel):
     module = CompactAttention(dim, heads, grid, 2 * case.startswith("compact"), None, kernel).double()
     module.load_state_dict(plain(weights, f"{case}."))
     module.to(DTYPES[precision])
-    own = {name: value for name, value in golden.items() if case in name}
+    own = of_separable(golden, case)
 
     def forward(x):
         x = x.transpose(0, 1)
