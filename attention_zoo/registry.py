@@ -6,12 +6,14 @@ entry points that other installed packages declare for its group.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -129,3 +131,18 @@ def declared(kind: str) -> tuple[str, ...]:
     texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     ours = {name for text in texts for name in re.findall(line, text, re.MULTILINE)}
     return tuple(sorted(ours | {point.name for point in entry_points(group=f"attention_zoo.{kind}")}))
+
+
+@cache
+def declared_options(scheme: str) -> tuple[str, ...] | None:
+    """The options of a scheme, likewise; None for one that is no file here, or takes those of its base."""
+    decorator = f"register('{scheme}')"
+    for path in Path(__file__).parent.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if f'@register("{scheme}")' in text else ():
+            if isinstance(node, ast.ClassDef) and decorator in map(ast.unparse, node.decorator_list):
+                functions = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+                if "__init__" in functions:
+                    options = functions["__init__"].args.kwonlyargs
+                    return tuple(option.arg for option in options if option.arg != "kernel")
+    return None

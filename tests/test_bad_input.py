@@ -1,5 +1,6 @@
 """Each kind of wrong input to the command line fails before any work: the value, what is allowed, the way out."""
 
+import json
 import subprocess
 import sys
 from dataclasses import fields
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import attention_zoo
 import backbones
+from attention_zoo.registry import declared_options
 from harness import run, video
-from harness.spec import names
+from harness.spec import model_changes
 
 ROOT = Path(__file__).parents[1]
 GOOD = "ablation=pyramid_scales"
@@ -46,6 +49,11 @@ WRONG = {
     "a typo in a model field": ([GOOD, "model.positon=none"], ["row 'LG", "did you mean 'position'"]),
     "a wrong model value": ([GOOD, "model.position=pegg"], ["'pegg'", "did you mean 'peg'"]),
     "a model": ([GOOD, "model=dualformer_tiny"], ["name the field"]),
+    "a typo in an option": ([GOOD, "model.attention.L.windoww=[2,2,2]"], ["local_window has no", "did you mean 'window'"]),
+    "an option of another scheme": ([GOOD, "model.attention.G2.window=[1]"], ["global_pyramid has no option 'window'"]),
+    "a typo in a name of attention": ([GOOD, "model.attention.GG1.scales=[whole]"], ["did you mean 'G1'"]),
+    "a typo in a scheme": ([GOOD, "model.attention.L.scheme=local_windo"], ["did you mean 'local_window'"]),
+    "a number for a scheme": ([GOOD, "model.attention.L.scheme=3"], ["unknown attention scheme 3"]),
     "an empty clip": ([GOOD, "clip="], ["clip is empty"]),
     "two clips": ([GOOD, "clip=a.mp4", "clip.path=b.mp4"], ["clip.path is given twice"]),
     "a list where one is enough": ([GOOD, "quick=[true]"], ["quick=[true] is not true or false"]),
@@ -118,22 +126,32 @@ def test_what_this_machine_lacks_is_said_before_any_work(tmp_path, capsys):
 
 def test_errors_need_neither_torch_nor_a_trace(tmp_path):
     """In a process of its own: what a user sees, and how little is loaded for it."""
-    code = (
-        "import sys; from harness import run; status = run.main(sys.argv[1:]); "
-        "assert 'torch' not in sys.modules; sys.exit(status)"
-    )
     mine = tmp_path / "mine.yaml"
     mine.write_text("name: mine\nquestion: '?'\nmodel: m\nrows: [{row: a}]\nfigures: [costt]\n")
     wrong = ["ablation=nonsense"], [GOOD, "seed=x"], [GOOD, "kernel=sdp"], ["suite=gpo"], [f"ablation={mine}"]
     rows = ["ablation=attention_schemes", "rows=ful"]
-    models = [GOOD, "model.widhts=[1]"], [GOOD, "vary.positon=[peg]"], [GOOD, "model.attention.G.scheme=ful"]
-    for arguments, status in ((["--help"], 0), ([], 0), *((words, 2) for words in (*wrong, rows, *models))):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == status, done.stderr
-        assert "Traceback" not in done.stderr
+    models = [GOOD, "model.widhts=[1]"], [GOOD, "vary.positon=[peg]"], [GOOD, "model.position=pegg"]
+    attention = ("G.scheme=ful", "LL.window=[1]", "L.windoww=[1]", "G2.window=[1]", "full.window=[1]")
+    entries = ([GOOD, f"model.attention.{change}"] for change in attention)
+    commands = ["--help"], [], *wrong, rows, *models, *entries, [GOOD, "model.attention={L: {scheme: full, window: 1}}"]
+    code = (
+        "import sys, json; from harness import run; "
+        "print([run.main(arguments) for arguments in json.loads(sys.argv[1])]); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str([0, 0] + [2] * (len(commands) - 2)), done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_the_fields_that_are_read_off_their_lines_are_those_of_the_configs():
+def test_what_is_read_off_the_lines_of_models_and_schemes_is_what_they_have():
     configs = [backbones.families.get(name).config for name in backbones.families.names()]
     ours = [config for config in configs if config.__module__.startswith("backbones.")]
-    assert names.model_fields() == {field.name for config in ours for field in fields(config)}
+    assert set(model_changes.model_fields()) == {field.name for config in ours for field in fields(config)}
+    for scheme in attention_zoo.schemes.names():
+        assert declared_options(scheme) == tuple(attention_zoo.options_of(scheme))
+    names = model_changes.attention_names()
+    for model in backbones.names():
+        for name, entry in backbones.config(model).attention.items():
+            assert name in names, model
+            assert entry["scheme"] in names[name] or not names[name], model

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from attention_zoo.registry import declared, nearest
 from harness.spec import names as terms
-from harness.spec import reader
+from harness.spec import model_changes, reader
 from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, typed
 from records import record
 
@@ -459,10 +459,7 @@ def check_changes(ablation: Ablation, settings: Settings) -> None:
         if "." in model:  # of a module that no package declares, and only it knows its fields
             continue
         try:
-            terms.check_model_changes(row.changes | settings.model)
-            for path, values in (axes | row.dial).items():
-                for value in values:
-                    terms.check_model_changes({path: value})
+            model_changes.check(row.changes | settings.model, axes | row.dial)
         except KeyError as error:
             raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {_message(error)}") from None
 
