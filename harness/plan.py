@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from harness import session
+from harness.call import Call
 from harness.cost import metrics
-from harness.spec.budget import Training
-from harness.spec.case import Ablation, Case, Entry, Settings, case_id, program, resolve
+from harness.spec.case import Case, Entry, Settings, case_id, program
 from harness.spec.effort import effort_for
 from records import provenance, visits
 from records.record import Record, RecordError, read_record
-from records.visits import QUICK_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
     from harness.accuracy.setup import Setup
@@ -48,26 +47,14 @@ class Estimate:
     measured_memory: bool
 
 
-def show(
-    ablations: list[Ablation],
-    settings: Settings,
-    names: list[str] | None,
-    training: Training,
-    out: Path,
-    *,
-    rounds: int | None = None,
-    console: Console,
-) -> int:
-    """Print the plan of a command. Raises: UsageError for what could not be measured."""
-    settings, usual = session.settled(settings)
-    rounds = rounds or (QUICK_ROUNDS if settings.quick else ROUNDS)
+def show(call: Call) -> int:
+    """Print the plan of a call. Raises: UsageError for what could not be measured."""
+    call, usual = session.settled(call)
+    settings, console, out = call.settings, call.console, call.out
     known = guessed = trained = size = 0.0
-    for ablation in ablations:
-        entries = resolve(ablation, settings)
-        chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
-        metric_names = session.metrics_of(ablation, names)
-        words = [*session.setting(ablation, entries, settings, usual), *ablation.added]
-        folder = session.folder_of(out, ablation.name, settings.quick) / session.folder_name(words, settings)
+    for ablation in call.ablations:
+        _, chosen, _, folder = session.cases_of(ablation, call, usual)
+        metric_names = session.metrics_of(ablation, call.metrics)
         console.print(f"{ablation.name}: {ablation.question}", markup=False, soft_wrap=True)
         what = f"{len(chosen)} case{'s' * (len(chosen) != 1)}; {', '.join(metric_names) or 'no metrics'}"
         console.print(f"  {what}", markup=False, soft_wrap=True)
@@ -75,13 +62,13 @@ def show(
         for entry in chosen:
             record, number = _record(folder, entry), numbers[entry.row.row]
             try:
-                estimate = estimated(entry.case, record, metric_names, rounds, settings.quick)
+                estimate = estimated(entry.case, record, metric_names, call.visits, call.quick)
             except NotImplementedError as error:  # public code that is not installed
                 console.print(f"  {number:>3}  {entry.case.row}: not measured: {error}", markup=False, soft_wrap=True)
                 continue
             console.print(_line(number, entry, estimate), markup=False, soft_wrap=True)
             known, guessed, size = known + estimate.known, guessed + estimate.guessed, size + RECORD_BYTES
-        setup = session.setup(ablation, settings, training, names is None)
+        setup = session.setup(ablation, settings, call.training, call.metrics is None)
         if setup is not None:
             trained += _show_trainings(setup, chosen, folder, console)
     device = "cuda" if (settings.device or "cpu").startswith("cuda") else "cpu"
@@ -92,7 +79,7 @@ def show(
         markup=False,
         soft_wrap=True,
     )
-    if settings.quick and any(ablation.chosen is None for ablation in ablations):
+    if call.quick and any(ablation.chosen is None for ablation in call.ablations):
         console.print("quick mode ends after about two minutes for each ablation, and says what it left out")
     return 0
 
@@ -111,13 +98,14 @@ def _show_trainings(setup: Setup, chosen: list[Entry], folder: Path, console: Co
     return seconds
 
 
-def show_suite(suite: Suite, steps: list[Step], settings: Settings, training: Training, console: Console) -> int:
+def show_suite(suite: Suite, steps: list[Step], call: Call) -> int:
     """Print the steps of a suite, each with the time that it is predicted to take and the most that it gets."""
+    settings, console = call.settings, call.console
     console.print(f"suite {suite.name}: {suite.question}", markup=False)
     device = settings.device or suite.device
     total, done = 0.0, set()
     for step in steps:
-        trained = training.budget or step.accuracy if step.accuracy else None
+        trained = call.training.budget or step.accuracy if step.accuracy else None
         work = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
         work += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
         seconds = min(predicted(step, replace(settings, device=device), done), step.seconds)

@@ -15,11 +15,13 @@ from typing import Any, Literal
 from rich.console import Console
 
 from harness import plan, session, suite
+from harness.call import TIME_LIMIT, Call
 from harness.deadline import Deadline
 from harness.progress import console_of_errors
-from harness.session import COMMAND, Training
+from harness.session import COMMAND
 from harness.spec import budget, case, machines, names, options
 from harness.spec import suite as suites
+from harness.spec.budget import Training
 from harness.spec.case import Ablation, Settings
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, Positive, UsageError, Whole
@@ -83,7 +85,7 @@ class Options:
     rounds: Count | None = option(
         None, f"visits to every case among which its timing is split; none: {ROUNDS}, {QUICK_ROUNDS} in quick mode"
     )
-    time_limit: Positive | None = option(None, f"seconds for one visit to a case; none: {session.TIME_LIMIT:g}")
+    time_limit: Positive | None = option(None, f"seconds for one visit to a case; none: {TIME_LIMIT:g}")
     accuracy: names.Budget | None = option(
         None, "train every row too, within a budget; none: as the ablation, where no metrics are named"
     )
@@ -207,32 +209,15 @@ def _work(request: Options, argv: list[str]) -> int:
         raise UsageError("steps are those of a suite; add suite=gpu, or leave them out")
     request = on_machine(request)
     ablations, settings = chosen(request)
-    out = Path(request.out)
+    call = asked(request, ablations, settings, Path(request.out), argv, console)
     if request.plan:
-        return plan.show(
-            ablations, settings, request.metrics, training(request), out, rounds=request.rounds, console=console
-        )
-    deadline, progress = Deadline.never(), console_of_errors(console)
+        return plan.show(call)
     if request.quick and request.rows is None:  # rows that are named are all tried
-        deadline = Deadline.after(QUICK_SECONDS * len(ablations))
-    status = session.run(
-        ablations,
-        settings,
-        request.metrics,
-        out,
-        training=training(request),
-        force=request.force,
-        rounds=request.rounds,
-        time_limit=request.time_limit or session.TIME_LIMIT,
-        console=console,
-        progress=progress,
-        arguments=argv,
-        deadline=deadline,
-        as_json=request.json,
-    )
-    for omission in deadline.left_out:
+        call = replace(call, deadline=Deadline.after(QUICK_SECONDS * len(ablations)))
+    status = session.run(call)
+    for omission in call.deadline.left_out:
         way_on = "the same command goes on there, rows=[...] tries some alone"
-        progress.print(f"quick mode ends after two minutes: {omission} are left out; {way_on}", markup=False)
+        call.log.print(f"quick mode ends after two minutes: {omission} are left out; {way_on}", markup=False)
     return status
 
 
@@ -284,11 +269,27 @@ def chosen(request: Options) -> tuple[list[Ablation], Settings]:
     return ablations, settings
 
 
-def training(request: Options) -> Training:
-    """What the command says of accuracy."""
+def asked(
+    request: Options, ablations: list[Ablation], settings: Settings, out: Path, argv: list[str], console: Console
+) -> Call:
+    """The command as a value, with what it says of accuracy."""
     shared = {f.name: getattr(request, f.name) for f in fields(Training) if hasattr(request, f.name)}
-    return Training(
+    training = Training(
         budget=request.accuracy, data_options=request.data_changes, cluster_options=request.cluster_changes, **shared
+    )
+    return Call(
+        ablations,
+        settings,
+        request.metrics,
+        out,
+        training,
+        force=request.force,
+        rounds=request.rounds,
+        time_limit=request.time_limit,
+        console=console,
+        progress=console_of_errors(console),
+        arguments=tuple(argv),
+        as_json=request.json,
     )
 
 
@@ -304,22 +305,10 @@ def _suite(request: Options, argv: list[str], console: Console) -> int:
     whole = suites.load(request.suite)
     steps = whole.chosen(request.steps)
     settings = Settings(device=request.device, quick=request.quick, threads=request.threads)
-    if request.plan:
-        return plan.show_suite(whole, steps, settings, training(request), console)
-    out = Path(request.out) if any(word.startswith("out=") for word in argv) else None
-    return suite.run(
-        whole,
-        steps,
-        settings,
-        training(request),
-        out,
-        force=request.force,
-        time_limit=request.time_limit,
-        console=console,
-        progress=console_of_errors(console),
-        arguments=argv,
-        as_json=request.json,
-    )
+    given_out = any(word.startswith("out=") for word in argv)
+    out = Path(request.out) if given_out else suite.folder(whole, settings)
+    call = asked(request, [], settings, out, argv, console)
+    return plan.show_suite(whole, steps, call) if request.plan else suite.run(whole, steps, call)
 
 
 if __name__ == "__main__":

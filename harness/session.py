@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib.util import find_spec
@@ -18,9 +19,9 @@ from rich.console import Console
 
 from harness import scratch
 from harness.accuracy.setup import Setup, check
+from harness.call import Call
 from harness.cost import metrics
 from harness.datasets import understood
-from harness.deadline import Deadline
 from harness.spec import budget, case
 from harness.spec.budget import Training
 from harness.spec.case import Ablation, Entry, Settings
@@ -29,88 +30,53 @@ from harness.video import VideoError, check_file, file_digest
 from records import provenance
 from records.record import MANIFEST, read_record, slug, write_bytes
 from records.terminal import json_line
-from records.visits import QUICK_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
     from harness.sweep import Run
 
 COMMAND = "python -m harness.run"
 WORDS = {"path": "clip", "frames": "clip.frames", "size": "clip.size", "stride": "clip.stride"}
-TIME_LIMIT = 900.0  # seconds for one visit to a case
 LONGEST_NAME = 48  # of a folder named after settings
 
 
-def run(
-    ablations: list[Ablation],
-    settings: Settings,
-    names: list[str] | None,
-    out: Path,
-    *,
-    training: Training | None = None,
-    force: bool = False,
-    rounds: int | None = None,
-    time_limit: float = TIME_LIMIT,
-    deadline: Deadline | None = None,
-    console: Console | None = None,
-    progress: Console | None = None,
-    arguments: list[str] | None = None,
-    remake: list[str] | None = None,
-    apart: bool = True,
-    as_json: bool = False,
-    part_of: tuple[str, list[Path]] | None = None,
-) -> int:
-    """Measure the metrics `names` (None: each ablation's own), train the rows where accuracy is wanted, and write the
-    reports.
-
-    Results go to the `console`, what is being done to `progress` (None: to the console too). `arguments` are the words
-    of the command line: with them the run says how to go on and how to make a report again; `remake` are the words for
-    the latter where they are others. Where the settings make other cases than the ablation has by itself, their records
-    are kept `apart`, in a folder below that of the ablation. Nothing is begun once a `deadline` has passed. `part_of`:
-    the name of a longer run, and the folders of its parts before this one.
-
-    `as_json`: the last line of the standard output is for programs.
+def run(call: Call) -> int:
+    """Measure what a call asks for, train the rows where accuracy is wanted, and write the reports.
 
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted. Raises: UsageError, before any work.
     """
-    console, training, arguments = console or Console(quiet=True), training or Training(), arguments or []
-    by_ablation = {ablation.name: metrics_of(ablation, names) for ablation in ablations}
-    timed = any(metrics.get(name).timed for metric_names in by_ablation.values() for name in metric_names)
-    setups = {ablation.name: setup(ablation, settings, training, names is None) for ablation in ablations}
-    _check_writable(out)
-    settings, usual = settled(settings)
+    names = {ablation.name: metrics_of(ablation, call.metrics) for ablation in call.ablations}
+    timed = any(metrics.get(name).timed for of_ablation in names.values() for name in of_ablation)
+    whole = call.metrics is None
+    setups = {ablation.name: setup(ablation, call.settings, call.training, whole) for ablation in call.ablations}
+    _check_writable(call.out)
+    call, usual = settled(call)
     import harness.sweep as sweep  # torch from here on: what is wrong so far is refused at once
     from harness.accuracy import power
 
+    settings, training = call.settings, call.training
     if timed or any(setups.values()):
         sweep.check_machine(settings)
     if warning := provenance.crowded(settings.threads):
-        (progress or console).print(warning, markup=False, soft_wrap=True)
-    queue = sweep.queue(training, settings, out)
-    how = sweep.How(
-        out, progress or console, deadline or Deadline.never(), settings.quick, force,
-        rounds or (QUICK_ROUNDS if settings.quick else ROUNDS), time_limit,
-        *((part_of[0], tuple(part_of[1])) if part_of else ()),
-    )  # fmt: skip
+        call.log.print(warning, markup=False, soft_wrap=True)
+    queue = sweep.queue(training, settings, call.out)
     runs = []
-    for ablation in ablations:
-        entries = case.resolve(ablation, settings)
-        chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
-        words = [*setting(ablation, entries, settings, usual), *ablation.added] if apart else []
-        home = folder_of(out, ablation.name, settings.quick)
+    for ablation in call.ablations:
+        entries, chosen, words, folder = cases_of(ablation, call, usual)
+        remake = list(call.remake or _remake(ablation.name, call.arguments))
+        above = folder.parent if words else None
         runs.append(
             sweep.Run(
-                ablation, entries, chosen, by_ablation[ablation.name], home / folder_name(words, settings), how,
-                remake or _remake(ablation.name, arguments), ", ".join(words), home if words else None,
+                ablation, entries, chosen, names[ablation.name], folder, call, remake, ", ".join(words), above
             )
         )  # fmt: skip
     for run in runs:  # after all checks: it may render a data set
         wanted_setup = setups[run.ablation.name]
         if wanted_setup is not None:
-            anew = force and training.budget is not None
+            anew = call.force and training.budget is not None
             slots = training.jobs or provenance.default_threads()
             of_run, told = power.settled(wanted_setup, run.chosen, run.store.read, slots)
-            how.console.print(f"{run.ablation.name}: {told}", markup=False, highlight=False, soft_wrap=True)
-            run.trainings = sweep.Trainings.of(run.ablation, run.chosen, of_run, out, queue, anew)
+            call.log.print(f"{run.ablation.name}: {told}", markup=False, highlight=False, soft_wrap=True)
+            run.trainings = sweep.Trainings.of(run.ablation, run.chosen, of_run, call.out, queue, anew)
         if run.ablation.table_file is not None:  # beside the records, where reports find it
             write_bytes(run.ablation.table_file.read_bytes(), run.folder / run.ablation.table_file.name)
     failures, interrupted = [], False
@@ -119,33 +85,38 @@ def run(
         try:
             clips = {}
             if timed or settings.path:
-                clips = sweep.decode_clips([entry for run in runs for entry in run.chosen], out, folder)
+                clips = sweep.decode_clips([entry for run in runs for entry in run.chosen], call.out, folder)
             for run in runs:
                 run.go(clips)
         except KeyboardInterrupt:
             interrupted = True
-            how.console.print("interrupted; what is measured is kept")
+            call.log.print("interrupted; what is measured is kept")
         except VideoError as error:
             raise UsageError(str(error)) from error
         except OSError as error:
             failures.append(f"{error}; what is measured is kept")
     failures = [failure for run in runs for failure in run.failures] + failures
-    failures += _report([run for run in runs if (run.folder / MANIFEST).exists()], console)
-    if timed and remake is None and not (settings.device or "cpu").startswith("cuda"):
-        name = ablations[0].name if len(ablations) == 1 else "all"
-        command = f"{COMMAND} ablation={name} device=cuda dtype=bfloat16 batch_size=8"
-        console.print(f"at full size on a machine with a GPU: {command}", markup=False, soft_wrap=True)
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    if (interrupted or failures) and remake is None:
-        again = shlex.join(word for word in arguments if not word.startswith("force="))
-        console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
+    failures += _report([run for run in runs if (run.folder / MANIFEST).exists()], call.console)
     status = 130 if interrupted else int(bool(failures))
-    if as_json:
+    _tell_the_way_on(call, failures, timed, bool(status))
+    if call.as_json:
         json_line(
             {"status": status, "failed": failures, "ablations": {run.ablation.name: _for_programs(run) for run in runs}}
         )
     return status
+
+
+def _tell_the_way_on(call: Call, failures: list[str], timed: bool, unfinished: bool) -> None:
+    """What failed, and the commands that lead further; none of a part of a longer run, which tells its own."""
+    if timed and call.remake is None and not (call.settings.device or "cpu").startswith("cuda"):
+        name = call.ablations[0].name if len(call.ablations) == 1 else "all"
+        command = f"{COMMAND} ablation={name} device=cuda dtype=bfloat16 batch_size=8"
+        call.console.print(f"at full size on a machine with a GPU: {command}", markup=False, soft_wrap=True)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if unfinished and call.remake is None:
+        again = shlex.join(word for word in call.arguments if not word.startswith("force="))
+        call.console.print(f"to go on from here: {COMMAND} {again}", markup=False, soft_wrap=True)
 
 
 def _for_programs(run: Run) -> dict[str, Any]:
@@ -159,11 +130,21 @@ def _for_programs(run: Run) -> dict[str, Any]:
     return {"folder": str(run.folder), "report": str(run.folder / "report.md"), "rows": rows}
 
 
-def settled(settings: Settings) -> tuple[Settings, Settings]:
-    """The settings with what they leave open, and those of a command that sets nothing. Raises: UsageError."""
+def settled(call: Call) -> tuple[Call, Settings]:
+    """The call with what its settings leave open, and the settings of one that sets nothing. Raises: UsageError."""
+    settings = call.settings
     threads = 1 if settings.quick else provenance.default_threads()
     settings = replace(settings, digest=_digest(settings.path), threads=settings.threads or threads)
-    return settings, Settings(quick=settings.quick, threads=threads)
+    return replace(call, settings=settings), Settings(quick=settings.quick, threads=threads)
+
+
+def cases_of(ablation: Ablation, call: Call, usual: Settings) -> tuple[list[Entry], list[Entry], list[str], Path]:
+    """All cases of an ablation, those that are measured, what sets this call apart in words, and where records lie."""
+    entries = case.resolve(ablation, call.settings)
+    chosen = [entry for entry in entries if ablation.chosen is None or entry.row.row in ablation.chosen]
+    words = [*setting(ablation, entries, call.settings, usual), *ablation.added] if call.apart else []
+    folder = folder_of(call.out, ablation.name, call.quick) / folder_name(words, call.settings)
+    return entries, chosen, words, folder
 
 
 def folder_of(out: Path, ablation: str, quick: bool) -> Path:
@@ -229,7 +210,7 @@ def setup(ablation: Ablation, settings: Settings, training: Training, whole: boo
     return made
 
 
-def _remake(ablation: str, arguments: list[str]) -> list[str]:
+def _remake(ablation: str, arguments: Sequence[str]) -> list[str]:
     """The words that make one ablation's records again, without folders of this machine."""
     words = [f"ablation={ablation}"]
     for word in arguments:

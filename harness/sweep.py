@@ -43,24 +43,6 @@ RETAKES = 3  # of visits that were disturbed and were so again: the machine is t
 
 
 @dataclass(frozen=True)
-class How:
-    """What one call of the command line sets for all of its ablations: `rounds` of timing, seconds for one visit.
-
-    `run` names a run that has more parts, and `earlier` the folders of those before, whose measurements it shares.
-    """
-
-    out: Path
-    console: Console
-    deadline: Deadline
-    quick: bool = False
-    force: bool = False
-    rounds: int = visits.ROUNDS
-    time_limit: float = 900
-    run: str | None = None
-    earlier: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
 class Step:
     """One case to be counted, or visited in one round of timing."""
 
@@ -97,7 +79,7 @@ class Run:
     chosen: list[Entry]
     names: list[str]
     folder: Path
-    how: How
+    call: Call
     words: list[str]
     setting: str = ""
     above: Path | None = None
@@ -109,8 +91,8 @@ class Run:
 
     @cached_property
     def store(self) -> Store:
-        source = provenance.collect() | ({"run": self.how.run} if self.how.run else {})
-        return Store(self.ablation.name, self.folder, self.how.console, source, self.above)
+        source = provenance.collect() | ({"run": self.call.part_of} if self.call.part_of else {})
+        return Store(self.ablation.name, self.folder, self.call.log, source, self.above)
 
     def go(self, clips: dict[str, tuple[Path, dict[str, Any]]]) -> None:
         """Do what is missing, step by step; `clips` are those of `decode_clips`.
@@ -119,32 +101,32 @@ class Run:
         costs. Then the rounds of the timed ones, each case of a round in a process of its own, then the trainings.
         Once the deadline has passed nothing more is begun.
         """
-        how, rounds = self.how, self.how.rounds
+        call, rounds = self.call, self.call.visits
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_parts(self.folder)
         for entry in self.chosen:
-            self.store.share(entry, self.names, how.earlier)
+            self.store.share(entry, self.names, call.earlier)
         self._write_manifest()
         work = self._steps()
         if self.names:
             done = "" if work else "; every measurement is there already (force=true repeats them)"
             text = f"{self.ablation.name}: {len(self.chosen)} cases, {len(work)} steps to do{done}"
-            how.console.print(text, highlight=False)
-        if not how.force:
+            call.log.print(text, highlight=False)
+        if not call.force:
             self._tell_of_older_code()
             self._note_unfit_before()
         counts = {kind: sum(step.kind == kind for step in work) for kind in ("count", "time")}
-        progress = Progress(how.console, counts, {"count": 2.0, "time": 6.0 if how.quick else 4.0 + 20.0 / rounds})
+        progress = Progress(call.log, counts, {"count": 2.0, "time": 6.0 if call.quick else 4.0 + 20.0 / rounds})
         for number, step in enumerate(work):
-            if how.deadline.passed:
-                how.deadline.left_out.append(f"{len(work) - number} of {len(work)} steps of {self.ablation.name}")
+            if call.deadline.passed:
+                call.deadline.left_out.append(f"{len(work) - number} of {len(work)} steps of {self.ablation.name}")
                 break
             names = [name for name in step.names if (case_id(step.entry.case), name) not in self.without]
             with progress.step(step.kind, step.label(names)) as say:
                 say(self._do(step, names, *clips.get(clip_key(step.entry.case.clip), (None, None))))
         self._again_what_falls([step.entry for step in work if step.kind == "time"], clips)
         if self.trainings is not None:
-            self.failures += self.trainings.go(self.store, how.console, how.deadline)
+            self.failures += self.trainings.go(self.store, call.log, call.deadline)
 
     def _tell_of_older_code(self) -> None:
         """Say that rows keep what another commit measured: whether that still holds is the reader's to judge."""
@@ -159,15 +141,15 @@ class Run:
             text = (
                 f"{len(others)} of {len(self.chosen)} cases keep measurements of other commits ({names}); force=true "
             )
-            self.how.console.print(
-                f"{text}measures them again, python -m reports.stale {self.how.out} says what changed since",
+            self.call.log.print(
+                f"{text}measures them again, python -m reports.stale {self.call.out} says what changed since",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
 
     def _again_what_falls(self, timed: list[Entry], clips: dict[str, tuple[Path, dict[str, Any]]]) -> None:
         """Time a case again that costs more than one with a larger clip does, if this run timed it; tell what stays."""
         entries = {case_id(entry.case): entry for entry in timed}
-        if self.how.quick or not entries:
+        if self.call.quick or not entries:
             return
         suspects = {}
         for small, _, name in self._falling():
@@ -175,16 +157,16 @@ class Run:
             if small.case_id in entries and metric_names:
                 suspects[small.case_id, metric_names[0]] = self._rounds_of(metric_names[0])
         for (identifier, name), rounds in suspects.items():
-            if self.how.deadline.passed:
+            if self.call.deadline.passed:
                 break
             entry = entries[identifier]
             say = f"    {name} of {entry.case.row} is above that of a larger clip; it is measured again"
-            self.how.console.print(say, highlight=False)
+            self.call.log.print(say, highlight=False)
             clip = clips.get(clip_key(entry.case.clip), (None, None))
             for number in sorted(self.store.repeat(entry, name, rounds)):
                 self._do(Step("time", entry, [name], (number, rounds)), [name], *clip)
         for pair in self._falling():
-            self.how.console.print(f"warning: {falling.warning(*pair)}", markup=False, soft_wrap=True)
+            self.call.log.print(f"warning: {falling.warning(*pair)}", markup=False, soft_wrap=True)
 
     def _falling(self) -> list[tuple[Record, Record, str]]:
         return falling.falling(record for entry in self.chosen if (record := self.store.read(entry)))
@@ -196,25 +178,25 @@ class Run:
         steps, missing = [], {}
         for entry in self.chosen:
             self.store.read(entry, say=True)
-            lacking = [name for name in counted if self.how.force or not self.store.counted(entry, name)]
+            lacking = [name for name in counted if self.call.force or not self.store.counted(entry, name)]
             steps += [Step("count", entry, lacking)] if lacking else []
-            look = self.store.repeat if self.how.force else self.store.left
+            look = self.store.repeat if self.call.force else self.store.left
             for name in timed:
                 missing[case_id(entry.case), name] = look(entry, name, self._rounds_of(name))
-        for number in range(1, self.how.rounds + 1):
-            for entry in visits.order(_each_kind_first(self.chosen) if self.how.quick else self.chosen, number):
+        for number in range(1, self.call.visits + 1):
+            for entry in visits.order(_each_kind_first(self.chosen) if self.call.quick else self.chosen, number):
                 lacking = [name for name in timed if number in missing[case_id(entry.case), name]]
-                steps += [Step("time", entry, lacking, (number, self.how.rounds))] if lacking else []
+                steps += [Step("time", entry, lacking, (number, self.call.visits))] if lacking else []
         return steps
 
     def _rounds_of(self, name: str) -> int:
-        return 1 if metrics.get(name).once else self.how.rounds
+        return 1 if metrics.get(name).once else self.call.visits
 
     def _do(self, step: Step, names: list[str], clip: Path | None, facts: dict[str, Any] | None) -> str:
         """Take one step and write what it gave. Returns it in words."""
         if not names:
             return "left out: an earlier round says why"
-        case, deadline = step.entry.case, self.how.deadline
+        case, deadline = step.entry.case, self.call.deadline
         spared = {name: absent for name in names if (absent := self._too_large(case, name))}
         tried = [name for name in names if name not in spared]
         measured = self._timed(step, tried, clip) if step.kind == "time" else self._measured(case, tried, clip, 1)
@@ -237,15 +219,15 @@ class Run:
         """Metrics in groups of those that share the effort of several rounds: a process that only the first round has
         gets the whole effort.
         """
-        effort, measured = effort_for(case.device, self.how.quick), []
-        for group, rounds in by_rounds(names, self.how.rounds):
+        effort, measured = effort_for(case.device, self.call.quick), []
+        for group, rounds in by_rounds(names, self.call.visits):
             measured += measure(
                 case,
                 group,
                 clip,
                 effort=effort.split(rounds),
-                time_limit=self.how.time_limit,
-                deadline=self.how.deadline,
+                time_limit=self.call.visit_seconds,
+                deadline=self.call.deadline,
                 round=number,
             )
         return measured
@@ -254,14 +236,14 @@ class Run:
         """Time under the lock of the output folder. What another run measured meanwhile is not measured again."""
         if not names:
             return []
-        lock = FileLock(self.how.out / TIMING_LOCK)
+        lock = FileLock(self.call.out / TIMING_LOCK)
         try:
             lock.acquire(timeout=0.5)
         except Timeout:
-            self.how.console.print("    another run is timing in this output folder; waiting for it", highlight=False)
+            self.call.log.print("    another run is timing in this output folder; waiting for it", highlight=False)
             lock.acquire()
         try:
-            if not self.how.force:
+            if not self.call.force:
                 number, rounds = step.round
                 names = [name for name in names if number in self.store.left(step.entry, name, rounds)]
             return self._undisturbed(step.entry.case, names, clip, step.round[0]) if names else []
@@ -274,11 +256,11 @@ class Run:
         Not in quick mode, not beyond the deadline, and not on a machine that stays busy.
         """
         measured = self._measured(case, names, clip, number)
-        if not any(m.details.get("disturbed") for m in measured) or self.how.quick:
+        if not any(m.details.get("disturbed") for m in measured) or self.call.quick:
             return measured
-        if not self.retakes or self.how.deadline.passed:
+        if not self.retakes or self.call.deadline.passed:
             return measured
-        self.how.console.print(f"    {_disturbed(measured)}; the visit is taken again", highlight=False)
+        self.call.log.print(f"    {_disturbed(measured)}; the visit is taken again", highlight=False)
         again = self._measured(case, names, clip, number)
         if any(m.missing or m.details.get("disturbed") for m in again):
             self.retakes -= 1
@@ -325,7 +307,7 @@ class Run:
             "arguments": self.words,
             "rows": [entry.manifest() for entry in self.entries],
             "figures": self.ablation.figures,
-            "size_note": quick if self.how.quick else self.ablation.size_note,
+            "size_note": quick if self.call.quick else self.ablation.size_note,
             "setting": self.setting,
             "growth": _growth(self.entries) if "scaling" in self.ablation.figures else {},
         }

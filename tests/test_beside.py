@@ -11,6 +11,7 @@ from test_harness import Meter, ablation, go
 from test_reports import one_record, write
 
 from harness import session, sweep
+from harness.call import Call
 from harness.cost import beside
 from harness.cost.workload import Workload
 from harness.deadline import Deadline
@@ -137,12 +138,12 @@ def test_it_is_measured_again_by_the_run_that_timed_it(tmp_path, monkeypatch):
         return [latency.of([next(levels[of.row])], {"machine": provenance.machine("cpu")})]
 
     monkeypatch.setattr(sweep, "measure", measure)
-    assert session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1) == 0
+    assert session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1)) == 0
     assert asked == [small, large, small]
     assert {record.row: record.get("latency").value for record in read_records(tmp_path / "trial")} == {
         small: 10.0,
         large: 20.0,
     }
     assert "Warnings" not in (tmp_path / "trial" / "report.md").read_text()
-    assert session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1) == 0
+    assert session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1)) == 0
     assert len(asked) == 3, "what is there is not timed again"

@@ -22,6 +22,7 @@ from rich.console import Console
 
 import attention_zoo
 from harness import plan, run, session, store, sweep
+from harness.call import Call
 from harness.cost import metrics
 from harness.spec import case, names
 from harness.spec.case import Settings
@@ -80,7 +81,7 @@ class Meter:
 
 def go(out, names=("params", "latency"), rows=("one", "two", "three"), settings=None, **options):
     options = {"rounds": 1} | options
-    return session.run([ablation(rows)], settings or Settings(threads=1), list(names), out, **options)
+    return session.run(Call([ablation(rows)], settings or Settings(threads=1), list(names), out, **options))
 
 
 # rows become cases
@@ -378,9 +379,9 @@ def test_timings_of_every_setting_are_on_the_page_of_costs(tmp_path, monkeypatch
 
 def test_a_value_of_an_axis_goes_on_from_the_records_of_all_values(tmp_path, monkeypatch):
     meter, trial = Meter(monkeypatch), ablation(["one"], vary={"batch_size": [1, 2]})
-    assert session.run([trial], Settings(), ["params"], tmp_path) == 0
+    assert session.run(Call([trial], Settings(), ["params"], tmp_path)) == 0
     assert len(meter.asked) == 2
-    assert session.run([trial], Settings(batch_size=2), ["params"], tmp_path) == 0
+    assert session.run(Call([trial], Settings(batch_size=2), ["params"], tmp_path)) == 0
     assert len(meter.asked) == 2
     assert len(read_manifest(tmp_path / "trial" / "batch-size-2")["rows"]) == 1
     assert len(read_manifest(tmp_path / "trial")["rows"]) == 2
@@ -391,7 +392,7 @@ def test_one_table_that_cannot_be_made_costs_no_other_its_report(tmp_path, monke
     first, last = (
         replace(ablation(), name=name, figures=figures) for name, figures in (("first", ["costt"]), ("last", []))
     )
-    assert session.run([first, last], Settings(), ["params"], tmp_path) == 1
+    assert session.run(Call([first, last], Settings(), ["params"], tmp_path)) == 1
     assert "failed: no report of first: " in capsys.readouterr().err
     assert (tmp_path / "last" / "report.md").is_file()
     assert "last/report.md" in (tmp_path / "report.md").read_text()

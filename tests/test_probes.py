@@ -9,6 +9,7 @@ from torch import nn
 
 import attention_zoo
 from harness import plan
+from harness.call import Call
 from harness.cost.metrics import probes as metric
 from harness.probes.tasks import TASKS
 from harness.probes.train import FULL, QUICK, Block, Effort, train
@@ -199,7 +200,7 @@ def test_every_round_is_a_seed_and_a_run_goes_on_with_the_next(tmp_path):
     ablation = case.load("probes")
     case.choose([ablation], ["no mixing"])
     for rounds in (1, 2):
-        assert session.run([ablation], case.Settings(quick=True), None, tmp_path, rounds=rounds) == 0
+        assert session.run(Call([ablation], case.Settings(quick=True), None, tmp_path, rounds=rounds)) == 0
         (path,) = (p for p in (tmp_path / "quick" / "probes").glob("*.json") if p.name != MANIFEST)
         measured = read_record(path).get("probe_space")
         assert [visit.round for visit in measured.visits] == list(range(1, rounds + 1))

@@ -8,6 +8,7 @@ from flat import flat
 from test_harness import Meter, ablation, go
 
 from harness import sweep
+from harness.call import Call
 from harness.cost import metrics
 from harness.deadline import Deadline
 from harness.spec import case
@@ -145,7 +146,7 @@ def test_larger_clips_of_what_did_not_fit_are_not_tried(why, tmp_path, monkeypat
     meter = Meter(monkeypatch, {("one · clip.frames=4, clip.size=32", "latency"): why})
 
     def go(**options):
-        return session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2, **options)
+        return session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2, **options))
 
     again = bool(why["retry"])
     assert go() == (1 if again else 0)
@@ -284,7 +285,7 @@ def test_memory_has_a_sample_in_every_round_and_a_ratio(tmp_path, monkeypatch):
 
     meter = Meter(monkeypatch)
     trial = ablation(["one", "two"], baseline="one")
-    assert session.run([trial], Settings(threads=1), ["latency", "peak_memory"], tmp_path, rounds=3) == 0
+    assert session.run(Call([trial], Settings(threads=1), ["latency", "peak_memory"], tmp_path, rounds=3)) == 0
     assert timed(meter) == ["one", "two", "two", "one", "one", "two"]  # no visit more than latency alone has
     loaded = table.load(tmp_path / "trial")
     for row in loaded.rows:
@@ -314,7 +315,7 @@ def test_ratios_to_the_baseline_reach_report_and_csv(tmp_path, monkeypatch):
 
     Meter(monkeypatch)
     trial = ablation(["one", "two"], baseline="one")
-    assert session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2) == 0
+    assert session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2)) == 0
     folder = tmp_path / "trial"
     for row in read_manifest(folder)["rows"]:
         assert row["baseline"] == "one"
@@ -345,7 +346,7 @@ def test_rows_that_were_not_measured_in_turn_are_not_paired(tmp_path, monkeypatc
         return loaded.ratio(loaded.rows[1], "latency")
 
     def go(**options):
-        return session.run([trial], Settings(threads=1), ["latency"], tmp_path, rounds=3, **options)
+        return session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=3, **options))
 
     monkeypatch.setattr(sweep, "measure", meter)
     assert go() == 0

@@ -14,11 +14,12 @@ from rich.console import Console
 from small_cases import TINY
 
 from harness import plan, run, sanity, suite, video
+from harness.call import Call
 from harness.cost import metrics
 from harness.deadline import Deadline
-from harness.session import Training
 from harness.spec import case
 from harness.spec import suite as suites
+from harness.spec.budget import Training
 from harness.spec.case import Settings
 from harness.spec.reader import UsageError
 from records import provenance
@@ -38,7 +39,8 @@ def small(**fields):
 
 def go(chosen, out, console=None, training=None, **settings):
     settings = Settings(threads=1, quick=True, model=TINY, **settings)
-    return suite.run(chosen, list(chosen.steps), settings, training or Training(), out, console=console)
+    call = Call([], settings, None, out, training or Training(), console=console or Console(quiet=True))
+    return suite.run(chosen, list(chosen.steps), call)
 
 
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
@@ -145,7 +147,7 @@ def test_a_step_takes_over_the_rows_that_an_earlier_one_measured(tmp_path, capsy
 
 def test_the_time_of_a_visit_is_that_of_the_device_that_a_suite_is_for(tmp_path, monkeypatch):
     limits = []
-    monkeypatch.setattr("harness.session.run", lambda *_, time_limit, **__: limits.append(time_limit) or 0)
+    monkeypatch.setattr("harness.session.run", lambda call: limits.append(call.visit_seconds) or 0)
     timed = replace(small(), time_limit=7.0)
     go(timed, tmp_path)
     go(replace(timed, device="cuda"), tmp_path, device="cpu")
@@ -225,7 +227,7 @@ def test_a_step_of_the_gpu_suite_runs_on_a_cpu_with_a_tiny_model(tmp_path):
         Settings(device="cpu", quick=True, threads=1, model=TINY, frames=2, size=32),
     )
     steps = gpu.chosen(["dtypes"])
-    assert suite.run(gpu, steps, settings, Training(), tmp_path) == 0
+    assert suite.run(gpu, steps, Call([], settings, None, tmp_path)) == 0
     assert (tmp_path / "quick" / "cost.md").is_file()
     for step in steps:
         assert (tmp_path / "quick" / step.step / "report.md").is_file()
