@@ -54,7 +54,7 @@ def _added(way: Way, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool = False) -> Tensor:
-    from attention_zoo._depthwise_triton import depthwise as triton_depthwise
+    from attention_zoo._depthwise_triton import depthwise as triton_depthwise  # Triton is not on every machine
 
     return triton_depthwise(x, weight, bias, residual)
 

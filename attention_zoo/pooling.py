@@ -37,7 +37,7 @@ def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _on_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    from attention_zoo._pooling_triton import block_sums
+    from attention_zoo._pooling_triton import block_sums  # Triton is not on every machine
 
     return block_sums(x.permute(0, 2, 3, 4, 1), weight, bias).permute(0, 4, 1, 2, 3)
 

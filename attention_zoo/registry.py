@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -76,6 +77,10 @@ class Registry(Generic[Entry]):
         self._discover()
         return tuple(sorted(self._entries))
 
+    def declared(self) -> tuple[str, ...]:
+        """The names without importing what is not imported yet: command lines answer before torch is loaded."""
+        return self.names() if self._discovered else tuple(sorted({*self._entries, *_written(self.package, self.group)}))
+
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
@@ -117,20 +122,22 @@ def _origin(entry: object) -> str:
 
 
 def declared(kind: str) -> tuple[str, ...]:
-    """The names of all "schemes" or "kernels" without importing any: command lines answer before torch is loaded.
-
-    They are read off the lines that register them; those of other packages, off their entry points.
-    """
+    """The names of all "schemes" or "kernels" as `Registry.declared` has them: to import these two loads torch."""
     module = sys.modules.get({"schemes": "attention_zoo.scheme", "kernels": "attention_zoo.kernels"}[kind])
     registry = getattr(module, {"schemes": "schemes", "kernels": "registry"}[kind], None)
     if registry is not None:  # it is loaded already, and may hold more
         return registry.names()
-    folder, line = Path(__file__).parent, r'^@register\("(\w+)"\)'
-    if kind == "kernels":
-        folder, line = folder / "kernels", r'^add\(Kernel\("(\w+)"'
-    texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    if kind == "schemes":
+        return _written("attention_zoo", "attention_zoo.schemes")
+    return _written("attention_zoo.kernels", None, r'^add\(Kernel\("(\w+)"')
+
+
+def _written(package: str, group: str | None, line: str = r'^@register\(\s*"(\w+)"') -> tuple[str, ...]:
+    """The names of a registry, read off the lines that register them; those of other packages, off entry points."""
+    folders = find_spec(package).submodule_search_locations
+    texts = (path.read_text(encoding="utf-8") for folder in folders for path in Path(folder).glob("*.py"))
     ours = {name for text in texts for name in re.findall(line, text, re.MULTILINE)}
-    return tuple(sorted(ours | {point.name for point in entry_points(group=f"attention_zoo.{kind}")}))
+    return tuple(sorted(ours | {point.name for point in (entry_points(group=group) if group else ())}))
 
 
 @cache

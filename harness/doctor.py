@@ -83,7 +83,7 @@ def torch_here() -> Finding:
 
 
 def cuda() -> Finding:
-    import torch
+    import torch  # late, as above
 
     cards = provenance.gpu()
     if torch.cuda.is_available():
@@ -131,7 +131,7 @@ def decoders() -> Finding:
 
 
 def encoders() -> Finding:
-    import av
+    import av  # loads ffmpeg: a wrong command is told before
 
     if "libx264" in av.codecs_available:
         return Finding("encoders", "libx264")

@@ -95,7 +95,7 @@ def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, besid
 
     `beside`: whether other data sets of the same model are tested as well.
     """
-    from harness.evaluation import views
+    from harness.evaluation import views  # torch, as above
 
     if dataset is None:
         if loaded.data is None:

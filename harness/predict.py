@@ -73,7 +73,7 @@ def predict(options: Options) -> int:
 
 def _predicted(options: Options, path: Path, loaded: Trained) -> dict:
     """The classes of one model, printed and for programs. Raises: UsageError, VideoError."""
-    from harness.evaluation import views
+    from harness.evaluation import views  # torch, as above
 
     clips = views.views_of(path, loaded.protocol)
     parts = clips.split(options.batch_size)
@@ -99,7 +99,7 @@ def _predicted(options: Options, path: Path, loaded: Trained) -> dict:
 
 def _streamed(options: Options, path: Path, loaded: Trained) -> int:
     """One line a frame, written at once. Raises: UsageError."""
-    from harness.evaluation import views
+    from harness.evaluation import views  # torch, as above
 
     if not hasattr(loaded.model, "stream"):
         raise UsageError(f"stream=true: {loaded.name} looks at whole clips; models of the family recurrent do not")

@@ -44,8 +44,6 @@ def run(call: Call) -> int:
 
     Returns the exit status: 0 done, 1 a case failed, 130 interrupted. Raises: UsageError, before any work.
     """
-    names = {ablation.name: metrics_of(ablation, call.metrics) for ablation in call.ablations}
-    timed = any(metrics.get(name).timed for of_ablation in names.values() for name in of_ablation)
     whole = call.metrics is None
     setups = {ablation.name: setup(ablation, call.settings, call.training, whole) for ablation in call.ablations}
     _check_writable(call.out)
@@ -54,6 +52,8 @@ def run(call: Call) -> int:
     from harness.accuracy import power
 
     settings, training = call.settings, call.training
+    names = {ablation.name: metrics_of(ablation, call.metrics) for ablation in call.ablations}
+    timed = any(metrics.get(name).timed for of_ablation in names.values() for name in of_ablation)
     if timed or any(setups.values()):
         sweep.check_machine(settings)
     if warning := provenance.crowded(settings.threads):

@@ -199,7 +199,7 @@ def gpu() -> list[dict[str, str]]:
 
 def of_torch(device: str) -> dict[str, Any]:
     """What the measuring process itself sees: versions, precision flags and, on CUDA, the card."""
-    import torch
+    import torch  # reports ask this file without it
 
     facts: dict[str, Any] = {
         "torch": torch.__version__,

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("figure", type=Path, metavar="OUT.png", help="the picture to write, or OUT.svg, OUT.pdf")
     options = parser.parse_args(arguments)
     try:
-        from reports.drawing import format_of
+        from reports.drawing import format_of  # matplotlib, as above
 
         print(write_bytes(picture(read(options.scores), format_of(options.figure)), options.figure))
     except (ValueError, OSError) as error:

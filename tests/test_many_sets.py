@@ -18,6 +18,7 @@ from harness import evaluate, predict, projections
 from harness import train as train_command
 from harness.clips.several import SetKeys
 from harness.datasets import DataSet, Item, motion
+from harness.evaluation import projections as matrices
 from harness.motion.scenes import REPERTOIRES
 from harness.spec.recipe import ManySets, OfSet
 from harness.training import many_sets
@@ -289,10 +290,10 @@ def test_initial_weights_of_other_data_leave_the_classifiers_fresh(folders, run,
 
 def test_pairs_of_classes_are_read_off_the_projections():
     weight = torch.tensor([[0.1, 5.0, 0.3], [4.0, -9.0, 0.2]])  # two targets, three sources
-    pairs = [(r.source, r.target) for r in projections.related(weight, 2)]
+    pairs = [(r.source, r.target) for r in matrices.related(weight, 2)]
     assert pairs == [(1, 0), (0, 1)]
-    assert [(r.source, r.target) for r in projections.related(weight, 2, "absolute")] == [(1, 1), (1, 0)]
-    unique = projections.related(weight, 3, "absolute", unique_sources=True)
+    assert [(r.source, r.target) for r in matrices.related(weight, 2, "absolute")] == [(1, 1), (1, 0)]
+    unique = matrices.related(weight, 3, "absolute", unique_sources=True)
     assert [(r.source, r.target) for r in unique] == [(1, 1), (0, 1), (2, 0)]
 
 
@@ -309,10 +310,10 @@ def test_a_checkpoint_says_which_classes_belong_together(run, folders, capsys):
 @golden
 def test_projections_of_the_released_code_are_read():
     facts = json.loads((FOLDER / "multitrain.json").read_text())["config"]
-    matrices = projections.projections(FOLDER / "multitrain.weights.safetensors")
+    learnt = matrices.projections(FOLDER / "multitrain.weights.safetensors")
     sets = dict(zip(facts["datasets"], facts["classes"], strict=True))
-    assert set(matrices) == {(a, b) for a in sets for b in sets if a != b}
-    assert all(weight.shape == (sets[b], sets[a]) for (a, b), weight in matrices.items())
+    assert set(learnt) == {(a, b) for a in sets for b in sets if a != b}
+    assert all(weight.shape == (sets[b], sets[a]) for (a, b), weight in learnt.items())
 
 
 # The order of clips

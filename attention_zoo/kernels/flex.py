@@ -33,7 +33,7 @@ def _compiled(*_key):
 
 def _call(*tensors: Tensor, score_mod=None, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():  # inside of a compiled model
-        from torch.nn.attention.flex_attention import flex_attention
+        from torch.nn.attention.flex_attention import flex_attention  # late, as above
 
         return flex_attention(*tensors, score_mod=score_mod)
     inputs = [*tensors, bias] if bias is not None else tensors

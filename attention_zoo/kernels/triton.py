@@ -22,7 +22,7 @@ def windows(
     padded: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...],
 ) -> Tensor:  # fmt: skip
     """See `_windows.window_attend`."""
-    from attention_zoo.kernels._windows import window_attend
+    from attention_zoo.kernels._windows import window_attend  # Triton is not on every machine
 
     bias = None if bias is None else bias.to(qkv.dtype).contiguous()
     qkv, padding, bias = dispatch.autocast(qkv, padding, bias)
@@ -33,7 +33,7 @@ def windows(
 
 def few_keys(x: Tensor, q: nn.Linear, k: Tensor, v: Tensor, proj: nn.Linear) -> Tensor:
     """From tokens (b, n, d) to tokens, by way of keys and values (b, m, s, c)."""
-    from attention_zoo.kernels._few_keys import WIDEST, few_keys_attend, pyramid_attend
+    from attention_zoo.kernels._few_keys import WIDEST, few_keys_attend, pyramid_attend  # Triton, as above
 
     d = x.shape[-1]
     as_built = all(

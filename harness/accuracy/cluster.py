@@ -62,7 +62,7 @@ def launcher(name: str, parameters: dict[str, Any], out: Path, device: str) -> C
 
 def _submitted(executor: Any, run: Any, folder: Path, cluster: str) -> Any:
     """The queue's job for a training: the one that is queued already, or a new one."""
-    import submitit
+    import submitit  # not on every machine; `launcher` has found it
 
     note = run.folder / SUBMITTED
     if note.exists():

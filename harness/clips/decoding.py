@@ -24,9 +24,10 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, groupby
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -332,9 +333,7 @@ def _video_stream(container: Container) -> Stream:
 
 
 def _is_cover(stream: Stream) -> bool:
-    import av
-
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+    return bool(stream.disposition & _av().stream.Disposition.attached_pic)
 
 
 def _promised(stream: Stream) -> int:
@@ -401,11 +400,16 @@ def _difference(reader: Any, layout: _Layout) -> str | None:
 # Reading with PyAV
 
 
-def _opened(path: Path) -> Container:
-    import av
+@cache
+def _av() -> ModuleType:
+    import av  # loads ffmpeg, which who only names a file need not wait for
 
+    return av
+
+
+def _opened(path: Path) -> Container:
     # A playlist by the name of a video must not fetch anything.
-    container = av.open(str(path), options={"protocol_whitelist": "file"})
+    container = _av().open(str(path), options={"protocol_whitelist": "file"})
     for stream in container.streams.video:
         stream.thread_type = "NONE"  # loaders run a process for each core
     return container
@@ -434,9 +438,7 @@ def _rotation(frame: Frame) -> int:
 
 def _mirrored(frame: Frame) -> bool:
     """Whether the file's matrix for display turns pictures over, which no rotation does."""
-    import av
-
-    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    matrix = frame.side_data.get(_av().sidedata.sidedata.Type.DISPLAYMATRIX)
     if matrix is None:
         return False
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
@@ -556,6 +558,4 @@ def _first_line(error: Exception, path: Path) -> str:
 
 
 def _pyav_name() -> str:
-    import av
-
-    return f"PyAV {av.__version__}"
+    return f"PyAV {_av().__version__}"

@@ -24,7 +24,7 @@ def handle(device: torch.device) -> tuple[Any, Any]:
 
     By the bus, which numbers devices alike for torch and NVML whatever CUDA_VISIBLE_DEVICES says.
     """
-    import pynvml
+    import pynvml  # not on every machine
 
     pynvml.nvmlInit()
     properties = torch.cuda.get_device_properties(device)

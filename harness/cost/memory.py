@@ -13,12 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
+import torch
 
-if TYPE_CHECKING:
-    import torch
+if sys.platform == "linux":
+    import resource
 
 SHARE = 0.9  # of what is free: the rest keeps the machine alive
 OUT_OF_MEMORY = (
@@ -44,8 +44,6 @@ def limit() -> int | None:
     """
     if sys.platform != "linux":
         return None
-    import resource
-
     free = min([psutil.virtual_memory().available, *_control_group_free()])
     used = _status("VmData")
     allowed = used + int(free * SHARE)
@@ -58,21 +56,15 @@ def limit() -> int | None:
 def room(device: torch.device) -> int | None:
     """Bytes that this process may hold at most: of the device, or resident under `limit`; None where nothing says."""
     if device.type == "cuda":
-        import torch
-
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if sys.platform != "linux":
         return None
-    import resource
-
     allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
     return None if allowed == resource.RLIM_INFINITY else allowed - _status("VmData") + resident()
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out; libraries say so in several ways."""
-    import torch
-
     text = " ".join(str(error).split())
     if NO_ENGINE in text.lower() and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
@@ -177,8 +169,6 @@ def peak(device: torch.device) -> Iterator[Peak]:
         with Peak() as usage:
             yield usage
         return
-    import torch
-
     torch.cuda.reset_peak_memory_stats(device)
     usage = Peak()
     yield usage

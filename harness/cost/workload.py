@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch._inductor.config
+import torch.profiler
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -197,10 +198,8 @@ class Workload:
         """
         if self.device.type != "cuda":
             return {}
-        from torch.profiler import ProfilerActivity, profile
-
         try:
-            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
                 run()
                 self.synchronize()
         except Exception as error:

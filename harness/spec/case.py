@@ -514,7 +514,7 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
 
 def _check_trainable(name: str, config: Config, where: str) -> None:
     """That the model has such a part; only the model itself, here without memory, can say."""
-    import torch
+    import torch  # the model alone knows its parts
 
     import backbones
 
@@ -575,7 +575,7 @@ def _comparable(row: Row, chosen: dict[str, Any], settings: Settings) -> bool | 
 
 @lru_cache
 def _named_config(model: str) -> Config:
-    import backbones
+    import backbones  # torch: what can be refused without it has been
 
     return backbones.config(model)
 

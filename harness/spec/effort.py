@@ -16,6 +16,11 @@ class Effort:
     fewest: int = 10  # two in each of five rounds: rounds differ by more than the samples of one do
     warm_up_seconds: float = 2.0
 
+    @property
+    def quick(self) -> bool:
+        """Whether all is only tried out."""
+        return self.warm_up_seconds < 1
+
     def split(self, rounds: int) -> Effort:
         """The effort of one of several rounds that together are this one; the warm-up is each process's own."""
         return replace(

@@ -44,8 +44,8 @@ def _different(values: tuple) -> tuple:
     return values
 
 
-def metrics() -> list[str]:
-    return room("harness.cost.metrics").names()
+def metrics() -> tuple[str, ...]:
+    return room("harness.cost.metrics").declared()
 
 
 Cluster = Literal["slurm", "local"]

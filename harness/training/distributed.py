@@ -127,6 +127,7 @@ def wrapped(model: nn.Module, group: Group, blocks: list[nn.Module]) -> nn.Modul
         option = renamed if renamed in inspect.signature(ddp).parameters else "broadcast_buffers"
         return ddp(model, device_ids=devices, gradient_as_bucket_view=True, **{option: False})
     if group.strategy == "fsdp":
+        # Not in every build of torch, and slow to load
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -158,7 +159,7 @@ def like(tensor: Tensor, example: Tensor) -> Tensor:
     """A full tensor, spread over the processes as `example` is."""
     if not hasattr(example, "full_tensor"):
         return tensor.to(example.device)
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import distribute_tensor  # likewise
 
     return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements)
 

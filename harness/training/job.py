@@ -218,7 +218,7 @@ def model_config(model: str, recipe: Recipe, changes: dict[str, Any] | None = No
 
     Raises: UnknownName, ValueError: there is no such model, or a change is impossible.
     """
-    import backbones
+    import backbones  # torch: a job is read and checked without it
 
     size = recipe.augmentation.size
     values = {"clip": [recipe.sampling.frames, size, size], "drop_path": recipe.drop_path, "dropout": recipe.dropout}

@@ -4,8 +4,7 @@ the help.
 A metric that is *counted* is a function of the case and runs at once. A metric that is *timed* is a function of a
 `Workload` (a loaded model with its clip) and runs in a process of the case's own, shared by the metrics that name the
 same `process`. Both return measurements; what does not apply to a case is a `Measurement` with `missing`, not an
-exception. These modules import torch inside their functions only, so that the command line can list and check names at
-once.
+exception. A command line checks names with `declared`, which imports none of these modules.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Metric:
 
 
 registry: Registry[Metric] = Registry("metric", __name__, group="attention_zoo.metrics")
-get = registry.get
+get, declared = registry.get, registry.declared
 
 
 def register(

@@ -6,6 +6,7 @@ follows multiply-adds (Radosavovic et al., arXiv:2003.13678, Sec. 3.2). By fvcor
 
 from __future__ import annotations
 
+from harness.cost.count import by_stage
 from harness.cost.metrics import register
 from harness.spec.case import Case
 from records.record import Measurement, Quantity
@@ -18,8 +19,6 @@ def activations(case: Case) -> list[Measurement]:
     """On the meta device with the reference kernel, classifier included; by stage, with the multiply-adds, in the
     details.
     """
-    from harness.cost.count import by_stage
-
     written, macs = by_stage(case)
     details = {
         "counter": "numbers written by the operators that FlopCounterMode counts, on the meta device, kernel reference",

@@ -7,15 +7,14 @@ scheme. The error is the largest over the shapes, in units of the largest value.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from attention_zoo import kernels
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from harness.cost.workload import Workload
 
 # Batch, heads, queries, keys, channels, and whether a bias is learned: a mask alone lets in kernels that cannot train a
 # bias, as cuDNN's. 3136 = 16x14x14 is 64 modulo 128, where the masked backward pass of cuDNN gives NaN.
@@ -35,13 +34,9 @@ GRADIENTS = Quantity("attention_gradient_error", "counted", "of its gradients", 
 @register("attention_error", OUTPUT, GRADIENTS, timed=True, order=2, process="attention", once=True)
 def attention_error(workload: Workload) -> list[Measurement]:
     """Of the result, and of the gradients of queries, keys, values and bias where the kernel has a backward pass."""
-    import torch
-
-    from attention_zoo import kernels
-
     case, device, dtype = workload.case, workload.device, workload.dtype
     kernel = workload.kernel
-    shapes = QUICK_SHAPES if workload.effort.warm_up_seconds < 1 else SHAPES
+    shapes = QUICK_SHAPES if workload.effort.quick else SHAPES
     no_gradients = kernels.missing(kernel, device, dtype, True)
     forward, backward = [], []
     for shape in shapes:
@@ -71,8 +66,6 @@ def attention_error(workload: Workload) -> list[Measurement]:
 
 def _inputs(shape: tuple, device, dtype) -> tuple[list[Tensor], Tensor, Tensor]:
     """Queries, keys, values and perhaps a bias; a mask that leaves each query at least one key; a gradient."""
-    import torch
-
     b, m, n, s, c, learned = shape
     generator = torch.Generator().manual_seed(0)
 
@@ -99,16 +92,12 @@ def _lowered(x: Tensor, value: float) -> Tensor:
 
 
 def _attend(inputs: list[Tensor], mask: Tensor, kernel: str) -> Tensor:
-    from attention_zoo.kernels import attend
-
     q, k, v, *bias = inputs
-    return attend(q, k, v, sum(bias, mask.to(q)), kernel=kernel)
+    return kernels.attend(q, k, v, sum(bias, mask.to(q)), kernel=kernel)
 
 
 def _gradients(inputs: list[Tensor], mask: Tensor, probe: Tensor, kernel: str) -> list[Tensor]:
     """The result with gradients on, where PyTorch may choose another implementation, and the gradients."""
-    import torch
-
     leaves = [x.detach().requires_grad_() for x in inputs]
     y = _attend(leaves, mask, kernel)
     return [y.detach(), *torch.autograd.grad(y, leaves, probe.to(y))]

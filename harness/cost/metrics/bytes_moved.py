@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.cost.build import build, example
 from harness.cost.metrics import register
 from harness.spec.case import Case
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 BYTES_MOVED = Quantity("bytes_moved", "counted", "bytes moved", "bytes", "lower")
 WRITE_ONLY = {"copy_", "fill_", "zero_"}  # in place, and yet nothing of what was there is read
@@ -30,10 +31,6 @@ def bytes_moved(case: Case) -> list[Measurement]:
 
     The operators of eager PyTorch, also where the case is compiled.
     """
-    import torch
-
-    from harness.cost.build import build, example
-
     dtype = getattr(torch, case.dtype)
     model = build(case, device="meta", kernel="sdpa").to(dtype)
     counted = sum(by_operator(model, example(case).to(dtype)).values())
@@ -48,9 +45,6 @@ def by_operator(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     off, a linear map would be views and a product, and attention on this device its scores and softmax. What follows
     from shapes alone (masks, the order of windows) schemes make once and keep: making it counts 0, reading it counts.
     """
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     moved: dict[str, int] = {}
     constants: dict[int, Tensor] = {}  # by storage; held here, so that no later tensor is given the same one
 
@@ -80,7 +74,6 @@ class _Call:
 
     A view reads and makes nothing, nor does a question about shapes.
     """
-
     name: str
     inputs: list[Tensor]
     read: list[Tensor]
@@ -107,8 +100,6 @@ class _Call:
 
 
 def _tensors(value) -> list[Tensor]:
-    import torch
-
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in _tensors(item)]
     return [value] if isinstance(value, torch.Tensor) else []

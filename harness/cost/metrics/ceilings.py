@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+import torch
 
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
 COPIED = {"cpu": 256 * 2**20, "cuda": 2**30}  # bytes; larger than any cache
@@ -27,9 +26,7 @@ COPY = Quantity("copy_ceiling", "timed", "copy ceiling", "bytes/s", "higher")
 @register("ceilings", MATMUL, COPY, timed=True, order=7, seconds=lambda quick: 2.0)
 def ceilings(workload: Workload) -> list[Measurement]:
     """The dtype, device and threads are those of the case. A copy reads and writes each byte: it counts twice."""
-    import torch
-
-    quick = workload.effort.warm_up_seconds < 1
+    quick = workload.effort.quick
     kind = workload.device.type
     side = QUICK_SIDE if quick else SIDE[kind]
     size = (QUICK_COPIED if quick else COPIED[kind]) // workload.dtype.itemsize
@@ -59,7 +56,6 @@ def ceilings(workload: Workload) -> list[Measurement]:
 
 def _seconds(work: Callable[[], object], workload: Workload) -> list[float]:
     """Of each repetition after two that are not counted; fewer of them where one takes long."""
-    import torch
 
     def on_cpu() -> float:
         start = time.perf_counter()

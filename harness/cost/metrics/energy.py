@@ -6,15 +6,14 @@ The counter is of the whole device, idle power included, and says nothing of the
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+import torch
+
+from harness.cost import card
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from harness.cost.workload import Workload
 
 WINDOWS, SECONDS, QUICK_SECONDS = 3, 2.0, 0.5  # the counter moves in steps of up to a tenth of a second
 PAUSE_SECONDS = 0.1  # between waits for the device: waiting after each pass would count idle power between launches
@@ -25,13 +24,11 @@ NO_COUNTER = "no energy counter for this device"
 @register("energy", ENERGY, timed=True, order=5, once=True, seconds=lambda quick: 1 + WINDOWS * SECONDS)
 def energy(workload: Workload) -> list[Measurement]:
     """One sample for each stretch of forward passes without a pause: counted energy divided by clips."""
-    import torch
-
     read, reason = counter(workload.device)
     if read is None:
         return [ENERGY.absent(reason, details={"machine": workload.machine})]
     model, samples, passes = workload.model, [], []
-    least = QUICK_SECONDS if workload.effort.warm_up_seconds < 1 else SECONDS
+    least = QUICK_SECONDS if workload.effort.quick else SECONDS
     with torch.inference_mode():
         for _ in range(2):  # the first of all is slower than any other
             start = time.perf_counter()
@@ -59,8 +56,6 @@ def counter(device) -> tuple[Callable[[], int], None] | tuple[None, str]:
     """A function that reads the device's counter in millijoules, or the reason that there is none."""
     if device.type != "cuda":
         return None, NO_COUNTER
-    from harness.cost import card
-
     try:
         nvml, handle = card.handle(device)
         nvml.nvmlDeviceGetTotalEnergyConsumption(handle)

@@ -7,13 +7,11 @@ before its times, asked for or not.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+from harness.cost import errors
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 FORWARD = Quantity("forward_error", "counted", "forward error", "of the largest value", "lower")
 BACKWARD = Quantity("backward_error", "counted", "backward error", "of the largest value", "lower")
@@ -36,8 +34,6 @@ def backward_error(workload: Workload) -> list[Measurement]:
 
 
 def _measured(workload: Workload, quantity: Quantity) -> list[Measurement]:
-    from harness.cost import errors
-
     error, tensor = errors.measured(workload.case, backward=quantity is BACKWARD)
     tolerance = errors.TOLERANCE[quantity.name][workload.case.dtype]
     details = {

@@ -7,13 +7,13 @@ it equals `macs` + 5 `layernorm_elements` + 2 `batchnorm_elements`, classifier e
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import torch
+
+from harness.cost.build import build, example
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 FVCORE = Quantity("fvcore_macs", "counted", "operations as fvcore counts", "MAC", "lower")
 
@@ -25,10 +25,7 @@ def fvcore_macs(workload: Workload) -> list[Measurement]:
     fvcore traces a model that runs on real tensors, so this takes the memory of explicit scores, in a process of its
     own: where they do not fit, that is the result.
     """
-    import torch
-    from fvcore.nn import FlopCountAnalysis
-
-    from harness.cost.build import build, example
+    from fvcore.nn import FlopCountAnalysis  # slow to load, and every measuring process has this module
 
     case = replace(workload.case, num_classes=0, dtype="float32")
     model = build(case, device="cpu", kernel="reference")

@@ -13,14 +13,16 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from attention_zoo import windows
 from harness.cost import memory
 from harness.cost.metrics import get, register
+from harness.cost.training_step import targets
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 MOST = 4096  # clips; no table needs more
 BUDGETS = 9  # the search may take so many times the budget of the timed series of one visit,
@@ -41,7 +43,6 @@ TRAINING = tuple(replace(q, name=f"training_{q.name}", title=f"{q.title} in trai
 @dataclass(frozen=True)
 class Found:
     """The largest batch that ran, the smallest that did not fit (None: none was met), and what ended the search."""
-
     largest: int
     too_large: int | None
     bound: str
@@ -100,7 +101,6 @@ def search(
 )
 def largest_batch(workload: Workload) -> list[Measurement]:
     """Of forward passes in inference mode."""
-    import torch
 
     def prepare(size: int) -> Callable[[], Any]:
         clips = workload.batch(size)
@@ -124,8 +124,6 @@ def training_largest_batch(workload: Workload) -> list[Measurement]:
 
     Raises: KernelUnavailable, where the case's kernel has no backward pass.
     """
-    from harness.cost.training_step import targets
-
     workload.case = replace(workload.case, batch_size=1)
     step = workload.training
     step.first()
@@ -200,10 +198,6 @@ def _measured(workload: Workload, name: str, prepare: Callable[[int], Callable[[
 
 
 def _free(workload: Workload) -> None:
-    import torch
-
-    from attention_zoo import windows
-
     windows.forget_constants()  # some are made for each batch
     gc.collect()
     if workload.device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.cost.count import count
 from harness.cost.metrics import register
 from harness.spec.case import Case
 from records.record import Measurement, Quantity
@@ -22,8 +23,6 @@ def macs(case: Case) -> list[Measurement]:
 
     Raises: CountError, when the two counts differ.
     """
-    from harness.cost.count import count
-
     counted = count(case)
     details = {
         "counter": "FlopCounterMode / 2 on the meta device, kernel reference",

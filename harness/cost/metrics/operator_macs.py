@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.cost.build import build, example
 from harness.cost.metrics import register
+from harness.cost.operators import macs_by_group
 from harness.spec.case import Case
 from records.groups import WITH_PRODUCTS
 from records.record import Measurement, Quantity
@@ -23,12 +28,6 @@ def operator_macs(case: Case) -> list[Measurement]:
 
 def split(case: Case) -> dict[str, int]:
     """Multiply-adds by group."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from harness.cost.build import build, example
-    from harness.cost.operators import macs_by_group
-
     model = build(case, device="meta", kernel="reference").requires_grad_(False)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from harness.cost.metrics import register
+from harness.cost.operators import group, groups_of
+from harness.cost.workload import Workload
 from records.groups import GROUPS
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from harness.cost.workload import Workload
 
 TOTAL = "time_total"
 MEASURES = (
@@ -34,8 +34,6 @@ def operator_share(workload: Workload) -> list[Measurement]:
     if workload.case.compile or workload.case.graph:
         reason = "compiled or recorded code has no operators to tell apart; use compile=false, graph=false"
         return [quantity.absent(reason) for quantity in MEASURES]
-    import torch
-
     samples: dict[str, list[float]] = {quantity.name: [] for quantity in MEASURES}
     with torch.inference_mode():
         workload.eager(workload.input)
@@ -53,10 +51,6 @@ def operator_share(workload: Workload) -> list[Measurement]:
 
 def _one_pass(workload: Workload) -> dict[str, float]:
     """Milliseconds by measurement name."""
-    from torch.profiler import ProfilerActivity, profile, record_function
-
-    from harness.cost.operators import group, groups_of
-
     on_device = workload.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_device else [])
     inside = groups_of(workload.eager)
@@ -96,9 +90,6 @@ def _marked(model: nn.Module, inside: dict[str, str]) -> Iterator[None]:
     The parts of an MLP are all in one group and get no hooks, nor do linear maps of a scheme, whose operators are known
     by name: with hooks on them another program would be profiled than is timed.
     """
-    from torch import nn
-    from torch.profiler import record_function
-
     open_marks, hooks = [], []
 
     def enter(name: str) -> None:

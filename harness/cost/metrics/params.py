@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import backbones
+from harness.cost.count import count
 from harness.cost.metrics import register
 from harness.spec.case import Case
 from records.record import Measurement, Quantity
@@ -13,9 +15,6 @@ WITH_CLASSIFIER = Quantity("params_with_classifier", "counted", "parameters with
 @register("params", PARAMS, WITH_CLASSIFIER)
 def params(case: Case) -> list[Measurement]:
     """Counted on the meta device, so that no weights are drawn; the sizes of the model's stages are details."""
-    import backbones
-    from harness.cost.count import count
-
     counted = count(case)
     sizes = backbones.read_config(case.config).sizes()
     return [

@@ -7,14 +7,16 @@ before the model is built, input excluded: the process is fresh, and libraries a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.cost import memory
+import torch
+
+from attention_zoo import kernels
+from harness.cost import card, memory
+from harness.cost.build import build
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 PEAK_MEMORY = Quantity("peak_memory", "sized", "peak memory", "bytes", "lower")
 
@@ -47,10 +49,6 @@ def measured(
 
 
 def _cuda(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dict[str, Any]]:
-    import torch
-
-    from harness.cost import card
-
     run(workload)  # libraries allocate their workspaces in the first pass
     workload.synchronize()
     torch.cuda.reset_peak_memory_stats(workload.device)
@@ -77,19 +75,12 @@ def _cpu(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dict
 
 
 def _forward(workload: Workload) -> None:
-    import torch
-
     with torch.inference_mode():
         workload.model(workload.input)
 
 
 def _exercise_libraries(workload: Workload) -> None:
     """Import and run everything once in miniature, so that libraries and threads are there before the baseline."""
-    import torch
-
-    from attention_zoo import kernels
-    from harness.cost.build import build
-
     build(workload.case, device="meta")
     with torch.inference_mode():
         x = workload.input[:1, :, :2, :16, :16]

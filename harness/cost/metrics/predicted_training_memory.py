@@ -8,23 +8,25 @@ without data that claim to be on a GPU end the process where PyTorch has no GPU,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from attention_zoo import kernels
+from harness.cost.build import build, example
 from harness.cost.metrics import register
+from harness.cost.training_step import TrainingStep
+from harness.cost.workload import Workload
+from harness.spec.case import Case
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from harness.cost.training_step import TrainingStep
-    from harness.cost.workload import Workload
-    from harness.spec.case import Case
 
 NAME = "predicted_training_memory"
 PREDICTED = Quantity(NAME, "sized", "training memory, predicted", "bytes, predicted", "lower")
 
 
-@register(NAME, PREDICTED, timed=True, order=0, process=NAME, once=True)
+@register("predicted_training_memory", PREDICTED, timed=True, order=0, process=NAME, once=True)
 def predicted_training_memory(workload: Workload) -> list[Measurement]:
     """The predicted peak of the second step of training, of the eager model on the device of the case."""
     case = workload.case
@@ -41,10 +43,6 @@ def predicted_training_memory(workload: Workload) -> list[Measurement]:
 
 def _kernel(case: Case) -> str:
     """Raises: KernelUnavailable, where there is nothing to predict."""
-    import torch
-
-    from attention_zoo import kernels
-
     if case.compile:
         raise kernels.KernelUnavailable("what a compiled step keeps is the compiler's choice; use compile=false")
     if case.mixed:
@@ -60,12 +58,6 @@ def predict(case: Case) -> tuple[int, dict[str, int]]:
 
     Raises: ImportError, without torch's tracker; RuntimeError, where an operator does not run without data.
     """
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from harness.cost.build import build, example
-    from harness.cost.training_step import TrainingStep
-
     model = build(case, device="meta").to(getattr(torch, case.dtype))
     with FakeTensorMode():
         _make_real(model, case.device)
@@ -79,8 +71,6 @@ def _make_real(model: nn.Module, device: str) -> None:
 
     Frozen parameters become buffers: the tracker asks every parameter for its gradient.
     """
-    import torch
-
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             tensor = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
@@ -98,7 +88,7 @@ def peak(step: TrainingStep) -> tuple[int, dict[str, int]]:
 
     Raises: ImportError, without torch's tracker.
     """
-    from torch.distributed._tools.mem_tracker import MemTracker
+    from torch.distributed._tools.mem_tracker import MemTracker  # private, so it may be missing
 
     device = step.clips.device
     step.first()

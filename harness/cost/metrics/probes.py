@@ -7,15 +7,21 @@ seed. Nothing here is timed: the trainings of a visit run side by side, each on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
+import torch
+
+import backbones
+from attention_zoo import schemes
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
+from harness.probes.tasks import TASKS
+from harness.probes.train import FULL, QUICK, Block, Effort, Probe, train
+from harness.spec.case import Case
+from records import provenance
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
-    from harness.probes.train import Block, Effort
-    from harness.spec.case import Case
 
 TITLES = {
     "space": "recall in space", "time": "recall in time", "order": "order of two events", "majority": "majority",
@@ -27,36 +33,21 @@ RATE = 600.0  # maps a second that one process trains on, in a scheme of middlin
 
 def predicted(questions: int, maps: int) -> float:
     """Seconds of the trainings of one visit, as many at a time as there are cores."""
-    from records import provenance
-
     return -(-questions // provenance.default_threads()) * maps / RATE
 
 
 def _seconds(quick: bool) -> float:
-    from harness.probes.train import FULL, QUICK
-
     return predicted(len(PROBES), (QUICK if quick else FULL).maps)
 
 
 @register("probes", *PROBES.values(), timed=True, process="probes", seconds=_seconds)
 def probes(workload: Workload) -> list[Measurement]:
     """Mean accuracy over the values of each question's dial; each value, the reach and the curve are in the details."""
-    from harness.probes.train import FULL, QUICK
-
-    return probed(workload, tuple(PROBES), QUICK if quick(workload) else FULL)
-
-
-def quick(workload: Workload) -> bool:
-    return workload.effort.warm_up_seconds < 1
+    return probed(workload, tuple(PROBES), QUICK if workload.effort.quick else FULL)
 
 
 def probed(workload: Workload, names: tuple[str, ...], effort: Effort) -> list[Measurement]:
     """The answers to some questions, each of a training."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    from records import provenance
-
     case, surroundings = workload.case, workload.surroundings()
     if case.dtype != "float32" or workload.device.type != "cpu":
         reason = f"probes are trained in float32 on the CPU, not in {case.dtype} on {case.device}"
@@ -70,11 +61,6 @@ def probed(workload: Workload, names: tuple[str, ...], effort: Effort) -> list[M
 
 def answer(name: str, blocks: list[Block], seed: int, effort: Effort, kernel: str) -> dict[str, Any] | str:
     """What one training gave, or why a scheme refuses the grid. Runs in a process of its own."""
-    import torch
-
-    from harness.probes.tasks import TASKS
-    from harness.probes.train import Probe, train
-
     torch.set_num_threads(1)
     try:
         with torch.device("meta"):
@@ -88,8 +74,6 @@ def measured(
     name: str, blocks: list[Block], seed: int, effort: Effort, result: dict[str, Any] | str, details: dict[str, Any]
 ) -> Measurement:
     """The measurement of one question."""
-    from harness.probes.tasks import TASKS
-
     if isinstance(result, str):
         return PROBES[name].absent(result, details={"machine": details["machine"]})
     task = TASKS[name]
@@ -110,10 +94,6 @@ def measured(
 
 def blocks_of(case: Case) -> list[Block]:
     """Two blocks: the pattern of the first stage, repeated. Raises: ValueError for a family without such stages."""
-    import backbones
-    from attention_zoo import schemes
-    from harness.probes.train import Block
-
     config = case.config
     if "stages" not in config or "attention" not in config:
         raise ValueError(f"model {case.model!r} has no stages with attention schemes; probes are of pyramids")

@@ -4,23 +4,17 @@ sees, in a third of the trainings.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from harness.cost.metrics import register
-from harness.cost.metrics.probes import PROBES, predicted, probed, quick
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
-    from harness.probes.train import Effort
-    from records.record import Measurement
+from harness.cost.metrics.probes import PROBES, predicted, probed
+from harness.cost.workload import Workload
+from harness.probes.train import FULL, Effort
+from records.record import Measurement
 
 NAMES = ("space", "time")
 
 
 def efforts() -> tuple[Effort, Effort]:
     """Of quick mode, which only shows that all works, and of any other."""
-    from harness.probes.train import FULL, Effort
-
     return Effort(steps=50, batch=16, tested=64), FULL
 
 
@@ -31,4 +25,4 @@ def _seconds(quick: bool) -> float:
 @register("recall", *(PROBES[name] for name in NAMES), timed=True, process="recall", seconds=_seconds)
 def recall(workload: Workload) -> list[Measurement]:
     """As `probes` measures them; in quick mode for a moment."""
-    return probed(workload, NAMES, efforts()[not quick(workload)])
+    return probed(workload, NAMES, efforts()[not workload.effort.quick])

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
+from harness.cost import memory
 from harness.cost.metrics import register
+from harness.cost.stages import REST, stages_of
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from harness.cost.workload import Workload
 
 STAGE_TIME = Quantity("stage_time", "shared", "pass, stage by stage", "ms")
 PASSES = 2  # of time, in each round
@@ -31,7 +31,6 @@ def stage_share(workload: Workload) -> list[Measurement]:
         return [STAGE_TIME.absent(reason)]
     if not workload.eager.blocks():
         return [STAGE_TIME.absent("public code shows no blocks")]
-    import torch
 
     with torch.inference_mode():
         workload.eager(workload.input)
@@ -39,19 +38,15 @@ def stage_share(workload: Workload) -> list[Measurement]:
         peaks = _peaks(workload)
     middle = {stage: sorted(times[stage] for times in passes)[PASSES // 2] for stage in passes[0]}
     details = {
-        "kernel_requested": workload.case.kernel,
-        "kernel": workload.kernel,
         "parts_ms": middle,
         "peak_bytes": peaks,
-        **workload.surroundings(),
+        **workload.what_ran(),
     }
     return [STAGE_TIME.of([sum(times.values()) for times in passes], details)]
 
 
 def _timed(workload: Workload) -> dict[str, float]:
     """Milliseconds of each stage and of the rest, in one pass."""
-    from harness.cost.stages import REST
-
     times: dict[str, float] = {}
     began: list[float] = []
 
@@ -70,10 +65,6 @@ def _timed(workload: Workload) -> dict[str, float]:
 
 def _peaks(workload: Workload) -> dict[str, int]:
     """The most bytes held in each stage above what was held before the pass: of the allocator, or resident."""
-    import torch
-
-    from harness.cost import memory
-
     on_cuda, peaks = workload.device.type == "cuda", {}
     watches: list[memory.Peak] = []
 
@@ -103,8 +94,6 @@ def _peaks(workload: Workload) -> dict[str, int]:
 @contextlib.contextmanager
 def _at_stages(model: nn.Module, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
     """While open, both are called with the stage around each of its modules."""
-    from harness.cost.stages import stages_of
-
     modules, hooks = dict(model.named_modules()), []
     for stage, names in stages_of(model).items():
         for name in names:

@@ -7,15 +7,13 @@ costs what a clip costs. The frames before are taken in without being timed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from harness.cost.build import build
 from harness.cost.metrics import register
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from harness.cost.workload import Workload
 
 STREAM_LATENCY = Quantity("stream_latency", "timed", "latency of an answer after one more frame", "ms", "lower")
 
@@ -38,8 +36,6 @@ def stream_latency(workload: Workload) -> list[Measurement]:
 
 def streams(workload: Workload) -> bool:
     """Whether the model of a case takes a clip frame by frame."""
-    from harness.cost.build import build
-
     return hasattr(build(workload.case, device="meta"), "stream")
 
 

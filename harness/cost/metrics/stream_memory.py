@@ -6,15 +6,11 @@ needs, `peak_memory`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from harness.cost.metrics import register
 from harness.cost.metrics.peak_memory import measured
 from harness.cost.metrics.stream_latency import playing, streams, unable
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 STREAM_MEMORY = Quantity("stream_memory", "sized", "peak memory while a clip is played", "bytes", "lower")
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from statistics import median
-from typing import TYPE_CHECKING
+
+import torch
 
 from harness.cost.metrics import register
+from harness.cost.workload import Workload, compiled
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 TRAINING_LATENCY = Quantity("training_latency", "timed", "training step", "ms", "lower")
 
@@ -20,10 +20,6 @@ def training_latency(workload: Workload) -> list[Measurement]:
 
     Raises: KernelUnavailable, where the case's kernel has no backward pass.
     """
-    import time
-
-    import torch
-
     step = workload.training
     start = time.perf_counter()
     step()  # compiles, if the case says so
@@ -44,7 +40,5 @@ def training_latency(workload: Workload) -> list[Measurement]:
         **workload.what_ran(),
     }
     if workload.case.compile:
-        from harness.cost.workload import compiled
-
         details |= {"compile_seconds": round(first, 3), **compiled()}
     return [TRAINING_LATENCY.of((run[-1] for run in runs), details)]

@@ -9,14 +9,18 @@ comes before the backward pass has made all gradients, these are too small by wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.cost import memory
+import torch
+from torch import nn
+
+from attention_zoo import kernels
+from harness.cost import card, memory
+from harness.cost.build import build
 from harness.cost.metrics import get, register
+from harness.cost.training_step import TrainingStep, size
+from harness.cost.workload import Workload
 from records.record import Measurement, Quantity
-
-if TYPE_CHECKING:
-    from harness.cost.workload import Workload
 
 PARTS = ("parameters", "gradients", "optimizer_state", "activations")
 MEASURES = (
@@ -49,11 +53,6 @@ def training_memory(workload: Workload) -> list[Measurement]:
 
 
 def _cuda(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
-    import torch
-
-    from harness.cost import card
-    from harness.cost.training_step import size
-
     step = workload.training
     parts = step.first()
     step()  # libraries allocate their workspaces in the first steps
@@ -86,12 +85,6 @@ def _cpu(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
 
 def _exercise_libraries(workload: Workload) -> None:
     """Import and run everything once in miniature, so that libraries and threads are there before the baseline."""
-    import torch
-    from torch import nn
-
-    from attention_zoo import kernels
-    from harness.cost.build import build
-    from harness.cost.training_step import TrainingStep
 
     class Miniature(nn.Module):
         def __init__(self):
