@@ -101,7 +101,7 @@ def cuda() -> Finding:
 
 
 def kernels_here() -> Iterator[Finding]:
-    import torch
+    import torch  # late, as above
 
     from attention_zoo import kernels
 
