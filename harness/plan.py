@@ -9,21 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from harness import session
+from harness.accuracy.setup import Setup
 from harness.call import Call
 from harness.cost import metrics
 from harness.spec.case import Case, Entry, Settings, case_id, program
 from harness.spec.effort import effort_for
+from harness.spec.suite import Step, Suite
 from records import provenance, visits
 from records.record import Record, RecordError, read_record
-
-if TYPE_CHECKING:
-    from harness.accuracy.setup import Setup
-    from harness.spec.suite import Step, Suite
 
 RATES = {"cpu": 2e10, "cuda": 5e13}  # multiply-adds a second: guesses, of a few cores and of a large GPU in 16 bits
 START = 4.0  # seconds until a process has loaded torch and a model

@@ -475,7 +475,7 @@ def test_the_command_line_writes_everything(folder, tmp_path, capsys):
         (["data=nowhere/at/all"], "neither a folder nor the name of a data set"),
         (["batch_size=0"], "batch_size=0 is not a whole number from 1"),
         (["order=backwards"], "order=backwards: unknown; allowed: ordered, shuffled, single"),
-        (["device=gpu"], "unknown device 'gpu'; did you mean 'cpu'"),
+        (["device=gpu"], "unknown device 'gpu'; did you mean 'cuda'"),
         (["model=video_swin_tiny"], "is not of video_swin_tiny"),
         (["model.position=none"], "holds its own config"),
         (["resize=8"], "size 32"),

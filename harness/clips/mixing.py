@@ -5,16 +5,12 @@ Plain PyTorch: these are a blend and a copy, while kornia's versions draw from t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from harness.spec.clip import Mixing
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
 
 
 def mixed(

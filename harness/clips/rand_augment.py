@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from harness.spec.clip import RAND_AUGMENT_SCALE, rand_augment_settings
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
 
 PROBABILITY = 0.5  # that a drawn operation is carried out
 FILL = 128 / 255  # what comes in from outside the frame: gray

@@ -8,20 +8,16 @@ else.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from harness.clips.rand_augment import rand_augmented
 from harness.spec.clip import MEAN, STD, Augmentation
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Float, UInt8
-    from torch import Tensor
 
 ATTEMPTS = 10  # boxes drawn before a random resized crop falls back on the centred square
 ERASED_AREA = (0.02, 1 / 3)  # share of the frame, and height over width, of what is erased

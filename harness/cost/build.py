@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 import backbones
 from attention_zoo import kernels
-
-if TYPE_CHECKING:
-    from harness.spec.case import Case
+from harness.spec.case import Case
 
 
 def build(case: Case, *, device: str | None = None, kernel: str | None = None) -> nn.Module:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +19,8 @@ import attention_zoo
 import backbones
 from attention_zoo import kernels, use_kernel
 from harness.cost.build import build
+from harness.spec.case import Case
 from records.record import Measurement, canonical
-
-if TYPE_CHECKING:
-    from harness.spec.case import Case
 
 TOLERANCE = {
     "forward_error": {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2},

@@ -7,14 +7,12 @@ Everything is in the number format of the case, or, in a mixed one, in float32 w
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-if TYPE_CHECKING:
-    from harness.spec.case import Case
+from harness.spec.case import Case
 
 OPTIMIZER = {"lr": 1e-4, "weight_decay": 0.05, "fused": True}  # fused: one pass over the weights, no copies of them
 

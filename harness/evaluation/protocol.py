@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.spec.clip import Augmentation
-from harness.spec.names import Dtype
+from harness.spec.names import Device, Dtype, Kernel
+from harness.spec.names import Recipe as RecipeName
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, Number, UsageError, typed
 from harness.spec.recipe import Recipe, Source, Testing
@@ -31,7 +32,7 @@ class TestOptions:
     model: str | None = option(None, "name of the model; may be left out for checkpoints written here")
     model_changes: dict[str, Any] = option({}, "a field of the model of a published checkpoint, as model.position=none")
     set: str | None = option(None, "of a model that was trained on several data sets the one to answer for; none: each")
-    recipe: str | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")
+    recipe: RecipeName | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")
     recipe_source: Source = option("paper", "whose values, where paper and released code differ")
     frames: Count | None = option(None, "frames of a clip")
     stride: Count | None = option(None, "every how many frames")
@@ -41,9 +42,9 @@ class TestOptions:
     mean: list[Number] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
     std: list[Number] | None = option(None, "the same for the deviation")
     classes: str | None = option(None, "file with the names of the classes, one a line in the order of the labels")
-    device: str = option("cpu", "where to run: cpu, cuda, cuda:N")
+    device: Device = option("cpu", "where to run")
     dtype: Dtype = option("float32", "number format of autocast")
-    kernel: str = option("auto", "what computes the attention")
+    kernel: Kernel = option("auto", "what computes the attention")
     threads: Count | None = option(None, "threads of the CPU")
     json: Flag = option(False, "end with one line of JSON on the standard output, for programs")
     batch_size: Count = option(4, "views in one forward pass")

@@ -18,6 +18,7 @@ from backbones import checkpoint as files
 from backbones.family import Backbone
 from backbones.layouts import NATIVE_NAME
 from backbones.sets import answering, sets_in, sets_of, with_sets
+from harness.cost.build import unavailable
 from harness.datasets.several import chosen
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
@@ -79,16 +80,14 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     Raises: UsageError, which names the option and the way out.
     """
     path = Path(options.checkpoint).expanduser()
-    check_device(options.device)
+    if reason := unavailable(options.device, options.dtype, options.kernel):
+        raise UsageError(reason)
     if warning := provenance.crowded(options.threads):
         print(warning, file=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
     job = job_beside(path)
-    try:
-        recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else (job or {}).get("recipe")
-    except UsageError as error:
-        raise UsageError(str(error)) from None
+    recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else (job or {}).get("recipe")
     try:
         model, name, layout = _model(options, path, recipe, job)
     except (backbones.CheckpointError, OSError) as error:
@@ -141,19 +140,6 @@ def _trained_on(job: dict[str, Any], set_name: str | None) -> dict[str, Any]:
     by_name = {source.name: source for source in chosen(job["data"], job["root"], job["data_options"])}
     source = by_name.get(set_name)
     return {"data": source.data, "root": source.root, "data_options": source.options} if source else {}
-
-
-def check_device(device: str) -> None:
-    """Raises: UsageError, for a device that is none or is not here."""
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise UsageError(f"unknown device {device!r}; {nearest(device, ('cpu', 'cuda', 'cuda:N'))}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            f"device={device}: torch {torch.__version__} sees no CUDA device; use device=cpu or a CUDA build of torch"
-        )
-    if number and int(number) >= torch.cuda.device_count():
-        raise UsageError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
 
 
 def class_names(path: Path, count: int | None = None) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from harness.datasets import Split
 from harness.datasets.several import Chosen, chosen
-from harness.spec.names import Dtype
+from harness.spec.names import Device, Dtype, Kernel
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, FromZero, Positive, Whole
 from harness.spec.recipe import ManySets, Recipe
@@ -59,9 +59,9 @@ class Settings:
     )
     root: str | list[str] | None = option(None, "where the files of a named data set are; of several one each")
     seed: Whole = option(0, "of weights, order of clips, augmentation and dropout")
-    device: str = option("cpu", "cpu, cuda or cuda:1; under torchrun, cuda is one device for each process")
+    device: Device = option("cpu", "under torchrun, cuda is one device for each process")
     dtype: Dtype = option("float32", "other than float32: number format of autocast")
-    kernel: str = option("auto", "what computes attention: auto or a name of attention_zoo.kernels")
+    kernel: Kernel = option("auto", "what computes attention")
     compile: Flag = option(False, "compile the model by torch.compile")
     threads: Count | None = option(None, "threads of PyTorch on the CPU; none: one per physical core")
     workers: Whole = option(0, "processes that load clips; 0: clips are loaded between steps")

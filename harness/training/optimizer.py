@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from harness.spec.recipe import Optimisation
+from harness.spec.recipe import Optimisation
 
 # What wrapping (DDP, torch.compile, the student of token labelling) puts into names.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod\.)+|^(?:module\.)+")
