@@ -90,3 +90,14 @@ def _apart(measurement: Measurement, shared: dict[str, Any], number: int | None 
     return tuple(
         replace(visit, round=number or visit.round, details=unshared | visit.details) for visit in measurement.visits
     )
+
+
+def by_seed(measured: Measurement | None, key: str | None = None) -> dict[Any, float]:
+    """The samples, or what the visits say under `key`, by their seeds."""
+    if measured is None:
+        return {}
+    values = {
+        visit.details.get("seed", place): visit.samples[0] if key is None else visit.details.get(key)
+        for place, visit in enumerate(measured.visits)
+    }
+    return {seed: value for seed, value in values.items() if value is not None}

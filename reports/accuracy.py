@@ -1,7 +1,7 @@
 """Accuracy measured here: what it is, how sure it is, and whether it orders the rows as the paper does.
 
 A measurement of the kind `scored` holds one top-1 accuracy per seed; its details name budget, data, clip and the
-controls. Intervals are those of shares (`reports.means`): of a mean over seeds, or of the videos of a single run, which
+controls. Intervals are those of shares (`records.means`): of a mean over seeds, or of the videos of a single run, which
 says so. Small models on the built-in data are never set against published accuracies;
 what is asked of them is the sign of a difference: does the row that the paper calls better come out better here? That
 is tested against the baseline row by the paired t test over seeds, with Holm's rule over the rows. A training that did
@@ -17,11 +17,14 @@ from decimal import Decimal
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from records import means, power
+from records.intervals import Interval
+from records.learning import NOT_LEARNT, QUICK_MODE, UNFINISHED, trouble
+from records.means import Paired
+from records.power import recorded_words
 from records.record import Measurement
-from reports import means, power, verdict
-from reports.learning import NOT_LEARNT, QUICK_MODE, UNFINISHED, trouble
-from reports.means import Paired
-from reports.statistics import Interval
+from records.visits import by_seed
+from reports import verdict
 from reports.text import counted
 from reports.verdict import Verdict
 
@@ -124,17 +127,6 @@ def accuracy(measured: Measurement | None, samples: Sequence[float] | None = Non
 
 def _percent(share: Interval) -> Interval:
     return Interval(100 * share.value, 100 * share.low, 100 * share.high)
-
-
-def by_seed(measured: Measurement | None, key: str | None = None) -> dict[Any, float]:
-    """The samples, or what the visits say under `key`, by their seeds."""
-    if measured is None:
-        return {}
-    values = {
-        visit.details.get("seed", place): visit.samples[0] if key is None else visit.details.get(key)
-        for place, visit in enumerate(measured.visits)
-    }
-    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def cost_of_order(measured: Measurement | None, control: str) -> Paired | None:
@@ -495,16 +487,6 @@ def summary(table: AblationTable, name: str) -> str | None:
     words = f"{len(told)} of {len(tested)} rows can be told from {base}" + (f" ({', '.join(told)})" if told else "")
     untold = [row for row, ordering in judgements.items() if ordering.difference and not ordering.distinguishable]
     return f"{span}; {words}{_lacking(judgements, untold)}, and the paper prints no order of them."
-
-
-def recorded_words(recorded: Mapping[str, float]) -> str:
-    """What the default row of a budget came to over the seeds that its file records; empty where it records none."""
-    if "top1" not in recorded:
-        return ""
-    return (
-        f"over {recorded['seeds']:g} seeds, in the committed record, the default model comes to "
-        f"{recorded['top1']:.1f} %, and rows vary by {recorded['spread']:.1f} points"
-    )
 
 
 def recorded(table: AblationTable, name: str) -> str | None:

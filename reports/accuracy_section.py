@@ -7,11 +7,11 @@ were, how many seeds, and what the interval covers.
 from statistics import fmean
 from typing import Any
 
+from records.intervals import Interval
+from records.learning import NOT_LEARNT, STEEP, UNFINISHED
+from records.means import Paired
 from reports import accuracy, verdict, views
 from reports.accuracy import Ordering
-from reports.learning import NOT_LEARNT, STEEP, UNFINISHED
-from reports.means import Paired
-from reports.statistics import Interval
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Columns, Notes, counted, sentence, table_lines
 

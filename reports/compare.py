@@ -30,6 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from records import means
+from records.intervals import Interval
 from records.record import (
     MANIFEST,
     Measurement,
@@ -40,9 +42,9 @@ from records.record import (
     read_manifest,
     read_record,
 )
-from reports import accuracy, means, statistics
+from reports import accuracy, statistics
 from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
-from reports.statistics import Interval, Ratio
+from reports.statistics import Ratio
 from reports.table import AblationTable, Row, facts, visits
 from reports.text import UNITS, counted, nearest, table_lines
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from records.intervals import WIDE, Interval
 from records.record import RecordError, ablation_folders, write_text
 from records.terminal import until_closed
 from reports import exponents, figures, markdown, statistics, table
@@ -123,7 +124,7 @@ def cheapest(tables: list[AblationTable]) -> list[str]:
         "Schemes named together cannot be told apart: their ratio is closer to 1 than the noise floor, or its 95 % "
         "interval holds 1; the first has the least median. In brackets in the table: 95 % intervals of the winner's "
         "median and of the ratio to it; without brackets: single samples, or no difference between samples; rough: the "
-        f"interval is wider than {statistics.WIDE:.0%} of the figure. All stand in one skeleton: embeddings, MLP "
+        f"interval is wider than {WIDE:.0%} of the figure. All stand in one skeleton: embeddings, MLP "
         "and position encoding are part of each figure, and the weights of peak memory, so that a scheme with more "
         "parameters needs more of it at every size."
     )
@@ -178,7 +179,7 @@ def _ratio(row: Row, reference: Row, name: str) -> statistics.Ratio:
     return statistics.ratio(*pair, row.measurement(name).kind, row.spreads.get(name), reference.spreads.get(name))
 
 
-def _with_interval(interval: statistics.Interval, scale: float = 1, unit: str = "") -> str:
+def _with_interval(interval: Interval, scale: float = 1, unit: str = "") -> str:
     value, low, high = (significant(bound / scale) for bound in (interval.value, interval.low, interval.high))
     rough = ", rough" if interval.wide else ""
     return f"{value}{unit}" + (f" ({low}–{high}{rough})" if interval.low < interval.high else "")

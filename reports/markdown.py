@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from records.intervals import WIDE
 from records.record import Measurement, Quantity
 from reports import (
     accuracy,
@@ -54,7 +55,7 @@ PUBLISHED_COUNTS = {"flops": "macs", "params": "params"}  # a published column: 
 HEADINGS = {"operators": "attention operator"}  # of the facts that are not called by their own name
 NOT_DISTINGUISHABLE = "not distinguishable"
 LAUNCH_BOUND = 0.9  # of the time of a run on a GPU: the host was busy launching for so long
-ROUGH = f"the interval is wider than {statistics.WIDE:.0%} of the median: take it as rough"
+ROUGH = f"the interval is wider than {WIDE:.0%} of the median: take it as rough"
 FINITE = {"finite_logits": "outputs were", "finite_loss": "loss was"}  # details that say so, and of what
 QUANTILES = (50, 90, 99)
 OF_A_VISIT = {  # title and scale of what a visit says beside its samples; a scale of None marks a count

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from records import means
+from records.intervals import Interval
+from records.learning import trouble
 from records.record import Measurement, Visit
-from reports import means, quantities
-from reports.learning import trouble
-from reports.statistics import Interval
+from reports import quantities
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Columns, Notes, counted, listed, table_lines
 

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from records.intervals import CONFIDENCE, Interval, t_quantile
 from records.record import Measurement, Visit
 
-CONFIDENCE = 0.95
-WIDE = 0.20  # an interval wider than this share of its median is marked
 LEAST_FLOOR = 0.01  # what rounds differ by in one run is less than what runs differ by, in memory above all
 ASSUMED_FLOORS = {  # where no case has two rounds, or the two were not taken in turn
     "timed": 0.10,  # medians of one process drift by about that much between runs
@@ -35,27 +34,6 @@ HOLDS = "93 to 95 times of 100"  # simulated by tests/test_statistics.py
 
 Rounds = Mapping[Hashable, tuple[float, ...]]
 """Samples by the number of their round, or by the run and the number."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with the interval that covers it; `low` and `high` equal it where there is a single sample."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def width(self) -> float:
-        """As a share of the figure."""
-        return (self.high - self.low) / self.value if self.value else 0.0
-
-    @property
-    def wide(self) -> bool:
-        return self.width > WIDE
-
-    def excludes(self, value: float) -> bool:
-        return not self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -95,11 +73,6 @@ class Spread:
                 degrees = (error + theirs) ** 2 / (error**2 / degrees + theirs**2 / other.degrees)
             error += theirs
         return math.expm1(t_quantile((1 + CONFIDENCE) / 2, degrees) * math.sqrt(error))
-
-
-def t_quantile(share: float, degrees: float) -> float:
-    """The t below which a share of Student's distribution lies: `t_quantile(0.975, 2)` is 4.303."""
-    return float(special.stdtrit(degrees, share))
 
 
 def by_round(measurement: Measurement) -> Rounds:

@@ -12,12 +12,12 @@ from flat import flat
 from rich.console import Console
 from test_reports import one_record, write
 
-from records import record
+from records import means, record
+from records.learning import trouble
 from records.record import Measurement, RecordError, Visit
-from reports import accuracy, accuracy_section, build, confusion, confusion_figure, means, table, testing_views, views
+from reports import accuracy, accuracy_section, build, confusion, confusion_figure, table, testing_views, views
 from reports import console as terminal
 from reports.console import human
-from reports.learning import trouble
 from reports.paper_table import PaperRow, PaperTable
 from reports.table import AblationTable, Row
 

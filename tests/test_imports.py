@@ -1,4 +1,6 @@
-"""Who imports whom: attention_zoo <- backbones <- harness -> reports -> records, and what is imported late or not."""
+"""Who imports whom, and what is imported late or not: attention_zoo <- backbones <- harness/spec <- harness, and
+records <- harness, records <- reports; of the harness, only what prints for a command line imports reports.
+"""
 
 import ast
 import subprocess
@@ -40,6 +42,36 @@ def imports(node, inside_function=False):
 
 def imported_by(file):
     return set(imports(ast.parse(FILES[file].read_text(encoding="utf-8"), filename=file)))
+
+
+PRINTING = {  # what of the harness shows figures and tables to whoever typed a command
+    "harness/clips/throughput.py",
+    "harness/compare.py",
+    "harness/evaluate.py",
+    "harness/session.py",
+    "harness/suite.py",
+    "harness/sweep.py",
+}
+
+
+def modules(file):
+    """All that a file imports, by full names."""
+    for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8"), filename=file)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_of_the_harness_only_what_prints_imports_reports():
+    importing = {file for file in FILES if file.startswith("harness/") if any("reports." in m for m in modules(file))}
+    assert importing == PRINTING
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("harness/spec/")])
+def test_what_a_command_can_say_imports_no_other_room_of_the_harness(file):
+    wrong = [name for name in modules(file) if name.startswith("harness.") and not name.startswith("harness.spec")]
+    assert not wrong, f"{file} imports {wrong}"
 
 
 def test_every_room_is_read():

@@ -11,8 +11,8 @@ from harness.spec import budget, case
 from harness.spec.budget import Training
 from harness.spec.case import Settings
 from harness.spec.reader import UsageError
+from records import means, power
 from records.record import Quantity, Record, Visit
-from reports import means, power
 
 TOP1 = Quantity("top1_quick", "scored", "top-1", "percent", "higher")
 

@@ -14,8 +14,9 @@ from harness.cost.metrics import probes as metric
 from harness.probes.tasks import TASKS
 from harness.probes.train import FULL, QUICK, Block, Effort, train
 from harness.spec import case
+from records import learning
 from records.record import MANIFEST, Record, read_record, write_manifest, write_record
-from reports import build, learning, probes, table
+from reports import build, probes, table
 
 NO_MIXING = [Block("local_window", {"window": [1, 1, 1]})] * 2
 BRIEF = Effort(steps=20, batch=8, tested=64)

@@ -15,9 +15,9 @@ from harness.accuracy.setup import QUICK_STEPS, Setup
 from harness.spec.case import Entry
 from harness.spec.names import AUTO
 from harness.spec.reader import UsageError
+from records import power
 from records.record import Measurement, Record
-from reports import accuracy, power
-from reports.accuracy import by_seed
+from records.visits import by_seed
 
 DIFFERENCE = 3.0  # percentage points that seeds=auto tells where none are said
 FEWEST = 3  # seeds: with two, a difference has to be ten times the spread
@@ -54,7 +54,7 @@ def spread(setup: Setup, entries: Sequence[Entry], read: Callable[[Entry], Recor
         points, source = recorded["spread"] * math.sqrt(2), f"as recorded for accuracy={setup.budget.name}"
     return Spread(
         points, source, median(seconds) if seconds else recorded.get("seconds"), int(videos) if videos else None,
-        accuracy.recorded_words(recorded),
+        power.recorded_words(recorded),
     )  # fmt: skip
 
 

@@ -35,8 +35,8 @@ from harness.spec.reader import UsageError
 from harness.store import Store
 from harness.training.job import Job, Result
 from records import provenance
+from records.learning import QUICK_MODE
 from records.record import Measurement, Quantity, Visit
-from reports.learning import QUICK_MODE
 
 SAY_EVERY_SECONDS = 30.0
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.evaluation.predictions import Predictions, PredictionsError, View
-from reports.means import share_interval
+from records.means import share_interval
 
 RESAMPLES = 2000
 SEED = 0

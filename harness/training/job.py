@@ -19,7 +19,7 @@ from harness.spec.options import option
 from harness.spec.reader import Count, Flag, FromZero, Positive, Whole
 from harness.spec.recipe import ManySets, Recipe
 from harness.spec.sampling import Order
-from reports.learning import trouble
+from records.learning import trouble
 
 Strategy = Literal["auto", "single", "ddp", "fsdp"]
 # What may change between two starts of one run: its weights do not depend on these, beyond the rounding of sums.

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from records.intervals import Interval
 from reports import accuracy
 from reports.drawing import FAINT, INK, PRINTED, WIDTH, about, look, pareto, sheet, wrapped
-from reports.statistics import Interval
 from reports.table import AblationTable, Row
 
 ABOUT = {"machine": "device", "dtype": "dtype", "batch_size": "batch", "commit": "commit"}  # of a training: at the foot

@@ -9,12 +9,12 @@ distribution of t where there is a difference is the noncentral one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import variance
 
 from scipy import special
 
-from reports.statistics import t_quantile
+from records.intervals import t_quantile
 
 POWER = 0.8
 SIGNIFICANT = 0.05
@@ -45,3 +45,13 @@ def pooled(differences: Sequence[Sequence[float]], least: float = 0.0) -> float 
     known = [(len(of_row) - 1, variance(of_row)) for of_row in differences if len(of_row) > 1]
     degrees = sum(n for n, _ in known)
     return max(least, math.sqrt(sum(n * v for n, v in known) / degrees)) if degrees else None
+
+
+def recorded_words(recorded: Mapping[str, float]) -> str:
+    """What the default row of a budget came to over the seeds that its file records; empty where it records none."""
+    if "top1" not in recorded:
+        return ""
+    return (
+        f"over {recorded['seeds']:g} seeds, in the committed record, the default model comes to "
+        f"{recorded['top1']:.1f} %, and rows vary by {recorded['spread']:.1f} points"
+    )

@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 
 from scipy import special
 
-from reports.statistics import CONFIDENCE, Interval, t_quantile
+from records.intervals import CONFIDENCE, Interval, t_quantile
 
 
 def two_sided_p(t: float, degrees: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.means import share_interval
+from records.means import share_interval
 
 NOT_LEARNT, UNFINISHED = "has not learnt", "unfinished"
 QUICK_MODE = "quick mode, a few steps"  # of a training that was cut short to see whether it runs
