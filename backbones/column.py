@@ -16,19 +16,36 @@ from backbones.residual import Attend, Block, PerToken, Residual
 
 
 class PreNormBlock(Block):
-    """Attention, then MLP; each normed before and added to its input, with its own draw of stochastic depth."""
+    """Attention, then MLP; each normed before and added to its input, with its own draw of stochastic depth.
+
+    Args:
+        out_dim: what attention makes of the width `dim`, where it changes it; `skip` is then the way around it.
+        norm_last: the sums are normed instead of what goes in.
+    """
 
     def __init__(
-        self, dim: int, grid: Grid, prefix: int, attention: nn.Module, mlp: nn.Module, drop_path: float | int = 0.0
+        self,
+        dim: int,
+        grid: Grid,
+        prefix: int,
+        attention: nn.Module,
+        mlp: nn.Module,
+        drop_path: float | int = 0.0,
+        *,
+        out_dim: int | None = None,
+        eps: float = 1e-5,
+        skip: nn.Module | None = None,
+        norm_last: bool = False,
     ):
         super().__init__(grid, prefix)
-        self.norm1, self.attention = nn.LayerNorm(dim), attention
-        self.norm2, self.mlp, self.drop_path = nn.LayerNorm(dim), mlp, DropPath(drop_path)
+        self.norm1, self.attention = nn.LayerNorm(dim, eps), attention
+        self.norm2, self.mlp, self.drop_path = nn.LayerNorm(out_dim or dim, eps), mlp, DropPath(drop_path)
+        self.skip, self.norm_last = skip, norm_last
 
     def residuals(self) -> tuple[Residual, Residual]:
         return (
-            Residual("attention", self.norm1, Attend(self.attention), drop_path=self.drop_path),
-            Residual("mlp", self.norm2, PerToken(self.mlp), drop_path=self.drop_path),
+            Residual("attention", self.norm1, Attend(self.attention), self.skip, self.drop_path, self.norm_last),
+            Residual("mlp", self.norm2, PerToken(self.mlp), None, self.drop_path, self.norm_last),
         )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import attention_zoo
 from attention_zoo import Grid, Tokens, gathered
 from attention_zoo.kernels import AUTO, attend
-from backbones.column import Column
+from backbones.column import Column, PreNormBlock
 from backbones.columnar import ATTN, EPS, Columnar, ColumnarConfig, VitBlock, jax_layout, jax_names, vit_names
 from backbones.columnar import from_image as column_from_image
 from backbones.columnar import of_image as column_of_image
@@ -31,8 +31,8 @@ from backbones.config import Ratio, Whole, narrower
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.parts import DropPath, Places, initialise_linear, linear_rates
-from backbones.residual import Attend, Block, PerToken, Residual
+from backbones.parts import Places, initialise_linear, linear_rates
+from backbones.residual import Block
 
 Temporal = Literal["positions", "plain", "windowed"]
 WINDOWED_EPS = 1e-12  # Longformer's
@@ -132,22 +132,6 @@ def _frames_around(frames: int, half: int) -> list[tuple[np.ndarray, np.ndarray]
     return gathered.by_shape((np.array([i]), np.array([0, *keys])) for i, keys in enumerate(around, 1))
 
 
-class WindowedBlock(Block):
-    """Windowed attention, then the MLP; the sums are normed, not what goes in."""
-
-    def __init__(self, dim: int, grid: Grid, attention: nn.Module, mlp: nn.Module, drop_path: float):
-        super().__init__(grid, 1)
-        self.attention, self.norm1 = attention, nn.LayerNorm(dim, WINDOWED_EPS)
-        self.mlp, self.norm2 = mlp, nn.LayerNorm(dim, WINDOWED_EPS)
-        self.drop_path = DropPath(drop_path)
-
-    def residuals(self) -> tuple[Residual, Residual]:
-        return (
-            Residual("attention", self.norm1, Attend(self.attention), None, self.drop_path, norm_last=True),
-            Residual("mlp", self.norm2, PerToken(self.mlp), None, self.drop_path, norm_last=True),
-        )
-
-
 class WindowedTokens(nn.Module):
     """A class token before the frames, learned positions and types of both, and a norm, as in Longformer.
 
@@ -205,7 +189,9 @@ class Encoders(Column):
             mlp = Mlp(width, config.temporal_mlp_ratio, activation=activation, rank=config.mlp_rank)
             if windowed:
                 attention = WindowedAttention(width, heads, grid, config.window, kernel)
-                self.column.append(WindowedBlock(width, grid, attention, mlp, rate))
+                self.column.append(
+                    PreNormBlock(width, grid, 1, attention, mlp, rate, eps=WINDOWED_EPS, norm_last=True)
+                )
             else:
                 qkv_bias = kind == "positions"
                 attention = attention_zoo.build("full", width, heads, grid, kernel=kernel, qkv_bias=qkv_bias)

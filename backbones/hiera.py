@@ -23,14 +23,13 @@ import attention_zoo
 from attention_zoo import Grid, Tokens
 from attention_zoo.kernels import attend
 from attention_zoo.windows import Tiling, partition, reach, reverse
-from backbones.column import Column
+from backbones.column import Column, PreNormBlock
 from backbones.config import Config, Rate, Ratio, narrower
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.multiscale import OverlappingEmbedding, SeparablePosition
-from backbones.parts import DropPath, initialise_linear, linear_rates
-from backbones.residual import Attend, Block, PerToken, Residual
+from backbones.multiscale import OverlappingEmbedding, SeparablePosition, convolved
+from backbones.parts import initialise_linear, linear_rates
 
 EPS = 1e-6
 POOL = Grid(1, 2, 2)  # of the queries in the first block of each stage after the first
@@ -114,8 +113,7 @@ class HieraConfig(Config):
     @property
     def grid(self) -> Grid:
         """The map of the first stage."""
-        padded = zip(self.clip, self.patch_kernel, self.patch, strict=True)
-        return Grid(*((n + 2 * (k // 2) - k) // s + 1 for n, k, s in padded))
+        return convolved(self.clip, self.patch_kernel, self.patch)
 
 
 class PooledUnits(nn.Module):
@@ -176,24 +174,6 @@ class PooledProjection(nn.Module):
         return grid.tokens * self.proj.weight.numel()
 
 
-class HieraBlock(Block):
-    """Attention, then MLP, both normed before; where attention pools, so does the way around it."""
-
-    def __init__(self, config: HieraConfig, grid: Grid, attention: nn.Module, drop_path: float):
-        super().__init__(grid)
-        dim, out_dim = attention.dim, attention.out_dim
-        self.norm1, self.attention = nn.LayerNorm(dim, EPS), attention
-        self.norm2, self.mlp = nn.LayerNorm(out_dim, EPS), Mlp.of(config, out_dim, out_dim)
-        self.drop_path = DropPath(drop_path)
-        self.skip = PooledProjection(dim, out_dim) if isinstance(attention, PooledUnits) else None
-
-    def residuals(self) -> tuple[Residual, Residual]:
-        return (
-            Residual("attention", self.norm1, Attend(self.attention), self.skip, self.drop_path),
-            Residual("mlp", self.norm2, PerToken(self.mlp), drop_path=self.drop_path),
-        )
-
-
 class Hiera(Column):
     """Clip in, class scores out, over a column of blocks in stages; see `HieraConfig`."""
 
@@ -213,7 +193,7 @@ class Hiera(Column):
                     attention = PooledUnits(dim, 2 * dim, 2 * heads, grid, box, kernel)
                 else:
                     attention = _attention(config, stage, dim, heads, grid, unit, kernel)
-                blocks.append(HieraBlock(config, grid, attention, next(rates)))
+                blocks.append(_block(config, grid, attention, next(rates)))
                 if first and stage:
                     grid, unit, dim, heads = grid.ceil_div(POOL), unit.ceil_div(POOL), 2 * dim, 2 * heads
         self.column = nn.ModuleList(blocks)
@@ -226,6 +206,14 @@ class Hiera(Column):
     def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         """Class scores; the released code applies a softmax to them in evaluation, which keeps their order."""
         return self.classified(self.norm(tokens.map.mean(dim=(1, 2, 3))))
+
+
+def _block(config: HieraConfig, grid: Grid, attention: nn.Module, rate: float) -> PreNormBlock:
+    """Where attention pools, so does the way around it."""
+    dim, out_dim = attention.dim, attention.out_dim
+    mlp = Mlp.of(config, out_dim, out_dim)
+    skip = PooledProjection(dim, out_dim) if isinstance(attention, PooledUnits) else None
+    return PreNormBlock(dim, grid, 0, attention, mlp, rate, out_dim=out_dim, eps=EPS, skip=skip)
 
 
 def _attention(config: HieraConfig, stage: int, dim: int, heads: int, grid: Grid, unit: Grid, kernel: str) -> nn.Module:

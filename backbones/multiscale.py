@@ -122,8 +122,7 @@ class MultiscaleConfig(Config):
     @property
     def grid(self) -> Grid:
         """The map of the first block."""
-        padded = zip(self.clip, self.patch_kernel, self.patch, strict=True)
-        return Grid(*((n + 2 * (k // 2) - k) // s + 1 for n, k, s in padded))
+        return convolved(self.clip, self.patch_kernel, self.patch)
 
     def block_sizes(self) -> list[BlockSizes]:
         """Sizes and strides of all blocks, by the rules of the released configuration."""
@@ -161,9 +160,12 @@ class BlockSizes:
 
     @property
     def grid_out(self) -> Grid:
-        kernel = self.query_kernel or Grid(1, 1, 1)
-        pooled = zip(self.grid, kernel, self.query_stride, strict=True)
-        return Grid(*((n + 2 * (k // 2) - k) // s + 1 for n, k, s in pooled))
+        return convolved(self.grid, self.query_kernel or Grid(1, 1, 1), self.query_stride)
+
+
+def convolved(grid: Grid, kernel: Grid, stride: Grid) -> Grid:
+    """What a convolution makes of a map, padded by half of its kernel."""
+    return Grid(*((n + 2 * (k // 2) - k) // s + 1 for n, k, s in zip(grid, kernel, stride, strict=True)))
 
 
 class PooledSkip(nn.Module):
