@@ -19,7 +19,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from attention_zoo import growth_of, schemes
+import backbones
+from attention_zoo import growth_of
 from harness import video
 from harness.accuracy import cluster
 from harness.accuracy.sweep import Trainings
@@ -370,17 +371,8 @@ def _each_kind_first(entries: list[Entry]) -> list[Entry]:
 
 def _growth(entries: list[Entry]) -> dict[str, dict[str, tuple[float, float]]]:
     """The exponents in theory of the schemes of some cases, which their figure sets the measured ones against."""
-    words = {word for entry in entries for word in _words(entry.case.config)}
-    return {name: growth for name in schemes.names() if name in words and (growth := growth_of(name))}
-
-
-def _words(value: Any) -> Iterator[str]:
-    """Every text in a configuration, among which are the names of its schemes."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in itertools.chain(value, value.values()) if isinstance(value, dict) else value:
-            yield from _words(part)
+    names = {name for entry in entries for name in backbones.read_config(entry.case.config).schemes()}
+    return {name: growth for name in sorted(names) if (growth := growth_of(name))}
 
 
 def _but_for_clip(case: Case, name: str) -> tuple[str, str]:

@@ -64,7 +64,7 @@ def build_index(outputs: str | Path) -> Path:
             tables.append(table.load(folder))
         except EXPECTED as error:
             broken[folder.relative_to(outputs).as_posix()] = str(error).replace(f"{outputs}/", "")
-    page = cost_page.build(outputs).name if cost_page.has_content(tables) else None
+    page = cost_page.build(outputs).name if any(map(cost_page.is_timed, tables)) else None
     write_text(data.long_csv(tables), outputs / "results.csv")
     explored = os.path.relpath(explore.top(outputs) / explore.PAGE, outputs)
     return write_text(index.index(tables, broken, page, explored, table.place(outputs)), outputs / "report.md")

@@ -54,11 +54,6 @@ def build(folder: str | Path) -> Path:
     return write_text("\n\n".join(part for part in parts if part) + "\n", folder / PAGE)
 
 
-def has_content(tables: Sequence[AblationTable]) -> bool:
-    """Whether there is anything to be shown of these ablations."""
-    return any(is_timed(ablation) for ablation in tables)
-
-
 def is_timed(ablation: AblationTable) -> bool:
     return any(_timed(row) for row in ablation.measured)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from reports.quantities import names, titled
 from reports.table import AblationTable, Row
+from reports.table import schemes as table_schemes
 from reports.text import MISSING, Notes, table_csv, tables
 
 ATTENTION = "macs_attention"  # of the two products of attention: the only one that a theory is known of
@@ -113,10 +114,7 @@ def theory(growth: Growth, row: Row, axis: str) -> str | None:
 
     Source: the closed forms of the schemes. Projections and MLP, which every model has, grow with exponent 1.
     """
-    config = row.record.case.get("config") or {}
-    attention = config.get("attention") or {}
-    used = {name for pattern in config.get("stages") or () for name in pattern}
-    schemes = {(attention.get(name) or {}).get("scheme", name) for name in used}
+    schemes = table_schemes(row.record.case)
     if not schemes or not all(axis in growth.get(scheme, {}) for scheme in schemes):
         return None
     low = min(growth[scheme][axis][0] for scheme in schemes)

@@ -14,7 +14,7 @@ from test_goldens import DTYPES, FOLDER, _dualformer_config, _facts
 import backbones
 from backbones import PyramidConfig
 from harness import gradcam
-from harness.evaluation.gradcam import blocks_of, heat_maps, localised
+from harness.evaluation.gradcam import heat_maps, localised
 from harness.evaluation.pictures import coloured, write_film
 
 NAME = "dualformer_gradcam"
@@ -106,7 +106,7 @@ def test_nothing_that_speaks_for_a_class_is_no_heat():
 
 def test_wrong_names_are_named():
     model, clips = small_model(), torch.randn(1, 3, 4, 16, 32)
-    assert blocks_of(model) == ["stages.0.blocks.0", "stages.0.blocks.1", "stages.1.blocks.0"]
+    assert list(model.blocks()) == ["stages.0.blocks.0", "stages.0.blocks.1", "stages.1.blocks.0"]
     with pytest.raises(ValueError, match=r"no block 'stages.1.blocks.1'; did you mean 'stages.1.blocks.0'"):
         heat_maps(model, clips, block="stages.1.blocks.1")
     with pytest.raises(ValueError, match="target 5 is none of the 5 classes"):

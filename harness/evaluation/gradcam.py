@@ -37,11 +37,6 @@ class HeatMaps:
     gradients: Float[Tensor, "v c pt ph pw"]
 
 
-def blocks_of(model: Backbone) -> list[str]:
-    """The names of all blocks, from the first to the last."""
-    return list(model.blocks())
-
-
 def heat_maps(
     model: Backbone,
     clips: Float[Tensor, "v 3 t h w"],
@@ -60,7 +55,7 @@ def heat_maps(
     Raises:
         ValueError: the model has no such class or block, or no classifier.
     """
-    names = blocks_of(model)
+    names = list(model.blocks())
     block = names[-1] if block is None else block
     if block not in names:
         raise ValueError(f"the model has no block {block!r}; {nearest(block, names)}")
