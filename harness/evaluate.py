@@ -26,6 +26,7 @@ from harness.spec import options
 from harness.spec.options import option
 from harness.spec.reader import FromZero, UsageError, Whole
 from harness.spec.sampling import Order
+from records.intervals import Interval
 from records.record import write_bytes, write_text
 from records.terminal import json_line
 from reports import confusion, text
@@ -176,9 +177,9 @@ def summary(score: Scores, predictions: Predictions) -> str:
     """What a person reads at the end."""
     few = " (says nothing with so few classes)" if len(predictions.classes) <= 5 else ""
     lines = [
-        f"top-1       {score.top1}",
-        f"top-5       {score.top5}{few}",
-        f"mean class  {score.mean_class}",
+        f"top-1       {in_words(score.top1)}",
+        f"top-5       {in_words(score.top5)}{few}",
+        f"mean class  {in_words(score.mean_class)}",
         f"coverage    {100 * score.coverage:.1f} % ({score.decoded} of {score.videos} videos; the rest count as misses)"
         if score.decoded < score.videos
         else f"coverage    100 % ({score.videos} videos)",
@@ -199,6 +200,10 @@ def summary(score: Scores, predictions: Predictions) -> str:
             confused = f", taken for {row.confused_with} {times}" if row.confused_with else ""
             lines.append(f"    {row.name}: {row.right} of {row.videos}{confused}")
     return "\n".join(lines)
+
+
+def in_words(percent: Interval) -> str:
+    return f"{percent.value:.1f} % [{percent.low:.1f}, {percent.high:.1f}]"
 
 
 def write_scores(folder: Path, score: Scores, predictions: Predictions) -> None:

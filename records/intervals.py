@@ -1,5 +1,7 @@
 """A figure with the interval that covers it, and the quantiles of Student's t that intervals are made of."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from scipy import special
@@ -24,6 +26,11 @@ class Interval:
     @property
     def wide(self) -> bool:
         return self.width > WIDE
+
+    @property
+    def percent(self) -> Interval:
+        """Of a share from 0 to 1."""
+        return Interval(100 * self.value, 100 * self.low, 100 * self.high)
 
     def excludes(self, value: float) -> bool:
         return not self.low <= value <= self.high

@@ -113,20 +113,15 @@ def accuracy(measured: Measurement | None, samples: Sequence[float] | None = Non
         return None
     videos = measured.details.get("videos")
     if len(samples) > 1 and videos:
-        interval = _percent(
-            means.mean_share_interval([sample / 100 for sample in samples], videos, len(samples) * videos)
-        )
+        shares = [sample / 100 for sample in samples]
+        interval = means.mean_share_interval(shares, videos, len(samples) * videos).percent
     elif len(samples) > 1:
         interval = means.mean_interval(samples)
     elif videos:
-        interval = _percent(means.share_interval(samples[0] / 100, videos))
+        interval = means.share_interval(samples[0] / 100, videos).percent
     else:
         return Accuracy(None, samples[0], 1, None)
     return Accuracy(interval, fmean(samples), len(samples), videos)
-
-
-def _percent(share: Interval) -> Interval:
-    return Interval(100 * share.value, 100 * share.low, 100 * share.high)
 
 
 def cost_of_order(measured: Measurement | None, control: str) -> Paired | None:

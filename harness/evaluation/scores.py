@@ -16,22 +16,11 @@ from typing import Any
 import numpy as np
 
 from harness.evaluation.predictions import Predictions, PredictionsError, View
+from records.intervals import Interval
 from records.means import share_interval
 
 RESAMPLES = 2000
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A percentage and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.1f} % [{self.low:.1f}, {self.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -43,22 +32,22 @@ class ClassScore:
     videos: int
     decoded: int
     right: int
-    top1: Figure | None  # None: the split lists no video of it
-    top5: Figure | None
+    top1: Interval | None  # None: the split lists no video of it
+    top5: Interval | None
     confused_with: str | None
     confused: int
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one set of predictions. `confusion[label][answer]` counts decoded videos."""
+    """All figures of one set of predictions, in percent. `confusion[label][answer]` counts decoded videos."""
 
     videos: int
     decoded: int
     coverage: float  # decoded / listed, 0 to 1
-    top1: Figure
-    top5: Figure
-    mean_class: Figure  # mean over the classes that the split lists
+    top1: Interval
+    top5: Interval
+    mean_class: Interval  # mean over the classes that the split lists
     per_class: list[ClassScore]
     confusion: np.ndarray  # int64 "k k"
     views: list[View]
@@ -114,18 +103,17 @@ def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ((probabilities > true_score) | ((probabilities == true_score) & lower)).sum(axis=1)
 
 
-def wilson(right: int, total: int) -> Figure:
+def wilson(right: int, total: int) -> Interval:
     """A share in percent with Wilson's score interval (Wilson, JASA 22, 1927; no continuity correction).
 
     Unlike the usual interval it stays within 0 and 100 and has a width at both ends.
     """
     if not 0 <= right <= total or total < 1:
         raise ValueError(f"{right} right of {total} is no share")
-    interval = share_interval(right / total, total)
-    return Figure(100 * interval.value, 100 * interval.low, 100 * interval.high)
+    return share_interval(right / total, total).percent
 
 
-def mean_class(right: np.ndarray, listed: np.ndarray) -> Figure:
+def mean_class(right: np.ndarray, listed: np.ndarray) -> Interval:
     """Mean over classes of the share of each that is right; percentile bootstrap over videos.
 
     A resample of videos matters only through the number of right and wrong ones of each class, so these are drawn at
@@ -141,7 +129,7 @@ def mean_class(right: np.ndarray, listed: np.ndarray) -> Figure:
     share = np.divide(good, count, out=np.full(good.shape, np.nan), where=count > 0)
     low, high = np.percentile(np.nanmean(share, axis=1), [2.5, 97.5])
     value = float((right[present] / listed[present]).mean())
-    return Figure(100 * value, 100 * min(value, float(low)), 100 * max(value, float(high)))
+    return Interval(value, min(value, float(low)), max(value, float(high))).percent
 
 
 def _per_class(
