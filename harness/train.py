@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from attention_zoo.registry import nearest
-from harness.datasets import several
-from harness.spec import options, recipe
+from harness.datasets import resolve, several
+from harness.spec import model_changes, options, recipe
 from harness.spec.options import option
 from harness.spec.reader import Flag, UsageError
 from harness.training.job import Job, Result, Settings, Stopped, Strategy, model_config
@@ -58,8 +58,12 @@ def job(options: Options) -> Job:
     """The job that the options mean. Raises: UsageError."""
     try:
         chosen = recipe.load(options.recipe, options.recipe_source).changed(options.recipe_changes)
-        config = model_config(options.model, chosen, options.model_changes)
         sets = several.chosen(options.data, options.root, options.data_changes)
+        for source in sets:
+            resolve(source.data, source.root)
+        if "." not in options.model:  # of a module that no package declares, and only it knows its fields
+            model_changes.check(options.model_changes)
+        config = model_config(options.model, chosen, options.model_changes)
         counts = {source.name: len(source.load("train").classes) for source in sets}
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(str(error.args[0]) if error.args else str(error)) from error

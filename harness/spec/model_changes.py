@@ -19,13 +19,13 @@ from attention_zoo.registry import UnknownName, declared, declared_options, near
 Words = frozenset[str]
 
 
-def check(changes: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> None:
+def check(changes: Mapping[str, Any], axes: Mapping[str, Sequence[Any]] | None = None) -> None:
     """Dotted paths into a model's config with their values; of `axes` with several, of which each is set in turn.
 
     Raises: UnknownName (a KeyError) for a field, a name of attention, a scheme or an option that no model has, or a word
     that a field never is.
     """
-    points = [*changes.items(), *((path, value) for path, values in axes.items() for value in values)]
+    points = [*changes.items(), *((path, value) for path, values in (axes or {}).items() for value in values)]
     foreign = bool(entry_points(group="attention_zoo.families"))  # whose models may have any field
     for path, value in points if not foreign else ():
         _check_field(path, value)
