@@ -79,7 +79,9 @@ class Registry(Generic[Entry]):
 
     def declared(self) -> tuple[str, ...]:
         """The names without importing what is not imported yet: command lines answer before torch is loaded."""
-        return self.names() if self._discovered else tuple(sorted({*self._entries, *_written(self.package, self.group)}))
+        return (
+            self.names() if self._discovered else tuple(sorted({*self._entries, *_written(self.package, self.group)}))
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()

@@ -189,9 +189,7 @@ class Encoders(Column):
             mlp = Mlp(width, config.temporal_mlp_ratio, activation=activation, rank=config.mlp_rank)
             if windowed:
                 attention = WindowedAttention(width, heads, grid, config.window, kernel)
-                self.column.append(
-                    PreNormBlock(width, grid, 1, attention, mlp, rate, eps=WINDOWED_EPS, norm_last=True)
-                )
+                self.column.append(PreNormBlock(width, grid, 1, attention, mlp, rate, eps=WINDOWED_EPS, norm_last=True))
             else:
                 qkv_bias = kind == "positions"
                 attention = attention_zoo.build("full", width, heads, grid, kernel=kernel, qkv_bias=qkv_bias)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 import backbones
 from attention_zoo import growth_of
@@ -28,7 +27,6 @@ from harness.cost import metrics
 from harness.cost.build import unavailable
 from harness.cost.measure import measure
 from harness.cost.process import TIME_LIMIT
-from harness.deadline import Deadline
 from harness.progress import Progress
 from harness.spec.budget import Training
 from harness.spec.case import Ablation, Case, Clip, Entry, Settings, case_id

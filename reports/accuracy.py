@@ -11,7 +11,7 @@ not learn, or was still learning at its end, is never a plain figure (`learning`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from statistics import fmean

@@ -64,7 +64,12 @@ def modules(file):
 
 
 def test_of_the_harness_only_what_prints_imports_reports():
-    importing = {file for file in FILES if file.startswith("harness/") if any(name.startswith("reports.") for name in modules(file))}
+    importing = {
+        file
+        for file in FILES
+        if file.startswith("harness/")
+        if any(name.startswith("reports.") for name in modules(file))
+    }
     assert importing == PRINTING
 
 

@@ -32,7 +32,9 @@ class TestOptions:
     model: str | None = option(None, "name of the model; may be left out for checkpoints written here")
     model_changes: dict[str, Any] = option({}, "a field of the model of a published checkpoint, as model.position=none")
     set: str | None = option(None, "of a model that was trained on several data sets the one to answer for; none: each")
-    recipe: RecipeName | None = option(None, "how it was trained, by name: frames, stride, size, views, mean and deviation")
+    recipe: RecipeName | None = option(
+        None, "how it was trained, by name: frames, stride, size, views, mean and deviation"
+    )
     recipe_source: Source = option("paper", "whose values, where paper and released code differ")
     frames: Count | None = option(None, "frames of a clip")
     stride: Count | None = option(None, "every how many frames")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator
 
 from attention_zoo.registry import declared, nearest
-from harness.spec import names as terms
 from harness.spec import model_changes, reader
+from harness.spec import names as terms
 from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, typed
 from records import record
 

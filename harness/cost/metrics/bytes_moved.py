@@ -74,6 +74,7 @@ class _Call:
 
     A view reads and makes nothing, nor does a question about shapes.
     """
+
     name: str
     inputs: list[Tensor]
     read: list[Tensor]

@@ -43,6 +43,7 @@ TRAINING = tuple(replace(q, name=f"training_{q.name}", title=f"{q.title} in trai
 @dataclass(frozen=True)
 class Found:
     """The largest batch that ran, the smallest that did not fit (None: none was met), and what ended the search."""
+
     largest: int
     too_large: int | None
     bound: str
