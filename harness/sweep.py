@@ -23,6 +23,7 @@ from attention_zoo import growth_of
 from harness import video
 from harness.accuracy import cluster
 from harness.accuracy.sweep import Trainings
+from harness.call import Call
 from harness.cost import metrics
 from harness.cost.build import unavailable
 from harness.cost.measure import measure

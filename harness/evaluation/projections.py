@@ -1,4 +1,4 @@
-"""What a training on several data sets learnt of their classes: a matrix for each pair of sets (MultiTrain, Table 4)."""
+"""What a training on several data sets learnt of their classes: a matrix for each pair (MultiTrain, Table 4)."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ Words = frozenset[str]
 def check(changes: Mapping[str, Any], axes: Mapping[str, Sequence[Any]] | None = None) -> None:
     """Dotted paths into a model's config with their values; of `axes` with several, of which each is set in turn.
 
-    Raises: UnknownName (a KeyError) for a field, a name of attention, a scheme or an option that no model has, or a word
-    that a field never is.
+    Raises: UnknownName (a KeyError) for a field, a name of attention, a scheme or an option that no model has, or a
+    word that a field never is.
     """
     points = [*changes.items(), *((path, value) for path, values in (axes or {}).items() for value in values)]
     foreign = bool(entry_points(group="attention_zoo.families"))  # whose models may have any field
@@ -75,28 +75,24 @@ def _check_attention(options: list[tuple[str, str, str, Any]], foreign: bool) ->
 
 
 @cache
-def _trees() -> tuple[ast.Module, ...]:
-    """The files of the room of models."""
+def _trees() -> dict[str, ast.Module]:
+    """The files of the room of models, by the names of their modules."""
     (folder,) = find_spec("backbones").submodule_search_locations
-    return tuple(ast.parse(path.read_bytes()) for path in sorted(Path(folder).glob("*.py")))
+    return {f"backbones.{path.stem}": ast.parse(path.read_bytes()) for path in sorted(Path(folder).glob("*.py"))}
 
 
 @cache
 def model_fields() -> dict[str, Words]:
     """The fields of all our model configs, each with the words that it may be; none where it may be anything else."""
-    classes = {node.name: node for tree in _trees() for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for tree in _trees().values() for node in tree.body if isinstance(node, ast.ClassDef)}
 
     def is_config(name: str) -> bool:
         bases = (ast.unparse(base).rpartition(".")[2] for base in classes[name].bases) if name in classes else ()
         return name == "Config" or any(is_config(base) for base in bases)
 
     kinds: dict[str, list[Words]] = {}
-    for tree in _trees():
-        literals = {
-            ast.unparse(node.targets[0]): frozenset(ast.literal_eval(node.value.slice))
-            for node in tree.body
-            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
-        }
+    for module, tree in _trees().items():
+        literals = _literals(module)
         for node in tree.body:
             for line in node.body if isinstance(node, ast.ClassDef) and is_config(node.name) else ():
                 if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
@@ -106,10 +102,23 @@ def model_fields() -> dict[str, Words]:
 
 
 @cache
+def _literals(module: str) -> dict[str, Words]:
+    """The kinds of a few words each that a file of models defines, or takes from another one."""
+    kinds: dict[str, Words] = {}
+    for node in _trees()[module].body:
+        if isinstance(node, ast.ImportFrom) and node.module in _trees():
+            theirs = _literals(node.module)
+            kinds |= {alias.asname or alias.name: theirs[alias.name] for alias in node.names if alias.name in theirs}
+        elif isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
+            kinds[ast.unparse(node.targets[0])] = frozenset(ast.literal_eval(node.value.slice))
+    return kinds
+
+
+@cache
 def attention_names() -> dict[str, Words]:
     """The names that our models give to attention, each with its schemes; none where only the models know them."""
     schemes: dict[str, list[Words]] = {}
-    for tree in _trees():
+    for tree in _trees().values():
         for node in ast.walk(tree):
             for name, entry in _pairs(node) if isinstance(node, ast.Dict) else ():
                 scheme = _scheme(entry)
