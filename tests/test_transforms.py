@@ -132,6 +132,24 @@ def test_resizing_is_bilinear_with_half_pixel_centres(h, w, tall, wide):
     assert abs(result.numpy() - expected).max() <= 0.5 + 1e-3
 
 
+def test_smoothed_frames_keep_what_is_thinner_than_a_pixel():
+    """A line of one pixel at a quarter of the size leaves a quarter of its brightness, wherever it lies."""
+    plain = []
+    for left in range(16, 20):
+        pixels = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+        pixels[:, :, left] = 255
+        sums = [transforms.with_short_side(pixels, 16, smooth).float().sum(2) for smooth in (True, False)]
+        assert (sums[0] - 255 / 4).abs().max() <= 2
+        plain.append(sums[1].max().item())
+    assert sorted(plain) == [0, 0, 128, 128]
+
+
+def test_training_clips_are_smoothed_where_the_recipe_says_so():
+    smooth, plain = Augmentation(size=8, resize=12, antialias=True), Augmentation(size=8, resize=12)
+    clips = [transforms.augmented(frames(2, 40, 40), setting, generator()) for setting in (smooth, plain)]
+    assert clips[0].float().std() < clips[1].float().std() / 1.5  # noise averages out
+
+
 def test_frames_that_have_the_size_are_not_copied():
     pixels = frames()
     assert transforms.resized(pixels, 18, 26) is pixels

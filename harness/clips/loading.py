@@ -245,10 +245,11 @@ class TestClips(Dataset):
         *,
         order: str = "ordered",
         seed: int = 0,
+        antialias: bool = False,
         preloaded: Decoded | None = None,
     ):
         self.dataset, self.sampling, self.testing, self.size = dataset, sampling, testing, size
-        self.order, self.seed, self.preloaded = order, seed, preloaded
+        self.order, self.seed, self.antialias, self.preloaded = order, seed, antialias, preloaded
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -272,7 +273,7 @@ class TestClips(Dataset):
             )
             views: Tensor | str = torch.stack(
                 [
-                    test_view(pixels, self.size, testing.resize, crop, testing.crops)
+                    test_view(pixels, self.size, testing.resize, crop, testing.crops, self.antialias)
                     for pixels in clips
                     for crop in range(testing.crops)
                 ]
@@ -353,6 +354,7 @@ def preload(
     short_side: int | None = None,
     workers: int = 0,
     *,
+    antialias: bool = False,
     shared: bool = False,
     processes: int = 1,
     say: Callable[[int, int], None] | None = None,
@@ -364,6 +366,7 @@ def preload(
 
     Args:
         workers: threads that decode; 0 for one per core that this process may use.
+        antialias: smooth frames that shrink.
         shared: put the frames where worker processes can read them.
         processes: how many processes of this machine do the same, each with frames of its own.
         say: told the number of items that are done, and of all.
@@ -382,7 +385,8 @@ def preload(
             return index, str(error), None, ""
         except OSError as error:
             return index, _unreadable(dataset, item, error), None, ""
-        return index, frames if short_side is None else with_short_side(frames, short_side), fps, decoder
+        smaller = frames if short_side is None else with_short_side(frames, short_side, antialias)
+        return index, smaller, fps, decoder
 
     places: list[Any] = [None] * count
     threads = torch.get_num_threads()

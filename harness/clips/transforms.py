@@ -50,7 +50,8 @@ def augmented(
     size, resize = augmentation.size, augmentation.resize
     if isinstance(resize, tuple):
         resize = resize[0] + _whole(side, resize[1] - resize[0])
-    pixels = pixels if resize is None else with_short_side(pixels, resize)
+    smooth = augmentation.antialias
+    pixels = pixels if resize is None else with_short_side(pixels, resize, smooth)
     height, width = pixels.shape[1:3]
     if augmentation.crop == "random_resized":
         box = random_resized_box(height, width, augmentation.area, augmentation.aspect, shapes, (down, across))
@@ -61,7 +62,7 @@ def augmented(
         else:
             box = (_whole(down, height - size), _whole(across, width - size), size, size)
     top, left, high, wide = box
-    clip = resized(pixels[:, top : top + high, left : left + wide], size, size).permute(3, 0, 1, 2)
+    clip = resized(pixels[:, top : top + high, left : left + wide], size, size, smooth).permute(3, 0, 1, 2)
     if flip < augmentation.flip:
         clip = clip.flip(3)
     if augmentation.rand_augment or augmentation.jitter:
@@ -75,7 +76,12 @@ def augmented(
 
 
 def test_view(
-    pixels: UInt8[Tensor, "t h w 3"], size: int, resize: int | None, crop: int, crops: int
+    pixels: UInt8[Tensor, "t h w 3"],
+    size: int,
+    resize: int | None,
+    crop: int,
+    crops: int,
+    antialias: bool = False,  # noqa: PT028 (no test, whatever its name)
 ) -> UInt8[Tensor, "3 t size size"]:
     """Crop number `crop` of the `crops` crops of a test clip with its short side at `resize`, without normalisation.
 
@@ -87,7 +93,7 @@ def test_view(
     _check(pixels)
     if not 0 <= crop < crops:
         raise ValueError(f"crop {crop} of {crops} crops; allowed: 0 to {crops - 1}, of 1 crop or more")
-    pixels = pixels if resize is None else with_short_side(pixels, resize)
+    pixels = pixels if resize is None else with_short_side(pixels, resize, antialias)
     height, width = pixels.shape[1:3]
     _check_crop(height, width, size)
     top, left = (height - size) // 2, (width - size) // 2
@@ -112,8 +118,10 @@ def normalise(frames: np.ndarray) -> Float[Tensor, "3 t h w"]:
     return normalised(torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)).contiguous()
 
 
-def resized(pixels: UInt8[Tensor, "t h w 3"], height: int, width: int) -> UInt8[Tensor, "t height width 3"]:
-    """Frames scaled to height x width: bilinear, half-pixel centres, no antialiasing, as in the configurations.
+def resized(
+    pixels: UInt8[Tensor, "t h w 3"], height: int, width: int, antialias: bool = False
+) -> UInt8[Tensor, "t height width 3"]:
+    """Frames scaled to height x width: bilinear, half-pixel centres, as in the configurations without antialiasing.
 
     Frames of that size are returned as they are. The result is rounded once, from float32: the uint8 interpolation of
     PyTorch is several times faster but rounds after each axis, which makes frames that shrink by two brighter by half
@@ -122,15 +130,17 @@ def resized(pixels: UInt8[Tensor, "t h w 3"], height: int, width: int) -> UInt8[
     if pixels.shape[1:3] == (height, width):
         return pixels
     planes = pixels.to(torch.float32).permute(0, 3, 1, 2)  # in this order a cut-out becomes channels-last in memory
-    planes = interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)
+    planes = interpolate(planes, size=(height, width), mode="bilinear", align_corners=False, antialias=antialias)
     return planes.round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def with_short_side(pixels: UInt8[Tensor, "t h w 3"], side: int) -> UInt8[Tensor, "t height width 3"]:
+def with_short_side(
+    pixels: UInt8[Tensor, "t h w 3"], side: int, antialias: bool = False
+) -> UInt8[Tensor, "t height width 3"]:
     """Frames scaled so that the shorter side has `side` pixels; the longer side is rounded to the nearest pixel."""
     height, width = pixels.shape[1:3]
     scale = side / min(height, width)
-    return resized(pixels, max(side, int(height * scale + 0.5)), max(side, int(width * scale + 0.5)))
+    return resized(pixels, max(side, int(height * scale + 0.5)), max(side, int(width * scale + 0.5)), antialias)
 
 
 def random_resized_box(

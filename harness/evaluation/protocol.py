@@ -87,6 +87,7 @@ class Protocol:
             "testing": asdict(self.testing) | {"size": self.size},
             "mean": list(self.augmentation.mean),
             "std": list(self.augmentation.std),
+            **({"antialias": True} if self.augmentation.antialias else {}),
             "order": self.order,
             "seed": self.seed if self.order != "ordered" else None,
             "dtype": self.dtype,

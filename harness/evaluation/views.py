@@ -58,7 +58,7 @@ def predict(
     """
     clips = TestClips(
         dataset, protocol.sampling, protocol.testing, protocol.size,
-        order=protocol.order, seed=protocol.seed, preloaded=preloaded,
+        order=protocol.order, seed=protocol.seed, antialias=protocol.augmentation.antialias, preloaded=preloaded,
     )  # fmt: skip
     known_facts = {
         "data": dataset.name,
@@ -156,7 +156,10 @@ def predicted(
 def views_of(path: Path, protocol: Protocol) -> Tensor:
     """The views of one video file, uint8 "v 3 t h w". Raises: VideoError."""
     alone = DataSet("clip", "test", path.absolute().parent, (Item(path.name, 0),), ("0",))
-    views = TestClips(alone, protocol.sampling, protocol.testing, protocol.size, order=protocol.order)[0]["views"]
+    views = TestClips(
+        alone, protocol.sampling, protocol.testing, protocol.size,
+        order=protocol.order, antialias=protocol.augmentation.antialias,
+    )[0]["views"]  # fmt: skip
     if isinstance(views, str):
         raise VideoError(views)
     return views
@@ -175,7 +178,7 @@ def streamed(model: nn.Module, path: Path, protocol: Protocol) -> Iterator[tuple
         for first in range(0, len(numbers), FRAMES_AT_ONCE):
             several = numbers[first : first + FRAMES_AT_ONCE]
             pixels = torch.from_numpy(source.read(list(several)))
-            frames = test_view(pixels, protocol.size, testing.resize, 0, 1)
+            frames = test_view(pixels, protocol.size, testing.resize, 0, 1, protocol.augmentation.antialias)
             for place, number in enumerate(several):
                 frame = frames[None, :, place : place + 1]
                 yield number, source.fps, probabilities_of(lambda x: stream(x[:, :, 0]), frame, protocol)[0]

@@ -65,6 +65,8 @@ class Augmentation:
     crop: Literal["random_resized", "random", "center"] = "random_resized"  # the last two cut without a change of scale
     area: Annotated[tuple[Area, Area], AfterValidator(_grows)] = (0.08, 1.0)  # what a random resized crop keeps
     aspect: Annotated[tuple[Positive, Positive], AfterValidator(_grows)] = (3 / 4, 4 / 3)  # its width over its height
+    # Frames that shrink are smoothed first, those of tests too: at a quarter of the size thin things vanish without.
+    antialias: Flag = False
     flip: Share = 0.5  # probability of left for right; clips of `sided` data sets are not flipped
     mirror: Flag = False  # flip them, too, where the data set names the class of the flipped clip, which it then is
     # "n4-m7": four operations at magnitude 7 of 10; "n4-m7-s0.5": 7 with deviation 0.5

@@ -339,7 +339,14 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
     """The paths of what a published recipe leaves to our defaults, where that means something for its run."""
     sections = {name: values.get(name) or {} for name in SECTIONS}
     optimisation, mixing = sections["optimisation"], sections["mixing"]
-    silent = {"testing.size", "token_labels.checkpoint", "augmentation.mirror", "optimisation.muon", "many_sets.sets"}
+    silent = {
+        "testing.size",
+        "token_labels.checkpoint",
+        "augmentation.mirror",
+        "augmentation.antialias",
+        "optimisation.muon",
+        "many_sets.sets",
+    }
     if optimisation.get("schedule") == "step":
         silent |= {"optimisation.end_lr"}
     else:

@@ -25,9 +25,10 @@ FIRST_CLIPS = 100  # after which more than half must have been decoded
 
 
 class Kept(NamedTuple):
-    """Decoded frames, and what they are of: digest and root of the data set, short side, whether memory is shared."""
+    """Decoded frames, and what they are of: digest and root of the data set, short side, whether they were smoothed,
+    whether memory is shared."""
 
-    source: tuple[str, Path, int | None, bool]
+    source: tuple[str, Path, int | None, bool, bool]
     frames: Decoded
 
 
@@ -44,9 +45,10 @@ def frames(
     if not job.preload:
         return [None] * len(sets)
     short_side, shared = resize if isinstance(resize, int) else None, job.workers > 0
+    smooth = job.recipe.augmentation.antialias
     split = sets[0].split
     sources = {
-        f"{split} {number}" if number else split: (dataset.digest, dataset.root, short_side, shared)
+        f"{split} {number}" if number else split: (dataset.digest, dataset.root, short_side, smooth, shared)
         for number, dataset in enumerate(sets)
     }
     for key in [key for key in kept if key.split()[0] == split and kept[key].source != sources.get(key)]:
@@ -55,7 +57,10 @@ def frames(
         if key not in kept:
             with line(console) as say:
                 report = partial(_told_of_decoding, say, split)
-                decoded = preload(dataset, short_side, job.threads or 0, shared=shared, processes=processes, say=report)
+                decoded = preload(
+                    dataset, short_side, job.threads or 0,
+                    antialias=smooth, shared=shared, processes=processes, say=report,
+                )  # fmt: skip
             kept[key] = Kept(source, decoded)
     return [kept[key].frames for key in sources]
 

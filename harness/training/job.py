@@ -131,8 +131,9 @@ class Job(Settings):
         """What the weights depend on, as JSON values, nested values at dotted paths."""
         raw = {key: value for key, value in self.to_dict().items() if key not in FREE}
         raw["recipe"] = {key: value for key, value in raw["recipe"].items() if key not in WORDS}
-        if not raw["recipe"]["augmentation"]["mirror"]:  # the runs of before there was this choice are without it
-            raw["recipe"]["augmentation"].pop("mirror")
+        for choice in ("mirror", "antialias"):  # the runs of before there were these choices are without them
+            if not raw["recipe"]["augmentation"][choice]:
+                raw["recipe"]["augmentation"].pop(choice)
         if not raw["recipe"]["optimisation"]["muon"]:
             raw["recipe"]["optimisation"].pop("muon")
         if raw["trainable"] == "all":  # nor had they this one
