@@ -49,18 +49,23 @@ from reports.table import AblationTable, Row, facts, visits
 from reports.text import UNITS, counted, nearest, table_lines
 
 COMMAND = "python -m harness.compare"
+SAME_CASES = "two runs have a row in common where ablation, row, model and clip are the same"
 FAIL_ON = {
     "slower": "a timing that is slower beyond noise, or that B could not take",
     "larger": "more memory beyond noise, or memory that B could not measure",
     "counts": "an exact count that is worse, or that differs where neither is better",
     "accuracy": "an accuracy that is lower by the paired test over seeds; of one seed: whose interval lies lower",
+    "missing": "a row or a measurement that A has and B has not at all",
 }
 NOT_OF_THE_CASE = ("device", "threads")  # never matched
 LOOSELY = ("dtype", "kernel", "compile")  # not matched where no case is the same in them
 GENERATION = "cpu generation"
 TOLD = ("device", GENERATION, "torch", "dtype", "kernel", "operators", "mode", "threads", "clip", "commit")
 WHAT_RAN = ("kernel", "operators")
-WORSE = {"timed": "slower", "sized": "larger", "shared": "slower", "counted": "counts", "scored": "accuracy"}  # by kind
+SCORES = ("scored", "probed")  # kinds of answers, one visit for each seed
+WORSE = {"timed": "slower", "sized": "larger", "shared": "slower", "counted": "counts"} | dict.fromkeys(
+    SCORES, "accuracy"
+)
 MANY = 4  # rows that move alike say more of the machine than of themselves
 
 
@@ -102,18 +107,22 @@ class Comparison:
     """All that two runs have to say to each other."""
 
     counts: list[Line] = field(default_factory=list)
+    accuracies: list[Line] = field(default_factory=list)
     timings: list[Line] = field(default_factory=list)
     lost: list[Line] = field(default_factory=list)
+    missing: list[Line] = field(default_factory=list)  # what B was not asked for, which may be as it should
     only: dict[str, list[str]] = field(default_factory=lambda: {"A": [], "B": []})
     circumstances: dict[str, dict[tuple[str, str], list[str]]] = field(default_factory=dict)
     floors: dict[str, float] = field(default_factory=dict)
     agreements: list[Agreement] = field(default_factory=list)
     matched: int = 0
     same_counts: int = 0
+    same_accuracies: int = 0
 
     def worse(self, fail_on: Iterable[str] = FAIL_ON) -> list[Line]:
         """What fails a comparison under some words of `FAIL_ON`."""
-        return [line for line in (*self.timings, *self.counts, *self.lost) if line.worse in fail_on]
+        lines = (*self.timings, *self.counts, *self.accuracies, *self.lost, *self.missing)
+        return [line for line in lines if line.worse in fail_on]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folders, fail_on = parse(argv)
         comparison = compare(*map(load, folders))
+        if fail_on and not comparison.matched:
+            raise CompareError(f"no row of {folders[0]} is in {folders[1]} too, so nothing can be judged; {SAME_CASES}")
     except (CompareError, RecordError) as error:
         print(f"error: {error}\n`{COMMAND} --help` explains the options.", file=sys.stderr)
         return 2
@@ -140,17 +151,22 @@ def main(argv: list[str] | None = None) -> int:
     for line in worse:
         change = f"{line.ablation}, {line.row}, {line.name}: {line.before} -> {line.after}"
         print(f"failed on {line.worse}: {change}", file=sys.stderr)
+    if fail_on and "missing" not in fail_on and comparison.missing:
+        left = f"{len(comparison.missing)} rows and measurements of A that B has not"
+        print(f"not judged: {left}; fail_on=missing fails on them", file=sys.stderr)
     return int(bool(worse))
 
 
 def parse(argv: list[str]) -> tuple[list[Path], list[str]]:
     """The two folders and what to fail on. Raises: CompareError naming the argument and what is allowed."""
-    folders, fail_on = [], []
+    folders, fail_on = [], None
     for argument in argv:
         key, equals, value = argument.partition("=")
         if equals and key.isidentifier() and not Path(argument).exists():
             if key != "fail_on":
                 raise CompareError(f"unknown option {key!r}; {nearest(key, ['fail_on'])}")
+            if fail_on is not None:
+                raise CompareError("fail_on is given twice; give it once, as in fail_on=[slower,counts]")
             words = [word.strip() for word in value.removeprefix("[").removesuffix("]").split(",")]
             for word in words:
                 if word not in FAIL_ON and word != "nothing":
@@ -162,7 +178,7 @@ def parse(argv: list[str]) -> tuple[list[Path], list[str]]:
             folders.append(Path(argument))
     if len(folders) != 2:
         raise CompareError(f"give two folders of records, A and B; given: {len(folders)}")
-    return folders, fail_on
+    return folders, fail_on or []
 
 
 def load(folder: Path) -> dict[str, AblationTable]:
@@ -197,12 +213,15 @@ def compare(first: dict[str, AblationTable], second: dict[str, AblationTable]) -
         for side, ours, theirs in (("A", first, second), ("B", second, first)):
             if name in ours and name not in theirs:
                 comparison.only[side].append(f"{name} (all {len(ours[name].rows)} rows)")
+                if side == "A":
+                    comparison.missing += [_absent(name, row.name) for row in ours[name].rows]
     matched: dict[str, list[tuple[Row, Row]]] = {}
     for name in first:
         if name in second:
             matched[name], only = match(first[name].rows, second[name].rows)
             for side, rows in zip("AB", only, strict=True):
                 comparison.only[side] += [f"{name}: {row}" for row in rows]
+            comparison.missing += [_absent(name, row) for row in only[0]]
     pairs = [pair for rows in matched.values() for pair in rows]
     comparison.matched = len(pairs)
     comparison.floors = _floors(run[name] for name in matched for run in (first, second))
@@ -216,6 +235,10 @@ def compare(first: dict[str, AblationTable], second: dict[str, AblationTable]) -
         for name in dict.fromkeys([*before.record.measurements, *after.record.measurements]):
             _set_against(comparison, before, after, name)
     return comparison
+
+
+def _absent(ablation: str, row: str) -> Line:
+    return Line(ablation, row, "all measurements", "measured", "no record", worse="missing")
 
 
 def match(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[tuple[Row, Row]], tuple[list[str], list[str]]]:
@@ -323,21 +346,30 @@ def _order(first: Interval, second: Interval) -> int:
 
 def _set_against(comparison: Comparison, first: Row, second: Row, name: str) -> None:
     before, after = first.measurement(name), second.measurement(name)
-    if before is None or after is None:
-        return  # not asked for in one of the runs, which is no change
     where = (first.record.ablation, first.name, name)
+    if before is None or after is None:  # not asked for in one of the runs, which is no change
+        if before is not None and before.samples:
+            comparison.missing.append(Line(*where, _text(before), "not measured", worse="missing"))
+        return
     if not before.samples or not after.samples:
         if before.samples or after.samples or before.missing != after.missing:
             worse = WORSE[before.kind] if before.samples else None
             comparison.lost.append(Line(*where, _text(before), _text(after), worse=worse))
         return
+    if before.kind in SCORES:
+        if before.samples == after.samples:
+            comparison.same_accuracies += 1
+        else:
+            verdict, worse = _accuracies(before, after)
+            word = WORSE[before.kind] if worse else None
+            comparison.accuracies.append(Line(*where, _text(before), _text(after), verdict=verdict, worse=word))
+        return
     if not before.ran:
         if before.samples == after.samples:
             comparison.same_counts += 1
         else:
-            verdict, worse = _accuracies(before, after) if before.kind == "scored" else _counts(before, after)
-            word = WORSE[before.kind] if worse else None
-            comparison.counts.append(Line(*where, _text(before), _text(after), verdict=verdict, worse=word))
+            word = WORSE[before.kind] if _is_worse_count(before, after) else None
+            comparison.counts.append(Line(*where, _text(before), _text(after), worse=word))
         return
     ratio = None
     if before.median and after.median:
@@ -371,10 +403,9 @@ def _directions(measured: Measurement) -> tuple[str, str]:
     return ("more", "less") if measured.unit.startswith("bytes") else ("higher", "lower")
 
 
-def _counts(before: Measurement, after: Measurement) -> tuple[str, bool]:
-    """Words, and whether the second is worse: where neither is better by itself, any other number is."""
-    rose = after.median > before.median
-    return "differs", before.better == "none" or rose == (before.better == "lower")
+def _is_worse_count(before: Measurement, after: Measurement) -> bool:
+    """Where neither is better by itself, any other number is worse."""
+    return before.better == "none" or (after.median > before.median) == (before.better == "lower")
 
 
 def _accuracies(before: Measurement, after: Measurement) -> tuple[str, bool]:
@@ -475,6 +506,9 @@ def _sections(comparison: Comparison) -> Iterator[tuple[str, list[str], list[tup
         ]
         if rows:
             yield title, ["ablation", "measurement", "rows", "A", "B"], rows
+    if comparison.accuracies:
+        rows = [(x.ablation, x.row, x.name, x.before, x.after, x.verdict) for x in comparison.accuracies]
+        yield "Accuracies that differ", ["ablation", "row", "accuracy", "A", "B", "B - A, paired over seeds"], rows
     for title, lines in (("Exact counts that differ", comparison.counts), ("Measured in one only", comparison.lost)):
         if lines:
             rows = [(line.ablation, line.row, line.name, line.before, line.after) for line in lines]
@@ -518,6 +552,10 @@ def summary(comparison: Comparison) -> list[str]:
     text += [_agreement_text(agreement) for agreement in comparison.agreements]
     if comparison.same_counts or comparison.counts:
         text.append(f"Exact counts: {comparison.same_counts} equal, {len(comparison.counts)} differ.")
+    if comparison.same_accuracies or comparison.accuracies:
+        lower = sum(line.worse is not None for line in comparison.accuracies)
+        differ = f"{len(comparison.accuracies)} differ, {lower} of them lower" if comparison.accuracies else "0 differ"
+        text.append(f"Accuracies: {comparison.same_accuracies} equal, {differ}.")
     if "device" in comparison.circumstances:
         text.append("The machines differ: ratios compare machines, not code.")
     if GENERATION in comparison.circumstances:
@@ -569,7 +607,9 @@ def _show(comparison: Comparison, folders: list[Path], console: Console) -> None
     for line in summary(comparison):
         console.print(line, markup=False)
     for title, headings, rows in _sections(comparison):
-        table = Table(*headings, title=title, title_justify="left", box=box.SIMPLE)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")  # in a narrow terminal no letter is lost
         for row in rows:
             table.add_row(*map(Text, row))
         console.print(table)

@@ -1,5 +1,7 @@
 """Two runs side by side: what changed beyond noise, what ran differently, and what cannot be compared."""
 
+import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from flat import flat
+from rich.console import Console
 from test_reports import MACS, one_record, write
 
 from records.record import Quantity, RecordError, Visit, read_record
@@ -142,7 +145,57 @@ def test_the_command_and_its_exit_status(tmp_path, capsys):
     assert compare.main([str(before), str(after), "fail_on=slower"]) == 1
     assert compare.main([str(after), str(before), "fail_on=slower"]) == 0
     assert compare.main(["--help"]) == 0
-    assert "fail_on=[slower,larger,counts,accuracy]" in capsys.readouterr().out
+    assert "fail_on=[slower,larger,counts,accuracy,missing]" in capsys.readouterr().out
+
+
+def test_what_b_has_not_is_told_and_fails_where_it_shall(tmp_path, capsys):
+    whole, row_less = run(tmp_path / "a", {"x": {}, "y": {}}), run(tmp_path / "b", {"x": {}})
+    every = "fail_on=[slower,larger,counts,accuracy]"
+    assert compare.main([str(whole), str(row_less), every]) == 0
+    assert "not judged: 1 rows and measurements of A that B has not" in capsys.readouterr().err
+    assert compare.main([str(whole), str(row_less), "fail_on=missing"]) == 1
+    assert "failed on missing: scales, y, all measurements" in capsys.readouterr().err
+    assert compare.main([str(row_less), str(whole), "fail_on=missing"]) == 0
+    less = with_measurements(tmp_path / "c")
+    path = next(less.glob("x-*.json"))
+    of_row = read_record(path)
+    del of_row.measurements["latency"]
+    write(less, [of_row], table=None)
+    assert compare.main([str(with_measurements(tmp_path / "d")), str(less), "fail_on=missing"]) == 1
+    assert "failed on missing: example, x, latency" in capsys.readouterr().err
+
+
+def test_a_gate_that_has_nothing_to_judge_does_not_pass(tmp_path, capsys):
+    first, second = run(tmp_path / "a", {"x": {}}), run(tmp_path / "b", {"y": {}})
+    assert compare.main([str(first), str(second)]) == 0
+    assert compare.main([str(first), str(second), "fail_on=slower"]) == 2
+    assert "no row of" in capsys.readouterr().err
+
+
+def test_answers_of_probes_are_scores(tmp_path, capsys):
+    def probed(*answers):
+        quantity = Quantity("probe_order", "probed", "order of two events", "percent", "higher")
+        return replace(quantity.of([0]), visits=tuple(Visit((answer,), round=n) for n, answer in enumerate(answers)))
+
+    sides = [
+        with_measurements(tmp_path / str(n), probe_order=probed(*answers))
+        for n, answers in enumerate([(98.0, 99.0, 97.0), (51.0, 50.0, 49.0)])
+    ]
+    assert compare.main([*map(str, sides), "fail_on=accuracy"]) == 1
+    printed = capsys.readouterr()
+    assert "| example | x | probe_order | 98 percent | 50 percent | -48.0 points [" in printed.out
+    assert "Accuracies: 0 equal, 1 differ, 1 of them lower." in printed.out
+    assert re.search(r"Exact counts: \d+ equal, 0 differ\.", printed.out)
+
+
+def test_a_narrow_terminal_loses_no_letter(tmp_path):
+    slower = run(tmp_path / "b", {"a_row_of_a_long_name": dict(level=900)})
+    comparison = compared(run(tmp_path / "a", {"a_row_of_a_long_name": {}}), slower)
+    console = Console(width=40, record=True, file=io.StringIO())
+    compare._show(comparison, [Path("A"), Path("B")], console)
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 40
 
 
 def seeded(top1, videos=400):
@@ -214,6 +267,7 @@ def test_a_count_that_its_closed_form_contradicts_is_an_error(tmp_path, capsys):
         (["{a}", "{a}", "fail_on=[slower,count]"], "unknown fail_on 'count'; did you mean 'counts'"),
         (["{a}", "{a}", "fial_on=slower"], "unknown option 'fial_on'; did you mean 'fail_on'"),
         (["{a}", "{a}", "--fail"], "unknown flag '--fail'"),
+        (["{a}", "{a}", "fail_on=slower", "fail_on=counts"], "fail_on is given twice"),
         (["{a}", "{broken}"], "cannot be read as a record"),
     ],
 )
