@@ -410,12 +410,25 @@ def _numbers() -> list[Any]:
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
+    """The weights in what a file holds: all of it, or one of its entries, whatever that is called."""
     entries = loaded if isinstance(loaded, Mapping) else {}
-    state = next((entries[name] for name in ENTRIES if isinstance(entries.get(name), Mapping)), entries)
-    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    if _is_state(entries):
+        return dict(entries)
+    states = [name for name, value in entries.items() if _is_state(value)]
+    usual = [name for name in ENTRIES if name in states]
+    if not usual and len(states) != 1:
         contents = f"its entries are {', '.join(map(str, list(entries)[:8]))}" if entries else type(loaded).__name__
-        raise CheckpointError(
-            f"{path} holds no state dict at its top or under {' or '.join(ENTRIES)} ({contents}); "
-            "save the state dict of the model alone"
-        )
-    return dict(state)
+        several = f"more than one state dict, {' and '.join(map(str, states))}" if states else "no state dict"
+        raise CheckpointError(f"{path} holds {several} ({contents}); save the state dict of the model alone")
+    taken, *_ = [*usual, *states]
+    if others := [name for name in states if name != taken]:
+        logger.warning("%s: the weights under %s are taken, not those under %s", path, taken, " or ".join(others))
+    return dict(entries[taken])
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
+    )

@@ -155,7 +155,8 @@ def of_checkpoint(dataset: DataSet, data: str, loaded: Trained) -> DataSet:
     """
     count, answers = len(dataset.classes), loaded.model.num_classes
     unnamed = list(dataset.classes) == [str(number) for number in range(count)]
-    if unnamed and count < answers:
+    names_only_there = count == answers and loaded.named and list(loaded.classes) != list(dataset.classes)
+    if unnamed and (count < answers or names_only_there):
         print(f"{data} names no classes: its labels, up to {count - 1}, are taken as the checkpoint's, of {answers}")
         return replace(dataset, classes=tuple(loaded.classes) if loaded.named else tuple(map(str, range(answers))))
     if count != answers:

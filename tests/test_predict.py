@@ -163,8 +163,8 @@ def test_names_of_classes_come_from_text_or_json(tmp_path):
     for name in ("a.txt", "b.json", "c.json"):
         assert class_names(tmp_path / name, 2) == ["one", "two"]
     for name, message in (
-        ("d.json", "are not 0, 1, 2"),
-        ("e.json", "not a list of names"),
+        ("d.json", "with the numbers 0, 1, 2"),
+        ("e.json", "line 1: not JSON"),
         ("f.json", "neither a list"),
     ):
         with pytest.raises(UsageError, match=message):

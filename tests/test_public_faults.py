@@ -164,6 +164,8 @@ def test_a_list_without_names_is_of_all_classes_of_the_checkpoint(tmp_path, caps
     assert [item.label for item in whole.items] == [3, 7]
     assert "l names no classes: its labels, up to 7, are taken as the checkpoint's, of 10" in capsys.readouterr().out
     assert evaluate.of_checkpoint(part, "l", Answering(8)) is part
+    named = evaluate.of_checkpoint(part, "l", Answering(8, names=tuple("abcdefgh")))
+    assert named.classes == tuple("abcdefgh")
     with pytest.raises(UsageError, match="l has 8 classes, the checkpoint answers for 5: .*data.classes=FILE"):
         evaluate.of_checkpoint(part, "l", Answering(5))
     with pytest.raises(UsageError, match="l has 8 classes, the checkpoint answers for 10"):

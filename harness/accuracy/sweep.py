@@ -41,8 +41,8 @@ from records.record import Measurement, Quantity, Visit
 SAY_EVERY_SECONDS = 30.0
 
 
-def classes_of(setup: Setup) -> int:
-    """How many classes the data set has; a built-in one is rendered on first use. Raises: UsageError."""
+def splits_of(setup: Setup) -> list[datasets.DataSet]:
+    """What is trained on and tested on; a built-in data set is rendered on first use. Raises: UsageError."""
     try:
         tested = "test" if setup.data_name in plan.BUILT_IN else "val"
         splits = [
@@ -54,7 +54,7 @@ def classes_of(setup: Setup) -> int:
     for split in splits:
         if not len(split):
             raise UsageError(f"accuracy={setup.budget.name}: {setup.data_name} lists no videos in {split.split}")
-    return len(splits[0].classes)
+    return splits
 
 
 @dataclass
@@ -68,11 +68,14 @@ class Trainings:
     tasks: list[Task]
     run: Callable[..., Iterator[pool.Done]] | None = None
     anew: bool = False
+    notes: tuple[str, ...] = ()  # of the data, to be told once
 
     @classmethod
     def of(cls, ablation: Ablation, entries: list[Entry], setup: Setup, out: Path, run: Any, anew: bool) -> Trainings:
         """Those of some cases. Raises: UsageError, for a row that cannot be trained so, or for data without videos."""
-        return cls(ablation, setup, plan.tasks(ablation, entries, setup, classes_of(setup), out), run, anew)
+        splits = splits_of(setup)
+        tasks = plan.tasks(ablation, entries, setup, len(splits[0].classes), out)
+        return cls(ablation, setup, tasks, run, anew, tuple(datasets.untaught(*splits)))
 
     def go(self, store: Store, console: Console, deadline: Deadline) -> list[str]:
         """Train what is missing; returns what failed.
@@ -86,6 +89,8 @@ class Trainings:
             for folder in by_folder:
                 _forget(folder)
         missing = [task for task in plan.distinct(self.tasks) if task.result() is None]
+        for note in self.notes:
+            console.print(escape(note), highlight=False, soft_wrap=True)
         console.print(self._opening(missing), highlight=False, soft_wrap=True)
         self.gather(store, self.tasks, {})
         if not missing:

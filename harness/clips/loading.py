@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -210,7 +211,7 @@ class TrainingClips(Dataset):
             return {"clip": pixels, "label": label, "index": chosen, "replaced": bool(failed), "failed": failed}
         raise LoadingError(
             f"{len(failed)} clips drawn in turn cannot be decoded, the last one: {reason}. Look at all files with "
-            f"python -m harness.datasets check {self.dataset.name} root={self.dataset.root}"
+            f"python -m harness.datasets check {self.dataset.name} {shlex.quote(f'root={self.dataset.root}')}"
         )
 
     def _clip(self, index: int, random: np.random.Generator) -> tuple[Tensor, int]:

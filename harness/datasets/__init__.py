@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,15 @@ class DataSet:
         return len(self.items)
 
     def path(self, item: Item) -> Path:
-        """Where the file or folder of an item lies on this machine."""
-        return self.root / item.path
+        """Where the file or folder of an item lies on this machine.
+
+        A letter with an accent is one sign in most lists, and two in the names that come from macOS.
+        """
+        place = self.root / item.path
+        if item.path.isascii() or place.exists():
+            return place
+        others = (self.root / unicodedata.normalize(form, item.path) for form in ("NFC", "NFD"))
+        return next((other for other in others if other.exists()), place)
 
     @property
     def digest(self) -> str:
@@ -91,6 +99,29 @@ class DataSet:
             pictures = "" if item.frames is None else f"\t{item.frames}"
             total.update(f"{item.path}\t{item.label}{cut}{pictures}\n".encode("utf-8", "surrogateescape"))
         return total.hexdigest()
+
+
+def untaught(training: DataSet, tested: DataSet) -> list[str]:
+    """What the labels of two splits come to that their owner may not have meant, a line each."""
+    labels, asked = ({item.label for item in split.items} for split in (training, tested))
+    empty = [label for label in range(len(training.classes)) if label not in labels]
+    notes = []
+    if empty == [0]:
+        notes.append(
+            "no training video has the label 0: labels count from 0; those that begin at 1 make a class too many"
+        )
+    elif empty:
+        notes.append(
+            f"{len(empty)} of {len(training.classes)} classes have no training video: {_some(training, empty)}"
+        )
+    if strangers := sorted(asked - labels):
+        notes.append(f"{len(strangers)} of the classes that are tested have none: {_some(training, strangers)}")
+    return [f"warning: {training.name}: {note}" for note in notes]
+
+
+def _some(dataset: DataSet, labels: list[int]) -> str:
+    names = [dataset.classes[label] for label in labels if label < len(dataset.classes)]
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from harness.progress import line
 from harness.spec.options import Command, option, run
 from harness.spec.reader import Count, Flag, Meaning, UsageError, Whole
 from records.record import write_json
-from records.terminal import until_closed
+from records.terminal import columns, until_closed
 
 PROGRAM = "python -m harness.datasets"
 TOLD_EVERY = 30.0  # seconds between two lines where they cannot be overwritten
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv[0] in ("-h", "--help"):
         usage = "".join(f"\n       {entry.name} NAME [option=value ...]" for entry in COMMANDS.values())
-        purposes = "\n\n".join(textwrap.fill(entry.purpose, 100) for entry in COMMANDS.values())
+        purposes = "\n\n".join(textwrap.fill(entry.purpose, min(100, columns())) for entry in COMMANDS.values())
         print(f"usage: {PROGRAM}   lists the data sets{usage}\n\n{purposes}")
         return 0
     if argv[0] not in COMMANDS:
@@ -139,7 +139,9 @@ def overview() -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+    return textwrap.wrap(
+        text, min(100, columns()), initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False
+    )
 
 
 def _parted(name: str, arguments: list[str], options: type) -> tuple[dict[str, Any], list[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -15,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets import DataError, Item
-from harness.datasets.frames import are_frames, count_frames, is_video, visible
+from harness.datasets.frames import are_frames, count_frames, stem, videos, visible
 
+NUMBERED = re.compile(r"(?P<number>\d+)(?P<gap>[\s,;]+)(?P<name>.+)")  # of a class
+BEHIND = re.compile(r"(?P<name>.+?)(?P<gap>\s*[,;]\s*|\t)(?P<number>\d+)")
+HEADERS = ("class", "classes", "class name", "class_name", "label", "labels", "category")  # of one column
 ANNOTATION_FOLDERS = ("", "annotations", "annotation", "labels", "splits")
+QUOTED = re.compile(r'"((?:[^"]|"")+)"\s*[,\s]\s*(\S+)')  # a path that holds what parts it from its label
 DEEPEST = 6  # folders below the root in which videos are looked for
 
 
@@ -100,7 +105,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
+        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start} is none); save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -119,20 +124,61 @@ def whole_number(text: str, path: Path, number: int, line: str | Sequence[str], 
 
 
 def class_names(path: Path) -> tuple[str, ...]:
-    """One name a line; lines may begin with their number (`1 ApplyEyeMakeup`, from 0 or 1). Raises: DataError."""
+    """The names of a text file with one a line, or of a JSON file: a list, or names with their numbers.
+
+    Lines may hold a number as well, from 0 or 1: `1 ApplyEyeMakeup`, `0,abseiling` or `abseiling,0`, with or without a
+    header. Raises: DataError.
+    """
+    if path.suffix.lower() == ".json":
+        return _names_of_json(path)
     listed = list(lines(path))
-    names = [line for _, line in listed]
-    if not names:
+    if not listed:
         raise DataError(f"{path}: names no class; one name a line")
-    parts = [name.split(None, 1) for name in names]
-    if all(len(pair) == 2 and pair[0].isdigit() for pair in parts):
-        if [int(pair[0]) for pair in parts] in (list(range(len(names))), list(range(1, len(names) + 1))):
-            names = [pair[1] for pair in parts]
+    listed = _without_numbers(path, listed)
+    names = [name for _, name in listed]
     earlier: set[str] = set()
     for name, (number, line) in zip(names, listed, strict=True):
         if name in earlier:
             raise bad(path, number, line, "new: this class is named a second time")
         earlier.add(name)
+    return tuple(names)
+
+
+def _without_numbers(path: Path, listed: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Lines without the numbers that say their order, and without a header, where all lines are read alike."""
+    if listed[0][1].lower() in HEADERS:
+        raise bad(path, *listed[0], "the name of a class, but a heading; leave that line out")
+    for form, headed in itertools.product((NUMBERED, BEHIND), (False, True)):
+        body = listed[headed:]
+        pairs = [form.fullmatch(line) for _, line in body]
+        parted = all(pair and set(pair["gap"]) & set(",;\t") for pair in pairs)
+        if not pairs or not all(pairs) or (headed and not parted):
+            continue
+        numbers = [int(pair["number"]) for pair in pairs]
+        if sorted(numbers) in (list(range(len(body))), list(range(1, len(body) + 1))):
+            named = [(place, pair["name"].strip().strip('"')) for (place, _), pair in zip(body, pairs, strict=True)]
+            return [line for _, line in sorted(zip(numbers, named, strict=True))]
+        if parted:
+            raise bad(path, *body[0], "numbered as it should be: from 0 or 1, each number once")
+    return listed
+
+
+def _names_of_json(path: Path) -> tuple[str, ...]:
+    try:
+        content = json.loads(read_text(path))
+        if isinstance(content, dict):
+            by_number = {int(number): str(name).strip('"') for name, number in content.items()}
+            names = [by_number[number] for number in range(len(content))]
+        elif isinstance(content, list):
+            names = [str(name) for name in content]
+        else:
+            raise TypeError
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
+    except (TypeError, ValueError, KeyError):
+        raise DataError(f"{path}: neither a list of names nor names with the numbers 0, 1, 2, ...") from None
+    if not names or len(set(names)) != len(names):
+        raise DataError(f"{path}: names no class, or one twice")
     return tuple(names)
 
 
@@ -167,6 +213,9 @@ def label_of(text: str, classes: Sequence[str] | None, path: Path, number: int, 
 
 def path_and_label(line: str, path: Path, number: int) -> tuple[str, str]:
     """The two parts of a line `path label` or `path,label`; the path may hold spaces. Raises: DataError."""
+    quoted = QUOTED.fullmatch(line)
+    if quoted:
+        return quoted[1].replace('""', '"'), quoted[2]
     comma = line.rpartition(",")[2].strip().isdigit()
     parts = [part.strip() for part in (line.rsplit(",", 1) if comma else line.rsplit(None, 1))]
     if len(parts) != 2 or not parts[0]:
@@ -211,12 +260,12 @@ class Found:
             entries = visible(folder)
         except OSError as error:
             raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
-        for entry in entries:
-            if is_video(entry.name):
-                self.files.setdefault(entry.name.rpartition(".")[0], []).append(f"{prefix}{entry.name}")
-        if prefix and are_frames(entry.name for entry in entries):
+        files = [entry.name for entry in entries if not entry.is_dir()]
+        for name in videos(files):
+            self.files.setdefault(stem(name), []).append(f"{prefix}{name}")
+        if prefix and are_frames(files):
             path = prefix.rstrip("/")
-            self.folders.setdefault(path.rpartition("/")[2], []).append(path)
+            self.folders.setdefault(stem(path.rpartition("/")[2]), []).append(path)
         for entry in entries if depth < DEEPEST else ():
             if entry.is_dir():
                 self._walk(entry.path, f"{prefix}{entry.name}/", depth + 1)

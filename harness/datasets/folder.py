@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.datasets import DataError, DataSet, Item, register
-from harness.datasets.frames import VIDEOS, are_frames, count_frames, is_video, visible
+from harness.datasets.frames import VIDEOS, are_frames, count_frames, videos, visible
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
@@ -24,7 +24,7 @@ def folder(split: str, root: Path, *, sided: bool = True) -> DataSet:
         raise DataError(
             f"{root}: no folder {looked} with class folders for the split {split}; there: {', '.join(places) or 'none'}"
         )
-    classes = sorted({entry.name for place in places.values() for entry in place.iterdir() if _is_class(entry)})
+    classes = sorted({entry.name for place in places.values() for entry in visible(place) if entry.is_dir()})
     items: list[Item] = []
     for label, name in enumerate(classes):
         if (places[split] / name).is_dir():
@@ -37,24 +37,24 @@ def folder(split: str, root: Path, *, sided: bool = True) -> DataSet:
 def _place(root: Path, split: str) -> Path | None:
     for name in SPLIT_FOLDERS[split]:
         place = root / name
-        if place.is_dir() and any(_is_class(entry) for entry in place.iterdir()):
+        if place.is_dir() and any(entry.is_dir() for entry in visible(place)):
             return place
     return None
 
 
-def _is_class(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
-
-
-def _videos(root: Path, place: Path, label: int) -> list[Item]:
-    items = []
-    for entry in visible(place):
+def _videos(root: Path, place: Path, label: int, above: tuple[Path, ...] = ()) -> list[Item]:
+    """The videos of a folder and of those in it; a link back to a folder `above` is not followed."""
+    real = place.resolve()
+    if real in above:
+        return []
+    entries, items = visible(place), []
+    films = set(videos(entry.name for entry in entries if not entry.is_dir()))
+    for entry in entries:
         path = Path(entry.path).relative_to(root).as_posix()
-        if entry.is_dir():
-            if are_frames(inside.name for inside in visible(entry.path)):
-                items.append(Item(path, label, frames=count_frames(entry.path)))
-            else:
-                items += _videos(root, Path(entry.path), label)
-        elif is_video(entry.name):
+        if entry.name in films:
             items.append(Item(path, label))
+        elif entry.is_dir() and are_frames(inside.name for inside in visible(entry.path) if not inside.is_dir()):
+            items.append(Item(path, label, frames=count_frames(entry.path)))
+        elif entry.is_dir():
+            items += _videos(root, Path(entry.path), label, (*above, real))
     return items

@@ -1,11 +1,13 @@
 """What a name in a folder says: which files are videos, which folders are videos of pictures, and in which order.
 
-One rule for every reader: what begins with a dot is hidden (copies of macOS, checkpoints of notebooks); a folder is a
-video where it holds numbered pictures and no video files; the number that differs between the names is the frame's.
+One rule for every reader: what begins with a dot is hidden (copies of macOS, checkpoints of notebooks), as is what
+systems and devices leave behind; a folder is a video where it holds numbered pictures and no video files, whatever its
+own name ends in; the number that differs between the names is the frame's.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -13,28 +15,48 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from harness.datasets import DataError
 
-VIDEOS = tuple(".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .wmv .flv .ts .ogv .3gp .gif".split())
+VIDEOS = tuple(
+    ".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .mpe .m2v .wmv .asf .flv .f4v .ts .mts .m2ts .vob .ogv .ogm .3gp .3g2 "
+    ".divx .gif".split()
+)
+PREVIEW = ".gif"  # beside a film of its name
+LEFT_BEHIND = {
+    "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__",
+}  # fmt: skip
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FLOW = ("flow_", "x_", "y_")  # optical flow, where it lies beside the pictures
-NUMBER = re.compile(r"\d+")
+NUMBER, DECIMAL, WHOLE_OR_DECIMAL = re.compile(r"\d+"), re.compile(r"\d\.\d"), re.compile(r"\d+(?:\.\d+)?")
 
 
 def visible(folder: str | Path) -> list[os.DirEntry]:
     """What a folder holds, in the order of the alphabet. Raises: OSError."""
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        shown = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in LEFT_BEHIND]
+    return sorted(shown, key=lambda entry: entry.name)
 
 
 def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEOS)
 
 
+def videos(names: Iterable[str]) -> list[str]:
+    """The videos among the files of a folder, without GIFs that lie beside a film of their name: those are previews."""
+    films = [name for name in names if is_video(name)]
+    stems = {stem(name) for name in films if not name.lower().endswith(PREVIEW)}
+    return [name for name in films if not name.lower().endswith(PREVIEW) or stem(name) not in stems]
+
+
+def stem(name: str) -> str:
+    """The name of a video without its ending; any other as it is."""
+    return name.rpartition(".")[0] if is_video(name) else name
+
+
 def are_frames(names: Iterable[str]) -> bool:
-    """Whether a folder with these names is one video: thumbnails beside videos are not."""
+    """Whether a folder with files of these names is one video: thumbnails beside videos are not."""
     names = list(names)
     pictures = (name for name in names if name.lower().endswith(PICTURES))
     return not any(map(is_video, names)) and any(NUMBER.search(name.rpartition(".")[0]) for name in pictures)
@@ -65,9 +87,23 @@ def picture_names(folder: str | Path) -> list[str]:
             "one video in it"
         )
     (names,) = frames.values()
-    numbers = {name: tuple(map(int, NUMBER.findall(name.rpartition(".")[0]))) for name in names}
+    texts = {name: name.rpartition(".")[0] for name in names}
+    numbers = {name: tuple(map(int, NUMBER.findall(text))) for name, text in texts.items()}
     differ = [place for place, values in enumerate(zip(*numbers.values(), strict=True)) if len(set(values)) > 1]
-    return sorted(names, key=lambda name: ([numbers[name][place] for place in differ], name))
+    ordered = sorted(names, key=lambda name: ([numbers[name][place] for place in differ], name))
+    for first, second in itertools.pairwise(ordered):
+        if numbers[first] == numbers[second]:
+            raise DataError(f"{folder}: {first} and {second} have the same number; leave one of them in it")
+    if DECIMAL.search(texts[names[0]]):
+        decimals = {name: [float(number) for number in WHOLE_OR_DECIMAL.findall(text)] for name, text in texts.items()}
+        others = sorted(names, key=lambda name: (decimals[name], name))
+        for first, second in zip(ordered, others, strict=True):
+            if first != second:
+                raise DataError(
+                    f"{folder}: the numbers of {first} and {second} have points, and another order if they are decimal "
+                    "numbers; name frames by whole numbers"
+                )
+    return ordered
 
 
 def count_frames(folder: str | Path) -> int:
@@ -93,7 +129,7 @@ def read_frames(folder: str | Path, indices: Sequence[int]) -> np.ndarray:
         path = Path(folder) / names[index]
         try:
             with Image.open(path) as picture:
-                pictures[index] = np.asarray(picture.convert("RGB"))
+                pictures[index] = _rgb(picture)
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:  # what PIL raises for damaged files
             raise DataError(f"{path}: cannot be decoded: {str(error).replace(str(path), 'the file')}") from error
     shapes = {picture.shape for picture in pictures.values()}
@@ -103,3 +139,12 @@ def read_frames(folder: str | Path, indices: Sequence[int]) -> np.ndarray:
     if not pictures:
         raise DataError(f"{folder}: no index was asked for")
     return np.stack([pictures[index] for index in indices])
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    """uint8 "h w 3", upright as viewers and other libraries show it."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off all above 255 instead of scaling
+        grey = (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    return np.asarray(picture.convert("RGB"))

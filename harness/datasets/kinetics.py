@@ -95,10 +95,16 @@ def _kinetics(
 
 
 def _is_official(path: Path) -> bool:
-    """Whether the list has the columns of the owners, not a path and a number."""
-    for _, row in rows(path):
-        return len(row) >= 3
-    raise DataError(f"{path}: the list is empty")
+    """Whether any line of the list has the columns of the owners; a path may hold commas, too."""
+    listed = [row for _, row in rows(path)]
+    if not listed:
+        raise DataError(f"{path}: the list is empty")
+    head = any("youtube_id" in field.lower() for field in listed[0])
+    return head or any(len(row) > 3 and all(map(_is_seconds, row[2:4])) for row in listed)
+
+
+def _is_seconds(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None
 
 
 def _official(path: Path) -> list[tuple[int, str, str]]:

@@ -152,15 +152,23 @@ def _read_csv(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], 
     if labels and (paths or "label" in head):
         columns, width = head | {"path": paths[0] if paths else 0, "label": labels[0]}, len(head)
         listed.pop(0)
-    label_column = columns["label"]
+    path_column, label_column = columns["path"], columns["label"]
     words_at = [len(row) == width and not NUMBER.fullmatch(row[label_column]) for _, row in listed]
     if len(listed) > 1 and words_at[0] and not any(words_at[1:]):
         raise bad(
             path, *listed[0], "labelled with a number, as all lines below it are; a header must name the columns path "
             "and label",
         )  # fmt: skip
+    films = [len(row) == width and is_video(row[path_column]) for _, row in listed]
+    if len(listed) > 1 and not films[0] and all(films[1:]) and "/" not in listed[0][1][path_column]:
+        raise bad(path, *listed[0], "a video, as all lines below it are; a header must name the columns path and label")
     # The first line decides then, so that a slip in another one is not taken for a class name.
     by_name = bool(listed) and words_at[0]
+    if by_name and classes is None and not all(words_at):
+        number, row = next(line for line, is_word in zip(listed, words_at, strict=True) if not is_word)
+        if len(row) == width:
+            expected = "labelled with a class name, as the first line is; if it is one, name all in classes.txt"
+            raise bad(path, number, row, expected)
     names = {name: label for label, name in enumerate(classes or ())}
     items, words = [], set()
     for number, row in listed:

@@ -19,6 +19,8 @@ from backbones.family import Backbone
 from backbones.layouts import NATIVE_NAME
 from backbones.sets import answering, sets_in, sets_of, with_sets
 from harness.cost.build import unavailable
+from harness.datasets import DataError
+from harness.datasets.files import class_names as names_in
 from harness.datasets.several import chosen
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
@@ -82,7 +84,7 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     path = Path(options.checkpoint).expanduser()
     if reason := unavailable(options.device, options.dtype, options.kernel):
         raise UsageError(reason)
-    if warning := provenance.crowded(options.threads):
+    if warning := provenance.crowded(threads=options.threads, workers=getattr(options, "workers", None)):
         print(warning, file=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -143,7 +145,7 @@ def _trained_on(job: dict[str, Any], set_name: str | None) -> dict[str, Any]:
 
 
 def class_names(path: Path, count: int | None = None) -> list[str]:
-    """Names of classes from a text file with one a line, or a JSON file: a list, or a mapping of names to numbers.
+    """Names of classes, as data sets read them (`harness.datasets.files`).
 
     Raises: UsageError, when there is no such file, or not `count` names in it.
     """
@@ -151,28 +153,15 @@ def class_names(path: Path, count: int | None = None) -> list[str]:
         why = "a folder, not a file" if path.is_dir() else "no such file"
         raise UsageError(f"classes={path}: {why}; give a text file with the name of one class a line, or leave it out")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = _names_of_json(json.loads(text)) if path.suffix == ".json" else text.splitlines()
-    except (UnicodeDecodeError, json.JSONDecodeError, ValueError, TypeError) as error:
-        raise UsageError(f"classes={path}: not a list of names ({error}); give one name a line") from None
-    names = [name.strip() for name in names if name.strip()]
+        names = list(names_in(path))
+    except DataError as error:
+        raise UsageError(f"classes={error}") from None
     if count is not None and len(names) != count:
         raise UsageError(
             f"classes={path} has {len(names)} names, the checkpoint answers for {count} classes; "
             "give the list that it was trained with, or leave classes out to see numbers"
         )
     return names
-
-
-def _names_of_json(content: Any) -> list[str]:
-    if isinstance(content, dict):
-        numbers = {int(number): str(name) for name, number in content.items()}
-        if sorted(numbers) != list(range(len(content))):
-            raise ValueError("its numbers are not 0, 1, 2, ...")
-        return [numbers[number] for number in range(len(content))]
-    if not isinstance(content, list):
-        raise ValueError("neither a list nor a mapping of names to numbers")
-    return [str(name) for name in content]
 
 
 def job_beside(checkpoint: Path) -> dict[str, Any] | None:

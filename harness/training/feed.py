@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -118,9 +119,10 @@ def _counted(
         if counters.drawn < FIRST_CLIPS <= drawn and counters.replaced > FIRST_CLIPS / 2:
             names = ", ".join(sorted(map(path, failed))[:5])
             data, root = (job.data, job.root) if isinstance(job.data, str) else ("NAME", "FOLDER")
+            words = shlex.join([data, *([f"root={root}"] if root else [])])
             raise TrainingError(
                 f"{counters.replaced} of the first {drawn} training clips cannot be decoded, such as {names}; look at "
-                f"all files with python -m harness.datasets check {data}{f' root={root}' if root else ''}"
+                f"all files with python -m harness.datasets check {words}"
             )
         counters.drawn = drawn
         yield batch

@@ -26,7 +26,7 @@ from backbones import CheckpointError
 from backbones.sets import answering
 from harness import precision
 from harness.clips.loading import Decoded, LoadingError
-from harness.datasets import DataError, DataSet
+from harness.datasets import DataError, DataSet, untaught
 from harness.evaluation.predictions import Predictions, PredictionsError
 from harness.evaluation.scores import scores as score
 from harness.progress import line
@@ -111,7 +111,10 @@ class _Run:
         data = data_sets(job)
         self.training, self.testing = data["train"], data[job.test_split]
         self.schedule = schedule(job, group, feed.keys(self.training, job, 1, first=0, last=0).count)
-        for note in unreached(job.recipe.optimisation, self.schedule) if group.first else ():
+        notes = unreached(job.recipe.optimisation, self.schedule)
+        for training, testing in zip(self.training, self.testing, strict=True):
+            notes += untaught(training, testing)
+        for note in notes if group.first else ():
             self.console.print(escape(note), soft_wrap=True)
         self.content = store_job(job, data, self.schedule.micro, group)
         self.kernel = kernels.resolve(job.kernel, group.device, getattr(torch, job.dtype), backward=True)

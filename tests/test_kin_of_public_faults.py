@@ -1,0 +1,233 @@
+"""Kin of public faults: other inputs of the same kinds, of which a repair of one line would have left some wrong."""
+
+import copy
+import pickle
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_datasets import listed, write
+from test_every_family import FAMILIES, KINDS, tiny
+from test_public_faults import SMALL
+
+import backbones
+from harness import datasets
+from harness.datasets import DataError, Item
+from harness.datasets.files import Found, class_names
+from harness.datasets.frames import picture_names, read_frames
+
+# A name decides what a thing is
+
+
+def test_a_moving_preview_beside_a_film_is_no_video(tmp_path):
+    write(tmp_path, {"train/run/a.mp4": None, "train/run/a.gif": None, "train/run/b.gif": None})
+    assert Found(tmp_path).file("a") == "train/run/a.mp4"
+    paths = [item.path for item in datasets.load("folder", "train", tmp_path).items]
+    assert paths == ["train/run/a.mp4", "train/run/b.gif"]
+
+
+def test_a_folder_of_pictures_may_be_called_like_a_film(tmp_path):
+    """As programs leave it that take films apart, each into a folder of its own name."""
+    names = {f"train/Run/v_x.avi/{number:03}.jpg": None for number in (1, 2, 3)}
+    write(tmp_path, names | {"classInd.txt": "1 Run\n", "trainlist01.txt": "Run/v_x.avi 1\n"})
+    for name in ("ucf101", "folder"):
+        assert datasets.load(name, "train", tmp_path).items == (Item("train/Run/v_x.avi", 0, frames=3),)
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_video(tmp_path):
+    write(tmp_path, {"val/run/a.mp4": None, "val/__MACOSX/._a.mp4": None, "val/@eaDir/b.mp4": None})
+    write(tmp_path, {"val/lost+found/x": None, "val/run/@eaDir/a.mp4/SYNOVIDEO_1.jpg": None})
+    dataset = datasets.load("folder", "val", tmp_path)
+    assert (dataset.classes, [item.path for item in dataset.items]) == (("run",), ["val/run/a.mp4"])
+
+
+def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
+    write(tmp_path, {"train/run/day/a.mp4": None})
+    (tmp_path / "train" / "run" / "day" / "back").symlink_to(tmp_path / "train" / "run")
+    assert [item.path for item in datasets.load("folder", "train", tmp_path).items] == ["train/run/day/a.mp4"]
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("img_1.jpg", "img_01.jpg", "img_2.jpg"), "img_01.jpg and img_1.jpg have the same number"),
+        (("img_1.jpg", "img_1.png"), "img_1.jpg and img_1.png have the same number"),
+        (("t_0.5.jpg", "t_0.25.jpg"), "t_0.5.jpg and t_0.25.jpg have points, and another order"),
+    ],
+)
+def test_frames_whose_order_is_open_are_refused(names, message, tmp_path):
+    write(tmp_path, dict.fromkeys(names))
+    with pytest.raises(DataError, match=message):
+        picture_names(tmp_path)
+
+
+def test_times_of_one_width_order_frames(tmp_path):
+    write(tmp_path, dict.fromkeys(("t_10.25.jpg", "t_9.50.jpg", "t_9.75.jpg")))
+    assert picture_names(tmp_path) == ["t_9.50.jpg", "t_9.75.jpg", "t_10.25.jpg"]
+
+
+# The first line decides about all
+
+
+def test_a_header_that_nobody_knows_is_no_video(tmp_path):
+    root = write(tmp_path, {"train.csv": "clip_name,activity\na.mp4,run\nb.mp4,walk\n"})
+    with pytest.raises(DataError, match="line 1: .* is not a video, as all lines below it are; a header must name"):
+        datasets.load("csv", "train", root)
+
+
+def test_a_number_among_class_names_is_refused_with_its_line(tmp_path):
+    root = write(tmp_path, {"train.csv": "a.mp4,run\nb.mp4,walk\nc.mp4,3\n"})
+    with pytest.raises(DataError, match=r"line 3: 'c.mp4,3' is not labelled with a class name, .* in classes.txt"):
+        datasets.load("csv", "train", root)
+    write(root, {"classes.txt": "walk\nrun\n3\n"})
+    assert listed(datasets.load("csv", "train", root)) == [("a.mp4", "run"), ("b.mp4", "walk"), ("c.mp4", "3")]
+
+
+def test_commas_in_the_first_path_make_no_list_of_the_owners(tmp_path):
+    root = write(tmp_path, {"val.csv": 'val/a, b, c/x.mp4,2\n"val/d, e/y.mp4",3\nval/z.mp4,4\n'})
+    items = datasets.load("kinetics400", "val", root).items
+    assert [(item.path, item.label) for item in items] == [
+        ("val/a, b, c/x.mp4", 2), ("val/d, e/y.mp4", 3), ("val/z.mp4", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["run\nwalk\n", "0 run\n1 walk\n", "1,run\n2,walk\n", "id,name\n0,run\n1,walk\n", ",0\n0,run\n1,walk\n",
+     "name\tid\nwalk\t1\nrun\t0\n", "run,0\nwalk,1\n", '1;"walk"\n0;"run"\n', "\ufeffrun\r\nwalk\r\n"],
+)  # fmt: skip
+def test_class_names_are_read_by_all_their_lines(text, tmp_path):
+    (tmp_path / "classes.txt").write_bytes(text.encode())
+    assert class_names(tmp_path / "classes.txt") == ("run", "walk")
+
+
+@pytest.mark.parametrize(
+    "file, text, message",
+    [
+        ("c.txt", "label\nrun\nwalk\n", "line 1: 'label' is not the name of a class, but a heading"),
+        ("c.txt", "0,run\n2,walk\n", "line 1: '0,run' is not numbered as it should be"),
+        ("c.json", '{"run": 0, "walk": 2}', "neither a list of names nor names with the numbers 0, 1, 2"),
+        ("c.json", '["run", "run"]', "or one twice"),
+    ],
+)
+def test_class_names_that_no_reading_fits_are_refused(file, text, message, tmp_path):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=message):
+        class_names(tmp_path / file)
+
+
+# Text is cut by the wrong tool
+
+
+def test_class_names_are_not_cut_where_unicode_has_line_ends(tmp_path):
+    (tmp_path / "classes.txt").write_text("a\u2028b\nc\x85d\n", encoding="utf-8")
+    assert class_names(tmp_path / "classes.txt") == ("a\u2028b", "c\x85d")
+
+
+def test_a_quoted_path_may_hold_what_parts_it_from_its_label(tmp_path):
+    text = '"a, b.mp4",0\n"c ""d"" e.mp4" 1\n'
+    root = write(tmp_path, {"train.csv": text, "train.txt": text})
+    for name in ("slowfast", "mmaction"):
+        assert datasets.load(name, "train", root).items == (Item("a, b.mp4", 0), Item('c "d" e.mp4', 1))
+
+
+def test_an_accent_may_be_written_in_two_ways(tmp_path):
+    """A list made on Linux, files that come from a Mac."""
+    one, two = (unicodedata.normalize(form, "caf\xe9.mp4") for form in ("NFC", "NFD"))
+    root = write(tmp_path, {"train.csv": f"{one},0\n{two},1\n", two: "film"})
+    first, second = (dataset := datasets.load("csv", "train", root)).items
+    assert dataset.path(first) == dataset.path(second) == root / two
+    assert (first.path, second.path) == (one, two)
+
+
+def test_a_list_in_another_encoding_says_the_way_out(tmp_path):
+    (tmp_path / "train.csv").write_bytes("caf\xe9.mp4,0\n".encode("latin-1"))
+    with pytest.raises(DataError, match="byte 3 is none.; save it as UTF-8"):
+        datasets.load("csv", "train", tmp_path)
+
+
+# A guess is silent
+
+
+@pytest.mark.parametrize(
+    "train, val, told",
+    [
+        ("a.mp4,0\nb.mp4,1\n", "c.mp4,1\n", []),
+        ("a.mp4,1\nb.mp4,2\n", "c.mp4,2\n", ["no training video has the label 0: labels count from 0"]),
+        ("a.mp4,0\nb.mp4,3\n", "c.mp4,1\n", ["2 of 4 classes have no training video: 1, 2", "1 of the classes .*: 1"]),
+        ("a.mp4,run\n", "c.mp4,walk\n", ["1 of 2 classes have no training video: walk", "are tested have none: walk"]),
+    ],
+)
+def test_classes_that_nothing_teaches_are_told(train, val, told, tmp_path):
+    root = write(tmp_path, {"train.csv": train, "val.csv": val})
+    notes = datasets.untaught(datasets.load("csv", "train", root), datasets.load("csv", "val", root))
+    assert len(notes) == len(told)
+    for note, text in zip(notes, told, strict=True):
+        assert re.match(f"warning: csv: .*{text}", note), note
+
+
+# Two libraries, one claim
+
+
+def test_pictures_stand_as_their_camera_says(tmp_path):
+    """As every viewer and OpenCV show them."""
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right to see it upright
+    Image.fromarray(picture).save(tmp_path / "1.png", exif=exif)
+    (frame,) = read_frames(tmp_path, [0])
+    assert frame.shape == (6, 4, 3)
+    assert frame[0, -1].tolist() == [255] * 3
+
+
+def test_pictures_of_16_bits_are_scaled_and_not_cut_off(tmp_path):
+    levels = np.array([[0, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "1.png")
+    assert read_frames(tmp_path, [0])[0, 0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_list_with_the_line_ends_of_old_macs_has_its_lines(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"a.mp4 0\rb.mp4 1\r")
+    assert [item.path for item in datasets.load("mmaction", "train", tmp_path).items] == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize("entry", ["model_state_dict", "module", "ema", "state_dict"])
+def test_weights_are_found_under_any_name(entry, tmp_path, caplog):
+    model, again = (backbones.create("pyramid_tiny_local_window", 2, changes=SMALL) for _ in range(2))
+    contents = {"epoch": 3, "optimizer": {"state": {}, "param_groups": []}, entry: model.state_dict()}
+    torch.save(contents, tmp_path / "weights.pth")
+    backbones.load_checkpoint(again, tmp_path / "weights.pth")
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+    averaged = {key: tensor + 1 for key, tensor in model.state_dict().items()}
+    torch.save(contents | {"averaged": averaged}, tmp_path / "two.pth")
+    if entry == "state_dict":  # a guess is told
+        backbones.load_checkpoint(again, tmp_path / "two.pth")
+        assert "the weights under state_dict are taken, not those under averaged" in caplog.text
+    else:
+        with pytest.raises(backbones.CheckpointError, match=f"more than one state dict, {entry} and averaged"):
+            backbones.load_checkpoint(again, tmp_path / "two.pth")
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *KINDS])
+def test_a_model_takes_no_clips_and_is_copied(name):
+    model = backbones.create(tiny(name)[1], 2).eval()
+    clip = torch.randn(1, 3, *model.clip)
+    with torch.no_grad():
+        assert model(clip[:0]).shape == (0, 2)
+        for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(again(clip), model(clip))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, *KINDS])
+def test_a_model_is_traced_the_same_each_time(name):
+    model = backbones.create(tiny(name)[1], 2).eval()
+    clip = torch.randn(1, 3, *model.clip)
+    with torch.no_grad():
+        for _ in range(2):
+            traced = torch.jit.trace(model, clip)
+        torch.testing.assert_close(traced(clip), model(clip))
