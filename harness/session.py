@@ -56,7 +56,8 @@ def run(call: Call) -> int:
     timed = any(metrics.get(name).timed for of_ablation in names.values() for name in of_ablation)
     if timed or any(setups.values()):
         sweep.check_machine(settings)
-    if warning := provenance.crowded(settings.threads):
+    jobs = None if (settings.device or "cpu").startswith("cuda") or training.cluster else training.jobs
+    if warning := provenance.crowded(threads=settings.threads, jobs=jobs):
         call.log.print(warning, markup=False, soft_wrap=True)
     queue = sweep.queue(training, settings, call.out)
     runs = []
@@ -231,6 +232,7 @@ def _report(runs: list[Run], console: Console) -> list[str]:
     import reports.build  # brings scipy, which takes as long to load as a wrong command may take in all
     import reports.explore
     from reports.console import results
+    from reports.table import tell_unusable
 
     failures = []
 
@@ -249,6 +251,8 @@ def _report(runs: list[Run], console: Console) -> list[str]:
 
     for run in runs:
         attempt(f"no report of {run.ablation.name}", lambda run=run: show(run))
+        if tell_unusable([run.folder]):
+            failures.append(f"{run.ablation.name}: a record of a row that was not measured now cannot be used")
 
     def make(build: Any, folder: Path) -> None:
         console.print(f"  {build(folder)}", markup=False, soft_wrap=True)

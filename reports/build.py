@@ -33,11 +33,8 @@ def build(folder: str | Path, formats: Sequence[str] = ()) -> list[Path]:
         files.append(write_text(exponents.to_csv(rows), folder / exponents.FILE))
     else:
         (folder / exponents.FILE).unlink(missing_ok=True)
-    texts = {
-        "table.csv": data.csv(rows),
-        "table.tex": markdown.tex(rows),
-        "report.md": markdown.report(rows, captions),
-    }
+    page = markdown.report(rows, captions)
+    texts = {"table.csv": data.csv(rows), "table.tex": markdown.tex(page), "report.md": page}
     return [*files, *(write_text(text, folder / name) for name, text in texts.items())]
 
 
@@ -93,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(path)
         if failure:
             print(f"{folder}: {failure}", file=sys.stderr)
+        if table.tell_unusable([folder]) or failure:
             failed.append(folder.name)
     if failed and len(folders) > 1:
         print(f"{len(failed)} of {len(folders)} reports failed: {', '.join(failed)}", file=sys.stderr)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from records.record import MANIFEST, RecordError, slug
+from records.record import MANIFEST, RecordError, read_records, slug
 from records.terminal import until_closed
 from reports import paper_table, table
 from reports.paper_table import PaperTableError
@@ -159,7 +159,11 @@ def _is(name: str, kind: str, stated: str) -> bool:
 
 
 def _behind_folder(folder: Path) -> list[tuple[str, str]]:
-    """What an ablation's folder rests on: its published table, its models, the schemes in them, its data."""
+    """What an ablation's folder rests on: its published table, its models, the schemes in them, its data.
+
+    Raises: RecordError for a manifest or record that cannot be used.
+    """
+    read_records(folder)
     ablation = table.load(folder)
     rests_on = [("table", ablation.paper.name)] if ablation.paper else []
     for row in ablation.measured:

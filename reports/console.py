@@ -13,13 +13,14 @@ from records.record import Measurement, Record, RecordError, read_record
 from reports import accuracy, table
 from reports.paper_table import PaperTableError
 from reports.statistics import Spread, by_visit, median_interval
-from reports.text import MISSING, counted, heading, shown, unit
+from reports.text import MISSING, WIDEST, counted, heading, shown, unit
 
 ORDER = ("counted", "timed", "sized", "probed")  # an accuracy comes last; what is shared out is for the report
 
 
 def results(folder: Path, case_ids: Iterable[str]) -> Group:
-    """One line per case with what its record holds, an accuracy in percent; reasons for what is missing stand below."""
+    """One line per case with what its record holds, an accuracy in percent, in tables of at most seven columns; reasons
+    for what is missing stand below."""
     try:
         loaded = table.load(folder)
     except (RecordError, PaperTableError):  # the report, made from the same files, says what is wrong
@@ -31,20 +32,23 @@ def results(folder: Path, case_ids: Iterable[str]) -> Group:
     trained = accuracy.sorted_names(measured)
     intervals = "mean" if trained else "median" if any(m.kind == "timed" for m in titles.values()) else ""
     title = (loaded.name if loaded else folder.name) + (f": {intervals} [95 % interval]" if intervals else "")
-    grid = Table(title=Text(title), title_justify="left")
-    grid.add_column("row", overflow="fold")
-    for m in titles.values():
-        grid.add_column(heading(m), justify="right", overflow="fold")
-    for name in trained:
-        title = _accuracy_heading([m for m in measured if m.name == name])
-        grid.add_column(title, justify="right", overflow="fold")
-    for record in records:
-        row_spreads = spreads.get(record.case_id, {})
-        cells = (human(record.get(name), row_spreads.get(name)) for name in (*titles, *trained))
-        grid.add_row(Text(record.row), *map(Text, cells))
+    headings = {m.name: heading(m) for m in titles.values()}
+    headings |= {name: _accuracy_heading([m for m in measured if m.name == name]) for name in trained}
+    names, grids = list(headings), []
+    for start in range(0, max(1, len(names)), WIDEST - 1):
+        grid = Table(title=None if start else Text(title), title_justify="left")
+        grid.add_column("row", overflow="fold")
+        part = names[start : start + WIDEST - 1]
+        for name in part:
+            grid.add_column(headings[name], justify="right", overflow="fold")
+        for record in records:
+            row_spreads = spreads.get(record.case_id, {})
+            cells = (human(record.get(name), row_spreads.get(name)) for name in part)
+            grid.add_row(Text(record.row), *map(Text, cells))
+        grids.append(grid)
     reasons = dict.fromkeys(f"{r.row}: {m.missing}" for r in records for m in r.measurements.values() if m.missing)
     orders = [line for name in trained if loaded and (line := accuracy.summary(loaded, name))]
-    return Group(grid, *(Text(f"  — {reason}") for reason in reasons), *(Text(f"  {line}") for line in orders))
+    return Group(*grids, *(Text(f"  — {reason}") for reason in reasons), *(Text(f"  {line}") for line in orders))
 
 
 def is_shown(measured: Measurement) -> bool:

@@ -5,6 +5,7 @@ short with its plots. Everything comes from the records below the folder; the sa
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def build(folder: str | Path) -> Path:
         )
     if broken:
         parts.append("## Not shown\n\n" + "\n".join(f"- {reason}" for reason in broken))
-    parts.append(f"Rebuild: `python -m reports.cost_page {table.place(folder)}`")
+    parts.append(f"Rebuild: `python -m reports.cost_page {shlex.quote(table.place(folder))}`")
     return write_text("\n\n".join(part for part in parts if part) + "\n", folder / PAGE)
 
 
@@ -290,6 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     for folder in parser.parse_args(arguments).folders:
         try:
             print(build(folder))
+            failed |= table.tell_unusable(ablation_folders(folder))
         except (*EXPECTED, OSError) as error:
             print(f"{folder}: {error}", file=sys.stderr)
             failed = True

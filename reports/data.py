@@ -1,16 +1,6 @@
 """The rows of an ablation as data: `table.csv`, one line per row, and `results.csv`, one line per row and measurement.
 
-The columns of `results.csv` are `LONG`, and stay what they are within a schema:
-
-- `schema`: of this file; `ablation`, `row`, `case_id`: whose figure it is
-- `measurement`, `kind`, `unit`, `better`: what it is, as the records say; the value is in this unit
-- `value`: the only sample or the median, of an accuracy the mean over seeds; `low`, `high`: its 95 % interval
-- `samples`, `visits`: how many; a visit is a round in a process of its own, or a seed
-- `missing`: why there is no value
-- `baseline`, `ratio`, `ratio_low`, `ratio_high`, `verdict`, `noise_floor`: of a cost, against the baseline
-- `published`, `published_unit`, `published_verdict`: what a paper prints beside it, and what became of that
-- `training`: of an accuracy: learnt, unfinished, "has not learnt" or "quick mode, a few steps"
-- device, dtype, kernel, operators, mode, batch, threads, clip, commit: on what it was measured, in words
+The columns of `results.csv` are `LONG`, and stay what they are within a schema; docs/measuring.md says what each holds.
 """
 
 import json

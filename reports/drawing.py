@@ -7,6 +7,7 @@ are taken here and rounded, since numpy's differ in their last digit between pro
 
 import io
 import math
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,8 +109,9 @@ def about(table: AblationTable, **extra: list[str]) -> str:
     """Device, clip, commit and command of all that a figure shows, in one line; `extra` circumstances go before."""
     facts = table.facts() | extra
     parts = [_alike(facts[key], key) for key in ("device", "dtype", "mode") if facts.get(key)]
+    parts = parts or ["counted, on no device"]
     parts += [f"{key} {_alike(facts[key], key)}" for key in ("batch", "threads") if facts.get(key)]
-    parts += [_alike(facts["clip"], "clip")] if facts.get("clip") else []
+    parts += [_clips(facts["clip"])] if facts.get("clip") else []
     commits = _alike(facts.get("commit") or [], "commit")
     parts += [commits if commits.endswith("commits") else f"commit {commits}"] if commits else []
     words = [word for word in table.arguments if word.partition("=")[0] not in PARTIAL]
@@ -120,6 +122,19 @@ def about(table: AblationTable, **extra: list[str]) -> str:
 def _alike(values: list[str], noun: str) -> str:
     values = list(dict.fromkeys(value for several in values for value in several.split(" / ")))
     return " / ".join(values) if len(values) < 3 else counted(len(values), noun)
+
+
+def _clips(clips: list[str]) -> str:
+    """All clips, of many of them the smallest and largest frames and sizes."""
+    if len(clips) < 3:
+        return " / ".join(clips)
+    ends = []
+    for form in (r"\d+(?= frame)", r"\d+x\d+"):
+        texts = sorted(
+            {text for clip in clips for text in re.findall(form, clip)}, key=lambda text: int(text.split("x")[0])
+        )
+        ends.append(" to ".join(dict.fromkeys((texts[0], texts[-1]))))
+    return f"{len(clips)} clips of {ends[0]} frames, {ends[1]} pixels"
 
 
 def look(number: int) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from records.record import RecordError, ablation_folders, canonical, write_text
 from records.terminal import until_closed
 from reports import statistics
 from reports.paper_table import PaperTableError
-from reports.table import AblationTable, Row, load, schemes, visits
+from reports.table import AblationTable, Row, load, schemes, tell_unusable, visits
 
 LIST = Path(__file__).parents[1] / "attention_zoo" / "kernels" / "faster.json"
 KERNELS = {"triton": {"forward": ("local_window", "shifted_window", "global_pyramid"),
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports.faster", description=__doc__.partition("\n\n")[0])
     parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="the folder of all devices")
     parser.add_argument("--out", type=Path, default=LIST, help="the list (the one that `auto` reads)")
-    options, tables = parser.parse_args(arguments), []
+    options, tables, wrong = parser.parse_args(arguments), [], False
     if not options.results.is_dir():  # an empty list would take every kernel away that records know as faster
         print(
             f"error: {options.results} is not a folder; give the one that holds the devices' folders", file=sys.stderr
@@ -87,12 +87,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for device in sorted(path for path in options.results.glob("*") if path.is_dir()):
         for folder in ablation_folders(device):
+            wrong |= tell_unusable([folder])
             try:
                 tables.append(load(folder))
             except (RecordError, PaperTableError) as error:
                 print(error, file=sys.stderr)
     print(write_text(json.dumps(entries(tables), indent=1) + "\n", options.out))
-    return 0
+    return int(wrong)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from records.record import RecordError, ablation_folders, write_text
 from records.terminal import until_closed
 from reports import counting, verdict
 from reports.paper_table import PaperTableError
-from reports.table import AblationTable, Row, load
+from reports.table import AblationTable, Row, load, tell_unusable
 from reports.text import linked, rounded, sentence
 from reports.verdict import Verdict
 
@@ -137,10 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         print(build(outputs))
+        return int(tell_unusable(ablation_folders(outputs)))
     except (RecordError, PaperTableError) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ A published cost is counted once, however many tables hold the model: distinct a
 of rows that no model here stands for, those of another row of a paper.
 """
 
+import shlex
+
 from records.record import canonical
 from reports import accuracy, paper_table, verdict
 from reports.table import AblationTable, Row
@@ -104,7 +106,7 @@ def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None
         lines += ["", f"[What attention costs here]({costs}): all that was timed, on one page."]
     if broken:
         lines += ["", "## Not listed", "", *(f"- {name}: {sentence(reason)}" for name, reason in broken.items())]
-    lines += ["", f"Rebuild: `python -m reports.build {where}`"]
+    lines += ["", f"Rebuild: `python -m reports.build {shlex.quote(where)}`"]
     return "\n".join(lines) + "\n"
 
 

@@ -40,11 +40,11 @@ from reports.text import (
     heading,
     linked,
     listed,
-    packed,
     rounded,
     sentence,
     shown,
     significant,
+    table_cells,
     table_tex,
     tables,
     unit,
@@ -66,7 +66,7 @@ OF_A_VISIT = {  # title and scale of what a visit says beside its samples; a sca
 AROUND = {  # what else was seen while a series was timed: the detail, its key, and title
     ("card", "sm_mhz"): "clock of the card, MHz", ("card", "celsius"): "temperature of the card, °C",
     ("card", "watts"): "power of the card, W", ("beside", "foreign_cores"): "cores that other programs used",
-    ("beside", "stolen_cores"): "cores that the host took",
+    ("beside", "stolen_cores"): "cores that the host took", ("beside", "celsius"): "temperature of the processor, °C",
 }  # fmt: skip
 PARTS = {"parts_ms": ("ms", 1), "parts_bytes": ("MiB", 2**20)}
 
@@ -189,15 +189,22 @@ def circumstances(table: AblationTable) -> str:
     return line.strip() + (f"\n{sentence(table.size_note)}" if table.size_note else "")
 
 
-def tex(table: AblationTable) -> str:
-    """Every table of columns for a paper, to be taken in by `\\input`, with the footnotes below."""
-    notes = Notes()
-    rows = _rows(table)
-    same, blocks = packed(rows, groups(table, notes))
-    texts = [table_tex(rows, [_lead(notes), *columns]) for columns in blocks]
-    page, footnotes = notes.numbered("\n\n".join([f"% {text.tex(same)}", *texts] if same else texts))
-    below = [rf"\par\footnotesize [{line.partition('.')[0]}]{text.tex(line.partition('.')[2])}" for line in footnotes]
-    return "\n".join(["% needs the package booktabs", page, *below]) + "\n"
+def tex(page: str) -> str:
+    """Every table of a report for a paper, to be taken in by `\\input`: below its heading, the footnotes at the end."""
+    parts, heading = ["% needs the package booktabs"], ""
+    for part in page.split("\n\n"):
+        if part.startswith("#"):
+            heading = part.lstrip("# ")
+        elif part.startswith("In all rows: "):
+            parts.append(f"% {text.tex(part)}")
+        elif part.startswith("| "):
+            head, *rows = table_cells(part)
+            columns = [(title, lambda row, place=place: row[place]) for place, title in enumerate(head)]
+            parts.append(f"% {text.tex(heading)}\n{table_tex(rows, columns)}")
+    whole = "\n\n".join(parts)
+    notes = [line.split(". ", 1) for line in page.partition("## Notes\n\n")[2].partition("\n\n")[0].splitlines()]
+    below = [rf"\par\footnotesize [{number}] {text.tex(words)}" for number, words in notes if f" [{number}]" in whole]
+    return "\n".join([whole, *below]) + "\n"
 
 
 def _rows(table: AblationTable) -> list[Row]:

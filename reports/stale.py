@@ -74,9 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
     folder = parser.parse_args(arguments).folder
     if not folder.is_dir():
         parser.error(f"{folder} is no folder; name one that holds records, such as results or outputs")
-    text, stale = said(table.load(path.parent) for path in sorted(folder.rglob(MANIFEST)))
+    folders = sorted(path.parent for path in folder.rglob(MANIFEST))
+    text, stale = said(table.load(path) for path in folders)
     print(text)
-    return 1 if stale else 0
+    return int(table.tell_unusable(folders) or stale > 0)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ is kept as a warning or a reason, nothing is dropped in silence. The text and fi
 these rows alone.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -368,6 +369,22 @@ def load(folder: str | Path) -> AblationTable:
         arguments=tuple(manifest.get("arguments") or ()),
         place=place(folder, f"quick/{name}" if quick else name),
     )
+
+
+def tell_unusable(folders: Iterable[Path]) -> bool:
+    """Say on the standard error which records cannot be used, such as one whose closed form contradicts its count.
+
+    Returns whether there are any: a reader does without them and ends with status 1.
+    """
+    texts = []
+    for path in (path for folder in folders for path in record_paths(folder)):
+        try:
+            read_record(path)
+        except RecordError as error:
+            texts.append(str(error))
+    for text in texts:
+        print(f"error: {text}", file=sys.stderr)
+    return bool(texts)
 
 
 def place(folder: Path, name: str | None = None) -> str:

@@ -156,6 +156,12 @@ def table_lines(rows: Iterable[Any], columns: Columns) -> str:
     return "\n".join([re.sub(r" {2,}", " ", head), rule, *(re.sub(r" {2,}", " ", line) for line in body)])
 
 
+def table_cells(lines: str) -> list[list[str]]:
+    """The cells of a table that `table_lines` wrote, its headings first."""
+    rows = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines.splitlines()]
+    return [[re.sub(r"\\([|*])", r"\1", cell.strip()) for cell in row] for row in (rows[0], *rows[2:])]
+
+
 def table_csv(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
     """One line per row, numbers as they are; an empty cell where there is none."""
     columns = list(dict.fromkeys(columns))
@@ -180,7 +186,8 @@ def table_tex(rows: Iterable[Any], columns: Columns) -> str:
 
 def tex(text: str) -> str:
     text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/")).replace("^", r"\^{}").replace("~", r"\~{}")
-    text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)  # a link
+    text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", re.sub(r"`([^`]*)`", r"\\texttt{\1}", text))
     return "".join(TEX.get(letter, letter) for letter in text)
 
 

@@ -65,7 +65,7 @@ def test_entries_are_in_order_and_whole():
     known = cite.read(cite.PAPERS.read_text(encoding="utf-8"))
     assert len(known) == cite.PAPERS.read_text(encoding="utf-8").count("\n@")
     assert [entry.key for entry in known] == sorted(entry.key for entry in known)
-    assert all({"title", "author", "year"} <= entry.fields.keys() for entry in known)
+    assert all({"title", "author", "year"} <= entry.fields.keys() and entry.link for entry in known)
     unused = [entry.key for entry in ENTRIES if not entry.of]
     assert not unused, "an entry on which nothing rests"
 

@@ -81,10 +81,12 @@ def test_latex_has_rules_and_no_letter_that_stops_it(tmp_path):
     folder = write(tmp_path / "scales", [one_record()], [DEFAULT | {"note": "50 % & more_so"}])
     build.build(folder)
     tex = (folder / "table.tex").read_text("utf-8")
-    assert tex.count("\\toprule") == tex.count("\\bottomrule") == 2
+    report = (folder / "report.md").read_text("utf-8")
+    assert tex.count("\\toprule") == tex.count("\\bottomrule") == len(re.findall(r"^\| -", report, re.M)) > 2
+    assert "% How the runs spread\n\\begin{tabular}" in tex, "every table of the page, below its heading"
     assert r"50 \% \& more\_so" in tex
     assert not set("↓↑×–—−") & set(tex)
-    for tabular in tex.split(r"\end{tabular}")[:2]:
+    for tabular in tex.split(r"\end{tabular}")[:-1]:
         lines = [line for line in tabular.splitlines() if line.endswith(r"\\")]
         assert len({line.count(" & ") for line in lines}) == 1
         assert lines[0].count(" & ") < 7

@@ -15,7 +15,23 @@ from flat import flat
 
 from records import record
 from records.record import Measurement, Record, RecordError
-from reports import build, counting, data, index, markdown, paper_table, statistics, table, text, verdict
+from reports import (
+    build,
+    cite,
+    cost_page,
+    counting,
+    data,
+    faster,
+    findings,
+    index,
+    markdown,
+    paper_table,
+    stale,
+    statistics,
+    table,
+    text,
+    verdict,
+)
 
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs" / "paper_tables.json"
 MACS, LAYERNORM, BATCHNORM = 59_860_279_296, 45_509_632, 191_744  # DualFormer-T, one view
@@ -380,6 +396,21 @@ def test_the_command_builds_and_says_what_is_wrong(tmp_path, capsys):
     printed = capsys.readouterr()
     assert str(folder / "report.md") in printed.out
     assert "no ablation.json" in printed.err
+
+
+def test_every_reader_tells_of_a_record_that_contradicts_itself(tmp_path, capsys):
+    """Status 1, and the way out, from each command that reads records."""
+    contradictory = one_record()
+    macs = replace(contradictory.measurements["macs"], details={"closed_form": MACS - 1})
+    rows = [replace(contradictory, measurements=contradictory.measurements | {"macs": macs}), one_record(row="other")]
+    machine = tmp_path / "results" / "machine"
+    folder = write(machine / "scales", rows, table=None)
+    for program, place in ((build, folder), (cost_page, machine), (findings, machine), (stale, machine)):
+        assert program.main([str(place)]) == 1, program.__name__
+        assert f"macs are {MACS:,}, their closed form says {MACS - 1:,}; delete it" in capsys.readouterr().err
+    assert cite.main([str(folder)]) == 2
+    assert "their closed form says" in capsys.readouterr().err
+    assert faster.main([str(machine.parent), "--out", str(tmp_path / "faster.json")]) == 1
 
 
 # published tables
@@ -779,6 +810,10 @@ def test_one_long_table_has_a_line_for_each_row_and_measurement(tmp_path):
     build.build_index(tmp_path)
     lines = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
     assert tuple(lines[0]) == data.LONG
+    page = (Path(__file__).parents[1] / "docs" / "measuring.md").read_text(encoding="utf-8")
+    rows = page.partition("| columns of `results.csv` |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert tuple(name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])) == data.LONG
+    assert f"now {data.SCHEMA} |" in rows[0]
     assert {line["schema"] for line in lines} == {str(data.SCHEMA)}
     assert len(lines) == sum(len(of_row.measurements) for of_row in records)
     by_cell = {(line["row"], line["measurement"]): line for line in lines}

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from records.intervals import Interval
+from records.record import Measurement
 from reports import accuracy
 from reports.drawing import FAINT, INK, PRINTED, WIDTH, about, look, pareto, sheet, wrapped
 from reports.table import AblationTable, Row
@@ -29,7 +30,9 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     trained["commit"] = [commit[:10] for commit in trained["commit"]]
     trained = {ABOUT[key]: list(dict.fromkeys(map(str, values))) for key, values in trained.items()}
     heights = [max(2.6, 0.34 * len(rows) + 1.1) for rows in panels.values()]
-    figure = sheet(sum(heights) + 0.4, about(table, mode=[], threads=[], clip=[], **trained))
+    sizes = [(m.details.get("frames"), m.details.get("size")) for name in panels for m in _measured(table, name)]
+    clips = list(dict.fromkeys(f"{frames} frames, {size}x{size} pixels" for frames, size in sizes if frames and size))
+    figure = sheet(sum(heights) + 0.4, about(table, mode=[], threads=[], clip=clips, **trained))
     parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     costs = []
     for part, (name, rows) in zip(parts, panels.items(), strict=True):
@@ -45,6 +48,10 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         part.legend(handles=handles, loc="outside lower left", ncols=4)
     against = f", and against {' and '.join(dict.fromkeys(costs))}" if costs else ""
     return figure, f"Measured top-1 accuracy of each row{against}; lines are 95 % intervals"
+
+
+def _measured(table: AblationTable, name: str) -> list[Measurement]:
+    return [measured for row in table.rows if (measured := row.measurement(name))]
 
 
 def _looks(table: AblationTable, rows: list[Row]) -> dict[str, tuple[str, str]]:
