@@ -23,7 +23,14 @@ from typing import Generic, TypeVar
 Entry = TypeVar("Entry")
 
 
-MEANT = {"flops": "macs", "gflops": "macs", "flash": "sdpa", "flash_attention": "sdpa", "kinetics": "kinetics400"}
+MEANT = {
+    "flops": "macs", "gflops": "macs", "gmacs": "macs", "time": "latency", "speed": "latency", "ms": "latency",
+    "fps": "throughput", "memory": "peak_memory", "parameters": "params",
+    "flash": "sdpa", "flash_attention": "sdpa", "math": "reference", "eager": "reference",
+    "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "gpu": "cuda",
+    "kinetics": "kinetics400", "k400": "kinetics400", "k600": "kinetics600", "k700": "kinetics700",
+    "ssv2": "something_something_v2", "sthv2": "something_something_v2",
+}  # fmt: skip
 """What is called something else here than elsewhere, or is one of several that are spelled nearly alike."""
 
 

@@ -59,14 +59,21 @@ def on_meta(name: str) -> backbones.Backbone:
 
 def listing(console: Console) -> None:
     """All models, a line each."""
-    titles = ("model", "M params", "GMAC a view", "input", "paper", "code", "licence", "weights of the authors")
-    table = Table(*titles, box=None, pad_edge=False)
+    table = table_of("model", "M params", "GMAC a view", "input", "paper", "code (licence)", "weights of the authors")
     for name in backbones.names():
         model, origin = on_meta(name), backbones.origin(name)
-        source = (origin.paper, origin.code, origin.licence, origin.weights)
+        source = (origin.paper, f"{origin.code} ({origin.licence})", origin.weights)
         table.add_row(name, millions(model), giga(model.macs()), size_of(model), *source)
     console.print(table)
     console.print(f"Classifiers are of {CLASSES} classes, of image models {IMAGE_CLASSES}.")
+
+
+def table_of(*titles: str) -> Table:
+    """Without a head, of columns that fold in a narrow terminal."""
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
 
 
 def describe(name: str, console: Console) -> None:
@@ -78,17 +85,21 @@ def describe(name: str, console: Console) -> None:
     console.print(f"{name}: {counted}")
     source = f"{origin.paper}; code: {origin.code} ({origin.licence}); weights: {origin.weights}"
     console.print(f"input {size_of(model)}; {source}")
-    titles = ("stage", "map", "tokens", "width", "blocks", "attention", "M params", "GMAC", "share")
-    table, left, macs_left = Table(*titles, box=None, pad_edge=False), parameters(model), model.macs()
+    table = table_of("stage", "map", "tokens", "width", "blocks", "M params", "GMAC (share)")
+    left, macs_left = parameters(model), model.macs()
     for number, (grid, dim, blocks) in enumerate(stages(model), 1):
         macs, size = sum(block.macs() for block in blocks), sum(map(parameters, blocks))
         left, macs_left = left - size, macs_left - macs
         schemes = ", ".join(dict.fromkeys(map(scheme_of, blocks)))
         tokens = str(Grid(*grid).tokens + blocks[-1].prefix)
-        cells = ("x".join(map(str, grid)), tokens, str(dim), str(len(blocks)), schemes)
-        table.add_row(str(number), *cells, f"{size / 1e6:.3f}", giga(macs), f"{macs / model.macs():.0%}")
-    rest = ("embedding, positions, classifier", f"{left / 1e6:.3f}", giga(macs_left), f"{macs_left / model.macs():.0%}")
-    table.add_row("", "", "", "", "", *rest)
+        cells = ("x".join(map(str, grid)), tokens, str(dim), f"{len(blocks)} {schemes}", f"{size / 1e6:.3f}")
+        table.add_row(str(number), *cells, f"{giga(macs)} ({macs / model.macs():.0%})")
+    rest = (
+        "embedding, positions, classifier",
+        f"{left / 1e6:.3f}",
+        f"{giga(macs_left)} ({macs_left / model.macs():.0%})",
+    )
+    table.add_row("", "", "", "", *rest)
     console.print(table)
 
 

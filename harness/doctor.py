@@ -18,7 +18,7 @@ import psutil
 
 from harness.spec import options
 from harness.spec.options import option
-from records import provenance
+from records import provenance, terminal
 
 BUSY = 0.25  # of the cores, by the load of the last minute: more shows in timings
 LEAST_DISK, LEAST_SHARED, LEAST_MEMORY = 5 * 2**30, 2**30, 4 * 2**30
@@ -60,9 +60,9 @@ def work(options: Options) -> int:
     faults = 0
     for finding in findings(Path(options.out)):
         faults += finding.remedy is not None
-        print(f"{'FAULT' if finding.remedy else 'ok':5}  {finding.name:<11} {finding.text}", flush=True)
-        if finding.remedy:
-            print(f"{'':18} -> {finding.remedy}")
+        told = [f"{'FAULT' if finding.remedy else 'ok':5}  {finding.name:<11} {finding.text}"]
+        told += [f"{'':18} -> {finding.remedy}"] if finding.remedy else []
+        print(*terminal.folded(told), sep="\n", flush=True)
     print(f"{faults or 'no'} fault{'' if faults == 1 else 's'}")
     return int(faults > 0)
 

@@ -21,6 +21,7 @@ from harness.spec.effort import effort_for
 from harness.spec.suite import Step, Suite
 from records import provenance, visits
 from records.record import Record, RecordError, read_record
+from records.terminal import json_line
 
 RATES = {"cpu": 2e10, "cuda": 5e13}  # multiply-adds a second: guesses, of a few cores and of a large GPU in 16 bits
 START = 4.0  # seconds until a process has loaded torch and a model
@@ -49,6 +50,7 @@ def show(call: Call) -> int:
     call, usual = session.settled(call)
     settings, console, out = call.settings, call.console, call.out
     known = guessed = trained = size = 0.0
+    planned: dict[str, dict[str, dict[str, float]]] = {}
     for ablation in call.ablations:
         _, chosen, _, folder = session.cases_of(ablation, call, usual)
         metric_names = session.metrics_of(ablation, call.metrics)
@@ -57,7 +59,7 @@ def show(call: Call) -> int:
         console.print(f"  {what}", markup=False, soft_wrap=True)
         numbers = {row.row: number for number, row in enumerate(ablation.rows, start=1)}
         for entry in chosen:
-            record, number = _record(folder, entry), numbers[entry.row.row]
+            record, number = _record(folder, entry, console), numbers[entry.row.row]
             try:
                 estimate = estimated(entry.case, record, metric_names, call.visits, call.quick)
             except NotImplementedError as error:  # public code that is not installed
@@ -65,6 +67,9 @@ def show(call: Call) -> int:
                 continue
             console.print(_line(number, entry, estimate), markup=False, soft_wrap=True)
             known, guessed, size = known + estimate.known, guessed + estimate.guessed, size + RECORD_BYTES
+            figures = {"seconds": estimate.known + estimate.guessed, "visits": estimate.visits}
+            figures |= {"macs": estimate.macs, "memory": estimate.memory}
+            planned.setdefault(ablation.name, {})[entry.case.row] = figures
         setup = session.setup(ablation, settings, call.training, call.metrics is None)
         if setup is not None:
             trained += _show_trainings(setup, chosen, folder, console)
@@ -78,6 +83,8 @@ def show(call: Call) -> int:
     )
     if call.quick and any(ablation.chosen is None for ablation in call.ablations):
         console.print("quick mode ends after about two minutes for each ablation, and says what it left out")
+    if call.as_json:
+        json_line({"status": 0, "seconds": known + guessed + trained, "ablations": planned})
     return 0
 
 
@@ -100,19 +107,21 @@ def show_suite(suite: Suite, steps: list[Step], call: Call) -> int:
     settings, console = call.settings, call.console
     console.print(f"suite {suite.name}: {suite.question}", markup=False)
     device = settings.device or suite.device
-    total, done = 0.0, set()
+    planned: dict[str, float] = {}
+    done: set[str] = set()
     for step in steps:
         trained = call.training.budget or step.accuracy if step.accuracy else None
         work = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
         work += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
         seconds = min(predicted(step, replace(settings, device=device), done), step.seconds)
-        total += seconds
+        planned[step.step] = seconds
         console.print(
             f"  {step.step}: {work}; about {seconds:.0f} s, at most {step.seconds:g} s", markup=False, soft_wrap=True
         )
-    console.print(
-        f"about {_minutes(total)}, at most {suite.minutes:g} minutes on {device}; nothing was measured", markup=False
-    )
+    total = _minutes(sum(planned.values()))
+    console.print(f"about {total}, at most {suite.minutes:g} minutes on {device}; nothing was measured", markup=False)
+    if call.as_json:
+        json_line({"status": 0, "seconds": sum(planned.values()), "steps": planned})
     return 0
 
 
@@ -192,12 +201,15 @@ def _visits(measurement) -> list[float]:
     return seconds
 
 
-def _record(folder: Path, entry: Entry) -> Record | None:
+def _record(folder: Path, entry: Entry, console: Console | None = None) -> Record | None:
+    """The record of a case; None where there is none, or a damaged one, of which the console is told."""
     path = folder / f"{case_id(entry.case)}.json"
     try:
         return read_record(path) if path.exists() else None
-    except RecordError:
-        return None  # the run itself says so, and measures the case again
+    except RecordError as error:
+        if console is not None:
+            console.print(f"  {error}", markup=False, soft_wrap=True)
+        return None
 
 
 def _line(number: int, entry: Entry, estimate: Estimate) -> str:

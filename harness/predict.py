@@ -104,14 +104,20 @@ def _streamed(options: Options, path: Path, loaded: Trained) -> int:
     if not hasattr(loaded.model, "stream"):
         raise UsageError(f"stream=true: {loaded.name} looks at whole clips; models of the family recurrent do not")
     print(loaded.title)
+    seen: list[dict] = []
     try:
         for number, fps, probabilities in views.streamed(loaded.model, path, loaded.protocol):
             best = np.argsort(-probabilities, kind="stable")[: options.top]
             names = (loaded.classes[index] if loaded.named else f"class {index}" for index in best)
+            seen.append(
+                {"frame": number, "classes": [{"label": int(k), "probability": float(probabilities[k])} for k in best]}
+            )
             answer = ", ".join(f"{name} {100 * probabilities[k]:.1f} %" for name, k in zip(names, best, strict=True))
             print(f"{number / fps:8.2f} s  {answer}" if fps else f"frame {number:5}  {answer}", flush=True)
     except VideoError as error:
         raise UsageError(named(path, error)) from None
+    if options.json:
+        json_line({"status": 0, "clip": str(path), "model": loaded.name, "frames": seen})
     return 0
 
 

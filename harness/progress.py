@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from records import terminal
+
 SECONDS = 10.0
 
 
 def console_of_errors(out: Console | None = None) -> Console:
     """Where progress is said beside a console of results: nowhere beside a quiet one."""
     quiet = out is not None and out.quiet
-    return Console(stderr=True, highlight=False, quiet=quiet, **({} if sys.stderr.isatty() else {"width": 120}))
+    return Console(stderr=True, highlight=False, quiet=quiet, width=None if sys.stderr.isatty() else terminal.columns())
 
 
 @contextmanager

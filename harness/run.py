@@ -26,6 +26,7 @@ from harness.spec.case import Ablation, Settings
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, Positive, UsageError, Whole
 from harness.spec.recipe import Source
+from records import terminal
 from records.visits import QUICK_ROUNDS, ROUNDS
 
 SUITE_OPTIONS = (
@@ -128,7 +129,8 @@ def listing() -> str:
         "Run one, for instance:",
         "",
     ]
-    return "\n".join([*lines, *options.examples(PROGRAM, slice(0, 5)), "", f"`{COMMAND} --help` explains all options."])
+    lines += [*options.examples(PROGRAM, slice(0, 5)), "", f"`{COMMAND} --help` explains all options."]
+    return "\n".join(terminal.folded(lines, f"  {COMMAND} "))
 
 
 def _questions() -> list[str]:
@@ -200,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _work(request: Options, argv: list[str]) -> int:
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else terminal.columns())
     if request.metrics == [] and request.accuracy in (None, names.OFF):
         raise UsageError(f"metrics is an empty list and accuracy is off; allowed: {', '.join(names.metrics())}")
     if request.suite is not None:

@@ -232,7 +232,6 @@ def _report(runs: list[Run], console: Console) -> list[str]:
     import reports.build  # brings scipy, which takes as long to load as a wrong command may take in all
     import reports.explore
     from reports.console import results
-    from reports.table import tell_unusable
 
     failures = []
 
@@ -251,7 +250,7 @@ def _report(runs: list[Run], console: Console) -> list[str]:
 
     for run in runs:
         attempt(f"no report of {run.ablation.name}", lambda run=run: show(run))
-        if tell_unusable([run.folder]):
+        if reports.build.table.tell_unusable([run.folder]):
             failures.append(f"{run.ablation.name}: a record of a row that was not measured now cannot be used")
 
     def make(build: Any, folder: Path) -> None:

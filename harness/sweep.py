@@ -8,6 +8,7 @@ the same records under a lock and never time at the same moment. Timings are tak
 from __future__ import annotations
 
 import itertools
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ from records.record import Measurement, Record, canonical, write_manifest
 from reports.console import human, is_shown
 
 TIMING_LOCK = ".timing.lock"
+TRAINED_QUICKLY = 25.0  # seconds of quick mode that are kept for a few steps of training
 RETAKES = 3  # of visits that were disturbed and were so again: the machine is then taken to stay busy
 
 
@@ -118,7 +120,7 @@ class Run:
         counts = {kind: sum(step.kind == kind for step in work) for kind in ("count", "time")}
         progress = Progress(call.log, counts, {"count": 2.0, "time": 6.0 if call.quick else 4.0 + 20.0 / rounds})
         for number, step in enumerate(work):
-            if call.deadline.passed:
+            if time_is_up(call, trains=self.trainings is not None):
                 call.deadline.left_out.append(f"{len(work) - number} of {len(work)} steps of {self.ablation.name}")
                 break
             names = [name for name in step.names if (case_id(step.entry.case), name) not in self.without]
@@ -138,11 +140,12 @@ class Run:
                 others[entry.case.row] = commits
         if others:
             names = ", ".join(sorted(set().union(*others.values())))
+            stale = f"python -m reports.stale {shlex.quote(str(self.call.out))}"
             text = (
                 f"{len(others)} of {len(self.chosen)} cases keep measurements of other commits ({names}); force=true "
             )
             self.call.log.print(
-                f"{text}measures them again, python -m reports.stale {self.call.out} says what changed since",
+                f"{text}measures them again, {stale} says what changed since",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
 
@@ -312,6 +315,11 @@ class Run:
             "growth": _growth(self.entries) if "scaling" in self.ablation.figures else {},
         }
         write_manifest(manifest, self.folder)
+
+
+def time_is_up(call: Call, trains: bool) -> bool:
+    """Whether no further step is begun; quick mode keeps some of its time for a few steps of training."""
+    return call.deadline.passed or (call.quick and trains and call.deadline.left <= TRAINED_QUICKLY)
 
 
 def check_machine(settings: Settings) -> None:

@@ -107,7 +107,7 @@ def work(options: Options) -> int:
     from harness.training import loop  # torch: a wrong command is refused without it
 
     first = int(os.environ.get("RANK", "0")) == 0
-    if first and (warning := provenance.crowded(options.threads)):
+    if first and (warning := provenance.crowded(threads=options.threads, workers=options.workers)):
         print(warning, file=sys.stderr)
     try:
         with stopping() as stop:

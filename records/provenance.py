@@ -179,12 +179,13 @@ def default_threads() -> int:
     return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()))
 
 
-def crowded(threads: int | None) -> str | None:
-    """A warning where more threads are asked for than this process has cores to run them on."""
+def crowded(**asked: int | None) -> str | None:
+    """A warning where more threads, or workers, or jobs, are asked for than this process has cores to run them on."""
     cores = usable_cores()
-    if threads is None or threads <= cores:
+    many = [f"{word}={count}" for word, count in asked.items() if count is not None and count > cores]
+    if not many:
         return None
-    return f"warning: threads={threads} on {cores} usable core{'s' * (cores != 1)}: they take turns, which is slower"
+    return f"warning: {' '.join(many)} on {cores} usable core{'s' * (cores != 1)}: they take turns, which is slower"
 
 
 @lru_cache

@@ -7,9 +7,29 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
 from typing import Any
+
+WIDEST = 120
+
+
+def columns() -> int:
+    """How many letters a line of plain text may have: those of the terminal or of COLUMNS, and 120 at most."""
+    return max(20, min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns))
+
+
+def folded(lines: Iterable[str], but_for: str = "\n") -> list[str]:
+    """Lines of text no longer than the terminal is wide, what goes on set in; those that begin with `but_for`, such as
+    commands to copy, stay whole."""
+    parts: list[str] = []
+    for line in "\n".join(lines).split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        whole = line.startswith(but_for) or len(line) <= columns()
+        parts += [line] if whole else textwrap.wrap(line, columns(), subsequent_indent=indent)
+    return parts
 
 
 def json_line(value: Any) -> None:

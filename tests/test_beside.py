@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -46,6 +47,19 @@ def test_what_else_ran_is_judged(changed, disturbed):
     assert told["beside"]["pages_read"] == (QUIET | changed)["major"]
     if (QUIET | changed)["seconds"] > 1:
         assert told["beside"]["foreign_cores"] == pytest.approx(((QUIET | changed)["busy"] - 2.0) / 2, abs=0.01)
+
+
+def test_the_temperature_is_that_of_the_hottest_part_where_the_system_tells(monkeypatch):
+    parts = [SimpleNamespace(current=degrees) for degrees in (41.0, 67.5, 55.0)]
+    sensors = {"k10temp": parts, "nvme": [SimpleNamespace(current=90.0)]}
+    monkeypatch.setattr(beside.psutil, "sensors_temperatures", lambda: sensors, raising=False)
+    with beside.Watch() as watch:
+        parts[1].current = 71.5
+    assert watch.details["beside"].items() >= {"celsius_before": 67.5, "celsius": 71.5}.items()
+    monkeypatch.setattr(beside.psutil, "sensors_temperatures", dict, raising=False)
+    with beside.Watch() as watch:
+        pass
+    assert "celsius" not in watch.details["beside"]
 
 
 def test_a_series_says_what_ran_beside_it(tmp_path):

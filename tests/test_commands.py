@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from harness import doctor, evaluate, gradcam, predict, run, train
 from harness.datasets import __main__ as datasets
@@ -96,6 +97,11 @@ def test_a_command_that_no_parser_takes_is_found():
         (["ablation=pyramid_scales", "metrics=[flops]"], "did you mean 'macs'?"),
         (["ablation=pyramid_scales", "kernel=flash"], "did you mean 'sdpa'?"),
         (["ablation=pyramid_scales", "machine=h20"], "unknown machine 'h20'; did you mean 'h200'?"),
+        (["ablation=pyramid_scales", "metrics=[fps]"], "did you mean 'throughput'?"),
+        (["ablation=pyramid_scales", "metrics=[memory]"], "did you mean 'peak_memory'?"),
+        (["ablation=pyramid_scales", "dtype=bf16"], "did you mean 'bfloat16'?"),
+        (["ablation=pyramid_scales", "dtype=half"], "did you mean 'float16'?"),
+        (["ablation=pyramid_scales", "kernel=math"], "did you mean 'reference'?"),
     ],
 )
 def test_a_slip_is_told_the_way_out(words, way_out, capsys):
@@ -160,6 +166,19 @@ def test_a_run_ends_with_json_on_the_standard_output(tmp_path, capsys):
     assert "[1/1]" not in printed.out
 
 
+def test_a_plan_and_a_refusal_end_with_json_too(tmp_path, capsys):
+    words = ["ablation=pyramid_scales", "json=true", f"out={tmp_path}"]
+    assert run.main([*words, "plan=true", "metrics=[params]", "rows=[1]"]) == 0
+    planned = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (figures,) = planned["ablations"]["pyramid_scales"].values()
+    assert figures["macs"] > 50e9
+    assert planned["status"] == 0
+    assert run.main([*words, "kernel=flash"]) == 2
+    refused = json.loads(capsys.readouterr().out)
+    assert refused["status"] == 2
+    assert "did you mean 'sdpa'?" in refused["error"]
+
+
 def test_a_number_that_is_none_is_null_for_programs(capsys):
     terminal.json_line({"a": float("nan"), "b": [1.5, float("inf")]})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None]}
@@ -167,9 +186,11 @@ def test_a_number_that_is_none_is_null_for_programs(capsys):
 
 def test_more_threads_than_cores_are_warned_of(monkeypatch):
     monkeypatch.setattr(provenance, "usable_cores", lambda: 2)
-    assert provenance.crowded(None) is None
-    assert provenance.crowded(2) is None
-    assert provenance.crowded(3) == "warning: threads=3 on 2 usable cores: they take turns, which is slower"
+    assert provenance.crowded(threads=None) is None
+    assert provenance.crowded(threads=2, jobs=2) is None
+    turns = "on 2 usable cores: they take turns, which is slower"
+    assert provenance.crowded(threads=3) == f"warning: threads=3 {turns}"
+    assert provenance.crowded(threads=1, jobs=3, workers=4) == f"warning: jobs=3 workers=4 {turns}"
 
 
 def test_a_narrow_terminal_folds_the_table_and_loses_nothing(tmp_path):
@@ -179,6 +200,34 @@ def test_a_narrow_terminal_folds_the_table_and_loses_nothing(tmp_path):
     text = console.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 40
+
+
+def test_a_terminal_has_no_table_of_more_columns_than_a_report(monkeypatch):
+    assert reports_console.WIDEST == 7
+    monkeypatch.setattr(reports_console, "WIDEST", 3)
+    folder = ROOT / "results" / "cpu-amd-epyc-2-cores" / "training"
+    shown = reports_console.results(folder, [path.stem for path in folder.glob("*.json")])
+    tables = [part for part in shown.renderables if isinstance(part, Table)]
+    assert len(tables) > 1
+    assert all(len(table.columns) <= 3 and len(table.rows) == len(tables[0].rows) for table in tables)
+
+
+@pytest.mark.parametrize("program", [run.PROGRAM, gradcam.COMMAND], ids=lambda program: program.name)
+def test_a_narrow_terminal_folds_the_help_but_no_command(program, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = options.help_text(program).splitlines()
+    long = [line for line in lines if len(line) > 40]
+    assert all(line.startswith(f"  {program.name} ") for line in long), long
+    monkeypatch.setenv("COLUMNS", "300")
+    wide = options.help_text(program)
+    assert all(len(line) <= terminal.WIDEST for line in wide.splitlines() if not line.startswith(f"  {program.name} "))
+    assert "".join(wide.split()) == "".join("".join(lines).split())
+
+
+def test_the_home_of_a_user_is_meant_behind_an_option_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert options.parse(run.PROGRAM, ["ablation=all", "out=~/runs", "clip=~/a.mp4"]).out == "/home/me/runs"
+    assert options.parse(run.PROGRAM, ["ablation=all", "out=a~b"]).out == "a~b"
 
 
 def test_nowhere_is_it_advised_to_load_what_a_file_says():

@@ -9,6 +9,7 @@ from test_harness import Meter, ablation, go
 
 from harness import sweep
 from harness.call import Call
+from harness.call import Call
 from harness.cost import metrics
 from harness.deadline import Deadline
 from harness.spec import case
@@ -259,6 +260,17 @@ def test_what_a_deadline_cut_short_is_no_result_and_the_rest_is_kept(tmp_path, m
             assert "latency" not in record.measurements
         assert (status, bool(deadline.left_out)) == ((1, False) if wanted else (0, True))
     assert meter.asked == []
+
+
+def test_quick_mode_keeps_time_for_a_training(tmp_path):
+    left = {seconds: Deadline.after(seconds) for seconds in (-1, 10, 60)}
+    up = {
+        (seconds, quick, trains): sweep.time_is_up(Call([], Settings(quick=quick), [], tmp_path, deadline=deadline), trains)
+        for seconds, deadline in left.items() for quick in (False, True) for trains in (False, True)
+    }  # fmt: skip
+    assert {key for key, ended in up.items() if ended} == {
+        *((-1, quick, trains) for quick in (False, True) for trains in (False, True)), (10, True, True),
+    }  # fmt: skip
 
 
 def test_records_from_before_there_were_rounds_are_of_one():

@@ -19,23 +19,26 @@ FOREIGN, STOLEN = 0.1, 0.02  # of all cores, on average: more than a system does
 PAGES = 50  # read from disk while the model ran, whose weights and clip had been touched
 SHORTEST = 0.5  # seconds: below, the system's clock ticks too coarsely to say anything
 
+PROCESSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal")  # sensors of Intel's, AMD's, ARM's
 PROGRAMS, HOST, DISK = "other programs ran", "its host took CPU time away", "pages were read from disk"
 
 
 class Watch:
-    """`details` after a block: load before and after, and what others used meanwhile, in cores on average.
+    """`details` after a block: load and temperature before and after, what others used meanwhile, in cores on average.
 
     `disturbed` lists what was beyond its bound, empty where nothing was.
     """
 
     def __enter__(self) -> Watch:
-        self.load = _load()
+        self.load, self.celsius = _load(), _celsius()
         self.start = _counters()
         return self
 
     def __exit__(self, *exception) -> None:
         spent = {name: after - self.start[name] for name, after in _counters().items()}
         self.details = judged(spent, psutil.cpu_count() or 1) | {"load": [self.load, _load()]}
+        if self.celsius is not None:
+            self.details["beside"] |= {"celsius_before": self.celsius, "celsius": _celsius()}
 
 
 def judged(spent: dict[str, float], cores: int) -> dict[str, Any]:
@@ -52,6 +55,12 @@ def judged(spent: dict[str, float], cores: int) -> dict[str, Any]:
 
 def _load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _celsius() -> float | None:
+    """Of the processor's hottest part; None where the system does not tell, as in a virtual machine."""
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    return max((part.current for name in PROCESSORS for part in sensors.get(name, ()) if part.current), default=None)
 
 
 def _counters() -> dict[str, float]:

@@ -33,8 +33,7 @@ def _names_in(module: str, *more: str) -> Callable[[], list[str]]:
 
 def _device(name: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        hint = nearest("cuda" if name == "gpu" else name, ("cpu", "cuda", "cuda:N"))
-        raise ValueError(f"unknown device {name!r}; {hint}")
+        raise ValueError(f"unknown device {name!r}; {nearest(name, ('cpu', 'cuda', 'cuda:N'))}")
     return name
 
 

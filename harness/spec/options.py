@@ -12,12 +12,13 @@ import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from attention_zoo.registry import nearest
 from harness.spec import reader
 from harness.spec.reader import UsageError, described, kinds_of, typed
-from records.terminal import until_closed
+from records import terminal
 
 CHANGES = "_changes"
 DATA = "data_changes"
@@ -62,7 +63,7 @@ def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) ->
 
     A `UsageError` of `work` reads like one of the parser. Modules that are slow to import belong inside `work`.
     """
-    return until_closed(lambda: _run(command, work, sys.argv[1:] if argv is None else argv))
+    return terminal.until_closed(lambda: _run(command, work, sys.argv[1:] if argv is None else argv))
 
 
 def _run(command: Command, work: Callable[[Any], int], argv: list[str]) -> int:
@@ -76,6 +77,8 @@ def _run(command: Command, work: Callable[[Any], int], argv: list[str]) -> int:
         return work(parse(command, argv))
     except UsageError as error:
         print(f"error: {error}\n`{command.name} --help` explains the options.", file=sys.stderr)
+        if "json=true" in argv and any(f.name == "json" for f in fields(command.options)):
+            terminal.json_line({"status": 2, "error": str(error)})
         return 2
 
 
@@ -149,7 +152,8 @@ def _value_of(key: str, raw: str, kind: Any) -> Any:
         return None
     text = all(_is_text(member) for member in single or get_args(listed)[:1])
     bare = text and raw[0] not in "\"'" and not (listed and raw[0] == "[")
-    value = raw if bare else reader.value(raw, argument)
+    home = raw == "~" or raw.startswith("~/")  # behind `out=` some shells leave it as it is
+    value = (str(Path(raw).expanduser()) if home else raw) if bare else reader.value(raw, argument)
     if listed and (isinstance(value, list) or not single):
         kind, value = listed, value if isinstance(value, list) else [value]
     elif len(single) == 1:
@@ -200,11 +204,13 @@ def help_text(command: Command) -> str:
         also = f"; also {', '.join(others)}" if others else ""
         default_text = "must be given" if required else _text(default)
         lines += _row(f"{name} ({default_text})", f"{f.metadata.get('meaning', '')}{allowed}{also}")
-    return "\n".join([*lines, *command.more()])
+    return "\n".join(terminal.folded([*lines, *command.more()], f"  {command.name} "))
 
 
 def _row(left: str, right: str) -> list[str]:
-    return textwrap.wrap(f"  {left:<26} {right}", 120, subsequent_indent=" " * 29, drop_whitespace=True)
+    columns = terminal.columns()
+    indent = " " * (29 if columns >= 80 else 4)
+    return textwrap.wrap(f"  {left:<26} {right}", columns, subsequent_indent=indent, drop_whitespace=True)
 
 
 def examples(command: Command, chosen: slice = slice(None)) -> list[str]:
