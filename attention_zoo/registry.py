@@ -34,11 +34,14 @@ MEANT = {
 """What is called something else here than elsewhere, or is one of several that are spelled nearly alike."""
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest valid one, then all of them."""
+def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.5) -> str:
+    """The end of an error message about an unknown name: the nearest valid one, then all of them.
+
+    `cutoff`: how alike they must be, from 0 to 1.
+    """
     allowed = sorted(allowed)
     intended = [word for word in (MEANT.get(name.lower()),) if word in allowed]
-    close = intended or difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    close = intended or difflib.get_close_matches(name, allowed, n=1, cutoff=cutoff)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(allowed) or 'none'}"
 

@@ -38,6 +38,7 @@ from harness.store import Store, clear_parts
 from records import falling, provenance, visits
 from records.record import Measurement, Record, canonical, write_manifest
 from reports.console import human, is_shown
+from reports.text import counted
 
 TIMING_LOCK = ".timing.lock"
 TRAINED_QUICKLY = 25.0  # seconds of quick mode that are kept for a few steps of training
@@ -112,9 +113,8 @@ class Run:
         work = self._steps()
         if self.names:
             done = "" if work else "; every measurement is there already (force=true repeats them)"
-            text = f"{self.ablation.name}: {len(self.chosen)} cases, {len(work)} steps to do{done}"
-            call.log.print(text, highlight=False)
-        if not call.force:
+            words = f"{counted(len(self.chosen), 'case')}, {counted(len(work), 'step')} to do"
+            call.log.print(f"{self.ablation.name}: {words}{done}", highlight=False)
             self._tell_of_older_code()
             self._note_unfit_before()
         counts = {kind: sum(step.kind == kind for step in work) for kind in ("count", "time")}

@@ -128,6 +128,8 @@ def test_a_machine_sets_what_the_command_leaves_open(capsys):
 def test_a_folder_that_is_not_there_is_told_as_one(capsys):
     assert datasets.main(["check", "my_clips"]) == 2
     assert "unknown data set 'my_clips', and no such folder here" in capsys.readouterr().err
+    assert datasets.main(["check", "clips"]) == 2
+    assert "did you mean" not in capsys.readouterr().err, "csv is no folder of one's own"
 
 
 def test_kinetics_alone_is_the_data_set_of_400_classes(capsys):

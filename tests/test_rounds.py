@@ -263,12 +263,12 @@ def test_what_a_deadline_cut_short_is_no_result_and_the_rest_is_kept(tmp_path, m
 
 
 def test_quick_mode_keeps_time_for_a_training(tmp_path):
-    left = {seconds: Deadline.after(seconds) for seconds in (-1, 10, 60)}
-    up = {
-        (seconds, quick, trains): sweep.time_is_up(Call([], Settings(quick=quick), [], tmp_path, deadline=deadline), trains)
-        for seconds, deadline in left.items() for quick in (False, True) for trains in (False, True)
-    }  # fmt: skip
-    assert {key for key, ended in up.items() if ended} == {
+    def is_up(seconds, quick, trains):
+        call = Call([], Settings(quick=quick), [], tmp_path, deadline=Deadline.after(seconds))
+        return sweep.time_is_up(call, trains)
+
+    asked = [(s, quick, trains) for s in (-1, 10, 60) for quick in (False, True) for trains in (False, True)]
+    assert {key for key in asked if is_up(*key)} == {
         *((-1, quick, trains) for quick in (False, True) for trains in (False, True)), (10, True, True),
     }  # fmt: skip
 

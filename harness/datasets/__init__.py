@@ -236,7 +236,7 @@ def resolve(name: str, root: str | Path | None = None) -> tuple[str, Path | None
     if not folder.is_dir():
         if "/" in name or name.startswith((".", "~")):
             raise DataError(f"{name}: neither a folder nor the name of a data set; names: {', '.join(names())}")
-        raise DataError(f"unknown data set {name!r}, and no such folder here; {nearest(name, names())}")
+        raise DataError(f"unknown data set {name!r}, and no such folder here; {nearest(name, names(), 0.7)}")
     if root is not None:
         raise DataError(f"data={name} is a folder already, so root={root} is one too many; give one of them")
     return _kind_of(folder), folder
