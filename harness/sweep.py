@@ -115,6 +115,7 @@ class Run:
             done = "" if work else "; every measurement is there already (force=true repeats them)"
             words = f"{counted(len(self.chosen), 'case')}, {counted(len(work), 'step')} to do"
             call.log.print(f"{self.ablation.name}: {words}{done}", highlight=False)
+        if not call.force:
             self._tell_of_older_code()
             self._note_unfit_before()
         counts = {kind: sum(step.kind == kind for step in work) for kind in ("count", "time")}

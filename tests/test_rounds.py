@@ -9,7 +9,6 @@ from test_harness import Meter, ablation, go
 
 from harness import sweep
 from harness.call import Call
-from harness.call import Call
 from harness.cost import metrics
 from harness.deadline import Deadline
 from harness.spec import case
