@@ -6,6 +6,7 @@ import math
 import pytest
 
 import attention_zoo
+import backbones
 from harness import plan, run, sweep
 from harness.cost import metrics
 from harness.spec import case
@@ -20,13 +21,14 @@ MAY_LACK = {  # what a row may have no number of here, and why
     "sparsity": "the same",
 }
 FEW = ("full", "shifted_window", "neighborhood", "local + global")  # of a table that holds every scheme
-WHOLE = "attention_schemes"  # the one of these tables that is run with all of them, too
+WHOLE_MODELS = ("dualpath", "imagenet", "rvit", "transfer")  # of full size: the first row of each family
+WHOLE = ("attention_schemes", *WHOLE_MODELS)  # of these tables, those that are run with all rows, too
 SLOW = (
     "compile",  # every scheme is compiled
     "equivalence",  # every scheme on every kernel in every number format; tests/test_errors.py has a few
     "training",  # takes steps of training, and one of them is predicted
     "probes",  # is trained six times
-    "kinetics",  # sixteen models of full size; those of transfer and imagenet are run always
+    "kinetics",  # sixteen models of full size
     "dualpath_resolution",  # the model of dualpath on clips of up to 896 pixels
     "dualpath_speed",  # the same, and looks for its largest batch
     "peers",  # needs transformers and torchvision; tests/test_peers.py runs its rows
@@ -36,21 +38,26 @@ SLOW = (
 @pytest.mark.parametrize(
     "name, whole",
     [pytest.param(name, False, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name in case.names()]
-    + [pytest.param(WHOLE, True, id=f"{WHOLE}, whole", marks=pytest.mark.slow)],
+    + [pytest.param(name, True, id=f"{name}, whole", marks=pytest.mark.slow) for name in WHOLE],
 )
 def test_quick_mode_end_to_end(name, whole, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "QUICK_SECONDS", math.inf)  # all of it, at any pace
     schemes, entries = set(attention_zoo.schemes.names()), case.resolve(case.load(name), QUICK)
     rows = [entry.case.row.partition(" · ")[0] for entry in entries]
-    named = dict.fromkeys(rows) if whole else [row for row in FEW if row in rows]
-    few = [f"rows=[{','.join(named)}]"] if schemes <= set(rows) else []
+    named = all_rows = list(dict.fromkeys(rows))
+    if name in WHOLE_MODELS and not whole:
+        families = [backbones.config(entry.case.model).family for entry in entries]
+        named = [row for number, row in enumerate(rows) if families[number] not in families[:number]]
+    elif schemes <= set(rows) and not whole:
+        named = [row for row in FEW if row in rows]
+    few = [f"rows=[{','.join(str(1 + all_rows.index(row)) for row in named)}]"] if named != all_rows else []
     assert run.main([f"ablation={name}", "quick=true", "accuracy=off", f"out={tmp_path}", *few]) == 0, (
         capsys.readouterr().err
     )
     folder = tmp_path / "quick" / name
     manifest = read_manifest(folder)
     assert [row["row"] for row in manifest["rows"]] == [entry.case.row for entry in entries]
-    measured = [row for row, of in zip(manifest["rows"], rows, strict=True) if not few or of in named]
+    measured = [row for row, of in zip(manifest["rows"], rows, strict=True) if of in named]
     for row in measured:
         record = read_record(folder / f"{row['case_id']}.json")
         for metric in manifest["metrics"]:
