@@ -306,6 +306,7 @@ class Run:
             "name": self.ablation.name,
             "question": self.ablation.question,
             "table": self.ablation.table,
+            **({"further": self.ablation.further} if self.ablation.further else {}),
             "published_rows": self.ablation.published_rows,
             "metrics": [n for n in metrics.names() if n in self.names or names & set(metrics.get(n).measures)],
             "arguments": self.words,

@@ -5,6 +5,8 @@ the paper does not state, with the arithmetic from the records; then what others
 """
 
 import argparse
+import json
+import re
 import shlex
 import sys
 from decimal import Decimal
@@ -13,50 +15,61 @@ from pathlib import Path
 from records.record import RecordError, ablation_folders, write_text
 from records.terminal import until_closed
 from reports import counting, verdict
-from reports.paper_table import PaperTableError
+from reports.paper_table import PaperTable, PaperTableError
 from reports.table import AblationTable, Row, load, tell_unusable
-from reports.text import linked, rounded, sentence
+from reports.text import escape, linked, rounded, sentence
 from reports.verdict import Verdict
 
 PAGE = "findings.md"
 
 
 def page(tables: list[AblationTable]) -> str:
-    """The findings of all tables, those of one published table together."""
-    parts = ["# Findings", "What the printed costs are, where our own counts contradict or explain them."]
+    """The findings of all tables: by paper, its numbered tables first, and what two ablations ask of one together."""
+    sections: dict[tuple[str, bool, str], list[str]] = {}
     cited: dict[str, str] = {}
     for table in tables:
         if table.paper is None:
             continue
-        texts = [paragraph for row in table.rows for paragraph in paragraphs(table, row)]
+        paper, name = table.paper.paper, table.paper.table
+        texts = sections.setdefault((paper, not name.startswith("Table"), name), [heading(table.paper)])
+        texts += [paragraph for row in table.rows for paragraph in paragraphs(table, row)]
         cited |= {line: "" for row in table.rows if (line := recounted(table, row))}
-        if texts:
-            parts += [
-                f"## {table.paper.table}: {table.paper.title}",
-                f"{linked(table.paper.paper)}.",
-                *texts,
-                again(table),
-            ]
+    parts = [
+        "# Findings",
+        "What the printed costs are, where our own counts contradict or explain them. A paragraph of each cell: what "
+        "is printed, what we count by the rule that its authors used and by others, why; then the command that counts "
+        "the row again.",
+    ]
+    parts += [text for _, texts in sorted(sections.items()) if len(texts) > 1 for text in texts]
     if cited:
         parts += ["## Recounted elsewhere", "No model here stands for these rows; the counts are cited.", *cited]
     return "\n\n".join(parts) + "\n"
+
+
+def heading(paper: PaperTable) -> str:
+    """`## DualFormer, Table 1: ...` and the paper; of a paper whose title begins with no name, the table alone."""
+    name = re.match(r"(\w+): ", paper.paper)
+    place = f"{name[1]}, {paper.table}" if name else paper.table[:1].upper() + paper.table[1:]
+    return f"## {place}: {paper.title}\n\n{linked(paper.paper)}."
 
 
 def paragraphs(table: AblationTable, row: Row) -> list[str]:
     """One for each printed cell of a row with something to say."""
     if row.record is None or row.published is None or row.comparable is not True:
         return []
-    texts = []
+    texts, command = [], again(table, row)
     if remarkable(table, row, row.verdict_flops, row.counting != table.paper.counting):
-        texts.append(_paragraph(row, "operations", f"{row.printed('flops')} G", _operations(row), row.verdict_flops))
+        printed = f"{row.printed('flops')} G"
+        texts.append(_paragraph(row, "operations", printed, _operations(row), row.verdict_flops, command))
     if remarkable(table, row, row.verdict_params, row.params_count != table.paper.params_count):
-        texts.append(_paragraph(row, "parameters", f"{row.printed('params')} M", _parameters(row), row.verdict_params))
+        printed = f"{row.printed('params')} M"
+        texts.append(_paragraph(row, "parameters", printed, _parameters(row), row.verdict_params, command))
     for column in table.celled:
         cell, judged = table.cell(row, column)
         if remarkable(table, row, judged, False):
             count = format(cell.shown, "f") if isinstance(cell.shown, Decimal) else str(cell.shown)
             words = f"Our count: {count}" + (f", from {cell.exact}." if cell.exact else ".")
-            texts.append(_paragraph(row, column.replace("_", " "), str(row.printed(column)), words, judged))
+            texts.append(_paragraph(row, column.replace("_", " "), str(row.printed(column)), words, judged, command))
     return texts
 
 
@@ -67,10 +80,10 @@ def remarkable(table: AblationTable, row: Row, judged: Verdict, own_rule: bool) 
     )
 
 
-def _paragraph(row: Row, quantity: str, printed: str, arithmetic: str, judged: Verdict) -> str:
-    notes = [note for note in (row.explanation, row.note, row.published.note) if note]
-    remarks = " ".join(sentence(note) for note in dict.fromkeys(notes))
-    return f"**{row.name}, {quantity}: {printed} printed, {judged}.** {arithmetic}" + (f" {remarks}" if remarks else "")
+def _paragraph(row: Row, quantity: str, printed: str, arithmetic: str, judged: Verdict, command: str) -> str:
+    notes = [sentence(note) for note in (row.explanation, row.note, row.published.note) if note]
+    says = f"**{escape(row.name)}, {quantity}: {printed} printed, {judged}.** {arithmetic}"
+    return " ".join([says, *dict.fromkeys(notes), f"Again: `{command}`."])
 
 
 def _operations(row: Row) -> str:
@@ -106,17 +119,21 @@ def recounted(table: AblationTable, row: Row) -> str | None:
     if not cited or row.record is not None:
         return None
     views = row.views or 1
-    per_view = Decimal(str(row.printed("flops"))) / views
-    return (
-        f"**{row.name}.** Printed: {row.printed('flops')} G, {_short(per_view)} G for each of {views} views, and "
-        f"{row.printed('params')} M. Recounted elsewhere, not here: {cited.get('flops')} G and {cited.get('params')} M "
-        f"{cited.get('how', '')} ({cited['source']}). {sentence(row.published.note) if row.published.note else ''}"
-    ).rstrip()
+    per_view = _short(Decimal(str(row.printed("flops"))) / views)
+    printed = f"{row.printed('flops')} G" + (f", {per_view} G for each of {views} views," if views > 1 else "")
+    count = f"{cited.get('flops')} G and {cited.get('params')} M {cited.get('how', '')}"
+    says = f"**{escape(row.name)}.** Printed: {printed} and {row.printed('params')} M."
+    parts = [says, f"Recounted elsewhere, not here: {count} ({cited['source']})."]
+    return " ".join([*parts, sentence(row.published.note)] if row.published.note else parts)
 
 
-def again(table: AblationTable) -> str:
-    words = [f"ablation={table.name.partition('/')[0]}", "metrics=[params,macs]"]
-    return f"Counted again by `python -m harness.run {shlex.join(words)}`."
+def again(table: AblationTable, row: Row) -> str:
+    """The command that counts a row anew, with those that its cells are set against."""
+    parts = [part for spec in row.cells.values() for part in (spec.get("of"), spec.get("over")) if part]
+    names = [row.name.partition(" · ")[0], *(part["row"] for part in parts if "row" in part)]
+    named = json.dumps([*dict.fromkeys(names)], ensure_ascii=False, separators=(",", ":"))
+    words = [f"ablation={table.name.partition('/')[0]}", f"rows={named}", "metrics=[params,macs]"]
+    return f"python -m harness.run {shlex.join(words)}"
 
 
 def _short(value: Decimal) -> str:

@@ -7,6 +7,7 @@ columns, pictures and texts follow as details.
 import shlex
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from statistics import median_low
 from typing import Any
@@ -30,6 +31,7 @@ from reports import (
     text,
     verdict,
 )
+from reports.paper_table import PaperRow, PaperTable
 from reports.statistics import Interval, Ratio
 from reports.table import FACTS, NOT_YET, PARTIAL, AblationTable, Row
 from reports.text import (
@@ -87,6 +89,7 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
     parts = [page, "## Notes\n\n" + "\n".join(footnotes) if footnotes else ""]
     if table.paper:
         parts.append(_published(table))
+    parts += map(_further, table.further)
     if table.warnings:
         parts.append("## Warnings\n\n" + "\n".join(f"- {sentence(text)}" for text in table.warnings))
     return "\n\n".join(part for part in [*parts, again(table)] if part) + "\n"
@@ -639,6 +642,31 @@ def _published(table: AblationTable) -> str:
     lines += ["", *(f"- {linked(sentence(note))}" for note in paper.notes)] if paper.notes else []
     lines += ["", f"To cite it: `python -m reports.cite {paper.name}`."]
     return "\n".join(lines)
+
+
+def _further(paper: PaperTable) -> str:
+    """A table of which nothing is counted or measured here, as it was printed."""
+    place = paper.table[:1].upper() + paper.table[1:]
+    lines = [f"## {paper.title}, as published"]
+    lines += [f"{place}, {linked(paper.paper)}. Source: {paper.source}. Nothing measured here is set beside it."]
+    units = {name: "" if kind in ("1", "count", "name") else f", {kind}" for name, kind in paper.units.items()}
+    columns = [(name.replace("_", " ") + kind, partial(_as_printed, name)) for name, kind in units.items()]
+    lines += tables(paper.rows, ("row", lambda row: row.name), [columns])
+    notes = dict.fromkeys([*paper.notes, *(row.note for row in paper.rows if row.note)])
+    lines += ["\n".join(f"- {linked(sentence(note))}" for note in notes)] if notes else []
+    return "\n\n".join(lines)
+
+
+def _as_printed(column: str, row: PaperRow) -> str:
+    """A cell; of pairs and of entries in words."""
+    value = row.cells.get(column)
+    if isinstance(value, list):
+        return "; ".join(" – ".join(map(str, part)) if isinstance(part, list) else str(part) for part in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {part}" for key, part in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return MISSING if value is None else str(value)
 
 
 def again(table: AblationTable) -> str:

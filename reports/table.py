@@ -196,6 +196,7 @@ class AblationTable:
     growth: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # of schemes, see reports/exponents.py
     arguments: tuple[str, ...] = ()  # the words of the command that made the records
     place: str = "outputs"  # the folder, as it is called from the repository
+    further: tuple[PaperTable, ...] = ()  # printed on the same question, of what is neither counted nor measured here
 
     def __post_init__(self):
         names = dict.fromkeys(name for row in self.measured for name, m in row.record.measurements.items() if m.ran)
@@ -368,6 +369,7 @@ def load(folder: str | Path) -> AblationTable:
         growth=manifest.get("growth") or {},
         arguments=tuple(manifest.get("arguments") or ()),
         place=place(folder, f"quick/{name}" if quick else name),
+        further=tuple(map(paper_table.load, manifest.get("further") or ())),
     )
 
 

@@ -2,12 +2,13 @@
 
 import csv
 from collections import Counter
+from itertools import chain
 
 import pytest
 
 from harness import run
 from harness.spec import case, reader
-from reports import paper_table
+from reports import markdown, paper_table
 
 R, N, E = "reproduced", "not reproduced", "explained"
 KNOWN = {  # ablation -> column -> verdicts, counted
@@ -46,7 +47,7 @@ MEASURED = {  # of three views in G
     ("dualpath", "the same with 400 classes", "trainable_params"): "11",
     ("dualpath", "the same with 400 classes", "model_params"): "97",
 }
-WITHOUT_ABLATION = {  # tables that hold neither counts nor sizes of a model
+FURTHER = {  # tables that hold neither counts nor sizes of a model, which a report shows as they are
     "dualformer_table9": "accuracies alone, those of dualformer_supplement_table2",
     "dualpath_table_a1": "recipes",
     "dualpath_table_a3": "times of a V100, which nothing measured elsewhere may be set beside",
@@ -87,10 +88,33 @@ def test_cells_measure_what_the_models_are(written):
 
 
 def test_no_table_ships_unused():
-    used = {case.load(name).table for name in case.names()}
-    assert set(paper_table.names()) - used == set(WITHOUT_ABLATION)
-    for name in WITHOUT_ABLATION:
+    ablations = [case.load(name) for name in case.names()]
+    used = {ablation.table for ablation in ablations} - {None}
+    further = [name for ablation in ablations for name in ablation.further]
+    assert sorted([*used, *further]) == paper_table.names()
+    assert set(further) == set(FURTHER)
+    for name in FURTHER:
         assert not {"flops", "params"} & set(paper_table.load(name).units), f"{name} prints costs"
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_a_further_table_is_shown_as_it_was_printed(name):
+    """Every cell of every row, beside the source."""
+    paper = paper_table.load(name)
+    section = markdown._further(paper)
+    assert section.startswith(f"## {paper.title}, as published")
+    assert paper.source in section
+    for row in paper.rows:
+        assert f"| {row.name} |" in section
+        for value in row.cells.values():
+            words = list(chain(*value)) if isinstance(value, list) else value if isinstance(value, dict) else [value]
+            assert all(str(word) in section for word in words if not isinstance(word, bool | None))
+
+
+def test_an_unknown_further_table_is_named():
+    raw = {"name": "mine", "question": "?", "further": ["rvit_table_s2"], "rows": [{"row": "a", "model": "rvit_base"}]}
+    with pytest.raises(reader.UsageError, match="further: unknown table 'rvit_table_s2'; did you mean 'rvit_table_s1'"):
+        case.from_dict(raw, "mine.yaml")
 
 
 WRONG = [

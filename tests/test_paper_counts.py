@@ -172,6 +172,24 @@ def test_rows_of_ours_give_what_the_paper_does_not_print(ablation):
     assert counts == {key: value for key, value in AS_STATED.items() if key[0] == ablation}
 
 
+CNNS = {"R(2+1)D", "I3D", "SlowFast+NL", "X3D-XL", "X3D-XXL", "ip-CSN-152"}
+
+
+@pytest.mark.parametrize("ablation", ["kinetics", "transfer", "imagenet"])
+def test_no_printed_cost_of_a_transformer_is_published_only(ablation):
+    """Tables 1 and 2 of DualFormer and Table 1 of its supplement: what is not counted here are networks of
+    convolutions, of which a note says what the figures are.
+    """
+    printed_rows = paper_table.load(case.load(ablation).table).rows
+    costs = {row.name: row for row in printed_rows if row.cells.get("flops") or row.cells.get("params")}
+    assert costs.keys() - KNOWN[ablation].keys() == (CNNS if ablation == "kinetics" else set())
+    for name, verdicts in KNOWN[ablation].items():
+        figures = [costs[name].cells.get(column) is not None for column in ("flops", "params")]
+        assert [kind is not None for kind in verdicts] == figures, name
+    assert all(costs[name].note for name in CNNS & costs.keys())
+    assert {name for name in CNNS & costs.keys() if not costs[name].recounted} <= {"X3D-XXL"}
+
+
 @pytest.mark.parametrize("ablation", KNOWN)
 def test_a_fit_has_an_explanation_and_every_row_of_ours_a_note(ablation):
     for row in case.load(ablation).rows:

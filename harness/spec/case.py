@@ -177,7 +177,8 @@ class Ablation:
     says whether `ablation=all`, the tables of costs, takes it. `baseline` names the row that others are set against, at
     the same point of the axes; or, as in `kernel=reference`, the value of an axis, which each row is set against.
     `accuracy` is the budget with which the rows are trained where the command line names neither budget nor metrics;
-    `recipe` that of the published accuracies.
+    `recipe` that of the published accuracies. `further` are published tables on the same question that print nothing
+    which could be counted or measured here: a report shows them as they are.
     """
 
     __pydantic_config__ = STRICT
@@ -187,6 +188,7 @@ class Ablation:
     rows: Annotated[list[Row], BeforeValidator(_rows), Meaning("a list of rows, or every_scheme")]
     model: str | None = None
     table: str | None = None
+    further: list[str] = field(default_factory=list)
     published_rows: Literal["listed", "all"] = "listed"
     vary: Vary = field(default_factory=dict)
     metrics: list[terms.Metric] = field(
@@ -370,6 +372,9 @@ def _check_training(row: Row, ablation: Ablation, where: str) -> None:
 def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None:
     """That the published table is there, with the rows that are named."""
     tables, table = terms.room("reports.paper_table"), ablation.table
+    for name in ablation.further:
+        if name not in tables.names():
+            raise UsageError(f"{file}: further: unknown table {name!r}; {nearest(name, tables.names())}")
     if table is None:
         named = [row.row for row in ablation.rows if row.published is not None]
         if named:
