@@ -68,7 +68,7 @@ def test_no_table_is_wider_than_a_reader_takes_in(page):
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
 def test_a_report_answers_first_and_says_how_to_build_it(folder):
     page = (folder / "report.md").read_text(encoding="utf-8")
-    head = page.partition("## Details")[0]
+    head = page.partition("\n## ")[0]
     assert head.split("\n\n")[1].startswith("- ")
     assert len(re.findall(r"^\| -", head, flags=re.M)) == 1
     assert head.count("![") <= 1
