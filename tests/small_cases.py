@@ -18,6 +18,11 @@ def tiny(model="dualformer_tiny", changes=None, frames=4, size=32, **fields):
     return replace(case.resolve(ablation, case.Settings(threads=1))[0].case, **fields)
 
 
+def compiled(**fields):
+    """The case of a model of four blocks only: a compiler takes its time for each."""
+    return tiny("pyramid_tiny_full", {"depths": [1, 1, 1, 1]}, **fields)
+
+
 def clip_file(folder, of):
     """A file of decoded frames for a case, as `harness.cost.measure` takes it."""
     path = folder / "clip.npy"

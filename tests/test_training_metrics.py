@@ -9,7 +9,7 @@ import torch
 from flat import flat
 from hypothesis import given
 from hypothesis import strategies as st
-from small_cases import LITTLE, clip_file, tiny
+from small_cases import LITTLE, clip_file, compiled, tiny
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -126,7 +126,7 @@ def test_training_memory_is_split_into_exact_parts_and_the_rest(trained):
 
 
 def test_a_kernel_without_a_backward_pass_is_a_reason_and_keeps_no_other_metric_from_running(tmp_path):
-    case = tiny(kernel="flex")
+    case = compiled(kernel="flex")
     measurements = measured(case, [*TRAINING, PREDICTED], tmp_path)
     assert len(measurements) == 5 + 1 + 2 + 1
     for measurement in measurements.values():
@@ -140,7 +140,7 @@ def test_a_kernel_without_a_backward_pass_is_a_reason_and_keeps_no_other_metric_
 
 
 def test_where_memory_cannot_be_told_from_the_compiler_s_there_is_none(tmp_path):
-    case = tiny(compile=True)
+    case = compiled(compile=True)
     measurements = measured(case, ["training_memory", "largest_batch", PREDICTED], tmp_path)
     for measurement in measurements.values():
         assert "compile=false" in measurement.missing
