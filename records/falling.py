@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from itertools import permutations
 from typing import Any
@@ -34,9 +35,11 @@ def falling(records: Iterable[Record]) -> list[tuple[Record, Record, str]]:
 def warning(small: Record, large: Record, name: str) -> str:
     """What is wrong, and what to do about it."""
     values = [f"{record.row} {record.get(name).median:.4g} {record.get(name).unit}" for record in (large, small)]
+    row = small.row.partition(" · ")[0]  # what `rows=` knows; it is measured at all points of the axes
+    row = row if row.replace("_", "").isalnum() else json.dumps(row, ensure_ascii=False)
     return (
         f"{name} falls while the clip grows: {values[0]}, but {values[1]}. A busy machine does that, no model: measure "
-        f"the second again with force=true 'rows=[{small.row}]'"
+        f"that row again with force=true 'rows=[{row}]'"
     )
 
 

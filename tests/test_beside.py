@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,12 +12,12 @@ from small_cases import LITTLE, clip_file, tiny
 from test_harness import Meter, ablation, go
 from test_reports import one_record, write
 
-from harness import session, sweep
+from harness import run, session, sweep
 from harness.call import Call
 from harness.cost import beside
 from harness.cost.workload import Workload
 from harness.deadline import Deadline
-from harness.spec import case
+from harness.spec import case, options
 from harness.spec.case import Settings
 from records import falling, provenance
 from records.record import Quantity, read_records
@@ -139,6 +140,13 @@ def test_a_cost_that_falls_while_the_clip_grows_is_told(tmp_path):
     assert re.search(
         r"## Warnings\n\n- latency falls while the clip grows: x · 64 732 ms, but x · 32 1186 ms", report, re.I
     )
+
+
+@pytest.mark.parametrize("row", ["space_only", "LG1, coarse (4,4,4) only"])
+def test_the_way_out_of_a_falling_cost_is_an_option_that_the_parser_takes(row):
+    small, large = sized(f"{row} · clip.frames=32", 32, 1186.0), sized(f"{row} · clip.frames=64", 64, 732.0)
+    _, word = shlex.split(falling.warning(small, large, "latency").partition("again with ")[2])
+    assert options.parse(run.PROGRAM, ["ablation=all", word]).rows == [row]
 
 
 def test_it_is_measured_again_by_the_run_that_timed_it(tmp_path, monkeypatch):
