@@ -136,11 +136,11 @@ def test_a_quoted_path_may_hold_what_parts_it_from_its_label(tmp_path):
 
 def test_an_accent_may_be_written_in_two_ways(tmp_path):
     """A list made on Linux, files that come from a Mac."""
-    one, two = (unicodedata.normalize(form, "caf\xe9.mp4") for form in ("NFC", "NFD"))
-    root = write(tmp_path, {"train.csv": f"{one},0\n{two},1\n", two: "film"})
+    composed, decomposed = (unicodedata.normalize(form, "caf\xe9.mp4") for form in ("NFC", "NFD"))
+    root = write(tmp_path, {"train.csv": f"{composed},0\n{decomposed},1\n", decomposed: "film"})
     first, second = (dataset := datasets.load("csv", "train", root)).items
-    assert dataset.path(first) == dataset.path(second) == root / two
-    assert (first.path, second.path) == (one, two)
+    assert dataset.path(first) == dataset.path(second) == root / decomposed
+    assert (first.path, second.path) == (composed, decomposed)
 
 
 def test_a_list_in_another_encoding_says_the_way_out(tmp_path):
