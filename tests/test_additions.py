@@ -132,7 +132,9 @@ def added(tmp_path_factory):
 def run(top: Path, *words: str) -> str:
     path = os.pathsep.join(filter(None, [str(top / "copy"), str(top / "package"), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "harness.run", f"ablation={top / 'mine.yaml'}", "out=outputs", *words]
-    done = subprocess.run(command, cwd=top, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    done = subprocess.run(
+        command, cwd=top, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
