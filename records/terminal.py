@@ -28,7 +28,7 @@ def folded(lines: Iterable[str], but_for: str = "\n") -> list[str]:
     for line in "\n".join(lines).split("\n"):
         indent = " " * (len(line) - len(line.lstrip()) + 4)
         whole = line.startswith(but_for) or len(line) <= columns()
-        parts += [line] if whole else textwrap.wrap(line, columns(), subsequent_indent=indent)
+        parts += [line] if whole else textwrap.wrap(line, columns(), subsequent_indent=indent, break_on_hyphens=False)
     return parts
 
 

@@ -121,6 +121,20 @@ def test_the_readme_shows_what_the_records_hold():
         for row in csv.DictReader(file):
             line = next(line for line in page.splitlines() if line.startswith(f"| {row['row']} |"))
             assert f" {accuracy(row)} |" in line, (line, accuracy(row))
+    words = " ".join(page.split())
+    with (results / "scheme_accuracy" / "table.csv").open(newline="") as file:
+        schemes = {row["row"]: row for row in csv.DictReader(file)}
+    assert f"`divided` reaches {accuracy(schemes['divided']).replace('–', ' to ').replace(' (', ' % (')}" in words
+    assert f"`full` reaches {float(schemes['full']['top1_quick']):.1f}" in words
+    assert [row for row, cells in schemes.items() if float(cells["top1_quick_p_holm"] or 1) < 0.05] == ["divided"]
+    for row, column in (("time_only", "top1_quick"), ("sparse_linear", "top1_quick")):
+        assert f"`{row}` ({float(schemes[row][column]):.1f})" in words
+    for row, name in (
+        ("local + global", "with local + global"),
+        ("full", "with `full`"),
+        ("divided", "with `divided`"),
+    ):
+        assert f"{float(schemes[row]['top1_small_groundguide11']):.1f} % {name}" in words
     index = (results / "report.md").read_text(encoding="utf-8")
     for pattern in (r"Of \d+ distinct published cost figures", r"\d+ reproduced, \d+ explained, \d+ not reproduced"):
         assert re.search(pattern, index)[0] in " ".join(readme.split())

@@ -210,7 +210,7 @@ def help_text(command: Command) -> str:
 def _row(left: str, right: str) -> list[str]:
     columns = terminal.columns()
     indent = " " * (29 if columns >= 80 else 4)
-    return textwrap.wrap(f"  {left:<26} {right}", columns, subsequent_indent=indent, drop_whitespace=True)
+    return textwrap.wrap(f"  {left:<26} {right}", columns, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def examples(command: Command, chosen: slice = slice(None)) -> list[str]:

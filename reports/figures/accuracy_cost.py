@@ -85,7 +85,10 @@ def _differences(axes: Axes, table: AblationTable, rows: list[Row], name: str, l
             axes.plot([interval.low, interval.high], [place, place], color=color, lw=1.4)
         axes.plot(x, place, marker, color=color, ms=7, mec="white", mew=0.7)
         if wrong := accuracy.learning_text(measured):  # no such accuracy stands alone
-            axes.annotate(wrong, (x, place), (8, 0), textcoords="offset points", va="center", fontsize=8.5, color=FAINT)
+            below = -8 if interval else 0  # not on the line
+            axes.annotate(
+                wrong, (x, place), (8, below), textcoords="offset points", va="center", fontsize=8.5, color=FAINT
+            )
     axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row.name, 30)) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
