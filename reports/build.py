@@ -17,7 +17,6 @@ from records.record import MANIFEST, ablation_folders, outputs_of, write_text
 from records.terminal import until_closed
 from reports import cost_page, data, explore, exponents, figures, index, markdown, table
 
-EXPECTED = cost_page.EXPECTED
 FORMAT = "write each figure also as SVG or PDF; format=svg without hyphens is the same"
 
 
@@ -44,7 +43,7 @@ def build_all(folders: Iterable[Path], formats: Sequence[str] = ()) -> Iterator[
         try:
             yield folder, build(folder, formats), None
         except Exception as error:  # of any kind: a report that fails is told of, and the next one is made
-            expected = isinstance(error, (*EXPECTED, OSError, KeyError))
+            expected = isinstance(error, (*table.UNREADABLE, OSError, KeyError))
             text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
             yield folder, [], text if expected else f"{type(error).__name__}: {text}"
 
@@ -55,12 +54,8 @@ def build_index(outputs: str | Path) -> Path:
     And what the list names: `results.csv`, and the page of costs where there is anything for it.
     """
     outputs = Path(outputs)
-    tables, broken = [], {}
-    for folder in ablation_folders(outputs):
-        try:
-            tables.append(table.load(folder))
-        except EXPECTED as error:
-            broken[folder.relative_to(outputs).as_posix()] = str(error).replace(f"{outputs}/", "")
+    by_folder, broken = table.load_all(ablation_folders(outputs), outputs)
+    tables = list(by_folder.values())
     page = cost_page.build(outputs).name if any(map(cost_page.is_timed, tables)) else None
     write_text(data.long_csv(tables), outputs / "results.csv")
     explored = os.path.relpath(explore.top(outputs) / explore.PAGE, outputs)

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import yaml
 
-from records.record import MANIFEST, RecordError, read_records, slug
+from records.record import MANIFEST, read_records, slug
 from records.terminal import until_closed
 from reports import paper_table, table
-from reports.paper_table import PaperTableError
 from reports.text import nearest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     names, papers = parser.parse_args(arguments).names, entries()
     try:
         cited = chosen(papers, names) if names else papers
-    except (KeyError, RecordError, PaperTableError) as error:
+    except (KeyError, *table.UNREADABLE) as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
     print("\n\n".join(map(str, cited)))

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from records.record import Measurement, Record, RecordError, read_record
 from reports import accuracy, table
-from reports.paper_table import PaperTableError
 from reports.statistics import Spread, by_visit, median_interval
 from reports.text import MISSING, WIDEST, counted, heading, shown, unit
 
@@ -23,7 +22,7 @@ def results(folder: Path, case_ids: Iterable[str]) -> Group:
     for what is missing stand below."""
     try:
         loaded = table.load(folder)
-    except (RecordError, PaperTableError):  # the report, made from the same files, says what is wrong
+    except table.UNREADABLE:  # the report, made from the same files, says what is wrong
         loaded = None
     spreads = {row.record.case_id: row.spreads for row in loaded.measured} if loaded else {}
     records = [record for identifier in case_ids if (record := _record(folder / f"{identifier}.json"))]

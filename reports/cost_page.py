@@ -16,25 +16,18 @@ from records.record import RecordError, ablation_folders, write_text
 from records.terminal import until_closed
 from reports import exponents, figures, markdown, statistics, table
 from reports.markdown import NOT_DISTINGUISHABLE
-from reports.paper_table import PaperTableError
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Notes, counted, significant, unit
 from reports.text import tables as tables_of
 
 PAGE = "cost.md"
-EXPECTED = (RecordError, PaperTableError)
 
 
 def build(folder: str | Path) -> Path:
     """Write the page of one machine's folder. Raises: RecordError where it holds no ablation with a measured cost."""
     folder = Path(folder)
-    tables, broken = [], []
-    for path in ablation_folders(folder):
-        try:
-            tables.append(table.load(path))
-        except EXPECTED as error:
-            broken.append(f"{path.relative_to(folder)}: {str(error).replace(f'{folder}/', '')}")
-    timed = [ablation for ablation in tables if is_timed(ablation)]
+    tables, broken = table.load_all(ablation_folders(folder), folder)
+    timed = [ablation for ablation in tables.values() if is_timed(ablation)]
     if not timed:
         raise RecordError(f"no timed record below {folder}; `python -m harness.run ablation=scaling` writes some")
     devices = [row.facts().get("device") for ablation in timed for row in ablation.measured]
@@ -44,13 +37,12 @@ def build(folder: str | Path) -> Path:
         parts.append("The records come from several machines. Nothing below is compared across them.")
     parts += [_floors(timed), *cheapest(timed)]
     parts += [_section(ablation, folder) for ablation in timed]
-    if timed:
-        parts.append(
-            "↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians; they hold the true "
-            f"median {statistics.HOLDS} (simulated)."
-        )
+    parts.append(
+        "↓ lower is better, ↑ higher is better. In brackets: 95 % intervals of the medians; they hold the true median "
+        f"{statistics.HOLDS} (simulated)."
+    )
     if broken:
-        parts.append("## Not shown\n\n" + "\n".join(f"- {reason}" for reason in broken))
+        parts.append("## Not shown\n\n" + "\n".join(f"- {name}: {reason}" for name, reason in broken.items()))
     parts.append(f"Rebuild: `python -m reports.cost_page {shlex.quote(table.place(folder))}`")
     return write_text("\n\n".join(part for part in parts if part) + "\n", folder / PAGE)
 
@@ -292,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             print(build(folder))
             failed |= table.tell_unusable(ablation_folders(folder))
-        except (*EXPECTED, OSError) as error:
+        except (*table.UNREADABLE, OSError) as error:
             print(f"{folder}: {error}", file=sys.stderr)
             failed = True
     return 1 if failed else 0

@@ -8,16 +8,15 @@ files and the same plotly give the same page, but for how their compression pack
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from records.record import MANIFEST, Measurement, RecordError, write_text
+from records.record import MANIFEST, Measurement, write_text
 from reports import accuracy, exponents, table
-from reports.paper_table import PaperTableError
 from reports.table import AblationTable, Row
 from reports.text import unit
 
@@ -34,15 +33,10 @@ def top(outputs: Path) -> Path:
 
 def build(folder: Path) -> Path:
     """Write the page of all ablations below a folder; what cannot be read is named on it."""
-    tables, broken = [], []
-    for path in sorted(path.parent for path in folder.rglob(MANIFEST)):
-        where = path.relative_to(folder)
-        if "quick" in where.parts[:-1]:  # whose figures say nothing; they have a page of their own
-            continue
-        try:
-            tables.append((where, table.load(path)))
-        except (RecordError, PaperTableError) as error:
-            broken.append(f"{where}: {str(error).replace(f'{folder}/', '')}")
+    paths = sorted(path.parent for path in folder.rglob(MANIFEST))
+    # Quick runs, whose figures say nothing, have a page of their own.
+    shown = [path for path in paths if "quick" not in path.relative_to(folder).parts[:-1]]
+    tables, broken = table.load_all(shown, folder)
     text = TEMPLATE.read_text(encoding="utf-8")
     for mark, value in (("DATA", _json(data(tables, broken))), ("VERSION", version("plotly")), ("PLOTLY", packed())):
         text = text.replace(f"@{mark}@", value)
@@ -62,7 +56,7 @@ def _json(value: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def data(tables: Iterable[tuple[Path, AblationTable]], broken: list[str]) -> dict[str, Any]:
+def data(tables: Mapping[Path, AblationTable], broken: Mapping[str, str]) -> dict[str, Any]:
     """Columns by name with what they are, and rows with [value, low, high] of each in the unit that is shown.
 
     A circumstance is a number: its place among all values that circumstances take, `facts`. `smaller` holds, by
@@ -70,13 +64,14 @@ def data(tables: Iterable[tuple[Path, AblationTable]], broken: list[str]) -> dic
     """
     columns: dict[str, dict[str, str]] = {"tokens": TOKENS}
     rows, facts = [], {}
-    for where, ablation in tables:
+    for where, ablation in tables.items():
         for name, quantity in ablation.quantities().items():
             columns.setdefault(name, _column(quantity))
         for row in ablation.measured:
             numbers = {key: facts.setdefault(value, len(facts)) for key, value in row.facts().items()}
             rows.append(_row(where, ablation, row) | {"facts": numbers})
-    return {"columns": columns, "facts": list(facts), "rows": rows, "broken": broken}
+    reasons = [f"{name}: {reason}" for name, reason in broken.items()]
+    return {"columns": columns, "facts": list(facts), "rows": rows, "broken": reasons}
 
 
 def _column(quantity: Measurement) -> dict[str, str]:

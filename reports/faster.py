@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from records.record import RecordError, ablation_folders, canonical, write_text
+from records.record import ablation_folders, canonical, write_text
 from records.terminal import until_closed
 from reports import statistics
-from reports.paper_table import PaperTableError
-from reports.table import AblationTable, Row, load, schemes, tell_unusable, visits
+from reports.table import UNREADABLE, AblationTable, Row, load, schemes, tell_unusable, visits
 
 LIST = Path(__file__).parents[1] / "attention_zoo" / "kernels" / "faster.json"
 KERNELS = {"triton": {"forward": ("local_window", "shifted_window", "global_pyramid"),
@@ -90,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             wrong |= tell_unusable([folder])
             try:
                 tables.append(load(folder))
-            except (RecordError, PaperTableError) as error:
+            except UNREADABLE as error:
                 print(error, file=sys.stderr)
     print(write_text(json.dumps(entries(tables), indent=1) + "\n", options.out))
     return int(wrong)

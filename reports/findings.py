@@ -12,11 +12,11 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from records.record import RecordError, ablation_folders, write_text
+from records.record import ablation_folders, write_text
 from records.terminal import until_closed
 from reports import counting, verdict
-from reports.paper_table import PaperTable, PaperTableError
-from reports.table import AblationTable, Row, load, tell_unusable
+from reports.paper_table import PaperTable
+from reports.table import UNREADABLE, AblationTable, Row, load, tell_unusable
 from reports.text import escape, linked, rounded, sentence
 from reports.verdict import Verdict
 
@@ -58,26 +58,25 @@ def paragraphs(table: AblationTable, row: Row) -> list[str]:
     if row.record is None or row.published is None or row.comparable is not True:
         return []
     texts, command = [], again(table, row)
-    if remarkable(table, row, row.verdict_flops, row.counting != table.paper.counting):
+    if remarkable(row.verdict_flops, row.counting != table.paper.counting):
         printed = f"{row.printed('flops')} G"
         texts.append(_paragraph(row, "operations", printed, _operations(row), row.verdict_flops, command))
-    if remarkable(table, row, row.verdict_params, row.params_count != table.paper.params_count):
+    if remarkable(row.verdict_params, row.params_count != table.paper.params_count):
         printed = f"{row.printed('params')} M"
         texts.append(_paragraph(row, "parameters", printed, _parameters(row), row.verdict_params, command))
     for column in table.celled:
         cell, judged = table.cell(row, column)
-        if remarkable(table, row, judged, False):
+        if remarkable(judged):
             count = format(cell.shown, "f") if isinstance(cell.shown, Decimal) else str(cell.shown)
             words = f"Our count: {count}" + (f", from {cell.exact}." if cell.exact else ".")
             texts.append(_paragraph(row, column.replace("_", " "), str(row.printed(column)), words, judged, command))
     return texts
 
 
-def remarkable(table: AblationTable, row: Row, judged: Verdict, own_rule: bool) -> bool:
+def remarkable(judged: Verdict, own_rule: bool = False) -> bool:
     """Whether a cell is contradicted or explained, or comes out by another rule than its table's."""
-    return judged.kind in (verdict.NOT_REPRODUCED, verdict.EXPLAINED) or (
-        judged.kind == verdict.REPRODUCED and own_rule
-    )
+    kinds = (verdict.NOT_REPRODUCED, verdict.EXPLAINED, *([verdict.REPRODUCED] if own_rule else []))
+    return judged.kind in kinds
 
 
 def _paragraph(row: Row, quantity: str, printed: str, arithmetic: str, judged: Verdict, command: str) -> str:
@@ -155,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(build(outputs))
         return int(tell_unusable(ablation_folders(outputs)))
-    except (RecordError, PaperTableError) as error:
+    except UNREADABLE as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -16,10 +16,11 @@ from records import falling
 from records.record import Measurement, Record, RecordError, outputs_of, read_manifest, read_record, record_paths
 from reports import counting, paper_table, statistics, verdict
 from reports.cells import Cell, cell
-from reports.paper_table import NOT_STATED, PaperRow, PaperTable
+from reports.paper_table import NOT_STATED, PaperRow, PaperTable, PaperTableError
 from reports.statistics import Interval, Ratio, Spread
 from reports.verdict import Verdict
 
+UNREADABLE = (RecordError, PaperTableError)
 NOT_YET = "not measured yet"
 WHAT_RAN = ("device", "dtype", "kernel", "operators", "mode", "batch", "threads")  # as in Row.circumstances
 FACTS = (*WHAT_RAN, "clip", "commit")
@@ -371,6 +372,17 @@ def load(folder: str | Path) -> AblationTable:
         place=place(folder, f"quick/{name}" if quick else name),
         further=tuple(map(paper_table.load, manifest.get("further") or ())),
     )
+
+
+def load_all(folders: Iterable[Path], below: Path) -> tuple[dict[Path, AblationTable], dict[str, str]]:
+    """The tables that can be read and what is wrong with the others, by their folders as seen from `below`."""
+    tables, broken = {}, {}
+    for folder in folders:
+        try:
+            tables[folder.relative_to(below)] = load(folder)
+        except UNREADABLE as error:
+            broken[folder.relative_to(below).as_posix()] = str(error).replace(f"{below}/", "")
+    return tables, broken
 
 
 def tell_unusable(folders: Iterable[Path]) -> bool:
