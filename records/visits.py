@@ -101,3 +101,8 @@ def by_seed(measured: Measurement | None, key: str | None = None) -> dict[Any, f
         for place, visit in enumerate(measured.visits)
     }
     return {seed: value for seed, value in values.items() if value is not None}
+
+
+def seed_by_seed(ours: dict[Any, float], theirs: dict[Any, float]) -> list[tuple[float, float]]:
+    """What two rows have of each seed that both were trained with."""
+    return [(value, theirs[seed]) for seed, value in ours.items() if seed in theirs]

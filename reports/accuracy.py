@@ -23,7 +23,7 @@ from records.learning import NOT_LEARNT, QUICK_MODE, UNFINISHED, trouble
 from records.means import Paired
 from records.power import recorded_words
 from records.record import Measurement
-from records.visits import by_seed
+from records.visits import by_seed, seed_by_seed
 from reports import verdict
 from reports.text import counted
 from reports.verdict import Verdict
@@ -127,11 +127,8 @@ def accuracy(measured: Measurement | None, samples: Sequence[float] | None = Non
 def cost_of_order(measured: Measurement | None, control: str) -> Paired | None:
     """How many percentage points the control lies below the same weights given the frames in order; None below two
     seeds."""
-    ours, theirs = by_seed(measured), by_seed(measured, control)
-    shared = [seed for seed in ours if seed in theirs]
-    if len(shared) < 2:
-        return None
-    return means.paired([ours[s] for s in shared], [theirs[s] for s in shared], _step(measured))
+    pairs = seed_by_seed(by_seed(measured), by_seed(measured, control))
+    return means.paired(*zip(*pairs, strict=True), _step(measured)) if len(pairs) > 1 else None
 
 
 def _step(measured: Measurement) -> float:
@@ -230,7 +227,7 @@ def orderings(table: AblationTable, name: str) -> dict[str, Ordering]:
         ours, theirs = row.measurement(name), base.measurement(name)
         published = _published_difference(row, base, column)
         reason = _not_alike(ours, theirs)
-        pairs = [(by_seed(ours)[seed], their) for seed, their in by_seed(theirs).items() if seed in by_seed(ours)]
+        pairs = seed_by_seed(by_seed(ours), by_seed(theirs))
         if reason:
             result[row.name] = Ordering(NOT_TESTED, published, reason=reason)
         elif len(pairs) < 2:

@@ -10,11 +10,12 @@ from typing import Any
 from records.intervals import Interval
 from records.learning import NOT_LEARNT, STEEP, UNFINISHED
 from records.means import Paired
-from reports import accuracy, verdict, views
+from reports import accuracy, views
 from reports.accuracy import Ordering
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Columns, Notes, counted, sentence, table_lines
+from reports.text import MISSING, ROW, Columns, Notes, counted, sentence, table_lines
 
+BASELINE = Ordering(MISSING)  # of the row that the others are set against
 ONE_RUN = (
     "one seed: the interval is Wilson's over the test videos of that run, and leaves out how far another seed would "
     "move it"
@@ -29,7 +30,9 @@ def main_columns(table: AblationTable, notes: Notes) -> list[Columns]:
         heading = f"top-1 ↑, %, measured, {accuracy.budget(table, name)}: mean (95 % interval){mark}"
         blocks.append([(heading, lambda row, name=name: value(table, row, name, notes))])
         if accuracy.full_column(table, name):
-            blocks[-1].append(("top-1, verdict", lambda row, name=name: _verdict(table, row, name, notes)))
+            blocks[-1].append(
+                ("top-1, verdict", lambda row, name=name: accuracy.judge_full(table, row, name).cell(notes))
+            )
     return blocks
 
 
@@ -50,15 +53,6 @@ def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     lacking = accuracy.unfinished(row.measurement(name))
     text += notes.mark(lacking) if lacking else ""
     return text + (notes.mark(odd) if odd else "")
-
-
-def _verdict(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
-    judged = accuracy.judge_full(table, row, name)
-    if judged.kind is None:
-        return MISSING
-    if judged.kind == verdict.NOT_REPRODUCED:
-        return f"**{judged.kind}**"
-    return judged.kind + (notes.mark(judged.reason) if judged.reason else "")
 
 
 def legend(table: AblationTable, published: bool) -> str:
@@ -153,15 +147,15 @@ def _ordering_part(table: AblationTable, name: str, measured: list[Row], notes: 
         return []
     bases = list(dict.fromkeys(row.baseline for row in measured if row.name in orderings))
     base = bases[0] if len(bases) == 1 else "the baseline"
-    columns: Columns = [("row", lambda row: row.name)]
-    columns += [
-        (f"top-1 less that of {base}, points (95 % interval)", lambda row: _difference(table, row, orderings)),
-        ("p, after Holm", lambda row: _p(orderings.get(row.name))),
-        ("published difference, points", lambda row: _published(orderings.get(row.name))),
-        ("the paper's order", lambda row: _kind(orderings.get(row.name), notes)),
+    cells = [
+        (f"top-1 less that of {base}, points (95 % interval)", _difference),
+        ("p, after Holm", lambda ordering: _p(ordering.p_holm)),
+        ("published difference, points", lambda o: MISSING if o.published is None else _signed(float(o.published))),
+        ("the paper's order", lambda ordering: _kind(ordering, notes)),
     ]
+    columns = [(title, lambda row, cell=cell: cell(orderings.get(row.name, BASELINE))) for title, cell in cells]
     compared = [row for row in measured if row.name in orderings or table.baseline_of(row) is row]
-    lines = ["##### Is the paper's order confirmed?", table_lines(compared, columns)]
+    lines = ["##### Is the paper's order confirmed?", table_lines(compared, [ROW, *columns])]
     tested = [ordering for ordering in orderings.values() if ordering.difference]
     if tested:
         lines.append(
@@ -175,11 +169,8 @@ def _ordering_part(table: AblationTable, name: str, measured: list[Row], notes: 
     return lines
 
 
-def _difference(table: AblationTable, row: Row, orderings: dict[str, Ordering]) -> str:
-    if table.baseline_of(row) is row:
-        return "0 (baseline)"
-    ordering = orderings.get(row.name)
-    return _points(ordering.difference) if ordering and ordering.difference else MISSING
+def _difference(ordering: Ordering) -> str:
+    return "0 (baseline)" if ordering is BASELINE else _points(ordering.difference)
 
 
 def _points(test: Paired | None) -> str:
@@ -194,62 +185,44 @@ def _signed(points: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
-def _p(ordering: Ordering | None) -> str:
-    p = ordering and ordering.p_holm
+def _p(p: float | None) -> str:
     if p is None:
         return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _published(ordering: Ordering | None) -> str:
-    if ordering is None or ordering.published is None:
-        return MISSING
-    return _signed(float(ordering.published))
-
-
-def _kind(ordering: Ordering | None, notes: Notes) -> str:
-    if ordering is None:
-        return MISSING
+def _kind(ordering: Ordering, notes: Notes) -> str:
     if ordering.kind == accuracy.CONTRADICTED:
         return f"**{ordering.kind}**"
-    if ordering.kind == accuracy.NO_PUBLISHED_ORDERING:
-        return f"{ordering.kind}; {ordering.direction}" + _more(ordering, notes)
-    return ordering.kind + (notes.mark(ordering.reason) if ordering.reason else "") + _more(ordering, notes)
-
-
-def _more(ordering: Ordering, notes: Notes) -> str:
-    words = accuracy.more_words(ordering)
-    return notes.mark(words) if words else ""
+    direction = f"; {ordering.direction}" if ordering.kind == accuracy.NO_PUBLISHED_ORDERING else ""
+    remarks = (ordering.reason, accuracy.more_words(ordering))
+    return f"{ordering.kind}{direction}" + "".join(notes.mark(remark) for remark in remarks if remark)
 
 
 def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Notes) -> list[str]:
     measured = [row.measurement(name) for row in rows]
-    tried = [
-        control
-        for control in accuracy.CONTROLS
+    tried = {
+        control: words
+        for control, words in accuracy.CONTROLS.items()
         if any(accuracy.by_seed(measurement, control) for measurement in measured)
-    ]
+    }
     if not tried:
         return []
-    columns: Columns = [("row", lambda row: row.name)]
-    columns.append(("top-1, %, frames in order", lambda row: _plain(row, name)))
-    for control in tried:
-        words = accuracy.CONTROLS[control]
-        columns.append((f"top-1, %, {words}", lambda row, c=control: _control(row, name, c)))
-    for control in tried:
-        columns.append(
-            (
-                f"lost with {accuracy.CONTROLS[control]}, points (95 % interval)",
-                lambda row, c=control: _points(accuracy.cost_of_order(row.measurement(name), c)),
-            )
-        )
+    columns: Columns = [ROW, ("top-1, %, frames in order", lambda row: _plain(row, name))]
+    columns += [(f"top-1, %, {words}", lambda row, c=c: _control(row, name, c)) for c, words in tried.items()]
+    columns += [
+        (f"lost with {words}, points (95 % interval)", lambda row, c=c: _lost(row, name, c))
+        for c, words in tried.items()
+    ]
     means = [f"{m:.1f} % with {accuracy.CONTROLS[key]}" for key, m in accuracy.control_means(rows, name).items()]
     text = (
         "The same weights are tested again on what has lost its order in time (the frames of each clip shuffled) or "
         "has no time at all (the middle frame repeated). Over the rows the mean is "
         f"{fmean(fmean(row.measurement(name).samples) for row in rows):.1f} % in order, {', '.join(means)}."
     )
-    return ["##### Does the data need time?", table_lines(rows, columns), text + _chance(table, name)]
+    classes = accuracy.said(table, name, "classes")
+    text += f" Guessing among {classes[0]} classes gives {100 / classes[0]:.1f} %." if len(classes) == 1 else ""
+    return ["##### Does the data need time?", table_lines(rows, columns), text]
 
 
 def _plain(row: Row, name: str) -> str:
@@ -263,9 +236,8 @@ def _control(row: Row, name: str, control: str) -> str:
     return str(estimate) if estimate else MISSING
 
 
-def _chance(table: AblationTable, name: str) -> str:
-    classes = accuracy.said(table, name, "classes")
-    return f" Guessing among {classes[0]} classes gives {100 / classes[0]:.1f} %." if len(classes) == 1 else ""
+def _lost(row: Row, name: str, control: str) -> str:
+    return _points(accuracy.cost_of_order(row.measurement(name), control))
 
 
 LEARNING = (
@@ -284,7 +256,7 @@ FURTHER = {  # details of an accuracy: heading, factor
 
 def _further_part(table: AblationTable, name: str, rows: list[Row]) -> list[str]:
     """Other figures of the same runs; what all rows have alike at its best (coverage 1) is said in a sentence."""
-    columns: Columns = [("row", lambda row: row.name)]
+    columns: Columns = [ROW]
     text = ""
     if any(accuracy.learning(row.measurement(name)) for row in rows):
         columns.append(("train ↑, %: right at the end of training", lambda row: _trained(row, name)))

@@ -42,7 +42,8 @@ from records.record import (
     read_manifest,
     read_record,
 )
-from reports import accuracy, statistics
+from records.visits import by_seed, seed_by_seed
+from reports import statistics
 from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row, facts, visits
@@ -414,16 +415,15 @@ def _accuracies(before: Measurement, after: Measurement) -> tuple[str, bool]:
     With one seed no test over seeds is possible: two shares of its videos then differ where their intervals are apart,
     and where nothing says how many videos there were, any lower one is worse.
     """
-    ours, theirs = map(accuracy.by_seed, (after, before))
-    shared = [seed for seed in ours if seed in theirs]
-    if len(shared) < 2:
+    pairs = seed_by_seed(by_seed(after), by_seed(before))
+    if len(pairs) < 2:
         text = "differs; no test with fewer than 2 shared seeds"
         videos = [m.details.get("videos") for m in (before, after)]
         if all(videos):
             old, new = (means.share_interval(m.median / 100, n) for m, n in zip((before, after), videos, strict=True))
             return text, new.high < old.low
         return text, after.median < before.median
-    difference = means.paired([ours[seed] for seed in shared], [theirs[seed] for seed in shared]).interval
+    difference = means.paired(*zip(*pairs, strict=True)).interval
     text = f"{difference.value:+.1f} points [{difference.low:+.1f}, {difference.high:+.1f}]"
     apart = difference.low > 0 or difference.high < 0
     return text if apart else f"{NOT_DISTINGUISHABLE}: {text}", difference.high < 0

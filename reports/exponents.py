@@ -7,8 +7,8 @@ with the clip. The exponent in theory is that of the products of attention, and 
 
 import math
 from dataclasses import dataclass
+from statistics import linear_regression
 
-from reports.quantities import names, titled
 from reports.table import AblationTable, Row
 from reports.table import schemes as table_schemes
 from reports.text import MISSING, Notes, table_csv, tables
@@ -41,8 +41,7 @@ class Line:
 
     def exponent(self, name: str) -> float | None:
         """None with fewer than two sizes."""
-        fit = exponent(self.points(name))
-        return None if fit is None else fit[0]
+        return exponent(self.points(name))
 
     @property
     def fixed(self) -> str:
@@ -124,7 +123,7 @@ def theory(growth: Growth, row: Row, axis: str) -> str | None:
 
 def quantities(table: AblationTable) -> list[str]:
     """What grows: the products of attention, then costs by kind; not rates, nor what all clips have in common."""
-    growing = [name for name in names(table, "counted") if name in table.metrics] + names(table, "timed", "sized")
+    growing = [name for name in table.named("counted") if name in table.metrics] + table.named("timed", "sized")
     growing = [name for name in growing if _lower(table, name) and any(_grows(line, name) for line in lines(table))]
     return [ATTENTION] * table.has(ATTENTION) + growing
 
@@ -140,20 +139,16 @@ def _grows(line: Line, name: str) -> bool:
 
 def title(table: AblationTable, name: str) -> tuple[str, float]:
     """What a panel or a column calls it, and what its values are divided by."""
-    words, scale = titled(table, name)
+    words, scale = table.titled(name)
     sized = any(m.kind == "sized" for row in table.measured if (m := row.measurement(name)))
     return words.replace(",", " without weights,", 1) if sized else words, scale
 
 
-def exponent(points: list[tuple[float, float]]) -> tuple[float, float] | None:
-    """Slope and intercept of log cost over log tokens, by least squares; None with fewer than two sizes."""
+def exponent(points: list[tuple[float, float]]) -> float | None:
+    """The slope of log cost over log tokens, by least squares; None with fewer than two sizes."""
     logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
-    mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True)) if logs else (0, 0)
-    spread = sum((x - mean_x) ** 2 for x, _ in logs)
-    if spread < 1e-12:
-        return None
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in logs) / spread
-    return slope, mean_y - slope * mean_x
+    sizes = {x for x, _ in logs}
+    return linear_regression(*zip(*logs, strict=True)).slope if len(sizes) > 1 else None
 
 
 def section(table: AblationTable, notes: Notes) -> str:

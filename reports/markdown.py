@@ -36,6 +36,7 @@ from reports.statistics import Interval, Ratio
 from reports.table import FACTS, NOT_YET, PARTIAL, AblationTable, Row
 from reports.text import (
     MISSING,
+    ROW,
     Columns,
     Notes,
     counted,
@@ -348,9 +349,11 @@ def _cell_columns(table: AblationTable, column: str, notes: Notes) -> Columns:
 
 def _judged(cell: str, row: Row, judged: Verdict, notes: Notes) -> str:
     """A measured count with what became of the published one."""
-    if judged.kind is None or row.published_only:
+    if judged.kind is None or row.published_only or cell.startswith(MISSING):
         return cell
-    return f"{cell}, {_verdict(row, judged, notes)}" if not cell.startswith(MISSING) else cell
+    if judged.kind == verdict.EXPLAINED:
+        return f"{cell}, explained{' (fit)' if row.fit else ''}" + notes.mark(_explanation(row))
+    return f"{cell}, {judged.cell(notes, 'not compared: ')}"
 
 
 def _name(row: Row, notes: Notes) -> str:
@@ -384,16 +387,6 @@ def _explanation(row: Row) -> str:
         else "The paper does not state this setting"
     )
     return f"{row.explanation}. {kind}"
-
-
-def _verdict(row: Row, judged: Verdict, notes: Notes) -> str:
-    if judged.kind is None:
-        return MISSING
-    if judged.kind == verdict.EXPLAINED:
-        return ("explained (fit)" if row.fit else "explained") + notes.mark(_explanation(row))
-    if judged.kind == verdict.NOT_REPRODUCED:
-        return f"**{judged.kind}**"
-    return judged.kind + (notes.mark(f"not compared: {judged.reason}") if judged.reason else "")
 
 
 def _published_cell(row: Row, column: str) -> str:
@@ -501,7 +494,7 @@ def _runs(table: AblationTable) -> str:
             blocks.append(
                 [(title, _figure_of(figures, title)) for title in dict.fromkeys(chain.from_iterable(figures.values()))]
             )
-    parts = tables(_rows(table), ("row", lambda row: row.name), blocks)
+    parts = tables(_rows(table), ROW, blocks)
     return "\n\n".join(["### How the runs spread", *parts]) if parts else ""
 
 
@@ -651,7 +644,7 @@ def _further(paper: PaperTable) -> str:
     lines += [f"{place}, {linked(paper.paper)}. Source: {paper.source}. Nothing measured here is set beside it."]
     units = {name: "" if kind in ("1", "count", "name") else f", {kind}" for name, kind in paper.units.items()}
     columns = [(name.replace("_", " ") + kind, partial(_as_printed, name)) for name, kind in units.items()]
-    lines += tables(paper.rows, ("row", lambda row: row.name), [columns])
+    lines += tables(paper.rows, ROW, [columns])
     notes = dict.fromkeys([*paper.notes, *(row.note for row in paper.rows if row.note)])
     lines += ["\n".join(f"- {linked(sentence(note))}" for note in notes)] if notes else []
     return "\n\n".join(lines)

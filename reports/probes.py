@@ -16,9 +16,8 @@ from records import means
 from records.intervals import Interval
 from records.learning import trouble
 from records.record import Measurement, Visit
-from reports import quantities
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Columns, Notes, counted, listed, table_lines
+from reports.text import MISSING, ROW, Columns, Notes, counted, listed, table_lines
 
 SURE = 80.0  # percent of the queries within reach, from which on a failure is the scheme's own
 HALF = 0.5  # of the way from chance to what is allowed: below it a value of the dial counts as failed
@@ -56,7 +55,7 @@ class Point:
 
 
 def names(table: AblationTable) -> list[str]:
-    return quantities.names(table, "probed")
+    return table.named("probed")
 
 
 def points(measured: Measurement | None) -> list[Point]:
@@ -244,7 +243,7 @@ def _dial_columns(name: str, example: Measurement) -> Columns:
         )
         for place, value in enumerate(example.details["values"])
     ]
-    return [("row", lambda row: row.name), *dials, ("train ↑, %", learnt)]
+    return [ROW, *dials, ("train ↑, %", learnt)]
 
 
 def csv_row(table: AblationTable, row: Row) -> dict[str, Any]:

@@ -11,21 +11,19 @@ from dataclasses import dataclass
 
 from records.record import Measurement
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Columns, Notes, significant, tables
+from reports.text import MISSING, ROW, Notes, significant, tables
 
 MACS, BYTES, LATENCY, PRODUCT, COPY = "macs", "bytes_moved", "latency", "matmul_ceiling", "copy_ceiling"
 
 
 def achieved(row: Row) -> float | None:
     """Multiply-adds per second of a row's forward pass: its count times its batch over its latency."""
-    macs, seconds = _macs(row), _seconds(row)
-    return None if macs is None or seconds is None else macs / seconds
+    return _over(_macs(row), _seconds(row))
 
 
 def achieved_bytes(row: Row) -> float | None:
     """Bytes per second of a row's forward pass: what its operators read and write, over its latency."""
-    moved, seconds = row.value(BYTES), _seconds(row)
-    return None if moved is None or seconds is None else moved / seconds
+    return _over(row.value(BYTES), _seconds(row))
 
 
 def share(row: Row) -> float | None:
@@ -45,8 +43,11 @@ def shares(row: Row) -> tuple[float | None, float | None]:
 
 def intensity(row: Row) -> float | None:
     """Multiply-adds per byte that the operators read and write: both counted."""
-    macs, moved = _macs(row), row.value(BYTES)
-    return None if macs is None or not moved else macs / moved
+    return _over(_macs(row), row.value(BYTES))
+
+
+def _over(count: float | None, whole: float | None) -> float | None:
+    return None if count is None or not whole else count / whole
 
 
 def _macs(row: Row) -> float | None:
@@ -61,21 +62,15 @@ def _seconds(row: Row) -> float | None:
 
 
 def _share(row: Row, rate: float | None, name: str) -> float | None:
-    ceiling = row.value(name)
-    if rate is None or not ceiling:
-        return None
-    return rate / ceiling if _together(row.measurement(LATENCY), row.measurement(name)) else None
+    part = _over(rate, row.value(name))
+    return part if part is not None and _together(row.measurement(LATENCY), row.measurement(name)) else None
 
 
 def _together(first: Measurement, second: Measurement) -> bool:
     """Whether two measurements come from one machine and, where both say from which runs, share a run."""
-    ours, theirs = _runs(first), _runs(second)
+    ours, theirs = ({visit.run for visit in measured.visits if visit.run} for measured in (first, second))
     same_machine = first.said("machine") == second.said("machine")
     return same_machine and (not ours or not theirs or not ours.isdisjoint(theirs))
-
-
-def _runs(measured: Measurement) -> set[str]:
-    return {visit.run for visit in measured.visits if visit.run}
 
 
 @dataclass(frozen=True)
@@ -114,16 +109,9 @@ def columns(table: AblationTable) -> list[Column]:
 
 def section(table: AblationTable, notes: Notes) -> str:
     """The rates of each row beside the limits of its machine."""
-    rates = cells(table, notes)
-    if not rates:
-        return ""
-    parts = tables([row for row in table.rows if not row.missing], ("row", lambda row: row.name), [rates])
-    return "\n\n".join(["### How near the machine's limits", *parts, SAID])
-
-
-def cells(table: AblationTable, notes: Notes) -> Columns:
-    """The headings of these numbers, and what makes a cell of a row."""
-    return [(column.heading, lambda row, column=column: _cell(row, column, notes)) for column in columns(table)]
+    rates = [(column.heading, lambda row, column=column: _cell(row, column, notes)) for column in columns(table)]
+    parts = tables([row for row in table.rows if not row.missing], ROW, [rates]) if rates else []
+    return "\n\n".join(["### How near the machine's limits", *parts, SAID]) if rates else ""
 
 
 def csv_row(table: AblationTable, row: Row) -> dict[str, float | None]:

@@ -23,13 +23,17 @@ COSTS = {"macs": "multiply-adds", "latency": "milliseconds"}
 class Saved:
     """Shares of the baseline's multiply-adds and time that a row does without; less than 0 where it needs more."""
 
-    macs: float
-    time: Ratio | None
+    macs: float | None = None
+    ratio: Ratio | None = None  # of time
+
+    @property
+    def time(self) -> float | None:
+        return None if self.ratio is None else 1 - self.ratio.interval.value
 
     @property
     def gap(self) -> float | None:
         """Percentage points by which the time saved stays behind the multiply-adds saved."""
-        return None if self.time is None else 100 * (self.macs - (1 - self.time.interval.value))
+        return None if self.time is None else 100 * (self.macs - self.time)
 
 
 def turned(table: AblationTable) -> bool:
@@ -43,10 +47,10 @@ def gain(table: AblationTable, row: Row) -> float | None:
     return None if None in values else fmean(values)
 
 
-def saved(table: AblationTable, row: Row) -> Saved | None:
+def saved(table: AblationTable, row: Row) -> Saved:
     base = table.baseline_of(row)
     if base is None or row.value("macs") is None or base.value("macs") is None:
-        return None
+        return Saved()
     ratio = table.ratio(row, "latency")
     return Saved(1 - row.value("macs") / base.value("macs"), ratio if isinstance(ratio, Ratio) else None)
 
@@ -83,16 +87,13 @@ def summary(table: AblationTable) -> list[str]:
     for cost, title in COSTS.items():
         if not (rows := front(table, cost)):
             continue
-        best = as_good(table, cost)
-        if best is None:
-            words.append(
-                f"for its {title}, none: of those within {NEAR:g} points of the baseline's recall none is cheaper"
-            )
-        else:
+        says = f"none: of those within {NEAR:g} points of the baseline's recall none is cheaper"
+        if best := as_good(table, cost):
             base = table.baseline_of(best)
             share = 100 * (1 - best.value(cost) / base.value(cost))
             recalls = f"recall {gain(table, best):.0f} % against {gain(table, base):.0f} %"
-            words.append(f"for its {title}, {best.name}: it saves {share:.0f} % of {base.name}'s ({recalls})")
+            says = f"{best.name}: it saves {share:.0f} % of {base.name}'s ({recalls})"
+        words.append(f"for its {title}, {says}")
         fronts.append(f"{title}: {listed([row.name for row in rows])}")
     if not words:
         return []
@@ -102,9 +103,19 @@ def summary(table: AblationTable) -> list[str]:
     ]
 
 
-def _whole(points: float) -> str:
+def _whole(points: float | None) -> str:
     """A number of points, with a minus that is no hyphen."""
-    return f"{round(points) + 0:d}".replace("-", "−")
+    return MISSING if points is None else f"{round(points) + 0:d}".replace("-", "−")
+
+
+def _time(ratio: Ratio | None) -> str:
+    """Percent of the time saved, with its interval."""
+    if ratio is None:
+        return MISSING
+    value, low, high = (
+        _whole(100 * (1 - at)) for at in (ratio.interval.value, ratio.interval.high, ratio.interval.low)
+    )
+    return value if ratio.once else f"{value} ({low} to {high})"
 
 
 def columns(table: AblationTable, notes: Notes) -> Columns:
@@ -112,36 +123,18 @@ def columns(table: AblationTable, notes: Notes) -> Columns:
     if not turned(table):
         return []
     fronts = {title: {row.name for row in front(table, cost)} for cost, title in COSTS.items()}
+    savings = {row.name: saved(table, row) for row in table.rows}
 
-    def gain_cell(row: Row) -> str:
-        value = gain(table, row)
-        return MISSING if value is None else f"{value:.0f}"
-
-    def macs_cell(row: Row) -> str:
-        saving = saved(table, row)
-        return MISSING if saving is None else _whole(100 * saving.macs)
-
-    def time_cell(row: Row) -> str:
-        saving = saved(table, row)
-        if saving is None or saving.time is None:
-            return MISSING
-        ratio = saving.time.interval
-        value, low, high = (_whole(100 * (1 - at)) for at in (ratio.value, ratio.high, ratio.low))
-        return value if saving.time.once else f"{value} ({low} to {high})"
-
-    def gap_cell(row: Row) -> str:
-        saving = saved(table, row)
-        return MISSING if saving is None or saving.gap is None else _whole(saving.gap)
-
-    def front_cell(row: Row) -> str:
-        return ", ".join(title for title, names in fronts.items() if row.name in names) or MISSING
+    def macs(row: Row) -> float | None:
+        share = savings[row.name].macs
+        return None if share is None else 100 * share
 
     return [
-        ("recall ↑, %", gain_cell),
-        ("multiply-adds saved ↑, %", macs_cell),
-        ("time saved ↑, % (95 % interval)", time_cell),
-        ("gap ↓, points" + notes.mark(GAP), gap_cell),
-        ("on the front of", front_cell),
+        ("recall ↑, %", lambda row: _whole(gain(table, row))),
+        ("multiply-adds saved ↑, %", lambda row: _whole(macs(row))),
+        ("time saved ↑, % (95 % interval)", lambda row: _time(savings[row.name].ratio)),
+        ("gap ↓, points" + notes.mark(GAP), lambda row: _whole(savings[row.name].gap)),
+        ("on the front of", lambda row: ", ".join(t for t, names in fronts.items() if row.name in names) or MISSING),
     ]
 
 
@@ -159,8 +152,8 @@ def csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
     return {
         "dial": row.dial,
         "recall": gain(table, row),
-        "macs_saved": None if saving is None else saving.macs,
-        "time_saved": None if saving is None or saving.time is None else 1 - saving.time.interval.value,
-        "gap_points": None if saving is None else saving.gap,
+        "macs_saved": saving.macs,
+        "time_saved": saving.time,
+        "gap_points": saving.gap,
         **{f"front_{cost}": str(row in front(table, cost)).lower() for cost in COSTS},
     }

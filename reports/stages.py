@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Columns, significant, tables
+from reports.text import MISSING, ROW, Columns, significant, tables
 
 SAID = (
     "A stage is the blocks on maps of one size, with the embedding that makes the map; rest is what lies outside of "
@@ -25,7 +25,7 @@ def section(table: AblationTable) -> str:
     """The shares of every row by stage; empty where no metric took a model apart so."""
     blocks = [_columns(table, *part) for part in PARTS.items()]
     rows = [row for row in table.rows if not row.missing]
-    parts = tables(rows, ("row", lambda row: row.name), [block for block in blocks if block])
+    parts = tables(rows, ROW, [block for block in blocks if block])
     return "\n\n".join(["### Stage by stage", *parts, SAID]) if parts else ""
 
 

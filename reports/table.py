@@ -18,6 +18,7 @@ from reports import counting, paper_table, statistics, verdict
 from reports.cells import Cell, cell
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable, PaperTableError
 from reports.statistics import Interval, Ratio, Spread
+from reports.text import unit
 from reports.verdict import Verdict
 
 UNREADABLE = (RecordError, PaperTableError)
@@ -219,6 +220,17 @@ class AblationTable:
             for name, measured in row.record.measurements.items():
                 by_name.setdefault(name, measured)
         return by_name
+
+    def named(self, *kinds: str) -> list[str]:
+        """What was measured with success of some kinds, kind by kind, in the order of the records."""
+        kind_of = {name: quantity.kind for name, quantity in self.quantities().items() if self.has(name)}
+        return [name for kind in kinds for name in kind_of if kind_of[name] == kind]
+
+    def titled(self, name: str) -> tuple[str, float]:
+        """What a quantity is called, with its unit, and what its values are divided by to be in it."""
+        quantity = self.quantities()[name]
+        words, scale = unit(quantity)
+        return f"{quantity.title}, {words.partition(',')[0]}", scale
 
     def has(self, name: str) -> bool:
         """Whether any row has a value of `name`."""

@@ -74,6 +74,7 @@ class Notes:
 
 Columns = list[tuple[str, Callable[[Any], str]]]
 """Each a heading, and what makes a cell of a row."""
+ROW = ("row", lambda row: row.name)
 WIDEST = 7  # columns of a table: more are not read side by side
 LISTED = 6  # names in a sentence: more are counted
 

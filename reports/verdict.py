@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from reports.text import rounded
+from reports.text import MISSING, Notes, rounded
 
 REPRODUCED = "reproduced"
 EXPLAINED = "explained"
@@ -28,6 +28,12 @@ class Verdict:
 
     def __str__(self) -> str:
         return (self.kind or "") + (f" ({self.reason})" if self.reason else "")
+
+    def cell(self, notes: Notes, before: str = "") -> str:
+        """As it stands in a table, its reason, which `before` introduces, in a footnote."""
+        if self.kind == NOT_REPRODUCED:
+            return f"**{self.kind}**"
+        return (self.kind or MISSING) + (notes.mark(f"{before}{self.reason}") if self.reason else "")
 
 
 NOTHING_PUBLISHED = Verdict(None)

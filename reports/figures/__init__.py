@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from records import figures
 from records.record import write_bytes
-from reports import accuracy, quantities
+from reports import accuracy
 from reports.table import AblationTable
 from reports.text import nearest
 
@@ -25,7 +25,7 @@ names = figures.names
 
 def wanted(table: AblationTable) -> list[str]:
     """The figures of a report: those that the ablation names, or its costs if any; its accuracies where it has some."""
-    costs = ["cost"] if quantities.names(table, "timed", "sized") else []
+    costs = ["cost"] if table.named("timed", "sized") else []
     return list(dict.fromkeys([*(table.figures or costs), *(["accuracy_cost"] if accuracy.names(table) else [])]))
 
 

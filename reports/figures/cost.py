@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from reports import quantities
 from reports.drawing import BAND, FAINT, INK, MEASURED, PRINTED, VARIANT, about, log10, sheet, short
 from reports.markdown import PUBLISHED_COUNTS
 from reports.statistics import Ratio
@@ -91,7 +90,7 @@ def _counted(table: AblationTable) -> list[Panel]:
     if table.publishes("params"):
         panels.append(Panel("parameters, M", {row.name: mark for row in table.rows if (mark := _params(row))}))
     done = {name for column, name in PUBLISHED_COUNTS.items() if table.publishes(column)}
-    names = [name for name in quantities.names(table, "counted") if name in table.metrics and name not in done]
+    names = [name for name in table.named("counted") if name in table.metrics and name not in done]
     panels += [_medians(table, name) for name in names]
     spread = [panel for panel in panels if _range(panel) > ALIKE]
     return spread or panels[:1]
@@ -126,12 +125,12 @@ def _as_printed(measured: Decimal, printed: float | None) -> Mark:
 def _measured(table: AblationTable) -> list[Panel]:
     """Time and memory: differences to the baseline, or medians where no row has both."""
     panels = []
-    for name in quantities.names(table, "timed", "sized"):
+    for name in table.named("timed", "sized"):
         ratios = {row.name: table.ratio(row, name) for row in table.rows}
         if not any(isinstance(ratio, Ratio) for ratio in ratios.values()):
             panels.append(_medians(table, name))
             continue
-        title, scale = quantities.titled(table, name)
+        title, scale = table.titled(name)
         marks = {}
         for row in table.rows:
             if row.value(name) is None:
@@ -153,7 +152,7 @@ def _measured(table: AblationTable) -> list[Panel]:
 
 
 def _medians(table: AblationTable, name: str) -> Panel:
-    title, scale = quantities.titled(table, name)
+    title, scale = table.titled(name)
     marks = {}
     for row in table.rows:
         if interval := row.interval(name):
