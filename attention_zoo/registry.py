@@ -54,10 +54,19 @@ class UnknownName(KeyError):
 
 
 class Registry(Generic[Entry]):
-    """Entries by name; `package` is searched for modules that register, `group` for entry points of other packages."""
+    """Entries by name; `package` is searched for modules that register, `group` for entry points of other packages.
 
-    def __init__(self, kind: str, package: str, group: str | None = None):
-        self.kind, self.package, self.group = kind, package, group
+    `prepared` makes of what is registered what is kept.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        group: str | None = None,
+        prepared: Callable[[Entry], Entry] = lambda entry: entry,
+    ):
+        self.kind, self.package, self.group, self.prepared = kind, package, group, prepared
         self._entries: dict[str, Entry] = {}
         self._discovered = False
 
@@ -70,8 +79,8 @@ class Registry(Generic[Entry]):
                 raise ValueError(
                     f"{self.kind} {name!r} is registered already, by {_origin(present)}; choose another name"
                 )
-            self._entries[name] = entry
-            return entry
+            self._entries[name] = self.prepared(entry)
+            return self._entries[name]
 
         return add
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attention_zoo import kernels
+from attention_zoo.empty import of_any_batch
 from attention_zoo.grid import Grid
 from attention_zoo.registry import Registry, nearest
 
@@ -18,7 +19,17 @@ Mixed = Float[Tensor, "b t h w d"] | tuple[Float[Tensor, "b t h w d"], Float[Ten
 Growth = dict[str, tuple[float, float]]
 """With "frames" and with "size" (height and width): the least and the largest exponent among a scheme's products."""
 
-schemes: Registry[type[AttentionScheme]] = Registry("attention scheme", "attention_zoo", group="attention_zoo.schemes")
+
+def _prepared(scheme: type[AttentionScheme]) -> type[AttentionScheme]:
+    """The class, whose `forward` takes batches without a clip too."""
+    if not hasattr(scheme.forward, "__wrapped__"):
+        scheme.forward = of_any_batch(scheme.forward)
+    return scheme
+
+
+schemes: Registry[type[AttentionScheme]] = Registry(
+    "attention scheme", "attention_zoo", group="attention_zoo.schemes", prepared=_prepared
+)
 
 
 class AttentionScheme(Protocol):

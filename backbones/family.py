@@ -53,6 +53,7 @@ from torch import Tensor, nn
 
 import attention_zoo
 from attention_zoo import Grid, Registry, Tokens, UnknownName
+from attention_zoo.empty import of_any_batch
 from attention_zoo.registry import nearest
 from backbones.config import FIRST_FAMILY, Config
 from backbones.layouts import Layout
@@ -91,14 +92,13 @@ class Backbone(nn.Module, ABC):
                 module.eval()
         return self
 
+    @of_any_batch
     def forward(self, clip: Tensor) -> Tensor:
         """Class scores "b k" of clips (b, channels, frames, height, width); without a classifier, pooled features.
 
         Raises: ValueError, for what is no such clip (see `parts.channels_last`). (Hence the plain annotation: the
         message is better than a checker's.)
         """
-        if clip.ndim == 5 and clip.shape[0] == 0:  # no shape of a part can be told from the number of its elements
-            return self.scores(self.tokens(clip.new_zeros(1, *clip.shape[1:])))[:0]
         return self.scores(self.tokens(clip))
 
     @abstractmethod

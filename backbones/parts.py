@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from einops import rearrange
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attention_zoo import Grid, Tokens, cpu, dispatch
 from attention_zoo.depthwise import with_residual
+from attention_zoo.empty import frozen_statistics
 
 
 class PatchEmbedding(nn.Module):
@@ -273,26 +274,8 @@ def through(blocks: Iterable[nn.Module], tokens: Tokens, owner: nn.Module) -> To
 
 def recomputed(block: nn.Module, tokens: Tokens) -> Tokens:
     """Runs a block without keeping its activations. The second run leaves BatchNorm's running statistics alone."""
-    contexts = lambda: (contextlib.nullcontext(), _frozen_statistics(block))  # noqa: E731
+    contexts = lambda: (contextlib.nullcontext(), frozen_statistics(block))  # noqa: E731
     return checkpoint(block, tokens, use_reentrant=False, context_fn=contexts)
-
-
-@contextlib.contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """No batch norm updates its running statistics; what it computes stays the same.
-
-    Not by `track_running_stats`: a checkpoint demands that both runs save the same number of tensors.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, batches in before:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
 
 
 def initialise_linear(model: nn.Module) -> None:

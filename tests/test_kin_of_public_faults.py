@@ -220,6 +220,10 @@ def test_a_model_takes_no_clips_and_is_copied(name):
         assert model(clip[:0]).shape == (0, 2)
         for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert torch.equal(again(clip), model(clip))
+    before = copy.deepcopy(model.state_dict())
+    model.train()(clip[:0].requires_grad_()).sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.slow

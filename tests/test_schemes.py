@@ -129,6 +129,31 @@ def test_laws_hold_on_the_example(name):
         check(example(name))
 
 
+@pytest.mark.parametrize("kernel", ("reference", "auto"))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_may_be_empty(name, kernel):
+    case = example(name)
+    prefixes = (0, case.grid.t) if getattr(schemes.get(name), "takes_prefix", False) else (0,)
+    for prefix in prefixes:
+        module = attention_zoo.build(name, case.dim, case.num_heads, case.grid, kernel=kernel, **case.options)
+        state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+        inputs = [torch.empty(0, *case.grid, case.dim, requires_grad=True)]
+        inputs += [torch.empty(0, prefix, case.dim, requires_grad=True)] * bool(prefix)
+        y = module.train()(*inputs)
+        parts = (y,) if isinstance(y, torch.Tensor) else y
+        sum(part.sum() for part in parts).backward()
+        assert all(p.grad is None or not p.grad.any() for p in module.parameters())  # none moves, and none is nan
+        assert inputs[0].grad.shape == inputs[0].shape
+        with torch.no_grad():
+            again = module.eval()(*inputs)
+        expected = [(0, *module.out_grid, module.out_dim), (0, prefix, module.out_dim)]
+        for parts in (y, again):
+            shapes = [tuple(part.shape) for part in ((parts,) if isinstance(parts, torch.Tensor) else parts)]
+            assert shapes == expected[: len(inputs)]
+        for key, tensor in module.state_dict().items():  # running statistics too
+            assert torch.equal(tensor, state[key]), key
+
+
 # Windows ------------------------------------------------------------------------------------------------------------
 
 
