@@ -9,22 +9,22 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from attention_zoo import blocks, gathered
-from attention_zoo.blocks import Blocks
+from attention_zoo import blocks
+from attention_zoo.blocks import Blocks, Choosing
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.scheme import register
-from attention_zoo.windows import check_choice, grid_of
+from attention_zoo.windows import check_choice
 
 Rule = Literal["sparge", "sla", "nabla", "xattention"]
 SHARES = {"nabla": 0.9, "xattention": 0.9}  # their published thresholds
 
 
 @register("block_topk")
-class BlockTopkAttention(nn.Module):
+class BlockTopkAttention(Choosing):
     """Which blocks of keys a block of queries attends to follows from the tokens, by one of four published rules:
 
     - "sparge": SpargeAttn, arXiv:2502.18137; thu-ml/SpargeAttn@bfd980b7 (Apache-2.0). Softmax over the key blocks of
@@ -69,32 +69,19 @@ class BlockTopkAttention(nn.Module):
         tile: Sequence[int] | None = None,
         kernel: str = AUTO,
     ):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         check_choice("rule", rule, Rule)
         _check(rule, keep, threshold, query_block, key_block, stride)
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.rule, self.keep, self.similarity, self.stride, self.own_block = rule, keep, similarity, stride, own_block
         self.threshold = threshold if threshold is not None else SHARES.get(rule)
         self.query_block, self.key_block = query_block, key_block
         self.tile = None if tile is None else Grid.of(tile, "tile")
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        query_blocks, key_blocks = self._cuts(x)
-        keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
-        chosen = self._choice(q, keys, query_blocks, key_blocks)
-        y = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
-        return self.proj(y.flatten(2)).view(x.shape)
-
-    def _cuts(self, x: Float[Tensor, "b t h w d"]) -> tuple[Blocks, Blocks]:
-        grid = grid_of(x)
+    def cuts(self, grid: Grid, device: torch.device) -> tuple[Blocks, Blocks]:
         sizes = (min(size, grid.tokens) for size in (self.query_block, self.key_block))
-        return tuple(blocks.cut(x.device, ordered_runs, grid, self.tile, size) for size in sizes)
+        return tuple(blocks.cut(device, ordered_runs, grid, self.tile, size) for size in sizes)
 
-    @torch.no_grad()
-    def _choice(self, q: Tensor, keys: Tensor, query_blocks: Blocks, key_blocks: Blocks) -> Tensor:
-        """Numbers of key blocks where each query block has equally many, else a table."""
+    def choice(self, q: Tensor, keys: Tensor, query_blocks: Blocks, key_blocks: Blocks) -> Tensor:
         if self._static() and not self._kept(key_blocks.count):
             return torch.empty(q.shape[0], q.shape[2], query_blocks.count, 0, dtype=torch.int64, device=q.device)
         queries = blocks.split(q, query_blocks)
@@ -156,19 +143,8 @@ class BlockTopkAttention(nn.Module):
         """How many key blocks a query block has by its share."""
         return int(self.keep * count) if self.rule == "sla" else max(1, int(self.keep * count))
 
-    @torch.no_grad()
-    def chosen(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m queries keys"]:
-        """Which key blocks each query block chooses."""
-        q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
-        query_blocks, key_blocks = self._cuts(x)
-        return blocks.table(self._choice(q, blocks.split(k, key_blocks), query_blocks, key_blocks), key_blocks.count)
-
-    def selection(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n n"]:
-        """The (query, key) pairs that are attended to."""
-        return blocks.pairs_of(self.chosen(x), *self._cuts(x))
-
-    def macs(self) -> int:
-        """Four projections, the scores of blocks, then scores and weighted sum over whole chosen blocks."""
+    def products(self) -> int:
+        """The scores of blocks, then scores and weighted sum over whole chosen blocks."""
         n, d = self.grid.tokens, self.dim
         queries, keys = (min(size, n) for size in (self.query_block, self.key_block))
         query_blocks, key_blocks = -(-n // queries), -(-n // keys)
@@ -176,11 +152,7 @@ class BlockTopkAttention(nn.Module):
         if self.rule == "xattention":
             scoring *= -(-queries // self.stride) * -(-keys // self.stride) * self.stride
         kept = self._kept(key_blocks) if self._static() else key_blocks
-        return 4 * n * d * d + (scoring if kept else 0) + 2 * n * kept * keys * d
-
-    def reach(self) -> Bool[Tensor, "n n"]:
-        """Everything: every token may decide what is chosen."""
-        return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+        return (scoring if kept else 0) + 2 * n * kept * keys * d
 
 
 def _check(rule: Rule, keep: float, threshold: float | None, queries: int, keys: int, stride: int) -> None:

@@ -16,6 +16,8 @@ from attention_zoo.dispatch import unwatched
 from attention_zoo.gathered import in_pieces
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import attend, of_rule
+from attention_zoo.projected import Projected, projected
+from attention_zoo.windows import grid_of
 
 
 class Blocks(NamedTuple):
@@ -140,6 +142,47 @@ def attention(
         )
         parts.append(y.view(b, m, len(numbers), size, c))
     return joined(parts, query_blocks)
+
+
+class Choosing(Projected):
+    """Blocks of queries choose blocks of keys. A subclass says in `cuts` what blocks are, and chooses in `choice`."""
+
+    def cuts(self, grid: Grid, device: torch.device) -> tuple[Blocks, Blocks]:
+        """Of queries, and of keys."""
+        raise NotImplementedError
+
+    def choice(
+        self,
+        q: Float[Tensor, "b n m c"],
+        keys: Float[Tensor, "b m blocks slots c"],
+        query_blocks: Blocks,
+        key_blocks: Blocks,
+    ) -> Tensor:
+        """Numbers of key blocks where each query block has equally many, else a table; without gradients."""
+        raise NotImplementedError
+
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+        cuts = self.cuts(grid, q.device)
+        keys, values = split(k, cuts[1]), split(v, cuts[1])
+        with torch.no_grad():
+            chosen = self.choice(q, keys, *cuts)
+        return self.attended(q, keys, values, *cuts, chosen)
+
+    def attended(
+        self, q: Tensor, keys: Tensor, values: Tensor, query_blocks: Blocks, key_blocks: Blocks, chosen: Tensor
+    ) -> Float[Tensor, "b n m c"]:
+        return attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
+
+    @torch.no_grad()
+    def chosen(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m queries keys"]:
+        """Which key blocks each query block chooses."""
+        cuts = self.cuts(grid_of(x), x.device)
+        q, k, _ = projected(x, self.qkv, self.num_heads)
+        return table(self.choice(q, split(k, cuts[1]), *cuts), cuts[1].count)
+
+    def selection(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n n"]:
+        """The (query, key) pairs that are attended to."""
+        return pairs_of(self.chosen(x), *self.cuts(grid_of(x), x.device))
 
 
 def _run(q, k, v, chosen, key_blocks: Blocks, forbidden, group: int, kernel: str) -> Float[Tensor, "x 1 s c"]:

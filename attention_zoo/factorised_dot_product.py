@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from attention_zoo import gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import register
-from attention_zoo.windows import grid_of
 
 
 @register("factorised_dot_product")
-class FactorisedDotProductAttention(nn.Module):
+class FactorisedDotProductAttention(Projected):
     """Source: Arnab et al., ViViT, arXiv:2103.15691, Sec. 3.3, model 4; code: google-research/scenic@4a38d475
     (Apache-2.0). The first half of the heads sees the same place at all times, the second the same frame; of an odd
     number (the published code refuses it) the larger part sees the frame.
@@ -25,25 +24,23 @@ class FactorisedDotProductAttention(nn.Module):
     growth = {"frames": (1, 2), "size": (1, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
-        super().__init__()
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        super().__init__(dim, num_heads, grid, kernel)
         self.over_time = num_heads // 2
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        t = grid_of(x).t
-        parts = gathered.projected(x, self.qkv, self.num_heads)
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         results = []
         if self.over_time:
-            results.append(over_time(*(part[:, :, : self.over_time] for part in parts), t, kernel=self.kernel))
-        results.append(over_space(*(part[:, :, self.over_time :] for part in parts), t, kernel=self.kernel))
-        return self.proj(torch.cat(results, 2).flatten(2)).view(x.shape)
+            heads = (part[:, :, : self.over_time] for part in (q, k, v))
+            results.append(over_time(*heads, grid.t, kernel=self.kernel))
+        heads = (part[:, :, self.over_time :] for part in (q, k, v))
+        results.append(over_space(*heads, grid.t, kernel=self.kernel))
+        return torch.cat(results, 2)
 
-    def macs(self) -> int:
-        """Four projections; scores and weighted sum over times, and over places, with half of the width each."""
-        (t, h, w), n, d = self.grid, self.grid.tokens, self.dim
+    def products(self) -> int:
+        """Scores and weighted sum over times, and over places, with half of the width each."""
+        t, h, w = self.grid
         keys = self.over_time * t + (self.num_heads - self.over_time) * h * w
-        return 4 * n * d * d + 2 * n * (d // self.num_heads) * keys
+        return 2 * self.grid.tokens * (self.dim // self.num_heads) * keys
 
     def reach(self) -> Bool[Tensor, "n n"]:
         """The same place at all times, and the same frame."""

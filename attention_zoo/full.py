@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import Mixed, register
 from attention_zoo.sequence import self_attention, self_attention_macs
 
 
 @register("full")
-class FullAttention(nn.Module):
+class FullAttention(Projected):
     """Source: Vaswani et al., arXiv:1706.03762, Sec. 3.2; over space and time: arXiv:2102.05095, "joint".
 
     Args:
@@ -26,9 +27,7 @@ class FullAttention(nn.Module):
     growth = {"frames": (2, 2), "size": (2, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, qkv_bias: bool = True, kernel: str = AUTO):
-        super().__init__()
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=qkv_bias), nn.Linear(dim, dim)
+        super().__init__(dim, num_heads, grid, kernel, qkv_bias=qkv_bias)
 
     def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
         tokens = rearrange(x, "b t h w d -> b (t h w) d")
@@ -42,7 +41,3 @@ class FullAttention(nn.Module):
 
     def macs(self, prefix: int = 0) -> int:
         return self_attention_macs(1, self.grid.tokens + prefix, self.dim)
-
-    def reach(self, prefix: int = 0) -> Bool[Tensor, "n n"]:
-        n = self.grid.tokens + prefix
-        return torch.ones(n, n, dtype=torch.bool)

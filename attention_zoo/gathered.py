@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch.utils.checkpoint import checkpoint
 
@@ -180,8 +180,3 @@ def _piece(q, k, v, queries, keys, bias: Tensor | None, kernel: str) -> Float[Te
 
     y = attend(rows(q, queries), rows(k, keys), rows(v, keys), bias, kernel=kernel)
     return y.transpose(1, 2).reshape(b, g * s, m, c)
-
-
-def projected(x: Float[Tensor, "b t h w d"], qkv: nn.Linear, num_heads: int) -> tuple[Float[Tensor, "b n m c"], ...]:
-    """Queries, keys and values of every token: part-major, then head-major, as `full` has them."""
-    return qkv(x.flatten(1, 3)).unflatten(-1, (3, num_heads, -1)).unbind(2)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_zoo import gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import register
-from attention_zoo.windows import grid_of
 
 
 @register("linear")
-class LinearAttention(nn.Module):
+class LinearAttention(Projected):
     """Source: Sana, arXiv:2410.10629, Sec. 3.2, and Sana-Video, arXiv:2509.24695; code: diffusers 0.37.0 (Apache-2.0).
 
     o = f(q) (f(k)' v) / (f(q) . sum f(k)), f = ReLU, no scale, per head. `norm` divides queries and keys by the root
@@ -31,28 +30,21 @@ class LinearAttention(nn.Module):
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, *, norm: bool = False, rotary: bool = False, kernel: str = AUTO
     ):
-        super().__init__()
         if rotary and dim // num_heads % 2:
             raise ValueError(f"rotary positions turn pairs of channels; {dim} / {num_heads} channels per head are odd")
-        self.dim, self.num_heads, self.grid, self.kernel, self.rotary = dim, num_heads, grid, kernel, rotary
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        super().__init__(dim, num_heads, grid, kernel)
+        self.rotary = rotary
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=1e-5) if norm else None for _ in range(2))
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         if self.norm_q is not None:
             q, k = (norm(part.flatten(2)).view(v.shape) for norm, part in ((self.norm_q, q), (self.norm_k, k)))
         q, k, v = (part.transpose(1, 2) for part in (q.relu(), k.relu(), v))
-        angles = rotations(grid_of(x), q.shape[-1], x.device) if self.rotary else None
-        return self.proj(linear_attention(q, k, v, 1e-15, angles).transpose(1, 2).flatten(2)).view(x.shape)
+        angles = rotations(grid, q.shape[-1], q.device) if self.rotary else None
+        return linear_attention(q, k, v, 1e-15, angles).transpose(1, 2)
 
-    def macs(self) -> int:
-        n, d = self.grid.tokens, self.dim
-        return 4 * n * d * d + linear_attention_macs(n, d, self.num_heads)
-
-    def reach(self) -> Bool[Tensor, "n n"]:
-        """Everything, where no ReLU shuts a token off."""
-        return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+    def products(self) -> int:
+        return linear_attention_macs(self.grid.tokens, self.dim, self.num_heads)
 
 
 def linear_attention(

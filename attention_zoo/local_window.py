@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import register
 from attention_zoo.windows import RelativeBias, Tiling, grid_of, reach, window_attention, window_attention_macs
 
 
 @register("local_window")
-class LocalWindowAttention(nn.Module):
+class LocalWindowAttention(Projected):
     """Source: Liang et al., DualFormer, arXiv:2112.04674, Sec. 3.2, LW-MSA.
 
     The released code requires windows that divide the map; here a map that does not fit is padded at the end and the
@@ -34,10 +35,8 @@ class LocalWindowAttention(nn.Module):
         relative_bias: bool = False,
         kernel: str = AUTO,
     ):
-        super().__init__()
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        super().__init__(dim, num_heads, grid, kernel)
         self.window = Grid.of(window, "window")
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.bias = RelativeBias(self.window, num_heads) if relative_bias else None
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:

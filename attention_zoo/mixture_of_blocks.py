@@ -8,21 +8,22 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from attention_zoo import blocks, cpu, gathered
+from attention_zoo import blocks, cpu
+from attention_zoo.blocks import Blocks, Choosing
 from attention_zoo.cpu.chosen import by_chunk
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.scheme import register
-from attention_zoo.windows import check_choice, grid_of
+from attention_zoo.windows import check_choice
 
 Scope = Literal["query_head", "head_global", "overall", "block"]
 SETS = {"query_head": (3,), "head_global": (2, 3), "overall": (1, 2, 3), "block": (1, 2)}  # axes of (b, m, n, chunks)
 
 
 @register("mixture_of_blocks")
-class MixtureOfBlocksAttention(nn.Module):
+class MixtureOfBlocksAttention(Choosing):
     """Source: Wu et al., VMoBA, arXiv:2506.23858; code: KwaiVGI/VMoBA@4da72ff2 (no licence file), and a copy in
     hao-ai-lab/FastVideo (Apache-2.0).
 
@@ -61,7 +62,7 @@ class MixtureOfBlocksAttention(nn.Module):
         scope: Scope = "query_head",
         kernel: str = AUTO,
     ):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         check_choice("scope", scope, Scope)
         if topk < 1 or (threshold is not None and not 0 < threshold <= 1):
             raise ValueError(
@@ -69,35 +70,27 @@ class MixtureOfBlocksAttention(nn.Module):
             )
         if threshold is None and scope == "block":
             raise ValueError("scope 'block' needs a threshold; allowed with topk: query_head, head_global, overall")
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.whole = tuple(size is None for size in chunk)
         self.chunk = Grid.of([size or 1 for size in chunk], "chunk")
         self.topk, self.threshold, self.scope = topk, threshold, scope
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        query_blocks, key_blocks = self._cuts(x)
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
-        chosen = self._choice(q, keys, key_blocks)
-        if cpu.inference(x) and self.kernel in (AUTO, "sdpa"):
-            y = by_chunk(q, keys, values, key_blocks, blocks.table(chosen, key_blocks.count))
-            return self.proj(y.flatten(2)).view(x.shape)
-        y = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
-        return self.proj(y.flatten(2)).view(x.shape)
+    def attended(
+        self, q: Tensor, keys: Tensor, values: Tensor, query_blocks: Blocks, key_blocks: Blocks, chosen: Tensor
+    ) -> Float[Tensor, "b n m c"]:
+        if cpu.inference(q) and self.kernel in (AUTO, "sdpa"):
+            return by_chunk(q, keys, values, key_blocks, blocks.table(chosen, key_blocks.count))
+        return super().attended(q, keys, values, query_blocks, key_blocks, chosen)
 
-    def _cuts(self, x: Float[Tensor, "b t h w d"]) -> tuple[blocks.Blocks, blocks.Blocks]:
-        grid = grid_of(x)
-        single = blocks.cut(x.device, blocks.runs_of, grid.tokens, 1)
-        return single, blocks.cut(x.device, blocks.tiles_of, grid, self._fitted(grid))
+    def cuts(self, grid: Grid, device: torch.device) -> tuple[Blocks, Blocks]:
+        """Single queries, and chunks of keys, numbered in (t, h, w) order."""
+        single = blocks.cut(device, blocks.runs_of, grid.tokens, 1)
+        return single, blocks.cut(device, blocks.tiles_of, grid, self._fitted(grid))
 
     def _fitted(self, grid: Grid) -> Grid:
         sizes = zip(grid, self.chunk, self.whole, strict=True)
         return Grid(*(n if whole else min(n, size) for n, size, whole in sizes))
 
-    @torch.no_grad()
-    def _choice(self, q: Tensor, keys: Tensor, key_blocks: blocks.Blocks) -> Tensor:
-        """Numbers of chunks where each query has equally many, else a table."""
+    def choice(self, q: Tensor, keys: Tensor, query_blocks: Blocks, key_blocks: Blocks) -> Tensor:
         gates = q.transpose(1, 2) @ blocks.means(keys, key_blocks).mT  # b m n chunks
         own = key_blocks.block[:, None] == torch.arange(key_blocks.count, device=q.device)
         first = gates.masked_fill(own, torch.inf)
@@ -110,27 +103,12 @@ class MixtureOfBlocksAttention(nn.Module):
         count = min(self.topk, key_blocks.count) * (entries.shape[-1] // key_blocks.count)
         return blocks.table(blocks.largest(entries, count), entries.shape[-1]).view(gates.shape)
 
-    @torch.no_grad()
-    def chosen(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n chunks"]:
-        """Which chunks each query token chooses, numbered in (t, h, w) order."""
-        _, key_blocks = self._cuts(x)
-        q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
-        return blocks.table(self._choice(q, blocks.split(k, key_blocks), key_blocks), key_blocks.count)
-
-    def selection(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m n n"]:
-        """The (query, key) pairs that are attended to."""
-        return blocks.pairs_of(self.chosen(x), *self._cuts(x))
-
-    def macs(self) -> int:
-        """Four projections, the gates, then scores and weighted sum over whole chosen chunks, padding included."""
+    def products(self) -> int:
+        """The gates, then scores and weighted sum over whole chosen chunks, padding included."""
         n, d, chunk = self.grid.tokens, self.dim, self._fitted(self.grid)
         count = self.grid.ceil_div(chunk).tokens
         kept = min(self.topk, count) if self.threshold is None and self.scope == "query_head" else count
-        return 4 * n * d * d + n * count * d + 2 * n * kept * chunk.tokens * d
-
-    def reach(self) -> Bool[Tensor, "n n"]:
-        """Everything: the mean of a chunk decides whether it is chosen."""
-        return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+        return n * count * d + 2 * n * kept * chunk.tokens * d
 
 
 def _reaching(

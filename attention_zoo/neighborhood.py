@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_zoo import cpu, gathered
 from attention_zoo.cpu.boxes import together
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, of_rule
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import register
-from attention_zoo.windows import grid_of
 
 
 @register("neighborhood")
-class NeighborhoodAttention(nn.Module):
+class NeighborhoodAttention(Projected):
     """Source: Hassani et al., Generalized Neighborhood Attention, arXiv:2504.16922; without stride and dilation:
     arXiv:2204.07143; dilated: arXiv:2209.15001. Code: SHI-Labs/NATTEN 0.21.7 (MIT).
 
@@ -51,8 +51,7 @@ class NeighborhoodAttention(nn.Module):
         causal: Sequence[bool] = (False, False, False),
         kernel: str = AUTO,
     ):
-        super().__init__()
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        super().__init__(dim, num_heads, grid, kernel)
         self.window, self.stride = Grid.of(window, "window"), Grid.of(stride, "stride")
         self.dilation, self.causal = Grid.of(dilation, "dilation"), tuple(causal)
         if len(self.causal) != 3 or not all(isinstance(flag, bool) for flag in self.causal):
@@ -62,19 +61,16 @@ class NeighborhoodAttention(nn.Module):
                 f"stride {tuple(self.stride)} is larger than window {tuple(self.window)}: a query could be outside of "
                 "its own window; allowed: at most the window along each axis"
             )
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        return self.proj(near(q, k, v, self._key(grid_of(x)), self.kernel).flatten(2)).view(x.shape)
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+        return near(q, k, v, self._key(grid), self.kernel)
 
     def _key(self, grid: Grid) -> tuple:
         return grid, self.window, self.stride, self.dilation, self.causal
 
-    def macs(self) -> int:
-        """Four projections, then scores and weighted sum over the pairs; N times the window where no axis is causal."""
-        n, d = self.grid.tokens, self.dim
-        return 4 * n * d * d + 2 * d * math.prod(map(gathered.pairs, axes(*self._key(self.grid))))
+    def products(self) -> int:
+        """Scores and weighted sum over the pairs; N times the window where no axis is causal."""
+        return 2 * self.dim * math.prod(map(gathered.pairs, axes(*self._key(self.grid))))
 
     def buckets(self) -> list[gathered.Group]:
         return neighborhoods(*self._key(self.grid))

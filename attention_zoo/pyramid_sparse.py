@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from attention_zoo import blocks, cpu, gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
+from attention_zoo.projected import Projected, projected
 from attention_zoo.scheme import register
 from attention_zoo.windows import check_choice, grid_of
 
@@ -24,7 +25,7 @@ RATIOS = (0.05, 0.15, 0.25, 0.5)  # where each level ends
 
 
 @register("pyramid_sparse")
-class PyramidSparseAttention(nn.Module):
+class PyramidSparseAttention(Projected):
     """Source: Li et al., PSA, arXiv:2512.04025; code: ziplab/Pyramid-Sparse-Attention@be122cfb (no licence file).
 
     Of each block of queries the blocks of keys are ranked by importance: the largest softmax weight between tokens of
@@ -62,16 +63,13 @@ class PyramidSparseAttention(nn.Module):
         tile: int = 32,
         kernel: str = AUTO,
     ):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         check_choice("mode", mode, Mode)
         _check(ratios, similarity, query_block, key_block, tile)
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.mode, self.ratios, self.similarity, self.tile = mode, tuple(ratios), similarity, tile
         self.query_block, self.key_block = query_block, key_block
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         query_blocks, keys, values = self._cut(q), self._blocked(k), self._blocked(v)
         ranks = self._ranks(q, keys, query_blocks)
         pooled = {level: [part.unflatten(3, (-1, level)).mean(4) for part in (keys, values)] for level in LEVELS}
@@ -80,12 +78,12 @@ class PyramidSparseAttention(nn.Module):
         for size, numbers in query_blocks.runs:
             index = query_blocks.tokens[numbers, :size]
             queries = rows.index_select(2, index.flatten()).view(-1, 1, size, q.shape[-1])
-            head = torch.arange(len(queries), device=x.device) // len(numbers) * keys.shape[2]
+            head = torch.arange(len(queries), device=q.device) // len(numbers) * keys.shape[2]
             choices = list(self._choices(ranks[:, :, numbers].flatten(0, 2)))
             results = [_attended(queries[i], head[i], chosen, pooled, filled, self.kernel) for i, chosen in choices]
             back = torch.cat([i for i, _ in choices]).argsort()
             parts.append(torch.cat(results).index_select(0, back).view(*rows.shape[:2], len(numbers), size, -1))
-        return self.proj(blocks.joined(parts, query_blocks).flatten(2)).view(x.shape)
+        return blocks.joined(parts, query_blocks)
 
     def _sizes(self, tokens: int) -> tuple[int, int]:
         """Tokens of a block of queries and of keys; these are whole keys of the coarsest level."""
@@ -183,7 +181,7 @@ class PyramidSparseAttention(nn.Module):
     @torch.no_grad()
     def levels(self, x: Float[Tensor, "b t h w d"]) -> Int[Tensor, "b m queries blocks"]:
         """How many tokens of a block of keys are one key for a block of queries; 0 for none."""
-        q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
+        q, k, _ = projected(x, self.qkv, self.num_heads)
         keys, query_blocks = self._blocked(k), self._cut(q)
         ranks = self._ranks(q, keys, query_blocks)
         if not self._static():
@@ -200,19 +198,15 @@ class PyramidSparseAttention(nn.Module):
         queries, keys = (torch.arange(n, device=x.device) // size for size in self._sizes(n))
         return self.levels(x)[:, :, queries][..., keys] > 0
 
-    def macs(self) -> int:
-        """Four projections, the importance, then scores and weighted sum over the pooled keys."""
+    def products(self) -> int:
+        """The importance, then scores and weighted sum over the pooled keys."""
         n, d = self.grid.tokens, self.dim
         queries, keys = self._sizes(n)
         count = -(-n // keys)
         ranking = -(-n // queries) * -(-queries // SAMPLE) * count * -(-keys // SAMPLE) * d
         lengths = self._lengths(count)
         attended = sum(length * keys // level for level, length in zip(LEVELS, lengths, strict=True)) or keys
-        return 4 * n * d * d + ranking + 2 * n * d * (attended if self._static() else count * keys)
-
-    def reach(self) -> Bool[Tensor, "n n"]:
-        """Everything: every token may decide what matters."""
-        return torch.ones(self.grid.tokens, self.grid.tokens, dtype=torch.bool)
+        return ranking + 2 * n * d * (attended if self._static() else count * keys)
 
 
 def _check(ratios: Sequence[float], similarity: Sequence[float] | None, queries: int, keys: int, tile: int) -> None:

@@ -7,20 +7,21 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_zoo import gathered
 from attention_zoo.blocks import runs_of
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import register
-from attention_zoo.windows import check_choice, grid_of
+from attention_zoo.windows import check_choice
 
 Rule = Literal["released", "paper"]
 
 
 @register("radial")
-class RadialAttention(nn.Module):
+class RadialAttention(Projected):
     """Source: Li et al., Radial Attention, arXiv:2506.19852, Sec. 4; code: mit-han-lab/radial-attention@72788d4f
     (Apache-2.0).
 
@@ -55,23 +56,18 @@ class RadialAttention(nn.Module):
         threshold: int | None = None,
         kernel: str = AUTO,
     ):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         check_choice("rule", rule, Rule)
         if block < 1 or decay <= 0 or (threshold is not None and threshold < 1):
             raise ValueError(f"block {block}, decay {decay} and threshold {threshold} must be above 0")
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.options = rule, sink, block, decay, threshold
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        tables = gathered.tables(x.device, radii, grid_of(x), *self.options)
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        return self.proj(gathered.attention(q, k, v, tables, kernel=self.kernel).flatten(2)).view(x.shape)
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+        return gathered.attention(q, k, v, gathered.tables(q.device, radii, grid, *self.options), kernel=self.kernel)
 
-    def macs(self) -> int:
-        """Four projections, then scores and weighted sum over the pairs of the blocks that are kept."""
-        n, d = self.grid.tokens, self.dim
-        return 4 * n * d * d + 2 * d * gathered.pairs(self.buckets())
+    def products(self) -> int:
+        """Scores and weighted sum over the pairs of the blocks that are kept."""
+        return 2 * self.dim * gathered.pairs(self.buckets())
 
     def buckets(self) -> list[gathered.Group]:
         return radii(self.grid, *self.options)

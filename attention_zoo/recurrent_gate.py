@@ -14,6 +14,7 @@ from torch.nn.functional import elu
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import Mixed, register
 from attention_zoo.sequence import heads, joined
 from attention_zoo.windows import check_choice
@@ -25,7 +26,7 @@ Start = Literal["zero", "learned"]
 
 
 @register("recurrent_gate")
-class RecurrentGate(nn.Module):
+class RecurrentGate(Projected):
     """Source: Yang et al., Recurring the Transformer for Video Action Recognition (RViT), CVPR 2022, and its
     supplement; the authors released no code. What they state is that every block has projections of the frame and,
     started orthogonal, of the state before it, that output and state follow from both, and that attention is linear.
@@ -64,15 +65,13 @@ class RecurrentGate(nn.Module):
         truncate: int | None = None,
         kernel: str = AUTO,
     ):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         for name, value, allowed in (("mix", mix, Mix), ("form", form, Form), ("state", state, State)):
             check_choice(name, value, allowed)
         check_choice("start", start, Start)
         if truncate is not None and truncate < 1:
             raise ValueError(f"truncate {truncate} is not a number of frames from 1 on, or None for all")
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.mix, self.form, self.truncate = mix, form, truncate
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.h_norm = nn.LayerNorm(dim)
         self.h_qkv = nn.Linear(dim, (3 if mix == "sum" else 2) * dim, bias=hidden_bias)
         self.gate = nn.Linear(dim, dim) if state == "gated" else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import register
 from attention_zoo.windows import (
     ClippedBias,
@@ -24,7 +25,7 @@ from attention_zoo.windows import (
 
 
 @register("shifted_window")
-class ShiftedWindowAttention(nn.Module):
+class ShiftedWindowAttention(Projected):
     """Source: Liu et al., Video Swin Transformer, arXiv:2106.13230, Sec. 3.2 (3D W-MSA and SW-MSA).
 
     Args:
@@ -52,14 +53,12 @@ class ShiftedWindowAttention(nn.Module):
         clipped_bias: ClippedBias = "geometric",
         kernel: str = AUTO,
     ):
-        super().__init__()
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        super().__init__(dim, num_heads, grid, kernel)
         self.window = Grid.of(window, "window")
         self.shift = _shift(shift, self.window)
         check_choice("padding", padding, Padding)
         check_choice("clipped_bias", clipped_bias, ClippedBias)
         self.padding = padding
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.bias = RelativeBias(self.window, num_heads, clipped_bias)
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_zoo import gathered
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
 from attention_zoo.neighborhood import axes, near, neighborhoods
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import register
-from attention_zoo.windows import grid_of
 
 ONE, NEVER = Grid(1, 1, 1), (False, False, False)
 
 
 @register("sliding_tile")
-class SlidingTileAttention(nn.Module):
+class SlidingTileAttention(Projected):
     """Source: Zhang et al., Sliding Tile Attention, arXiv:2502.04507, Sec. 3; code: hao-ai-lab/FastVideo@2f3d4074
     (Apache-2.0).
 
@@ -47,8 +47,7 @@ class SlidingTileAttention(nn.Module):
         window: Sequence[int] | Sequence[Sequence[int]] = (3, 3, 3),
         kernel: str = AUTO,
     ):
-        super().__init__()
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
+        super().__init__(dim, num_heads, grid, kernel)
         self.tile = Grid.of(tile, "tile")
         if isinstance(window, Sequence) and window and isinstance(window[0], Sequence):
             self.windows = [Grid.of(size, "window of a head") for size in window]
@@ -58,29 +57,26 @@ class SlidingTileAttention(nn.Module):
             raise ValueError(
                 f"{len(self.windows)} windows for {num_heads} heads; give one for each head, or one triple"
             )
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         outputs = [None] * self.num_heads
         for window in dict.fromkeys(self.windows):
             heads = [head for head, head_window in enumerate(self.windows) if head_window == window]
             parts = (q, k, v) if len(heads) == self.num_heads else (part[:, :, heads] for part in (q, k, v))
-            y = near(*parts, self._key(grid_of(x), window), self.kernel)
+            y = near(*parts, self._key(grid, window), self.kernel)
             for head, output in zip(heads, y.unbind(2), strict=True):
                 outputs[head] = output
-        return self.proj(torch.cat(outputs, -1)).view(x.shape)
+        return torch.stack(outputs, 2)
 
     def _key(self, grid: Grid, window: Grid) -> tuple:
         tile = grid.clipped(self.tile)
         tiles = grid.ceil_div(tile).clipped(Grid(*(n + 1 - n % 2 for n in window)))
         return grid, grid.clipped(tiles.times(tile)), tile, ONE, NEVER
 
-    def macs(self) -> int:
-        """Four projections; scores and weighted sum over the tokens of each head's window."""
-        n, d = self.grid.tokens, self.dim
+    def products(self) -> int:
+        """Scores and weighted sum over the tokens of each head's window."""
         keys = (math.prod(map(gathered.pairs, axes(*self._key(self.grid, window)))) for window in self.windows)
-        return 4 * n * d * d + 2 * (d // self.num_heads) * sum(keys)
+        return 2 * (self.dim // self.num_heads) * sum(keys)
 
     def buckets(self) -> list[gathered.Group]:
         """Of all heads together."""

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import Mixed, register
 from attention_zoo.sequence import self_attention, self_attention_macs
 from attention_zoo.windows import check_choice
@@ -20,7 +21,7 @@ Prefix = Literal["shared", "own"]
 
 
 @register("space_only")
-class SpaceOnlyAttention(nn.Module):
+class SpaceOnlyAttention(Projected):
     """Source: Bertasius et al., TimeSformer, arXiv:2102.05095, Sec. 3, "space attention".
 
     Args:
@@ -34,11 +35,9 @@ class SpaceOnlyAttention(nn.Module):
     growth = {"frames": (1, 1), "size": (2, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, prefix: Prefix = "shared", kernel: str = AUTO):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         check_choice("prefix", prefix, Prefix)
         self.prefix = prefix
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
         frames = rearrange(x, "b t h w d -> (b t) (h w) d")

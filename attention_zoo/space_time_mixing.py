@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from attention_zoo import gathered
 from attention_zoo.factorised_dot_product import over_space
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected, projected
 from attention_zoo.scheme import Mixed, register
 from attention_zoo.sequence import self_attention_macs
 
@@ -17,7 +17,7 @@ SHARE = 8  # one channel of so many comes from the next frame, and as many from 
 
 
 @register("space_time_mixing")
-class SpaceTimeMixingAttention(nn.Module):
+class SpaceTimeMixingAttention(Projected):
     """Source: Bulat et al., X-ViT, arXiv:2106.05968, Sec. 3.2; code: 1adrianb/video-transformers@82ca1766 (Apache-2.0).
 
     Of keys and values (all heads side by side) the first eighth of the channels is that of the next frame, the second
@@ -31,17 +31,16 @@ class SpaceTimeMixingAttention(nn.Module):
     growth = {"frames": (1, 1), "size": (2, 2)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, segment: int | None = None, kernel: str = AUTO):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         if segment is not None and segment < 1:
             raise ValueError(f"segment {segment} must be a number of frames, 1 or more, or null for all")
-        self.dim, self.num_heads, self.grid, self.kernel, self.segment = dim, num_heads, grid, kernel, segment
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.segment = segment
 
     def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None) -> Mixed:
         t, frames = x.shape[1], x.flatten(2, 3)
         if prefix is not None:
             frames = torch.cat([prefix.unflatten(1, (t, -1)), frames], 2)
-        q, k, v = gathered.projected(frames[:, :, None], self.qkv, self.num_heads)
+        q, k, v = projected(frames[:, :, None], self.qkv, self.num_heads)
         k, v = self._mixed(k, t), self._mixed(v, t)
         y = self.proj(over_space(q, k, v, t, kernel=self.kernel).flatten(2)).view(frames.shape)
         if prefix is None:

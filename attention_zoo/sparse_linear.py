@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
-from attention_zoo import blocks, gathered
 from attention_zoo.block_topk import BlockTopkAttention
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
@@ -61,22 +60,13 @@ class SparseLinearAttention(BlockTopkAttention):
         nn.init.zeros_(self.proj_l.weight)
         nn.init.zeros_(self.proj_l.bias)
 
-    def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
-        query_blocks, key_blocks = self._cuts(x)
-        keys, values = blocks.split(k, key_blocks), blocks.split(v, key_blocks)
-        chosen = self._choice(q, keys, query_blocks, key_blocks)
-        sparse = blocks.attention(q, keys, values, query_blocks, key_blocks, chosen, kernel=self.kernel)
+    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+        sparse = super().found(q, k, v, grid)
         positive = FEATURES[self.feature]
         q, k, v = (part.transpose(1, 2) for part in (positive(q), positive(k), v))
-        y = sparse + self.proj_l(linear_attention(q, k, v, 1e-5)).transpose(1, 2)
-        return self.proj(y.flatten(2)).view(x.shape)
+        return sparse + self.proj_l(linear_attention(q, k, v, 1e-5)).transpose(1, 2)
 
-    def macs(self) -> int:
+    def products(self) -> int:
         """Those of the chosen blocks, of linear attention, and of its projection."""
         n, d, m = self.grid.tokens, self.dim, self.num_heads
-        return super().macs() + linear_attention_macs(n, d, m) + n * d * (d // m)
-
-    def reach(self) -> Bool[Tensor, "n n"]:
-        """Everything: the linear branch is dense."""
-        return super().reach()
+        return super().products() + linear_attention_macs(n, d, m) + n * d * (d // m)

@@ -11,12 +11,13 @@ from torch.nn.functional import linear, pad
 from attention_zoo import cpu, dispatch
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import Projected
 from attention_zoo.scheme import Mixed, register
 from attention_zoo.sequence import self_attention, self_attention_macs
 
 
 @register("time_only")
-class TimeOnlyAttention(nn.Module):
+class TimeOnlyAttention(Projected):
     """Source: Bertasius et al., TimeSformer, arXiv:2102.05095, Sec. 3, the temporal half of "divided attention".
 
     Class tokens have no place and take no part: nothing is added to them.
@@ -31,9 +32,7 @@ class TimeOnlyAttention(nn.Module):
     growth = {"frames": (2, 2), "size": (1, 1)}
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, fc: bool = False, kernel: str = AUTO):
-        super().__init__()
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        super().__init__(dim, num_heads, grid, kernel)
         self.fc = nn.Linear(dim, dim) if fc else None
         self.reset_parameters()
 

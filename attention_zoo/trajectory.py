@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from attention_zoo import cpu, gathered
+from attention_zoo import cpu
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend
+from attention_zoo.projected import Projected, projected
 from attention_zoo.scheme import register
 from attention_zoo.windows import check_choice, grid_of
 
@@ -30,7 +31,7 @@ class Along(NamedTuple):
 
 
 @register("trajectory")
-class TrajectoryAttention(nn.Module):
+class TrajectoryAttention(Projected):
     """Source: Patrick et al., Motionformer, arXiv:2106.05392, Sec. 3.2 and 3.3; code:
     facebookresearch/Motionformer@bf43d50c (Apache-2.0).
 
@@ -67,18 +68,16 @@ class TrajectoryAttention(nn.Module):
         approximation: Approximation = "orthoformer",
         kernel: str = AUTO,
     ):
-        super().__init__()
+        super().__init__(dim, num_heads, grid, kernel)
         check_choice("approximation", approximation, Approximation)
         if landmarks is not None and landmarks < 1:
             raise ValueError(f"landmarks {landmarks} must be a number of queries, 1 or more, or null for none")
-        self.dim, self.num_heads, self.grid, self.kernel = dim, num_heads, grid, kernel
         self.intended, self.landmarks, self.approximation = intended, landmarks, approximation
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.proj_q, self.proj_kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
 
     def forward(self, x: Float[Tensor, "b t h w d"], prefix: Float[Tensor, "b p d"] | None = None):
         t, n = grid_of(x).t, grid_of(x).tokens
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+        q, k, v = projected(x, self.qkv, self.num_heads)
         places = n // t
         along = None if self.landmarks is None else self._along(q, k, t)
         frame = torch.arange(n, device=x.device) // places
@@ -182,7 +181,7 @@ class TrajectoryAttention(nn.Module):
 
     def reach(self, prefix: int = 0) -> Bool[Tensor, "n n"]:
         """Everything; but patches see no class token."""
-        reachable = torch.ones(prefix + self.grid.tokens, prefix + self.grid.tokens, dtype=torch.bool)
+        reachable = super().reach(prefix)
         reachable[prefix:, :prefix] = False
         return reachable
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attention_zoo import blocks, gathered
+from attention_zoo import blocks
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO
+from attention_zoo.projected import projected
 from attention_zoo.scheme import register
 from attention_zoo.windows import grid_of
 
@@ -52,7 +53,7 @@ class VideoSparseAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         cut = self._cut(x)
-        q, k, v = gathered.projected(x, self.qkv, self.num_heads)
+        q, k, v = projected(x, self.qkv, self.num_heads)
         keys, values = blocks.split(k, cut), blocks.split(v, cut)
         scores = self._scores(q, keys, cut)
         coarse = (scores.softmax(-1) @ blocks.means(values, cut)).index_select(2, cut.block).transpose(1, 2)
@@ -75,7 +76,7 @@ class VideoSparseAttention(nn.Module):
     def chosen(self, x: Float[Tensor, "b t h w d"]) -> Bool[Tensor, "b m tiles tiles"]:
         """Which tiles each tile chooses, numbered in (t, h, w) order."""
         cut = self._cut(x)
-        q, k, _ = gathered.projected(x, self.qkv, self.num_heads)
+        q, k, _ = projected(x, self.qkv, self.num_heads)
         scores = self._scores(q, blocks.split(k, cut), cut)
         return blocks.table(blocks.largest(scores, self._count(cut.count)), cut.count)
 

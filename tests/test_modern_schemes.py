@@ -19,6 +19,7 @@ from attention_zoo._draw import _read, draw, pairs
 from attention_zoo.cpu import boxes
 from attention_zoo.factorised_dot_product import over_space, over_time
 from attention_zoo.linear import rotations, turned
+from attention_zoo.projected import projected
 
 GRIDS = st.builds(Grid, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
@@ -415,7 +416,7 @@ def counted(module, x):
 def test_where_content_decides_the_count_is_that_of_the_blocks_chosen(grid, options):
     """macs() says the most; what runs are the scores and the chosen blocks, padding of a short last one included."""
     module, x = scheme("block_topk", grid, **options), noise(1, *grid, 6)
-    queries, keys = module._cuts(x)
+    queries, keys = module.cuts(Grid(*x.shape[1:4]), x.device)
     per_block = (module.chosen(x)[0] * queries.sizes[:, None]).sum().item() * keys.slots
     most = module._kept(keys.count) if module._static() else keys.count
     assert counted(module, x) == module.macs() - 2 * 6 * grid.tokens * most * keys.slots + 2 * 3 * per_block
@@ -579,7 +580,7 @@ def test_a_mixture_gives_the_same_chunk_by_chunk(grid, options):
 @given(GRIDS, any_mixtures())
 def test_the_count_of_a_mixture_is_that_of_the_chunks_chosen(grid, options):
     module, x = scheme("mixture_of_blocks", grid, **options), noise(1, *grid, 6)
-    _, keys = module._cuts(x)
+    _, keys = module.cuts(Grid(*x.shape[1:4]), x.device)
     static = module.threshold is None and module.scope == "query_head"
     most = min(module.topk, keys.count) if static else keys.count
     chosen = module.chosen(x).sum().item() * keys.slots
@@ -684,7 +685,7 @@ def test_factorised_dot_product_of_one_frame_gives_values_by_half_of_its_heads(g
 @given(GRIDS)
 def test_the_halves_of_a_factorised_dot_product_swapped_are_its_heads_permuted(grid):
     module, x = scheme("factorised_dot_product", grid), noise(2, *grid, 6)
-    q, k, v = gathered.projected(x, module.qkv, 2)
+    q, k, v = projected(x, module.qkv, 2)
     halves = [
         over(*(part[:, :, head] for part in (q, k, v)), grid.t, kernel="reference")
         for over, head in ((over_space, slice(0, 1)), (over_time, slice(1, 2)))
@@ -800,7 +801,7 @@ def test_nystrom_with_a_landmark_for_each_token_is_exact_where_its_inverse_is(gr
     module, x = scheme("trajectory", grid, landmarks=1000, approximation="nystrom"), noise(1, *grid, 6)
     plain = scheme("trajectory", grid)
     plain.load_state_dict(module.state_dict())
-    q, k, _ = gathered.projected(x, module.qkv, 2)
+    q, k, _ = projected(x, module.qkv, 2)
     along = module._along(q, k, grid.t)
     scores = (along.queries @ along.keys.mT / 3**0.5).softmax(-1)
     assert_close(along.queries.transpose(1, 2), q.view(1, grid.t, -1, 2, 3).transpose(1, 2).flatten(1, 2))
