@@ -69,11 +69,128 @@ def test_times_of_one_width_order_frames(tmp_path):
     assert picture_names(tmp_path) == ["t_9.50.jpg", "t_9.75.jpg", "t_10.25.jpg"]
 
 
+@pytest.mark.parametrize(
+    "files, paths",
+    [
+        # A numbered poster above folders of films, and above folders of pictures.
+        (("train/run/day/poster1.jpg", "train/run/day/one/a.mp4"), ["train/run/day/one/a.mp4"]),
+        (("train/run/day/poster1.jpg", "train/run/day/one/1.jpg"), ["train/run/day/one"]),
+        # Pictures of a film, and among them a folder of smaller ones.
+        (("train/run/x/1.jpg", "train/run/x/2.jpg", "train/run/x/small/1.jpg"), ["train/run/x"]),
+        (("train/run/a.mp4", "train/run/~$b.mp4", "train/run/c.mp4.part"), ["train/run/a.mp4"]),
+        (("Training/run/a.MP4",), ["Training/run/a.MP4"]),
+    ],
+)
+def test_what_lies_beside_and_above_videos_hides_none(files, paths, tmp_path):
+    write(tmp_path, dict.fromkeys(files))
+    for data in (("folder", "train", tmp_path), (str(tmp_path), "train")):
+        assert [item.path for item in datasets.load(*data).items] == paths
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path):
+    write(tmp_path, {f"train/{number}/a.mp4": None for number in range(12)})
+    dataset = datasets.load("folder", "train", tmp_path)
+    assert dataset.classes == tuple(map(str, range(12)))
+    assert [item.label for item in dataset.items] == list(range(12))
+
+
+def test_what_is_to_be_tested_adds_no_class(tmp_path):
+    """Unlabelled videos lie in a folder of any name."""
+    write(tmp_path, {"train/run/a.mp4": None, "train/walk/a.mp4": None, "test/all/b.mp4": None})
+    assert datasets.load("folder", "train", tmp_path).classes == ("run", "walk")
+    with pytest.raises(DataError, match="test/all: is no class of train or val, which have run, walk"):
+        datasets.load("folder", "test", tmp_path)
+    root = write(tmp_path / "lists", {"train.csv": "a.mp4,0\n", "test.csv": "b.mp4\nc.mp4\n"})
+    assert datasets.load("csv", "train", root).classes == ("0",)
+    with pytest.raises(DataError, match="test.csv, line 1: 'b.mp4' is not"):
+        datasets.load("csv", "test", root)
+
+
+@pytest.mark.parametrize("name, folder", [("ucf101", "Run/"), ("hmdb51", "")])
+def test_a_dot_in_a_name_is_no_ending(name, folder, tmp_path):
+    lists = {"classInd.txt": "1 Run\n", "trainlist01.txt": "Run/a.b 1\nRun/c.d.avi 1\n"}
+    write(tmp_path, lists if folder else {"Run_test_split1.txt": "a.b 1\nc.d.avi 1\n"})
+    write(tmp_path, {"videos/Run/a.b.AVI": None, "videos/Run/c.d.mp4": None})
+    paths = [item.path for item in datasets.load(name, "train", tmp_path).items]
+    assert paths == ["videos/Run/a.b.AVI", "videos/Run/c.d.mp4"]
+
+
+def test_a_class_of_ucf101_may_have_a_space(tmp_path):
+    write(tmp_path, {"classInd.txt": "1 Long Run\n2 Walk\n", "trainlist01.txt": "Long Run/a b.avi 1\nWalk\\c.avi,2\n"})
+    write(tmp_path, {"Long Run/a b.avi": None, "Walk/c.avi": None})
+    assert datasets.load("ucf101", "train", tmp_path).items == (Item("Long Run/a b.avi", 0), Item("Walk/c.avi", 1))
+    write(tmp_path, {"trainlist01.txt": "Walk/c.avi,1\n"})
+    with pytest.raises(DataError, match="line 1: .* numbered as in classInd.txt, where Walk is 2"):
+        datasets.load("ucf101", "train", tmp_path)
+
+
 # The first line decides about all
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["video_path,label_id\na.mp4,1\nb.mp4,0\n", "Video Path;Target\na.mp4;1\nb.mp4;0\n",
+     "label\tpath\n1\ta.mp4\n0\tb.mp4\n",
+     "a.mp4;1\nb.mp4;0\n", "a.mp4\t1\nb.mp4\t0\n", "a.mp4 1\nb.mp4 0\n", ",name,tag\n0,a.mp4,1\n1,b.mp4,0\n"],
+)  # fmt: skip
+def test_a_list_is_parted_and_headed_in_many_ways(text, tmp_path):
+    root = write(tmp_path, {"train.csv": text})
+    assert datasets.load("csv", "train", root).items == (Item("a.mp4", 1), Item("b.mp4", 0))
+
+
+@pytest.mark.parametrize("text", ["path,label\na.mp4,1\n", "video label\na.mp4 1\n", '"a.mp4","1"\n', "a.mp4;1\n"])
+def test_plain_lists_agree_about_headings_and_quotes(text, tmp_path):
+    root = write(tmp_path, {"train.csv": text, "train.txt": text})
+    for name in ("slowfast", "mmaction", "kinetics400", "csv"):
+        assert datasets.load(name, "train", root).items == (Item("a.mp4", 1),)
+
+
+@pytest.mark.parametrize(
+    "columns", ["path,label,label_name\na.mp4,{}\nb.mp4,{}\n", "class_id,class,path\n{},a.mp4\n{},b.mp4\n"]
+)
+def test_a_list_may_have_numbers_and_names(columns, tmp_path):
+    root = write(tmp_path, {"train.csv": columns.format("1,run", "0,walk")})
+    dataset = datasets.load("csv", "train", root)
+    assert (dataset.classes, [item.label for item in dataset.items]) == (("walk", "run"), [1, 0])
+    write(root, {"val.csv": columns.format("1,jump", "0,walk")})
+    with pytest.raises(DataError, match="val.csv: names label 1 'jump'; another list has 1 'run'"):
+        datasets.load("csv", "val", root)
+    write(root, {"val.csv": "c.mp4,2\n", "train.csv": columns.format("1,sport", "0,sport")})  # names of groups
+    assert datasets.load("csv", "train", root).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("heads", ["start,end", "time_start,time_end", "Start Time,end-time", "t_start,stop"])
+def test_a_cut_is_read_whatever_its_columns_are_called(heads, tmp_path):
+    root = write(tmp_path, {"train.csv": f"path,label,{heads}\na.mp4,0,3,00:01:02.5\n"})
+    assert datasets.load("csv", "train", root).items == (Item("a.mp4", 0, 3.0, 62.5),)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("path,label,start_frame,end_frame\na.mp4,0,3,9\n", "line 1: .*start_frame is none, a cut is .* in seconds"),
+        ("run,a.mp4\nwalk,b.mp4\n", "line 1: .*the path comes first"),
+        ("0,a.mp4\n1,b.mp4\n", "line 1: .*the path comes first"),
+        ("path,label\na.mp4,run\npath,label\nb.mp4,walk\n", "line 3: 'path,label' is not a video, but a heading"),
+        ("a.mp4,run\nb.mp4,\n", "line 2: 'b.mp4,' is not"),
+        ("label,youtube_id,time_start,time_end\nrun,abc,0,10\n", "line 1: .* column of paths .*data=kinetics400"),
+        ("path,label\n", "lists no videos"),
+    ],
+)
+def test_lines_that_no_reading_fits_are_refused(text, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        datasets.load("csv", "train", write(tmp_path, {"train.csv": text}))
+
+
+def test_lists_that_label_by_names_and_by_numbers_do_not_go_together(tmp_path):
+    root = write(tmp_path, {"train.csv": "a.mp4,walk\nb.mp4,run\n", "val.csv": "c.mp4,0\n"})
+    for split in ("train", "val"):
+        with pytest.raises(DataError, match="train.csv labels with names, .*val.csv with numbers"):
+            datasets.load("csv", split, root)
+
+
 def test_a_header_that_nobody_knows_is_no_video(tmp_path):
-    root = write(tmp_path, {"train.csv": "clip_name,activity\na.mp4,run\nb.mp4,walk\n"})
+    root = write(tmp_path, {"train.csv": "footage,motion\na.mp4,run\nb.mp4,walk\n"})
     with pytest.raises(DataError, match="line 1: .* is not a video, as all lines below it are; a header must name"):
         datasets.load("csv", "train", root)
 
@@ -97,11 +214,23 @@ def test_commas_in_the_first_path_make_no_list_of_the_owners(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["run\nwalk\n", "0 run\n1 walk\n", "1,run\n2,walk\n", "id,name\n0,run\n1,walk\n", ",0\n0,run\n1,walk\n",
+     '"run"\n"walk"\n', "0: run\n1: walk\n", "1. run\n2. walk\n", "run\n\ufeffwalk\n",
      "name\tid\nwalk\t1\nrun\t0\n", "run,0\nwalk,1\n", '1;"walk"\n0;"run"\n', "\ufeffrun\r\nwalk\r\n"],
 )  # fmt: skip
 def test_class_names_are_read_by_all_their_lines(text, tmp_path):
     (tmp_path / "classes.txt").write_bytes(text.encode())
     assert class_names(tmp_path / "classes.txt") == ("run", "walk")
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    [("c.json", '{"0": "run", "1": "walk"}'), ("c.json", '{"run": 1, "walk": 2}'), ("c.json", '["run", "walk"]'),
+     ("config.json", '{"hidden_size": 8, "id2label": {"0": "run", "1": "walk"}}'), ("c.yaml", "- run\n- walk\n"),
+     ("data.yml", "path: x\nnames:\n  0: run\n  1: walk\n")],
+)  # fmt: skip
+def test_class_names_are_read_where_other_programs_keep_them(file, text, tmp_path):
+    (tmp_path / file).write_text(text)
+    assert class_names(tmp_path / file) == ("run", "walk")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +240,13 @@ def test_class_names_are_read_by_all_their_lines(text, tmp_path):
         ("c.txt", "0,run\n2,walk\n", "line 1: '0,run' is not numbered as it should be"),
         ("c.json", '{"run": 0, "walk": 2}', "neither a list of names nor names with the numbers 0, 1, 2"),
         ("c.json", '["run", "run"]', "or one twice"),
+        ("c.json", '[{"id": 0, "name": "run"}]', "neither a list of names"),
+        ("c.json", '["run", null]', "neither a list of names"),
+        ("c.json", '{"run": true, "walk": false}', "neither a list of names"),
+        ("c.json", '{"run": 0, "run": 1}', "'run' is in it twice"),
+        ("c.yaml", "a: [", "cannot be read"),
+        ("c.txt", "name\nrun\n", "line 1: 'name' is not the name of a class, but a heading"),
+        ("c.pbtxt", 'item {\n  name: "run"\n}\n', "line 1: 'item {' is not the name of a class, but of a label map"),
     ],
 )
 def test_class_names_that_no_reading_fits_are_refused(file, text, message, tmp_path):
@@ -141,6 +277,37 @@ def test_an_accent_may_be_written_in_two_ways(tmp_path):
     first, second = (dataset := datasets.load("csv", "train", root)).items
     assert dataset.path(first) == dataset.path(second) == root / decomposed
     assert (first.path, second.path) == (composed, decomposed)
+
+
+def test_a_class_is_one_however_its_accent_is_written(tmp_path):
+    """Folders and lists from Linux and from a Mac."""
+    composed, decomposed = (unicodedata.normalize(form, "caf\xe9") for form in ("NFC", "NFD"))
+    write(tmp_path, {f"train/{composed}/a.mp4": None, f"val/{decomposed}/b.mp4": None})
+    write(tmp_path, {"train.csv": f"a.mp4,{composed}\n", "val.csv": f"b.mp4,{decomposed}\n"})
+    for name in ("folder", "csv"):
+        splits = [datasets.load(name, split, tmp_path) for split in ("train", "val")]
+        assert [(split.classes, split.items[0].label) for split in splits] == [((composed,), 0)] * 2
+    write(tmp_path, {f"{composed}_test_split1.txt": f"{composed}.avi 1\n", f"x/{decomposed}/{decomposed}.avi": None})
+    (item,) = datasets.load("hmdb51", "train", tmp_path).items
+    assert item.path == f"x/{decomposed}/{decomposed}.avi"
+
+
+@pytest.mark.parametrize(
+    "written", ["train\\run\\a b.mp4", ".\\train\\run\\a b.mp4", "train//run/./a b.mp4", "train/run/a%20b.mp4"]
+)
+def test_a_path_may_be_written_as_other_systems_write_it(written, tmp_path):
+    root = write(tmp_path, {"train/run/a b.mp4": None, "train.csv": f"{written},0\n", "train.txt": f"{written} 0\n"})
+    for name in ("csv", "slowfast", "mmaction"):
+        (item,) = (dataset := datasets.load(name, "train", root)).items
+        assert dataset.path(item) == root / "train/run/a b.mp4"
+    odd = write(tmp_path / "odd", {"a\\b%20c.mp4": None, "train.csv": "a\\b%20c.mp4,0\n"})  # names on this system
+    (item,) = (dataset := datasets.load("csv", "train", odd)).items
+    assert dataset.path(item) == odd / "a\\b%20c.mp4"
+
+
+def test_joined_lists_have_the_mark_of_their_beginning_within(tmp_path):
+    root = write(tmp_path, {"train.csv": "\ufeffa.mp4,0\n\ufeffb.mp4,1\n"})
+    assert [item.path for item in datasets.load("csv", "train", root).items] == ["a.mp4", "b.mp4"]
 
 
 def test_a_list_in_another_encoding_says_the_way_out(tmp_path):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import unquote
 
 import yaml
 
@@ -24,6 +25,7 @@ from attention_zoo.registry import Registry, nearest
 
 Split = Literal["train", "val", "test"]
 SPLITS = get_args(Split)
+SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
 class DataError(ValueError):
@@ -79,13 +81,13 @@ class DataSet:
     def path(self, item: Item) -> Path:
         """Where the file or folder of an item lies on this machine.
 
-        A letter with an accent is one sign in most lists, and two in the names that come from macOS.
+        A letter with an accent is one sign in most lists, two in names that come from macOS; a space may be %20.
         """
         place = self.root / item.path
-        if item.path.isascii() or place.exists():
+        if (item.path.isascii() and "%" not in item.path) or place.exists():
             return place
-        others = (self.root / unicodedata.normalize(form, item.path) for form in ("NFC", "NFD"))
-        return next((other for other in others if other.exists()), place)
+        others = [unicodedata.normalize(form, item.path) for form in ("NFC", "NFD")] + [unquote(item.path)]
+        return next((self.root / other for other in others if (self.root / other).exists()), place)
 
     @property
     def digest(self) -> str:
@@ -245,8 +247,9 @@ def resolve(name: str, root: str | Path | None = None) -> tuple[str, Path | None
 def _kind_of(folder: Path) -> str:
     if (folder / "train.csv").is_file() or (folder / "val.csv").is_file():
         return "csv"
-    splits = [split for split in ("train", "val", "validation", "test") if (folder / split).is_dir()]
-    if splits and any(entry.is_dir() for split in splits for entry in (folder / split).iterdir()):
+    words = {word for names in SPLIT_FOLDERS.values() for word in names}
+    splits = [entry for entry in folder.iterdir() if entry.name.lower() in words and entry.is_dir()]
+    if any(entry.is_dir() and not entry.name.startswith(".") for split in splits for entry in split.iterdir()):
         return "folder"
     raise DataError(
         f"{folder}: no data set found in this folder; looked for train.csv or val.csv (lines `path,label`), and for "

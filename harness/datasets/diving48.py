@@ -33,9 +33,11 @@ def diving48(split: str, root: Path, *, annotations: str | None = None, videos: 
         if not isinstance(entry, dict) or not {"vid_name", "label"} <= entry.keys():
             raise DataError(f"{path}, entry {index}: {str(entry)[:80]} is not an object with `vid_name` and `label`")
         label = entry["label"]
-        if not isinstance(label, int) or not 0 <= label < len(classes):
+        if type(label) is not int or not 0 <= label < len(classes):
             raise DataError(f"{path}, entry {index}: label {label!r}; allowed: 0 to {len(classes) - 1}")
-        name = str(entry["vid_name"])
+        if not isinstance(entry["vid_name"], str):
+            raise DataError(f"{path}, entry {index}: vid_name {entry['vid_name']!r} is not a text")
+        name = entry["vid_name"]
         items.append(located(files, root, name, label, f"{videos or 'rgb'}/{name}.mp4"))
     return DataSet("diving48", split, root, tuple(items), classes, source=SOURCE)
 

@@ -11,18 +11,36 @@ import itertools
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from harness.datasets import DataError, Item
 from harness.datasets.frames import are_frames, count_frames, stem, videos, visible
 
-NUMBERED = re.compile(r"(?P<number>\d+)(?P<gap>[\s,;]+)(?P<name>.+)")  # of a class
+# What the heads of columns are called, the most telling first; see `column`.
+PATHS = (
+    "path", "video_path", "file_path", "filepath", "clip_path", "file", "filename", "file_name", "video", "video_name",
+    "clip", "clip_name", "vid_name", "name", "video_id", "clip_id", "vid", "id",
+)  # fmt: skip
+LABELS = (
+    "label", "label_id", "class_id", "class_index", "category_id", "target", "class", "category", "action", "activity",
+    "class_name", "label_name", "category_name", "tag",
+)  # fmt: skip
+STARTS = ("start", "time_start", "start_time", "t_start", "start_sec", "start_seconds", "start_timestamp", "begin")
+ENDS = ("end", "time_end", "end_time", "t_end", "end_sec", "end_seconds", "end_timestamp", "stop")
+CLASSES = (*LABELS, "labels", "classes", "name", "names", "class_names")  # over a column of names
+DELIMITERS = (",", ";", "\t")
+NUMBERED = re.compile(r"(?P<number>\d+)(?P<gap>\s*[,;:\t]\s*|[.)]\s+|\s+)(?P<name>.+)")  # of a class
 BEHIND = re.compile(r"(?P<name>.+?)(?P<gap>\s*[,;]\s*|\t)(?P<number>\d+)")
-HEADERS = ("class", "classes", "class name", "class_name", "label", "labels", "category")  # of one column
+PROTOCOL = re.compile(r"\w+\s*\{")  # how the items of a label map of TensorFlow begin
 ANNOTATION_FOLDERS = ("", "annotations", "annotation", "labels", "splits")
-QUOTED = re.compile(r'"((?:[^"]|"")+)"\s*[,\s]\s*(\S+)')  # a path that holds what parts it from its label
+# A path that holds what parts it from its label, and one that is parted by a sign.
+QUOTED = re.compile(r'"((?:[^"]|"")+)"\s*[,;\s]\s*"?([^\s"]+)"?')
+PARTED = re.compile(r"(.+?)\s*[,;]\s*(\d+)")
 DEEPEST = 6  # folders below the root in which videos are looked for
 
 
@@ -76,9 +94,21 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Numbered rows of a csv file, fields stripped; empty rows are left out. Raises: DataError."""
-    reader = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter, skipinitialspace=True)
+def rows(path: Path, delimiters: Sequence[str] = DELIMITERS) -> list[tuple[int, list[str]]]:
+    """Numbered rows of a csv file, fields stripped; empty rows are left out. Raises: DataError.
+
+    They are parted by the first of `delimiters` that parts all of them into equally many fields, else by the first.
+    """
+    text = read_text(path)
+    for delimiter in delimiters:
+        widths = {len(row) for _, row in _rows(path, text, delimiter)} if delimiter in text else set()
+        if len(widths) == 1 and widths != {1}:
+            return list(_rows(path, text, delimiter))
+    return list(_rows(path, text, delimiters[0]))
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     try:
         for row in reader:
             fields = [field.strip() for field in row]
@@ -86,6 +116,17 @@ def rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, fields
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not csv: {error}") from error
+
+
+def column(text: str) -> str:
+    """The head of a column as this module's lists have it: `Video Path` is `video_path`."""
+    return re.sub(r"[\s-]+", "_", text.strip().strip('"').lower())
+
+
+def is_heading(fields: Sequence[str]) -> bool:
+    """Whether a line says what the columns are, of a path and of a label among them."""
+    heads = set(map(column, fields))
+    return bool(heads & set(PATHS)) and bool(heads & set(LABELS)) and len(fields) > 1
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -103,7 +144,8 @@ def read_json(path: Path, kind: type) -> Any:
 def read_text(path: Path) -> str:
     """Raises: DataError, when the file is missing, unreadable or not text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        # The mark that some programs begin a file with stands within it where files were joined.
+        return path.read_text(encoding="utf-8-sig").replace("\n\ufeff", "\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start} is none); save it as UTF-8") from error
     except OSError as error:
@@ -124,18 +166,19 @@ def whole_number(text: str, path: Path, number: int, line: str | Sequence[str], 
 
 
 def class_names(path: Path) -> tuple[str, ...]:
-    """The names of a text file with one a line, or of a JSON file: a list, or names with their numbers.
+    """The names of a text file with one a line, or of a JSON or YAML file: a list, or names with their numbers.
 
     Lines may hold a number as well, from 0 or 1: `1 ApplyEyeMakeup`, `0,abseiling` or `abseiling,0`, with or without a
     header. Raises: DataError.
     """
-    if path.suffix.lower() == ".json":
-        return _names_of_json(path)
+    if path.suffix.lower() in (".json", ".yaml", ".yml"):
+        return _structured_names(path)
     listed = list(lines(path))
     if not listed:
         raise DataError(f"{path}: names no class; one name a line")
     listed = _without_numbers(path, listed)
-    names = [name for _, name in listed]
+    quoted = all(len(name) > 2 and name[0] == name[-1] == '"' for _, name in listed)
+    names = [spelled(name[1:-1] if quoted else name) for _, name in listed]
     earlier: set[str] = set()
     for name, (number, line) in zip(names, listed, strict=True):
         if name in earlier:
@@ -146,12 +189,14 @@ def class_names(path: Path) -> tuple[str, ...]:
 
 def _without_numbers(path: Path, listed: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """Lines without the numbers that say their order, and without a header, where all lines are read alike."""
-    if listed[0][1].lower() in HEADERS:
+    if column(listed[0][1]) in CLASSES:
         raise bad(path, *listed[0], "the name of a class, but a heading; leave that line out")
+    if PROTOCOL.fullmatch(listed[0][1]):
+        raise bad(path, *listed[0], "the name of a class, but of a label map; write one name a line")
     for form, headed in itertools.product((NUMBERED, BEHIND), (False, True)):
         body = listed[headed:]
         pairs = [form.fullmatch(line) for _, line in body]
-        parted = all(pair and set(pair["gap"]) & set(",;\t") for pair in pairs)
+        parted = all(pair and set(pair["gap"]) & set(",;:\t") for pair in pairs)
         if not pairs or not all(pairs) or (headed and not parted):
             continue
         numbers = [int(pair["number"]) for pair in pairs]
@@ -163,23 +208,54 @@ def _without_numbers(path: Path, listed: list[tuple[int, str]]) -> list[tuple[in
     return listed
 
 
-def _names_of_json(path: Path) -> tuple[str, ...]:
+def _structured_names(path: Path) -> tuple[str, ...]:
+    """Of JSON or YAML: a list of names, names with their numbers, numbers with their names, or a file that has one of
+    these where Hugging Face (`id2label`) or YOLO (`names`) keep it."""
     try:
-        content = json.loads(read_text(path))
-        if isinstance(content, dict):
-            by_number = {int(number): str(name).strip('"') for name, number in content.items()}
-            names = [by_number[number] for number in range(len(content))]
-        elif isinstance(content, list):
-            names = [str(name) for name in content]
-        else:
-            raise TypeError
+        text = read_text(path)
+        as_json = path.suffix.lower() == ".json"
+        content = json.loads(text, object_pairs_hook=_once) if as_json else yaml.load(text, yaml.BaseLoader)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    except (TypeError, ValueError, KeyError):
-        raise DataError(f"{path}: neither a list of names nor names with the numbers 0, 1, 2, ...") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("id2label", "label2id", "names") if key in content), content)
+    if isinstance(content, dict):
+        pairs = list(content.items())
+        pairs = pairs if all(_is_number(number) for _, number in pairs) else [(name, key) for key, name in pairs]
+    elif isinstance(content, list):
+        pairs = [(name, number) for number, name in enumerate(content)]
+    else:
+        pairs = []
+    if not all(isinstance(name, str) and name and _is_number(number) for name, number in pairs):
+        raise DataError(f"{path}: neither a list of names nor names with the numbers 0, 1, 2, ...")
+    names = [spelled(name.strip('"')) for name, _ in sorted(pairs, key=lambda pair: int(pair[1]))]
+    numbers = sorted(int(number) for _, number in pairs)
+    if numbers not in (list(range(len(pairs))), list(range(1, len(pairs) + 1))):
+        raise DataError(f"{path}: neither a list of names nor names with the numbers 0, 1, 2, ...")
     if not names or len(set(names)) != len(names):
         raise DataError(f"{path}: names no class, or one twice")
     return tuple(names)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises: ValueError, where it has a key twice."""
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"{key!r} is in it twice")
+        content[key] = value
+    return content
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, str) and value.isascii() and value.isdigit())
+
+
+def spelled(text: str) -> str:
+    """One spelling of a name: a letter with an accent is one sign in most texts, and two in those of macOS."""
+    return unicodedata.normalize("NFC", text)
 
 
 def find_class_names(
@@ -211,16 +287,24 @@ def label_of(text: str, classes: Sequence[str] | None, path: Path, number: int, 
     return label
 
 
+def labelled_lines(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """(number, line, path, label) of each line of a plain list; a heading is none. Raises: DataError."""
+    for place, (number, line) in enumerate(lines(path)):
+        if not place and is_heading(re.split(r"[,;\s]+", line)):
+            continue
+        yield number, line, *path_and_label(line, path, number)
+
+
 def path_and_label(line: str, path: Path, number: int) -> tuple[str, str]:
     """The two parts of a line `path label` or `path,label`; the path may hold spaces. Raises: DataError."""
     quoted = QUOTED.fullmatch(line)
     if quoted:
         return quoted[1].replace('""', '"'), quoted[2]
-    comma = line.rpartition(",")[2].strip().isdigit()
-    parts = [part.strip() for part in (line.rsplit(",", 1) if comma else line.rsplit(None, 1))]
+    parted = PARTED.fullmatch(line)
+    parts = [part.strip() for part in (parted.groups() if parted else line.rsplit(None, 1))]
     if len(parts) != 2 or not parts[0]:
         raise bad(path, number, line, "`path label` or `path,label`")
-    if re.search(r"[\s,]\d+$", parts[0]):
+    if re.search(r"[\s,;]\d+$", parts[0]):
         raise bad(path, number, line, "`path label` with one label (several labels and further numbers are not read)")
     return parts[0], parts[1]
 
@@ -232,8 +316,10 @@ def numbered(labels: Iterable[int]) -> tuple[str, ...]:
 
 def under(root: Path, path: str) -> str:
     """A listed path relative to the root where it lies in it, so that lists do not depend on the machine."""
+    if "\\" in path and not (root / path).exists():  # as Windows writes paths
+        path = path.replace("\\", "/")
     if not os.path.isabs(path):
-        return path.removeprefix("./")
+        return Path(path).as_posix()
     try:
         return Path(path).relative_to(root.absolute()).as_posix()
     except ValueError:
@@ -262,10 +348,10 @@ class Found:
             raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
         files = [entry.name for entry in entries if not entry.is_dir()]
         for name in videos(files):
-            self.files.setdefault(stem(name), []).append(f"{prefix}{name}")
+            self.files.setdefault(spelled(stem(name)), []).append(f"{prefix}{name}")
         if prefix and are_frames(files):
             path = prefix.rstrip("/")
-            self.folders.setdefault(stem(path.rpartition("/")[2]), []).append(path)
+            self.folders.setdefault(spelled(stem(path.rpartition("/")[2])), []).append(path)
         for entry in entries if depth < DEEPEST else ():
             if entry.is_dir():
                 self._walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
@@ -274,10 +360,10 @@ class Found:
         return bool(self.files or self.folders)
 
     def file(self, stem: str, near: Sequence[str] = ()) -> str | None:
-        return _nearest(self.files.get(stem), near)
+        return _nearest(self.files.get(spelled(stem)), near)
 
     def folder(self, name: str, near: Sequence[str] = ()) -> str | None:
-        return _nearest(self.folders.get(name), near)
+        return _nearest(self.folders.get(spelled(name)), near)
 
 
 def located(files: Found, root: Path, name: str, label: int, expected: str, near: Sequence[str] = ()) -> Item:
@@ -294,4 +380,5 @@ def _nearest(paths: list[str] | None, near: Sequence[str]) -> str | None:
         return None
     if len(paths) == 1:
         return paths[0]
-    return min(paths, key=lambda path: ([part not in path.split("/") for part in near], path.count("/"), path))
+    parts = {path: spelled(path).split("/") for path in paths}
+    return min(paths, key=lambda path: ([part not in parts[path] for part in near], len(parts[path]), path))

@@ -23,6 +23,7 @@ VIDEOS = tuple(
     ".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .mpe .m2v .wmv .asf .flv .f4v .ts .mts .m2ts .vob .ogv .ogm .3gp .3g2 "
     ".divx .gif".split()
 )
+HIDDEN = (".", "~$")  # the second: what office programs write beside an open file
 PREVIEW = ".gif"  # beside a film of its name
 LEFT_BEHIND = {
     "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__",
@@ -35,7 +36,7 @@ NUMBER, DECIMAL, WHOLE_OR_DECIMAL = re.compile(r"\d+"), re.compile(r"\d\.\d"), r
 def visible(folder: str | Path) -> list[os.DirEntry]:
     """What a folder holds, in the order of the alphabet. Raises: OSError."""
     with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in LEFT_BEHIND]
+        shown = [entry for entry in entries if not entry.name.startswith(HIDDEN) and entry.name not in LEFT_BEHIND]
     return sorted(shown, key=lambda entry: entry.name)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.datasets import DataError, DataSet, register
 from harness.datasets.files import ANNOTATION_FOLDERS, Found, bad, lines, located
+from harness.datasets.frames import stem
 
 SOURCE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/"
 FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits", *ANNOTATION_FOLDERS)
@@ -38,9 +39,8 @@ def hmdb51(
             if len(parts) != 2 or parts[1] not in ("0", "1", "2"):
                 raise bad(path, number, line, "`<file>.avi <0, 1 or 2>`")
             if parts[1] == mark:
-                stem = parts[0].rpartition(".")[0] or parts[0]
                 expected = f"{videos + '/' if videos else ''}{name}/{parts[0]}"
-                items.append(located(files, root, stem, label, expected, (name,)))
+                items.append(located(files, root, stem(parts[0]), label, expected, (name,)))
     return DataSet("hmdb51", split, root, tuple(items), tuple(lists), source=SOURCE)
 
 

@@ -23,9 +23,9 @@ from harness.datasets.files import (
     find,
     find_class_names,
     label_of,
-    lines,
-    path_and_label,
+    labelled_lines,
     rows,
+    spelled,
     under,
 )
 
@@ -127,7 +127,7 @@ def _official(path: Path) -> list[tuple[int, str, str]]:
         expected = "label,youtube_id,time_start,time_end"
         if len(row) <= max(head[key] for key in ("label", "youtube_id", "time_start", "time_end")):
             raise bad(path, number, row, expected)
-        label, clip = row[head["label"]].replace('"', ""), row[head["youtube_id"]]
+        label, clip = spelled(row[head["label"]].replace('"', "")), row[head["youtube_id"]]
         try:
             start, end = (int(float(row[head[key]])) for key in ("time_start", "time_end"))
         except ValueError:
@@ -176,7 +176,6 @@ def _located(
 
 def _plain(path: Path, root: Path, classes: tuple[str, ...] | None) -> list[Item]:
     items = []
-    for number, line in lines(path):
-        video, label = path_and_label(line, path, number)
+    for number, line, video, label in labelled_lines(path):
         items.append(Item(under(root, video), label_of(label, classes, path, number, line)))
     return items

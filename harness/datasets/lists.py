@@ -11,16 +11,43 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.datasets import SPLITS, DataError, DataSet, Item, register
-from harness.datasets.files import bad, find, find_class_names, label_of, lines, numbered, path_and_label, rows, under
+from harness.datasets.files import (
+    ENDS,
+    LABELS,
+    PATHS,
+    STARTS,
+    bad,
+    column,
+    find,
+    find_class_names,
+    is_heading,
+    label_of,
+    labelled_lines,
+    lines,
+    numbered,
+    rows,
+    spelled,
+    under,
+)
 from harness.datasets.frames import is_video
 
 FOLDERS = ("", "annotations", "lists", "data_list")
 NUMBER = re.compile(r"[-+]?[\d.]+")
-PATH_WORDS = ("path", "file", "video", "filename", "file_name", "clip")  # of a header
-LABEL_WORDS = ("label", "class", "category")
+CUTS = (("start", STARTS), ("end", ENDS))
+FRAMES = ("start_frame", "end_frame", "frame_start", "frame_end", "first_frame", "last_frame")
 HERE = "whoever made the data set"
+
+
+class Listed(NamedTuple):
+    """What one list says: its videos; their labels, where these are names and not numbers; and the names of labels that
+    are numbers, where a column has them."""
+
+    items: list[Item]
+    words: set[str]
+    names: dict[int, str]
 
 
 @register("csv", needs="train.csv, val.csv (test.csv) with lines `path,label`; classes.txt with one class name a line")
@@ -29,8 +56,8 @@ def csv(
 ) -> DataSet:
     """Lists of one's own: `path,label` on each line of train.csv and val.csv.
 
-    Labels are numbers from 0, or class names. A header `path,label,start,end` may add seconds that cut a file; other
-    columns need a header too and are not read.
+    Labels are numbers from 0, or class names. A header `path,label,start,end` may add seconds that cut a file, and one
+    such as `path,label,class_name` the names of numbers; other columns need a header too and are not read.
     """
     return _listed("csv", split, root, ("{split}.csv",), _read_csv, annotations, classes, sided, HERE)
 
@@ -79,7 +106,7 @@ def _listed(
     split: str,
     root: Path,
     patterns: Sequence[str],
-    read: Callable[[Path, tuple[str, ...] | None], tuple[list[Item], set[str]]],
+    read: Callable[[Path, tuple[str, ...] | None], Listed],
     annotations: str | None,
     classes: str | None,
     sided: bool,
@@ -91,19 +118,35 @@ def _listed(
         tried = [pattern.format(split=split) for pattern in patterns]
         path = find(root, tried, f"{name} {split}", source, annotations, FOLDERS, split)  # says what was looked for
     named = find_class_names(root, path, ("classes.txt", "label_map.txt"), classes)
-    items, words = read(path, named)
-    if named is None:  # every split must number the classes alike
-        every = {path: (items, words)}
-        for sibling in SPLITS:
-            if (beside := _find(root, patterns, sibling, annotations)) is not None and beside not in every:
-                every[beside] = read(beside, None)
-        if any(texts for _, texts in every.values()):
-            named = tuple(sorted(set().union(*(texts for _, texts in every.values()))))
-            items, _ = read(path, named)
-        else:
-            named = numbered(item.label for listed, _ in every.values() for item in listed)
-    placed = tuple(_under(item, root, videos) for item in items)
+    if named is None:  # every split must number the classes alike; a list to be tested alone may have no labels
+        beside = [_find(root, patterns, sibling, annotations) for sibling in SPLITS if sibling != "test"]
+        named = _names({place: read(place, None) for place in [*filter(None, beside)] or [path]})
+    placed = tuple(_under(item, root, videos) for item in read(path, named).items)
     return DataSet(name, split, root, placed, named, sided=sided, source=path.name)
+
+
+def _names(lists: dict[Path, Listed]) -> tuple[str, ...]:
+    """The names of the classes of some lists. Raises: DataError, where these contradict each other."""
+    worded = [path for path, listed in lists.items() if listed.words]
+    numeric = [path for path, listed in lists.items() if listed.items and not listed.words]
+    if worded and numeric:
+        raise DataError(
+            f"{worded[0]} labels with names, {numeric[0]} with numbers; label both alike, or name the classes in "
+            "classes.txt in the order of their numbers"
+        )
+    if worded:
+        return tuple(sorted(set().union(*(listed.words for listed in lists.values()))))
+    names: dict[int, str] = {}
+    for path, listed in lists.items():
+        for label, name in listed.names.items():
+            others = [other for other, taken in names.items() if (other == label) != (taken == name)]
+            if others:
+                raise DataError(
+                    f"{path}: names label {label} {name!r}; another list has {others[0]} {names[others[0]]!r}"
+                )
+            names[label] = name
+    unnamed = numbered(item.label for listed in lists.values() for item in listed.items)
+    return tuple(names.get(label, text) for label, text in enumerate(unnamed))
 
 
 def _under(item: Item, root: Path, videos: str) -> Item:
@@ -142,16 +185,12 @@ def _find(root: Path, patterns: Sequence[str], split: str, annotations: str | No
     return None
 
 
-def _read_csv(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
-    """Items, and the labels as text where they are class names and not numbers."""
-    listed = list(rows(path))
-    columns: dict[str, int] = {"path": 0, "label": 1}
-    head = {field.lower(): column for column, field in enumerate(listed[0][1])} if listed else {}
-    paths, labels = ([head[word] for word in words if word in head] for words in (PATH_WORDS, LABEL_WORDS))
-    width = 2
-    if labels and (paths or "label" in head):
-        columns, width = head | {"path": paths[0] if paths else 0, "label": labels[0]}, len(head)
-        listed.pop(0)
+def _read_csv(path: Path, classes: tuple[str, ...] | None) -> Listed:
+    listed = rows(path)
+    if listed and all(len(row) == 1 for _, row in listed):  # parted by spaces, as in other lists
+        return _read_slowfast(path, classes)
+    columns = _columns(path, listed)
+    width = columns.pop("width")
     path_column, label_column = columns["path"], columns["label"]
     words_at = [len(row) == width and not NUMBER.fullmatch(row[label_column]) for _, row in listed]
     if len(listed) > 1 and words_at[0] and not any(words_at[1:]):
@@ -162,6 +201,8 @@ def _read_csv(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], 
     films = [len(row) == width and is_video(row[path_column]) for _, row in listed]
     if len(listed) > 1 and not films[0] and all(films[1:]) and "/" not in listed[0][1][path_column]:
         raise bad(path, *listed[0], "a video, as all lines below it are; a header must name the columns path and label")
+    if listed and not any(films) and all(len(row) == width and is_video(row[label_column]) for _, row in listed):
+        raise bad(path, *listed[0], "`path,label`: the path comes first; a header label,path says that it does not")
     # The first line decides then, so that a slip in another one is not taken for a class name.
     by_name = bool(listed) and words_at[0]
     if by_name and classes is None and not all(words_at):
@@ -169,28 +210,68 @@ def _read_csv(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], 
         if len(row) == width:
             expected = "labelled with a class name, as the first line is; if it is one, name all in classes.txt"
             raise bad(path, number, row, expected)
-    names = {name: label for label, name in enumerate(classes or ())}
-    items, words = [], set()
+    labels = {name: label for label, name in enumerate(classes or ())}
+    items, words, names = [], set(), set()
     for number, row in listed:
-        if len(row) != width or not row[columns["path"]]:
+        if len(row) != width or not row[path_column] or not row[label_column]:
             raise bad(
                 path, number, row, f"`{','.join(columns)}`" + ("" if width > 2 else " (more columns need a header)")
             )
-        text = row[columns["label"]]
+        if is_heading(row):
+            raise bad(path, number, row, "a video, but a heading, as where two lists are joined; leave that line out")
+        text = spelled(row[label_column])
         if not by_name:
             label = label_of(text, classes, path, number, row)
         elif classes is None:
             label = 0  # until the names of all splits are known
             words.add(text)
-        elif text in names:
-            label = names[text]
+        elif text in labels:
+            label = labels[text]
         else:
             raise bad(path, number, row, f"labelled with one of the {len(classes)} class names")
+        if "name" in columns:
+            names.add((label, spelled(row[columns["name"]])))
         start, end = (_seconds(row, columns, name, path, number) for name in ("start", "end"))
         if start is not None and end is not None and end <= start:
             raise bad(path, number, row, "cut so that its end comes after its start")
-        items.append(Item(row[columns["path"]], label, start, end))
-    return items, words
+        items.append(Item(row[path_column], label, start, end))
+    one_each = len(names) == len(dict(names)) == len({name for _, name in names})  # else they are of groups of classes
+    return Listed(items, words, dict(names) if one_each else {})
+
+
+def _columns(path: Path, listed: list[tuple[int, list[str]]]) -> dict[str, int]:
+    """Where path, label, the label's name and the seconds of a cut stand, and how many columns there are.
+
+    A heading is taken off the list. Of several columns with labels the first of numbers is taken; one of words beside
+    it names them.
+    """
+    if not listed:
+        return {"path": 0, "label": 1, "width": 2}
+    place, first = listed[0]
+    heads = {column(field): number for number, field in reversed(list(enumerate(first)))}
+    if not is_heading(first):
+        if "label" in heads and not any(map(is_video, first)):
+            kinetics = "; this list is of Kinetics: data=kinetics400 (600, 700) root=FOLDER" * ("youtube_id" in heads)
+            raise bad(path, place, first, f"a header with a column of paths ({', '.join(PATHS[:4])}, ...){kinetics}")
+        return {"path": 0, "label": 1, "width": 2}
+    del listed[0]
+    cut_by_frames = next((head for head in FRAMES if head in heads), None)
+    if cut_by_frames:
+        raise bad(
+            path, place, first, f"a header that is read: {cut_by_frames} is none, a cut is start and end in seconds"
+        )
+    labels = [heads[word] for word in LABELS if word in heads]
+    whole = [row for _, row in listed if len(row) == len(first)]
+    numbers = [number for number in labels if all(NUMBER.fullmatch(row[number]) for row in whole)]
+    columns = {"path": next(heads[word] for word in PATHS if word in heads), "label": (numbers or labels)[0]}
+    words = [number for number in labels if not any(NUMBER.fullmatch(row[number]) for row in whole)]
+    for name, places in (("name", words if numbers else []), *((name, _among(heads, kinds)) for name, kinds in CUTS)):
+        columns |= {name: places[0]} if places else {}
+    return columns | {"width": len(first)}
+
+
+def _among(heads: dict[str, int], kinds: Sequence[str]) -> list[int]:
+    return [heads[kind] for kind in kinds if kind in heads]
 
 
 def _seconds(row: list[str], columns: dict[str, int], name: str, path: Path, number: int) -> float | None:
@@ -198,7 +279,9 @@ def _seconds(row: list[str], columns: dict[str, int], name: str, path: Path, num
     if not text:
         return None
     try:
-        seconds = float(text)
+        seconds = 0.0
+        for part in text.split(":"):  # also hours and minutes, as 00:01:02.5
+            seconds = 60 * seconds + float(part)
     except ValueError:
         raise bad(path, number, row, f"cut at a number of seconds ({name} {text!r})") from None
     if not 0 <= seconds < float("inf"):
@@ -206,20 +289,19 @@ def _seconds(row: list[str], columns: dict[str, int], name: str, path: Path, num
     return seconds
 
 
-def _read_mmaction(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
+def _read_mmaction(path: Path, classes: tuple[str, ...] | None) -> Listed:
     """Where a line reads as `folder frames label`, which no name of a video begins, all lines must."""
     listed = [(number, line, line.rsplit(None, 2)) for number, line in lines(path)]
     pictures = any(map(_is_pictures, (parts for *_, parts in listed)))
+    if not pictures:
+        return _plain(path, classes)
     items = []
     for number, line, parts in listed:
-        if not pictures:
-            video, label = path_and_label(line, path, number)
-            items.append(Item(video, label_of(label, classes, path, number, line)))
-        elif _is_pictures(parts):
+        if _is_pictures(parts):
             items.append(Item(parts[0], label_of(parts[2], classes, path, number, line), frames=int(parts[1])))
         else:
             raise bad(path, number, line, "`folder frames label` (several labels and offsets are not supported)")
-    return items, set()
+    return Listed(items, set(), {})
 
 
 def _is_pictures(parts: list[str]) -> bool:
@@ -229,14 +311,18 @@ def _is_pictures(parts: list[str]) -> bool:
     return parts[1].isascii() and parts[1].isdigit()
 
 
-def _read_slowfast(path: Path, classes: tuple[str, ...] | None) -> tuple[list[Item], set[str]]:
-    items: list[Item] = []
-    for number, line in lines(path):
-        if not items and line.startswith("original_vid"):
-            raise DataError(
-                f"{path}: a frame list of SlowFast (Something-Something V2) holds no labels; use the data set "
-                "something_something_v2 with its json files, or an mmaction list of folders of pictures"
-            )
-        video, label = path_and_label(line, path, number)
-        items.append(Item(video, label_of(label, classes, path, number, line)))
-    return items, set()
+def _read_slowfast(path: Path, classes: tuple[str, ...] | None) -> Listed:
+    _, first = next(lines(path), (0, ""))
+    if first.startswith("original_vid"):
+        raise DataError(
+            f"{path}: a frame list of SlowFast (Something-Something V2) holds no labels; use the data set "
+            "something_something_v2 with its json files, or an mmaction list of folders of pictures"
+        )
+    return _plain(path, classes)
+
+
+def _plain(path: Path, classes: tuple[str, ...] | None) -> Listed:
+    items = [
+        Item(video, label_of(label, classes, path, number, line)) for number, line, video, label in labelled_lines(path)
+    ]
+    return Listed(items, set(), {})

@@ -96,8 +96,7 @@ def _entries(path: Path) -> list[tuple[str, str, str]]:
     for index, entry in enumerate(read_json(path, list), start=1):
         if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
             raise DataError(f"{path}, entry {index}: {str(entry)[:80]} is not an object with `id` and `template`")
-        template = str(entry["template"]).replace("[", "").replace("]", "")
-        entries.append((f"{path}, entry {index}", str(entry["id"]), template))
+        entries.append((f"{path}, entry {index}", str(entry["id"]), _template(str(entry["template"]))))
     return entries
 
 
@@ -106,5 +105,10 @@ def _answers(path: Path) -> list[tuple[str, str, str]]:
     for number, row in rows(path, ";"):
         if len(row) != 2:
             raise bad(path, number, ";".join(row), "`id;template`")
-        entries.append((f"{path}, line {number}", row[0], row[1].replace("[", "").replace("]", "")))
+        entries.append((f"{path}, line {number}", row[0], _template(row[1])))
     return entries
+
+
+def _template(text: str) -> str:
+    """As the list of classes has it."""
+    return text.replace("[", "").replace("]", "").strip()

@@ -7,10 +7,12 @@ Source: https://www.crcv.ucf.edu/data/UCF101.php: `ucfTrainTestlist/classInd.txt
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.datasets import DataError, DataSet, register
-from harness.datasets.files import ANNOTATION_FOLDERS, Found, bad, class_names, find, lines, located
+from harness.datasets.files import ANNOTATION_FOLDERS, Found, bad, class_names, find, lines, located, path_and_label
+from harness.datasets.frames import stem
 
 SOURCE = "https://www.crcv.ucf.edu/data/UCF101.php"
 FOLDERS = ("ucfTrainTestlist", *ANNOTATION_FOLDERS)
@@ -35,15 +37,14 @@ def ucf101(
     )
     files, items = Found(root, videos), []
     for number, line in lines(path):
-        parts = line.split()
-        name, slash, file = parts[0].partition("/")
-        if not slash or len(parts) > 2:
+        video, label = path_and_label(line, path, number) if re.search(r"[\s,;]\d+$", line) else (line, None)
+        name, slash, file = video.replace("\\", "/").partition("/")
+        if not slash:
             raise bad(path, number, line, "`<class>/<file>.avi` with or without a number")
         if name not in labels:
             raise bad(path, number, line, f"of one of the {len(classes)} classes of classInd.txt")
-        if len(parts) == 2 and parts[1] != str(labels[name] + 1):
+        if label is not None and label != str(labels[name] + 1):
             raise bad(path, number, line, f"numbered as in classInd.txt, where {name} is {labels[name] + 1}")
-        stem = file.rpartition(".")[0] or file
-        expected = f"{videos + '/' if videos else ''}{parts[0]}"
-        items.append(located(files, root, stem, labels[name], expected, (name,)))
+        expected = f"{videos + '/' if videos else ''}{name}/{file}"
+        items.append(located(files, root, stem(file), labels[name], expected, (name,)))
     return DataSet("ucf101", split, root, tuple(items), classes, source=SOURCE)
