@@ -29,9 +29,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import attention_zoo
-from backbones.family import Backbone, create, layouts_of, part, read_config
+from backbones.config import Config
+from backbones.family import Backbone, create, families, layouts_of, part, read_config
 from backbones.layouts import NATIVE_NAME, Layout, Translated, renamed
-from backbones.sets import OF_A_SET, SetClassifiers, with_sets
+from backbones.sets import OF_A_SET, SetClassifiers, sets_in, with_sets
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +228,29 @@ def translate(state: Mapping[str, Tensor], family: str | None = None, expected: 
     the `expected` ones, else those of one family first. Raises: ValueError.
     """
     return renamed(state, layouts_of(family), expected)
+
+
+def misfits(config: Config, tensors: Mapping[str, Tensor]) -> int | None:
+    """How many tensors of a file a model of that config lacks, has beside or has in another shape: 0 where the file is
+    of such a model, with any number of classes. None: no layout of the family has such names.
+    """
+    family = families.get(config.family)
+    outlines = {key: tensor.to("meta") for key, tensor in tensors.items()}
+    try:
+        translated = renamed(outlines, family.layouts).tensors
+        classifier, several = translated.get("classifier.weight"), sets_in(translated)
+        with torch.device("meta"):
+            model = create(config, 1 if classifier is None else classifier.shape[0])
+            weights = (with_sets(model, **several) if several else model).state_dict()
+        translated = renamed(outlines, family.layouts, weights).tensors
+    except ValueError:
+        return None
+    alike = [
+        key
+        for key in weights
+        if key in translated and _as_video(translated[key], weights[key]).shape == weights[key].shape
+    ]
+    return len(weights.keys() | translated.keys()) - len(alike)
 
 
 def _as_video(tensor: Tensor, target: Tensor) -> Tensor:

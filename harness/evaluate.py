@@ -9,7 +9,9 @@ fewer views follows without the model. A stopped evaluation goes on where it was
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +60,8 @@ COMMAND = options.Command(
     (
         ("checkpoint=outputs/train/RUN/checkpoints/step-0001200/model.safetensors", "as it was trained"),
         (
-            "model=dualformer_tiny checkpoint=dualformer_tiny.pth data=kinetics400 root=k400 views=4x1 device=cuda",
-            "a published checkpoint",
+            "checkpoint=swin_tiny_patch244_window877_kinetics400_1k.pth data=kinetics400 root=k400 device=cuda",
+            "a published one: which model it is and how it is tested follow from its tensors and the data set",
         ),
         ("checkpoint=model.safetensors data=clips views=10x3", "a folder with val.csv; many views, to compare fewer"),
     ),
@@ -165,13 +167,36 @@ def of_checkpoint(dataset: DataSet, data: str, loaded: Trained) -> DataSet:
             f"on all classes of this one, and then data.classes=FILE with the names of all {answers}, one a line in "
             "the order of the labels, settles it (data.subset=true numbers those that are there anew, and cannot fit)"
         )
-    if loaded.named and list(loaded.classes) != list(dataset.classes):
-        number = next(i for i, (a, b) in enumerate(zip(loaded.classes, dataset.classes, strict=True)) if a != b)
+    return matched(dataset, data, loaded.classes) if loaded.named else dataset
+
+
+def matched(dataset: DataSet, data: str, classes: Sequence[str]) -> DataSet:
+    """The data set with labels that count the classes of a checkpoint, which has the same ones in any order.
+
+    Raises: UsageError, where one is not the data set's.
+    """
+    if list(classes) == list(dataset.classes):
+        return dataset
+    numbers = {_spelled(name): number for number, name in enumerate(classes)}
+    strange = next((name for name in dataset.classes if _spelled(name) not in numbers), None)
+    if strange is not None or len(numbers) < len(classes):
+        number = next(i for i, (a, b) in enumerate(zip(classes, dataset.classes, strict=True)) if a != b)
         raise UsageError(
-            f"class {number} is {loaded.classes[number]!r} for the checkpoint, {dataset.classes[number]!r} in {data}: "
-            "the labels have another order, or it is another data set"
+            f"class {number} is {classes[number]!r} for the checkpoint, {dataset.classes[number]!r} in {data}"
+            + (f", and the checkpoint has no {strange!r}" if strange is not None else "")
+            + ": it is another data set, or other names of its classes (classes=FILE gives the checkpoint's)"
         )
-    return dataset
+    order = [numbers[_spelled(name)] for name in dataset.classes]
+    if order != sorted(order):
+        print(f"{data} counts its classes in another order than the checkpoint: they are matched by their names")
+    mirror = dataset.mirror and {order[label]: order[flipped] for label, flipped in dataset.mirror.items()}
+    items = tuple(replace(item, label=order[item.label]) for item in dataset.items)
+    return replace(dataset, items=items, classes=tuple(classes), mirror=mirror)
+
+
+def _spelled(name: str) -> str:
+    """A name as it counts in a comparison: lists of one data set differ in capitals, quotes and underscores."""
+    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def summary(score: Scores, predictions: Predictions) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -498,8 +499,27 @@ def test_other_classes_are_refused(folder, tmp_path, capsys):
     assert "2 classes, the checkpoint answers for 3" in capsys.readouterr().err
     named = tmp_path / "names.txt"
     named.write_text("red\nblue\ngreen\n")
+    named.write_text("red\nblue\nyellow\n")
     assert evaluate.main(arguments(folder, tmp_path / "out", f"classes={named}")) == 2
-    assert "class 1 is 'blue' for the checkpoint, 'green' in" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "class 1 is 'blue' for the checkpoint, 'green' in" in error
+    assert "the checkpoint has no 'green'" in error
+
+
+def test_classes_in_another_order_are_matched_by_their_names(folder, tmp_path, capsys):
+    """The model takes green for its third class, the checkpoint's list calls its third class green: all is right."""
+    listed = tmp_path / "colours"
+    shutil.copytree(folder, listed)
+    (listed / "classes.txt").write_text("GREEN\n'blue'\nred\n")
+    labels = {"red": 2, "green": 0, "blue": 1}
+    (listed / "val.csv").write_text("".join(f"{colour}0.mp4,{label}\n" for colour, label in labels.items()))
+    named = tmp_path / "names.txt"
+    named.write_text("\n".join(COLOURS) + "\n")
+    assert evaluate.main(arguments(listed, tmp_path / "out", f"classes={named}")) == 0
+    printed = capsys.readouterr().out
+    assert "counts its classes in another order than the checkpoint" in printed
+    assert "top-1       100.0 %" in printed
+    assert json.loads((tmp_path / "out/scores.json").read_text())["classes"] == list(COLOURS)
 
 
 def test_scores_are_made_without_torch():

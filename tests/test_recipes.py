@@ -41,7 +41,7 @@ def test_the_model_of_a_recipe_can_be_made(name):
         assert config.clip.t == recipe.sampling.frames
         assert config.clip.h == recipe.augmentation.size
     else:
-        assert name in OWN or name.startswith("timesformer")
+        assert name in OWN
 
 
 # Numbers of the published sources: name -> path -> (paper, code).

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import backbones
 from attention_zoo.registry import nearest
@@ -25,8 +26,9 @@ from harness.datasets.several import chosen
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
 from harness.spec.reader import UsageError
-from harness.spec.recipe import Recipe
+from harness.spec.recipe import Recipe, Source, published
 from harness.spec.recipe import load as load_recipe
+from harness.spec.recipe import names as recipe_names
 from records import provenance
 
 JOB, BACKBONE = "job.json", "backbone.safetensors"
@@ -48,13 +50,15 @@ class Trained:
     root: str | None = None
     data_options: dict[str, Any] = field(default_factory=dict)
     set: str | None = None  # of a model of several data sets, the one that it answers for
+    recipe: str | None = None  # of published weights the one that says how they are tested, where there is one
 
     @property
     def title(self) -> str:
         """One line on what it is."""
         file = "" if self.name == self.checkpoint.name else f" from {self.checkpoint.name}"
         suffix = f" of {self.set}" if self.set else ""
-        return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes{suffix}"
+        tested = f"; tested by the recipe {self.recipe}" if self.recipe else ""
+        return f"{self.name}{file} ({self.layout} layout): {len(self.classes)} classes{suffix}{tested}"
 
 
 class SeveralSets(UsageError):
@@ -91,7 +95,15 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     job = job_beside(path)
     recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else (job or {}).get("recipe")
     try:
-        model, name, layout = _model(options, path, recipe, job)
+        tensors, metadata = files.read(path)
+        name, of_authors = options.model or (recipe.model if recipe else None), None
+        if recipe is None and "config" not in metadata:
+            if name is None and not options.model_changes:
+                name, of_authors = recognised(options, path, tensors)
+            elif name in backbones.names():
+                of_authors = tested_by(options, name, tensors)
+            recipe = of_authors
+        model, name, layout = _model(options, path, tensors, metadata, name, recipe, job)
     except (backbones.CheckpointError, OSError) as error:
         raise UsageError(str(error)) from None
     model, set_name = _chosen_set(options, path, model)
@@ -100,8 +112,8 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     if clip.h != clip.w and options.size is None:
         raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
     names = class_names(Path(options.classes).expanduser(), model.num_classes) if options.classes else None
-    if names is None and job:
-        names = names_beside(job["folder"], set_name, model.num_classes)
+    if names is None:
+        names = names_beside(job["folder"], set_name, model.num_classes) if job else names_in_config(path, model)
     try:
         order = job["order"] if job else "ordered"
         settings = protocol(options, recipe, frames=clip.t, size=clip.h, views=views, order=order)
@@ -116,6 +128,7 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
         named=names is not None,
         protocol=settings,
         set=set_name,
+        recipe=of_authors.name if of_authors else None,
         **(_trained_on(job, set_name) if job else {}),
     )
 
@@ -198,17 +211,86 @@ def names_beside(folder: Path, set_name: str | None, count: int) -> list[str] | 
     return names if len(names) == count else None
 
 
+def names_in_config(checkpoint: Path, model: Backbone) -> list[str] | None:
+    """The class names in the `config.json` that transformers keeps beside weights; None where it has numbers alone."""
+    try:
+        listed = json.loads((checkpoint.parent / "config.json").read_text(encoding="utf-8"))["id2label"]
+        names = [str(listed[str(number)]) for number in range(model.num_classes)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if len(listed) != len(names) or names[0] == "LABEL_0" else names
+
+
+def recognised(options: TestOptions, path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, Recipe | None]:
+    """The model whose tensors a published file has, and the recipe by which it is tested, where one is known.
+
+    Of several models with the same tensors the one that has a recipe for the data set. Raises: UsageError.
+    """
+    clip = {"clip.t": options.frames, "clip.h": options.size, "clip.w": options.size}
+    sizes = {key: value for key, value in clip.items() if value}
+    misfits: dict[str, int] = {}
+    fitting: dict[str, Recipe | None] = {}
+    configs: list[backbones.Config] = []  # of those that fit: models that differ in the clip alone may be one by now
+    for name, own in candidates(options.recipe_source):
+        changes = (own.model_changes if own else {}) | sizes
+        try:
+            config = backbones.config(name).changed(changes)
+            count = files.misfits(config, tensors)
+        except (ValueError, KeyError):  # the model cannot have this size
+            continue
+        if count is not None:
+            misfits[name] = min(count, misfits.get(name, count))
+        if count == 0 and name not in fitting and config not in configs:
+            fitting[name] = own or tested_by(options, name, tensors)
+            configs.append(config)
+    known = {name: recipe for name, recipe in fitting.items() if recipe} or fitting
+    if len(known) == 1:
+        return next(iter(known.items()))
+    if known:
+        raise UsageError(f"{path} has the tensors of {' and of '.join(known)}; give model=NAME")
+    closest = min(misfits, key=misfits.__getitem__, default=None)
+    nearest_model = f" (nearest: {closest}, but for {misfits[closest]} tensors)" if closest else ""
+    raise UsageError(
+        f"{path} does not say of which model it is, and no published one has just its tensors{nearest_model}; give "
+        f"model={closest or 'dualformer_tiny'}, or another name, with frames=..., size=... or model.FIELD=... where it "
+        "was trained with others, or recipe=NAME"
+    )
+
+
+def candidates(recipe_source: Source) -> Iterator[tuple[str, Recipe | None]]:
+    """Names of models of which weights are published, some with the recipe that changes the model."""
+    released = [name for name in backbones.names() if not backbones.origin(name).weights.startswith("none")]
+    yield from ((name, None) for name in released)
+    for recipe in (load_recipe(name, recipe_source) for name in recipe_names()):
+        if recipe.model in released and recipe.model_changes:
+            yield recipe.model, recipe
+
+
+def tested_by(options: TestOptions, name: str, tensors: Mapping[str, Tensor]) -> Recipe | None:
+    """The recipe of a model's published weights, on the data set that the options name or the classes tell."""
+    try:
+        weight = files.translate(tensors, backbones.config(name).family).tensors.get("classifier.weight")
+    except ValueError:  # names of no layout, which whoever loads them says
+        return None
+    classes = 0 if weight is None else weight.shape[0]
+    return published(name, getattr(options, "data", None), classes, options.recipe_source)
+
+
 def _model(
-    options: TestOptions, path: Path, recipe: Recipe | None, job: dict[str, Any] | None
+    options: TestOptions,
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    name: str | None,
+    recipe: Recipe | None,
+    job: dict[str, Any] | None,
 ) -> tuple[Backbone, str, str]:
     """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
-    tensors, metadata = files.read(path)
     if "config" in metadata:
         backbone = options.backbone or (job or {}).get("backbone")
         model = backbones.from_checkpoint(path, kernel=options.kernel, backbone=backbone)
         _check_same_model(options, path, model)
         return _answering(model, path), options.model or (job or {}).get("model") or path.name, NATIVE_NAME
-    name = options.model or (recipe.model if recipe else None)
     if name is None:
         raise UsageError(
             f"{path} does not say of which model it is; give model=NAME, such as model=dualformer_tiny, or recipe=NAME"

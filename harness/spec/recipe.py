@@ -280,6 +280,7 @@ SECTIONS = {
     "token_labels": TokenLabels,
     "many_sets": ManySets,
 }
+CLASSES = {400: "kinetics400", 600: "kinetics600", 700: "kinetics700", 174: "something_something_v2"}
 SWITCHED = ("token_labels", "many_sets")  # sections that a recipe may be without
 STATED = ("drop_path", "dropout", "initial")  # with the values of the sections: what a source states
 FREE = ("model_changes", "differs", "assumed")  # mappings whose keys are no fields
@@ -329,6 +330,25 @@ def load(name: str, recipe_source: str = "paper") -> Recipe:
         assumed |= dict.fromkeys(_unstated(values), DEFAULT)
     values |= {"differs": differs, "assumed": assumed | values.get("assumed", {})}
     return Recipe.from_dict(values)
+
+
+def published(model: str, data: str | None, classes: int, recipe_source: str = "paper") -> Recipe | None:
+    """The recipe of the authors' weights of a model: where frames, views, mean and deviation of their tests stand.
+
+    Of the data set, where it has one; else of the data set with so many classes, in the order of the recipes' names.
+    """
+    answered = CLASSES.get(classes)
+    for wanted in [data, answered] if data != answered else [data]:
+        for name in names():
+            written = _composed(name)
+            if wanted and written.get("data") == wanted and _of_model(written, recipe_source) == model:
+                return load(name, recipe_source)
+    return None
+
+
+def _of_model(written: Mapping[str, Any], recipe_source: str) -> str | None:
+    model = written.get("model")
+    return model.get(recipe_source) if _is_choice(model) else model
 
 
 def _is_choice(value: Any) -> bool:
