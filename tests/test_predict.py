@@ -122,7 +122,7 @@ def test_without_weights_there_is_no_answer(folder, capsys):
         ({"clip": "nowhere.mp4"}, ["clip=nowhere.mp4: no such file"]),
         ({"checkpoint": "{0}/modle.safetensors"}, ["there is no checkpoint", "did you mean", "model.safetensors"]),
         ({"checkpoint": "{0}/classes.txt"}, ["classes.txt", "not a readable PyTorch checkpoint"]),
-        ({"checkpoint": "{0}/released.pth"}, ["does not say of which model it is", "model=dualformer_tiny"]),
+        ({"checkpoint": "{0}/released.pth"}, ["does not say of which model it is", "nearest: ", "give model="]),
         ({"checkpoint": "{0}/released.pth", "model": "dualformer_tny"}, ["did you mean 'dualformer_tiny'"]),
         ({"checkpoint": "{0}/released.pth", "model": "dualformer_tiny"}, ["does not fit", "is it dualformer_tiny?"]),
         ({"classes": "{0}/names.txt"}, ["names.txt: no such file", "one class a line"]),
