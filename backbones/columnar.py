@@ -25,9 +25,9 @@ from attention_zoo import Grid, Tokens
 from backbones.column import Column
 from backbones.config import Config, Rate, Ratio, narrower, patterns
 from backbones.family import Family, Origin, families
-from backbones.layouts import NATIVE_NAME, Layout
+from backbones.layouts import NATIVE_NAME, Layout, stacked
 from backbones.mlp import Activation, Mlp
-from backbones.parts import DropPath, PatchEmbedding, Places, central_frame, initialise_linear, linear_rates, resized
+from backbones.parts import DropPath, PatchEmbedding, Places, initialise_linear, linear_rates, of_image_model, resized
 from backbones.residual import Attend, Block, PerToken, Residual
 
 ClassToken = Literal["clip", "frame", "distilled", "none"]
@@ -276,32 +276,6 @@ DEIT_LAYOUT = Layout(
     joined=_mean_of_classifiers,
 )
 
-TRANSFORMERS_LAYOUT = Layout(
-    "TimeSformer (transformers)",
-    r"^(timesformer\.)?encoder\.layer\.\d+\.temporal_attention\.",
-    renames=tuple(
-        (rf"^(?:timesformer\.)?{theirs}", ours)
-        for theirs, ours in (
-            (r"embeddings\.patch_embeddings\.projection\.", "embed.proj."),
-            (r"embeddings\.cls_token$", "position.class_token"),
-            (r"embeddings\.position_embeddings$", "position.space"),
-            (r"embeddings\.time_embeddings$", "position.time"),
-            (r"encoder\.layer\.(\d+)\.temporal_layernorm\.", r"column.\1.norms.0."),
-            (r"encoder\.layer\.(\d+)\.temporal_attention\.attention\.qkv\.", r"column.\1.attention.0.qkv."),
-            (r"encoder\.layer\.(\d+)\.temporal_attention\.output\.dense\.", r"column.\1.attention.0.proj."),
-            (r"encoder\.layer\.(\d+)\.temporal_dense\.", r"column.\1.attention.0.fc."),
-            (r"encoder\.layer\.(\d+)\.layernorm_before\.", r"column.\1.norms.1."),
-            (r"encoder\.layer\.(\d+)\.attention\.attention\.qkv\.", r"column.\1.attention.1.qkv."),
-            (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"column.\1.attention.1.proj."),
-            (r"encoder\.layer\.(\d+)\.layernorm_after\.", r"column.\1.mlp_norm."),
-            (r"encoder\.layer\.(\d+)\.intermediate\.dense\.", r"column.\1.mlp.fc1."),
-            (r"encoder\.layer\.(\d+)\.output\.dense\.", r"column.\1.mlp.fc2."),
-            (r"layernorm\.", "norm."),
-        )
-    ),
-)
-
-
 # ViViT's weights: in the names and shapes of its JAX code, and in those of transformers, whose image ViT has them too.
 
 
@@ -320,28 +294,24 @@ def jax_names(encoder: str, column: str) -> tuple[tuple[str, str], ...]:
     names = []
     for kind, i in (("0", 0), ("time", 0), ("space", 1)):
         attention = f"{inside}MultiHeadDotProductAttention_{kind}"
-        for part, role in enumerate(("query", "key", "value")):
-            names += [(f"{attention}/{role}/kernel$", rf"{column}.\1.attention.{i}.qkv.weight#{part}")]
-            names += [(f"{attention}/{role}/bias$", rf"{column}.\1.attention.{i}.qkv.bias#{part}")]
-        names += [(f"{attention}/out/kernel$", rf"{column}.\1.attention.{i}.proj.weight")]
-        names += [(f"{attention}/out/bias$", rf"{column}.\1.attention.{i}.proj.bias")]
-        names += [(f"{inside}LayerNorm_{kind}/bias$", rf"{column}.\1.norms.{i}.bias")]
-        names += [(f"{inside}LayerNorm_{kind}/scale$", rf"{column}.\1.norms.{i}.weight")]
-    for kind, ours in (("bias", "bias"), ("scale", "weight")):
-        names += [(f"{inside}LayerNorm_(?:1|mlp)/{kind}$", rf"{column}.\1.mlp_norm.{ours}")]
+        names += stacked(f"{attention}/ROLE/kernel$", rf"{column}.\1.attention.{i}.qkv.weight")
+        names += stacked(f"{attention}/ROLE/bias$", rf"{column}.\1.attention.{i}.qkv.bias")
+        names += jax_parts(f"{attention}/out", rf"{column}.\1.attention.{i}.proj")
+        names += jax_parts(f"{inside}LayerNorm_{kind}", rf"{column}.\1.norms.{i}")
+    names += jax_parts(f"{inside}LayerNorm_(?:1|mlp)", rf"{column}.\1.mlp_norm")
     for i in (0, 1):
-        for kind, ours in (("bias", "bias"), ("kernel", "weight")):
-            names += [(f"{inside}MlpBlock(?:_0)?/Dense_{i}/{kind}$", rf"{column}.\1.mlp.fc{i + 1}.{ours}")]
+        names += jax_parts(f"{inside}MlpBlock(?:_0)?/Dense_{i}", rf"{column}.\1.mlp.fc{i + 1}")
     return tuple(names)
+
+
+def jax_parts(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
+    """The bias of a linear map or a norm, and its weight, which flax calls a kernel or a scale."""
+    return (rf"{theirs}/bias$", rf"{ours}.bias"), (rf"{theirs}/(?:kernel|scale)$", rf"{ours}.weight")
 
 
 def jax_layout(name: str, sign: str, renames: Sequence[tuple[str, str]]) -> Layout:
     """A model of scenic: `renames`, and what all have."""
-    shared = tuple(
-        (f"{theirs}/{kind}$", f"{ours}.{'bias' if kind == 'bias' else 'weight'}")
-        for theirs, ours in (("^embedding", "embed.proj"), ("^output_projection", "classifier"))
-        for kind in ("kernel", "bias")
-    )
+    shared = *jax_parts("^embedding", "embed.proj"), *jax_parts("^output_projection", "classifier")
     return Layout(name, sign, (*renames, *shared), shaped=_from_jax)
 
 
@@ -352,37 +322,41 @@ VIVIT_LAYOUT = jax_layout(
         *jax_names("Transformer", "column"),
         (r"^cls$", "position.class_token"),
         (r"^Transformer/posembed_input/pos_embedding$", "position.joint"),
-        (r"^Transformer/encoder_norm/scale$", "norm.weight"),
-        (r"^Transformer/encoder_norm/bias$", "norm.bias"),
+        *jax_parts("^Transformer/encoder_norm", "norm"),
     ),
 )
 
 
-def _transformers(name: str, module: str, positions: str) -> Layout:
-    """ViViT and the image ViT have the same names there, but for the module's; `positions` are what theirs are here."""
+def _transformers(name: str, module: str, positions: str, divided: bool = False) -> Layout:
+    """TimeSformer, ViViT and the image ViT have the same names there, but for the module's; `positions` are what theirs
+    are here. A `divided` block attends over time first, and has one map to queries, keys and values.
+    """
     inside = rf"^(?:{module}\.)?"
     block = rf"{inside}encoder\.layer\.(\d+)\."
-    return Layout(
-        name,
-        rf"{block}attention\.attention\.query\.",
-        renames=(
-            (rf"{inside}embeddings\.patch_embeddings\.projection\.", "embed.proj."),
-            (rf"{inside}embeddings\.cls_token$", "position.class_token"),
-            (rf"{inside}embeddings\.position_embeddings$", positions),
-            (rf"{block}layernorm_before\.", r"column.\1.norms.0."),
-            *(
-                (rf"{block}attention\.attention\.{role}\.(.*)$", rf"column.\1.attention.0.qkv.\2#{i}")
-                for i, role in enumerate(("query", "key", "value"))
-            ),
-            (rf"{block}attention\.output\.dense\.", r"column.\1.attention.0.proj."),
-            (rf"{block}layernorm_after\.", r"column.\1.mlp_norm."),
-            (rf"{block}intermediate\.dense\.", r"column.\1.mlp.fc1."),
-            (rf"{block}output\.dense\.", r"column.\1.mlp.fc2."),
-            (rf"{inside}layernorm\.", "norm."),
-        ),
-    )
+    space = 1 if divided else 0
+    renames = [
+        (rf"{inside}embeddings\.patch_embeddings\.projection\.", "embed.proj."),
+        (rf"{inside}embeddings\.cls_token$", "position.class_token"),
+        (rf"{inside}embeddings\.position_embeddings$", positions),
+        (rf"{inside}embeddings\.time_embeddings$", "position.time"),
+        (rf"{block}temporal_layernorm\.", r"column.\1.norms.0."),
+        (rf"{block}temporal_attention\.attention\.qkv\.", r"column.\1.attention.0.qkv."),
+        (rf"{block}temporal_attention\.output\.dense\.", r"column.\1.attention.0.proj."),
+        (rf"{block}temporal_dense\.", r"column.\1.attention.0.fc."),
+        (rf"{block}layernorm_before\.", rf"column.\1.norms.{space}."),
+        (rf"{block}attention\.attention\.qkv\.", rf"column.\1.attention.{space}.qkv."),
+        *stacked(rf"{block}attention\.attention\.ROLE\.(.*)$", rf"column.\1.attention.{space}.qkv.\2"),
+        (rf"{block}attention\.output\.dense\.", rf"column.\1.attention.{space}.proj."),
+        (rf"{block}layernorm_after\.", r"column.\1.mlp_norm."),
+        (rf"{block}intermediate\.dense\.", r"column.\1.mlp.fc1."),
+        (rf"{block}output\.dense\.", r"column.\1.mlp.fc2."),
+        (rf"{inside}layernorm\.", "norm."),
+    ]
+    sign = r"temporal_attention\." if divided else r"attention\.attention\.query\."
+    return Layout(name, block + sign, renames=tuple(renames))
 
 
+TRANSFORMERS_LAYOUT = _transformers("TimeSformer (transformers)", "timesformer", "position.space", divided=True)
 VIVIT_TRANSFORMERS_LAYOUT = _transformers("ViViT (transformers)", "vivit", "position.joint")
 VIT_TRANSFORMERS_LAYOUT = _transformers("image ViT (transformers)", "vit", "position.space")
 DEIT_TRANSFORMERS_LAYOUT = Layout(
@@ -428,20 +402,14 @@ def from_image(model: Columnar, key: str, image: Mapping[str, Tensor]) -> tuple[
     """
     target = model.state_dict()[key]
     tensor = image.get(re.sub(r"\.(attention|norms)\.\d+\.", r".\1.0.", key))
-    if tensor is None:
-        return "fresh" if key == "position.time" or ".fc." in key or key.startswith("classifier.") else "missing", None
-    if key.startswith("classifier.") and tensor.shape != target.shape:
+    if tensor is None and (key == "position.time" or ".fc." in key):
         return "fresh", None
-    if key.startswith("position.") and tensor.shape != target.shape:
+    if tensor is not None and key.startswith("position.") and tensor.shape != target.shape:
         first = 0 if key == "position.time" else model.position.rows
         rest = resized(tensor[:, first:].mT, target.shape[1] - first).mT
         return "inflated", torch.cat([tensor[:, :first], rest], dim=1)
-    if key == "position.joint":
-        return "inflated", tensor
-    if target.ndim == 5:
-        kernel = central_frame(tensor, target)
-        return ("mismatched", None) if kernel is None else ("inflated", kernel)
-    return ("copied", tensor) if tensor.shape == target.shape else ("mismatched", None)
+    kind, tensor = of_image_model(key, target, tensor)
+    return "inflated" if key == "position.joint" and kind == "copied" else kind, tensor
 
 
 ORIGINS = {

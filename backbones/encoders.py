@@ -24,12 +24,22 @@ import attention_zoo
 from attention_zoo import Grid, Tokens, gathered
 from attention_zoo.kernels import AUTO, attend
 from backbones.column import Column, PreNormBlock
-from backbones.columnar import ATTN, EPS, Columnar, ColumnarConfig, VitBlock, jax_layout, jax_names, vit_names
+from backbones.columnar import (
+    ATTN,
+    EPS,
+    Columnar,
+    ColumnarConfig,
+    VitBlock,
+    jax_layout,
+    jax_names,
+    jax_parts,
+    vit_names,
+)
 from backbones.columnar import from_image as column_from_image
 from backbones.columnar import of_image as column_of_image
 from backbones.config import Ratio, Whole, narrower
 from backbones.family import Family, Origin, families
-from backbones.layouts import NATIVE_NAME, Layout
+from backbones.layouts import NATIVE_NAME, Layout, stacked
 from backbones.mlp import Mlp
 from backbones.parts import Places, initialise_linear, linear_rates
 from backbones.residual import Block
@@ -266,13 +276,9 @@ VIVIT_LAYOUT = jax_layout(
         (r"^cls_TemporalTransformer$", "position.class_token"),
         (r"^SpatialTransformer/posembed_input/pos_embedding$", "frames.position.space"),
         (r"^TemporalTransformer/posembed_input/pos_embedding$", "position.joint"),
-        *(
-            (rf"^{theirs}Transformer/encoder_norm/{kind}$", f"{ours}.{part}")
-            for theirs, ours in (("Spatial", "frames.norm"), ("Temporal", "norm"))
-            for kind, part in (("scale", "weight"), ("bias", "bias"))
-        ),
-        (r"^embedding/kernel$", "frames.embed.proj.weight"),
-        (r"^embedding/bias$", "frames.embed.proj.bias"),
+        *jax_parts("^SpatialTransformer/encoder_norm", "frames.norm"),
+        *jax_parts("^TemporalTransformer/encoder_norm", "norm"),
+        *jax_parts("^embedding", "frames.embed.proj"),
     ),
 )
 
@@ -300,14 +306,10 @@ VTN_LAYOUT = Layout(
     "VTN",
     r"^temporal_encoder\.encoder\.layer\.\d+\.",
     (
-        *(
-            (rf"{LONGFORMER}attention\.self\.{r}\.(.*)$", rf"column.\1.attention.qkv.\2#{i}")
-            for i, r in enumerate(("query", "key", "value"))
-        ),
+        *stacked(rf"{LONGFORMER}attention\.self\.ROLE\.(.*)$", r"column.\1.attention.qkv.\2"),
         (rf"{LONGFORMER}attention\.self\.query_global\.", r"column.\1.attention.global_q."),
-        *(
-            (rf"{LONGFORMER}attention\.self\.{r}_global\.(.*)$", rf"column.\1.attention.global_kv.\2#{i}")
-            for i, r in enumerate(("key", "value"))
+        *stacked(
+            rf"{LONGFORMER}attention\.self\.ROLE_global\.(.*)$", r"column.\1.attention.global_kv.\2", ("key", "value")
         ),
         (rf"{LONGFORMER}attention\.output\.dense\.", r"column.\1.attention.proj."),
         (rf"{LONGFORMER}attention\.output\.LayerNorm\.", r"column.\1.norm1."),

@@ -1,42 +1,6 @@
 """Families of models: what one is, where they are found, and `create`, which builds a model of any of them.
 
-How a family is added, in one file (`backbones/<name>.py`, or any installed package, see the end):
-
-1. Its config, a frozen dataclass that inherits `backbones.config.Config` and has at least these fields: `attention`,
-   `clip`, `in_channels`, `drop_path`, `dropout`, `activation_checkpointing`. It sets `family = "<name>"`, checks itself
-   in `__post_init__` with the helpers of `config`, and implements `used`, `shrunk` and `sizes`. JSON, dotted changes
-   and messages with the nearest key are inherited.
-
-2. Its blocks, subclasses of `backbones.residual.Block`. A block owns its norms, schemes and MLPs under the names that
-   you want in checkpoints, and lists in `residuals()` what it computes; forward pass, step, multiply-adds and kinds
-   follow from that list:
-
-       class VitBlock(Block):
-           def __init__(self, dim, grid, prefix, attention, mlp_ratio, drop_path):
-               super().__init__(grid, prefix)
-               self.norm1, self.attention = nn.LayerNorm(dim, 1e-6), attention
-               self.norm2, self.mlp, self.drop_path = nn.LayerNorm(dim, 1e-6), Mlp(dim, mlp_ratio), DropPath(drop_path)
-
-           def residuals(self):
-               yield Residual("attention", self.norm1, Attend(self.attention), drop_path=self.drop_path)
-               yield Residual("mlp", self.norm2, PerToken(self.mlp), drop_path=self.drop_path)
-
-   Attention is a registered scheme: `attention_zoo.build(name, dim, num_heads, grid, kernel=kernel, **options)`. With
-   class tokens it needs `takes_prefix`; where grid or width changes, `scheme.out_grid` and `scheme.out_dim` say to
-   what, and the residual's `skip` brings the tokens there. Embeddings, positions, stochastic depth and activation
-   checkpointing are in `parts`.
-
-3. Its backbone, which inherits `Backbone` below and does what it says. Parts outside of blocks (embedding, position)
-   say what they are in a class attribute `kind`; `kinds` refuses a parameter that no part accounts for.
-
-4. Its named models, a function that returns {name: function that returns a config}; its checkpoint layouts, see
-   `layouts`; and the registration, at the end of the file:
-
-       families.register("vit")(Family("vit", VitConfig, build, models, (NATIVE, RELEASED)))
-
-Then `backbones.names()`, `create`, `load_checkpoint`, every ablation and the training know it. A family of another
-package is found by an entry point of the group `attention_zoo.families`, whose value is the `Family` or a module that
-registers it. `tests/test_backbones.py` holds every registered family to its contract.
+How a family is added, in one file (`backbones/<name>.py`, or any installed package), is in `docs/adding.md`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from attention_zoo import Grid
 from attention_zoo.registry import nearest
 from backbones.checkpoint import CLASSIFIER, CheckpointError, listed, read, shape_text, translate, weights_of
 from backbones.family import Backbone, families
+from backbones.parts import of_image_model, of_one_frame
 
 logger = logging.getLogger(__name__)
 
@@ -157,20 +158,17 @@ def _tensor(
         constant = RELEASED_MEANS.get(int(pooling[1])) if rule == "code" else None
         if constant is not None or image is None:
             return "averaging", _mean(target, constant)
-    if key.startswith(CLASSIFIER) and (image is None or image.shape != target.shape):
-        return "fresh", None
-    if image is None:
-        return "missing", None
-    if target.ndim == 5:
-        flat = image[:, :, 0] if image.ndim == 5 and image.shape[2] == 1 else image
-        if flat.ndim != 4 or flat.shape != target[:, :, 0].shape:
-            return "mismatched", None
-        return "inflated", repeat(flat, "o i h w -> o i t h w", t=target.shape[2]) / target.shape[2]
-    if key.endswith(BIAS_TABLE):
+    if key.endswith(BIAS_TABLE) and image is not None:
         window = model.get_submodule(key.removesuffix(".table")).window
         table = _inflated_table(image, window)
         return ("mismatched", None) if table is None or table.shape != target.shape else ("inflated", table)
-    return ("copied", image) if image.shape == target.shape else ("mismatched", None)
+    return of_image_model(key, target, image, _repeated)
+
+
+def _repeated(image: Tensor, target: Tensor) -> Float[Tensor, "o i t h w"] | None:
+    """A convolution over time as well, whose frames add up to that of the image model."""
+    flat, frames = of_one_frame(image, target), target.shape[2]
+    return None if flat is None else repeat(flat, "o i h w -> o i t h w", t=frames) / frames
 
 
 def _mean(target: Tensor, constant: float | None) -> Tensor:

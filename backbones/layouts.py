@@ -55,6 +55,11 @@ class Layout:
         return key, 1
 
 
+def stacked(theirs: str, ours: str, roles: Sequence[str] = ("query", "key", "value")) -> tuple[tuple[str, str], ...]:
+    """Rules for maps of which a file has one for each ROLE, and we one for all."""
+    return tuple((theirs.replace("ROLE", role), f"{ours}#{i}") for i, role in enumerate(roles))
+
+
 @dataclass(frozen=True)
 class Translated:
     """A state dict under our names; `origin` gives the name in the file, `ignored` what was left out and why, `partial`

@@ -27,7 +27,7 @@ from backbones.config import Config, Rate, Ratio, narrower
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.parts import ClassToken, DropPath, central_frame, initialise_linear, linear_rates
+from backbones.parts import ClassToken, DropPath, initialise_linear, linear_rates, of_image_model
 from backbones.residual import Attend, Block, PerToken, Residual
 
 Widening = Literal["mlp", "attention"]
@@ -395,14 +395,7 @@ def from_image(model: Multiscale, key: str, image: Mapping[str, Tensor]) -> tupl
     if key.endswith(IN_TIME):
         row = torch.zeros_like(target) if tensor is None else tensor
         return ("inflated", row.expand_as(target)) if row.shape[-2] == 1 or tensor is None else ("mismatched", None)
-    if key.startswith("classifier.") and (tensor is None or tensor.shape != target.shape):
-        return "fresh", None
-    if tensor is None:
-        return "missing", None
-    if target.ndim == 5:
-        kernel = central_frame(tensor, target)
-        return ("mismatched", None) if kernel is None else ("inflated", kernel)
-    return ("copied", tensor) if tensor.shape == target.shape else ("mismatched", None)
+    return of_image_model(key, target, tensor)
 
 
 ORIGINS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from einops import rearrange
@@ -234,12 +234,32 @@ def central_frame(image: Tensor, target: Tensor) -> Float[Tensor, "o i t h w"] |
     """The kernel of an image model's convolution, "o i h w" or with one frame, as the middle frame of one as large as
     `target`, zeros before and after; None where it does not fit.
     """
-    flat = image[:, :, 0] if image.ndim == 5 and image.shape[2] == 1 else image
-    if flat.shape != target[:, :, 0].shape:
+    flat = of_one_frame(image, target)
+    if flat is None:
         return None
     kernel = torch.zeros_like(target)
     kernel[:, :, target.shape[2] // 2] = flat
     return kernel
+
+
+def of_one_frame(image: Tensor, target: Tensor) -> Float[Tensor, "o i h w"] | None:
+    """The kernel of an image model's convolution, without its axis of one frame; None where it does not fit."""
+    flat = image[:, :, 0] if image.ndim == 5 and image.shape[2] == 1 else image
+    return flat if flat.shape == target[:, :, 0].shape else None
+
+
+def of_image_model(
+    key: str, target: Tensor, image: Tensor | None, kernel: Callable[[Tensor, Tensor], Tensor | None] = central_frame
+) -> tuple[str, Tensor | None]:
+    """What becomes of a tensor whose image model has `image` under its name, and its values: a kind of
+    `inflation.InflationReport`. `kernel` makes a convolution of one frame one of several.
+    """
+    if key.startswith("classifier.") and (image is None or image.shape != target.shape):
+        return "fresh", None
+    if image is None:
+        return "missing", None
+    kind, tensor = ("inflated", kernel(image, target)) if target.ndim == 5 else ("copied", image)
+    return (kind, tensor) if tensor is not None and tensor.shape == target.shape else ("mismatched", None)
 
 
 class DropPath(nn.Module):

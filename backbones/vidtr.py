@@ -181,31 +181,6 @@ class CrossAttention(nn.Module):
         return torch.ones(self.grid.tokens + prefix, self.grid.tokens + prefix, dtype=torch.bool)
 
 
-class Vidtr(Column):
-    """Clip in, class scores out."""
-
-    def __init__(self, config: VidtrConfig, num_classes: int, kernel: str):
-        super().__init__(config, num_classes)
-        width = config.width
-        self.embed = PatchEmbedding(config.in_channels, width, config.clip, config.patch, normed=False)
-        grid = self.embed.grid
-        self.position = CrossTokens(width, grid)
-        prefix = 1 + grid.t + grid.h * grid.w
-        self.column = nn.ModuleList()
-        for b, rate in enumerate(linear_rates(config.drop_path, config.depth)):
-            positions = self.position if b == 0 or config.positions_in_all else None
-            attention = CrossAttention(width, config.num_heads, grid, positions, kernel)
-            self.column.append(PreNormBlock(width, grid, prefix, attention, Mlp.of(config, width), rate))
-        self.end_in(nn.LayerNorm(width), width, config.dropout)
-        initialise_linear(self)
-
-    def embedded(self, clip: Tensor) -> Tokens:
-        return self.position(self.embed(self.channels_last(clip)))
-
-    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
-        return self.classified(self.norm(tokens.head[:, 0]))
-
-
 class OneToken(nn.Module):
     """The class token of the compact variant, and a position of it and of each place at each time.
 
@@ -311,39 +286,42 @@ class KeptFrames:
         return 0
 
 
-class CompactBlock(PreNormBlock):
+class VidtrBlock(PreNormBlock):
     def residuals(self) -> tuple[Residual, Residual]:
         first, second = super().residuals()
         drops = getattr(self.attention, "drop", 0)
         return (replace(first, skip=KeptFrames(self.attention)) if drops else first), second
 
 
-class CompactVidtr(Column):
-    """Clip in, class scores out, with fewer frames from block to block."""
+class Vidtr(Column):
+    """Clip in, class scores out; the compact variant has fewer frames from block to block."""
 
     def __init__(self, config: VidtrConfig, num_classes: int, kernel: str):
         super().__init__(config, num_classes)
-        width, heads = config.width, config.num_heads
+        width, heads, compact = config.width, config.num_heads, bool(config.drop_layers)
         self.embed = PatchEmbedding(config.in_channels, width, config.clip, config.patch, normed=False)
         grid = self.embed.grid
-        self.position, self.column = OneToken(width, grid), nn.ModuleList()
+        self.position, self.column = (OneToken if compact else CrossTokens)(width, grid), nn.ModuleList()
+        prefix = 1 if compact else 1 + grid.t + grid.h * grid.w
         drops = dict(zip(config.drop_layers, config.drop_frames, strict=True))
         for b, rate in enumerate(linear_rates(config.drop_path, config.depth)):
-            if b <= config.drop_layers[-1]:
-                positions = self.position if b == 0 else None
+            positions = self.position if b == 0 or config.positions_in_all else None
+            if not compact:
+                attention = CrossAttention(width, heads, grid, positions, kernel)
+            elif b <= config.drop_layers[-1]:
                 attention = CompactAttention(width, heads, grid, drops.get(b, 0), positions, kernel)
             else:
                 attention = attention_zoo.build("full", width, heads, grid, kernel=kernel)
-            self.column.append(CompactBlock(width, grid, 1, attention, Mlp.of(config, width), rate))
+            self.column.append(VidtrBlock(width, grid, prefix, attention, Mlp.of(config, width), rate))
             grid = self.column[-1].out_grid
         self.end_in(nn.LayerNorm(width), width, config.dropout)
         initialise_linear(self)
 
-    embedded, scores = Vidtr.embedded, Vidtr.scores
+    def embedded(self, clip: Tensor) -> Tokens:
+        return self.position(self.embed(self.channels_last(clip)))
 
-
-def build(config: VidtrConfig, num_classes: int, kernel: str) -> Vidtr | CompactVidtr:
-    return (CompactVidtr if config.drop_layers else Vidtr)(config, num_classes, kernel)
+    def scores(self, tokens: Tokens) -> Float[Tensor, "b k"]:
+        return self.classified(self.norm(tokens.head[:, 0]))
 
 
 def models() -> dict[str, Callable[[], VidtrConfig]]:
@@ -377,7 +355,7 @@ RELEASED = Layout(
 )
 
 
-def of_image(model: Vidtr | CompactVidtr, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def of_image(model: Vidtr, image: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An image ViT's tensors under VidTr's names; its positions for each row, its class token for all class tokens."""
     tensors = dict(image)
     token, space = tensors.pop("position.class_token", None), tensors.pop("position.space", None)
@@ -386,7 +364,7 @@ def of_image(model: Vidtr | CompactVidtr, image: Mapping[str, Tensor]) -> dict[s
     if token is None or space is None:
         return tensors
     grid = model.position.grid
-    if isinstance(model, CompactVidtr):
+    if isinstance(model.position, OneToken):
         tensors["position.class_token"] = token
         tensors["position.table"] = torch.cat([space[:, :1], space[:, 1:].repeat(1, grid.t, 1)], 1)
     else:
@@ -396,7 +374,7 @@ def of_image(model: Vidtr | CompactVidtr, image: Mapping[str, Tensor]) -> dict[s
     return tensors
 
 
-def from_image(model: Vidtr | CompactVidtr, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
+def from_image(model: Vidtr, key: str, image: Mapping[str, Tensor]) -> tuple[str, Tensor | None]:
     if not key.startswith("position."):
         return column_from_image(model, key, image)
     tensor = image.get(key)
@@ -408,5 +386,5 @@ def from_image(model: Vidtr | CompactVidtr, key: str, image: Mapping[str, Tensor
 NATIVE = Layout(NATIVE_NAME, r"^column\.\d+\.attention\.qkv\.")
 ORIGINS = {"vidtr": Origin("arXiv:2104.11746", "amazon-science/gluonmm", "Apache-2.0", "K400: README")}
 families.register("vidtr")(
-    Family("vidtr", VidtrConfig, build, models, (NATIVE, RELEASED), ORIGINS, from_image, of_image)
+    Family("vidtr", VidtrConfig, Vidtr, models, (NATIVE, RELEASED), ORIGINS, from_image, of_image)
 )
