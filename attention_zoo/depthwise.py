@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from attention_zoo import cpu, dispatch
-from attention_zoo.cpu.depthwise import Stride, convolved, differentiable
+from attention_zoo.cpu.depthwise import Stride, blocks_of, convolved, differentiable, taps_of
 from attention_zoo.fastest import Way, fastest
 
 _TRITON = find_spec("triton") is not None
@@ -27,11 +27,41 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Stride = (
         x: (b, t, h, w, d).
         weight: (d, 1, kt, kh, kw).
     """
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and cpu.eager(x):
+    if _trains_on_cpu(x, weight):
         return differentiable(*dispatch.autocast(x, weight, bias), stride)
     if max(stride) > 1 or not all(k % 2 for k in weight.shape[2:]):  # the other ways keep the map's size
         return convolved(x, weight, bias, stride)
     return fastest("depthwise convolution", _ways(x), x, weight, bias)
+
+
+def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Weighted sums of blocks, channel by channel: a depthwise convolution whose stride is its kernel.
+
+    Args:
+        x: (b, t, h, w, d), in whole blocks.
+        weight: (d, 1, block t, block h, block w).
+    """
+    if _trains_on_cpu(x, weight):
+        return differentiable(*dispatch.autocast(x, weight, bias), None)
+    ways = {"convolution": functools.partial(convolved, stride=None), "sums": _summed}
+    if x.device.type == "cuda" and _TRITON:
+        ways["triton"] = _triton_pooled
+    return fastest("pooling", ways, x, weight, bias)
+
+
+def _trains_on_cpu(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and cpu.eager(x)
+
+
+def _summed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = (blocks_of(x, weight.shape[2:]) * taps_of(weight)).sum((2, 4, 6))
+    return y if bias is None else y + bias
+
+
+def _triton_pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    from attention_zoo._pooling_triton import block_sums  # Triton is not on every machine
+
+    return block_sums(x, weight, bias)
 
 
 def with_residual(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,9 +13,9 @@ from torch.nn.functional import conv3d, pad
 
 from attention_zoo import cpu
 from attention_zoo.cpu import onednn
+from attention_zoo.depthwise import pooled
 from attention_zoo.grid import Grid
 from attention_zoo.kernels import AUTO, attend, of_few_keys
-from attention_zoo.pooling import pooled
 from attention_zoo.scheme import register
 from attention_zoo.sequence import heads, joined
 from attention_zoo.windows import check_choice
@@ -125,7 +125,7 @@ class BlockConv3d(nn.Conv3d):
     def forward(self, x: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d pt ph pw"]:
         x = _whole_blocks(x, self.block)
         if self.groups == len(self.weight):
-            return pooled(x, self.weight, self.bias)
+            return pooled(x.permute(0, 2, 3, 4, 1), self.weight, self.bias).permute(0, 4, 1, 2, 3)
         return conv3d(x, self.weight, self.bias, self.stride, groups=self.groups)
 
     def macs(self, grid: Grid) -> int:

@@ -14,8 +14,7 @@ import backbones
 from attention_zoo import Grid, cpu, schemes
 from attention_zoo.cpu import depthwise, learned_bias, onednn
 from attention_zoo.cpu import mlp as mlp_form
-from attention_zoo.cpu import pooled as pooled_form
-from attention_zoo.pooling import pooled
+from attention_zoo.depthwise import pooled
 from backbones.mlp import Mlp
 
 SMALL = {"clip": [4, 64, 64], "widths": [4, 8, 16, 32], "num_heads": [1, 2, 4, 8], "depths": [2, 2, 2, 2]}
@@ -193,9 +192,13 @@ def test_whoever_changes_a_part_of_the_mlp_is_heard(change):
 )
 def test_pooling_has_pytorchs_output_and_gradients(blocks, block, dim, clips):
     shape = (n * size for n, size in zip(blocks, block, strict=True))
-    values = drawn(clips, dim, *shape), drawn(dim, 1, *block, seed=1), drawn(dim, seed=2)
-    probe, results = drawn(clips, dim, *blocks, seed=3), []
-    for pool in (pooled, lambda x, weight, bias: conv3d(x, weight, bias, stride=block, groups=dim)):
+    values = drawn(clips, *shape, dim), drawn(dim, 1, *block, seed=1), drawn(dim, seed=2)
+    probe, results = drawn(clips, *blocks, dim, seed=3), []
+
+    def by_pytorch(x, weight, bias):
+        return conv3d(x.movedim(-1, 1), weight, bias, stride=block, groups=dim).movedim(1, -1)
+
+    for pool in (pooled, by_pytorch):
         inputs = [value.clone().requires_grad_() for value in values]
         y = pool(*inputs)
         results.append((y, *torch.autograd.grad(y, inputs, probe)))
@@ -223,7 +226,7 @@ def test_one_door_shuts_every_form(monkeypatch):
         called.append(name)
         return function(*arguments)
 
-    own = depthwise._Depthwise, learned_bias._LearnedBias, mlp_form._Mlp, pooled_form._Pooled
+    own = depthwise._Depthwise, learned_bias._LearnedBias, mlp_form._Mlp
     for form in own:
         monkeypatch.setattr(form, "forward", staticmethod(functools.partial(noted, form, form.forward)))
     monkeypatch.setattr(cpu, "chunk_length", functools.partial(noted, "chunks", chunk_length))
