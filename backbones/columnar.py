@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import attention_zoo
 from attention_zoo import Grid, Tokens
 from backbones.column import Column
-from backbones.config import Config, Rate, Ratio, narrower, patterns
+from backbones.config import Config, Rate, Ratio, narrowed, patterns
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout, stacked
 from backbones.mlp import Activation, Mlp
@@ -97,9 +97,8 @@ class ColumnarConfig(Config):
         return self.changed(self._smaller(width, depth, clip))
 
     def _smaller(self, width: float, depth: int | None, clip: Sequence[int]) -> dict[str, Any]:
-        size = dict(zip(("width", "num_heads"), narrower(self.width, self.num_heads, width), strict=True))
         blocks = self.depth if depth is None else min(self.depth, max(depth, len(self.blocks)))
-        return {"clip": clip, "depth": blocks} | (size if width != 1 else {})
+        return {"clip": clip, "depth": blocks} | narrowed(self, width)
 
     def sizes(self) -> dict[str, Any]:
         return {"blocks": [self.depth], "widths": [self.width], "tokens": [list(self.clip.ceil_div(self.patch))]}

@@ -146,6 +146,13 @@ def narrower(width: int, heads: int, factor: float) -> tuple[int, int]:
     return width, next(heads for heads in range(most, 0, -1) if width % heads == 0)
 
 
+def narrowed(config: Any, factor: float) -> dict[str, int]:
+    """What changes in a config of one width for all blocks, or of the first stage, for a narrower model."""
+    if factor == 1:
+        return {}
+    return dict(zip(("width", "num_heads"), narrower(config.width, config.num_heads, factor), strict=True))
+
+
 def plain(value: Any) -> Any:
     """The same value of JSON's types."""
     if isinstance(value, Mapping):

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 import attention_zoo
 from attention_zoo import Grid, Tokens
 from backbones.column import Classified, Column
-from backbones.config import Config, Rate, Ratio, Whole, narrower
+from backbones.config import Config, Rate, Ratio, Whole, narrowed
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Activation, Mlp
@@ -145,10 +145,9 @@ class DualPathConfig(TwoPaths, Config):
         if depth is not None:
             changes["depth"] = min(self.depth, depth)
         if width != 1:
-            changes["width"], changes["num_heads"] = narrower(self.width, self.num_heads, width)
             changes |= {"bottleneck": max(1, round(self.bottleneck * width))}
             changes |= {"projection": round(self.projection * width)}
-        return self.changed(changes)
+        return self.changed(changes | narrowed(self, width))
 
     def sizes(self) -> dict[str, Any]:
         tokens = [list(self.frame_grid._replace(t=SPATIAL)), list(self.mosaic_grid._replace(t=self.mosaics))]

@@ -24,11 +24,10 @@ from attention_zoo import Grid, Tokens
 from attention_zoo.kernels import attend
 from attention_zoo.windows import Tiling, partition, reach, reverse
 from backbones.column import Column, PreNormBlock
-from backbones.config import Config, Rate, Ratio, narrower
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
-from backbones.multiscale import OverlappingEmbedding, SeparablePosition, convolved
+from backbones.multiscale import OverlappingEmbedding, SeparablePosition, StagedConfig
 from backbones.parts import initialise_linear, linear_rates
 
 EPS = 1e-6
@@ -37,18 +36,14 @@ POOL = Grid(1, 2, 2)  # of the queries in the first block of each stage after th
 
 @no_type_check  # it checks its values itself and takes lists where it keeps tuples
 @dataclass(frozen=True)
-class HieraConfig(Config):
-    """A column of blocks in stages.
+class HieraConfig(StagedConfig):
+    """A column of blocks in stages; see `StagedConfig` for what is not told here.
 
     Args:
-        depths: blocks of each stage.
-        width, num_heads: of the first stage; both double at the beginning of each further one.
         unit: tokens of a mask unit in the first stage; halved in height and width with each pooling.
         unit_stages: how many stages, from the first on, attend inside of mask units; the first block after them does,
             too, as released.
-        patch, patch_kernel: stride and size of the first convolution.
         attention: {"local_window": {...}} or {"full": {...}} changes an option of the blocks that attend so.
-        clip, in_channels, mlp_ratio, mlp_rank, drop_path, dropout, activation_checkpointing: as in `PyramidConfig`.
 
     Raises:
         ValueError: a value is impossible; mask units do not divide the map of the first stage.
@@ -57,24 +52,12 @@ class HieraConfig(Config):
     family = "hiera"
 
     depths: tuple[int, ...] = (2, 3, 16, 3)
-    width: int = 96
-    num_heads: int = 1
     unit: Grid = Grid(1, 8, 8)
     unit_stages: int = 2
-    patch: Grid = Grid(2, 4, 4)
-    patch_kernel: Grid = Grid(3, 7, 7)
     attention: dict[str, dict[str, Any]] = field(default_factory=dict)
-    clip: Grid = Grid(16, 224, 224)
-    in_channels: int = 3
-    mlp_ratio: Ratio = 4.0
-    mlp_rank: Ratio | None = None
-    drop_path: Rate = 0.1
-    dropout: Rate = 0.5
-    activation_checkpointing: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        attention_zoo.check_heads(self.width, self.num_heads)
         if unknown := set(self.attention) - {"local_window", "full"}:
             raise ValueError(f"attention {sorted(unknown)} is no kind of block here; allowed: local_window, full")
         if self.grid.padded(self.unit) != self.grid:
@@ -92,28 +75,12 @@ class HieraConfig(Config):
         return ("local_window", "full")[: 1 + (self.unit_stages < len(self.depths))]
 
     def shrunk(self, width: float, depth: int | None, clip: Sequence[int]) -> HieraConfig:
-        """Every width is the first one doubled, so only that one is narrowed; the clip is cut to whole mask units."""
-        depths = [blocks if depth is None else min(blocks, depth) for blocks in self.depths]
+        """The clip is cut to whole mask units."""
         whole = self.unit.times(self.patch)
-        clip = [max(size, n // size * size) for n, size in zip(clip, whole, strict=True)]
-        changes: dict[str, Any] = {"clip": clip, "depths": depths}
-        if width != 1:
-            changes["width"], changes["num_heads"] = narrower(self.width, self.num_heads, width)
-        return self.changed(changes)
+        return super().shrunk(width, depth, [max(size, n // size * size) for n, size in zip(clip, whole, strict=True)])
 
-    def sizes(self) -> dict[str, Any]:
-        stages = range(len(self.depths))
-        grids = [Grid(self.grid.t, self.grid.h >> stage, self.grid.w >> stage) for stage in stages]
-        return {
-            "blocks": list(self.depths),
-            "widths": [self.width * 2**stage for stage in stages],
-            "tokens": [list(grid) for grid in grids],
-        }
-
-    @property
-    def grid(self) -> Grid:
-        """The map of the first stage."""
-        return convolved(self.clip, self.patch_kernel, self.patch)
+    def stage_grids(self) -> list[Grid]:
+        return [Grid(self.grid.t, self.grid.h >> stage, self.grid.w >> stage) for stage in range(len(self.depths))]
 
 
 class PooledUnits(nn.Module):

@@ -9,9 +9,11 @@ Sources: MViT, arXiv:2104.11227, MViTv2, arXiv:2112.01526, and their released co
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, no_type_check
+from itertools import accumulate
+from typing import Any, Literal, Self, no_type_check
 
 import torch
 from einops import rearrange
@@ -23,7 +25,7 @@ import attention_zoo
 from attention_zoo import Grid, Tokens
 from attention_zoo.pooling_attention import Pool, after
 from backbones.column import Column
-from backbones.config import Config, Rate, Ratio, narrower
+from backbones.config import Config, Rate, Ratio, narrowed
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout
 from backbones.mlp import Mlp
@@ -40,52 +42,21 @@ QUERY_STRIDE = Grid(1, 2, 2)  # of the first block of each stage after the first
 
 @no_type_check  # it checks its values itself and takes lists where it keeps tuples
 @dataclass(frozen=True)
-class MultiscaleConfig(Config):
-    """A column of pooling blocks.
+class StagedConfig(Config):
+    """A column of blocks in stages, which leave a quarter of the tokens between them.
 
     Args:
-        width, num_heads: of the first stage; both double at the beginning of each further one.
         depths: blocks of each stage.
-        key_stride: of keys and values in the first stage; divided by each query stride that was met, but at least 1.
-        pool_kernel: of all pooling convolutions; None for the stride plus one (the released file of the 24-block MViT).
-        widen: where the width doubles: in the "mlp" of the block before a stage (MViT), or in the "attention" of its
-            first block (MViTv2).
-        pool_queries: whether every block pools its queries, with stride 1 inside of a stage (MViTv2).
-        residual: whether pooled queries are added to what they gathered (MViTv2).
-        position: "separable" adds a table over space and one over time to the tokens (MViT); "relative" gives every
-            block decomposed relative positions (MViTv2); "none" does neither.
-        class_token: whether one is there, and is what the classifier reads; without, it reads the mean of the map.
+        width, num_heads: of the first stage; both double at the beginning of each further one.
         patch, patch_kernel: stride and size of the first convolution.
-        widening_skip: what the way around attention reads where the width changes: tokens "normed" (MViTv2) or "raw"
-            (MultiTrain).
-        pool_eps: of the norms after pooling.
-        start: initial weights: as in "mvit" all maps are truncated normal and all biases 0.02; as in "multitrain" only
-            linear ones are, with biases 0, and convolutions are as PyTorch has them.
-        attention: {"P": {"scheme": "pooling", ...}} changes an option of every block.
         clip, in_channels, mlp_ratio, mlp_rank, drop_path, dropout, activation_checkpointing: as in `PyramidConfig`.
-
-    Raises:
-        ValueError: a value is impossible.
     """
-
-    family = "multiscale"
 
     depths: tuple[int, ...]
     width: int = 96
     num_heads: int = 1
-    key_stride: Grid = Grid(1, 8, 8)
-    pool_kernel: Grid | None = Grid(3, 3, 3)
-    widen: Widening = "attention"
-    pool_queries: bool = True
-    residual: bool = True
-    position: Position = "relative"
-    class_token: bool = True
-    widening_skip: Skip = "normed"
-    pool_eps: Ratio = 1e-6
-    start: Start = "mvit"
     patch: Grid = Grid(2, 4, 4)
     patch_kernel: Grid = Grid(3, 7, 7)
-    attention: dict[str, dict[str, Any]] = field(default_factory=lambda: {"P": {"scheme": "pooling"}})
     clip: Grid = Grid(16, 224, 224)
     in_channels: int = 3
     mlp_ratio: Ratio = 4.0
@@ -96,33 +67,80 @@ class MultiscaleConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if list(self.attention) != ["P"] or self.attention["P"]["scheme"] != "pooling":
-            raise ValueError(
-                f"attention {self.attention} is not one entry P of the scheme pooling, which all blocks use"
-            )
         attention_zoo.check_heads(self.width, self.num_heads)
 
-    def used(self) -> tuple[str, ...]:
-        return ("P",)
-
-    def shrunk(self, width: float, depth: int | None, clip: Sequence[int]) -> MultiscaleConfig:
+    def shrunk(self, width: float, depth: int | None, clip: Sequence[int]) -> Self:
         """Every width is the first one doubled, so only that one is narrowed."""
         depths = [blocks if depth is None else min(blocks, depth) for blocks in self.depths]
-        changes: dict[str, Any] = {"clip": clip, "depths": depths}
-        if width != 1:
-            changes["width"], changes["num_heads"] = narrower(self.width, self.num_heads, width)
-        return self.changed(changes)
+        return self.changed({"clip": clip, "depths": depths} | narrowed(self, width))
 
     def sizes(self) -> dict[str, Any]:
-        grids = [block.grid_out for block in self.block_sizes()]
-        last = [sum(self.depths[: stage + 1]) - 1 for stage in range(len(self.depths))]
         widths = [self.width * 2**stage for stage in range(len(self.depths))]
-        return {"blocks": list(self.depths), "widths": widths, "tokens": [list(grids[block]) for block in last]}
+        return {"blocks": list(self.depths), "widths": widths, "tokens": [list(grid) for grid in self.stage_grids()]}
+
+    @abstractmethod
+    def stage_grids(self) -> list[Grid]:
+        """The map that each stage leaves."""
 
     @property
     def grid(self) -> Grid:
         """The map of the first block."""
         return convolved(self.clip, self.patch_kernel, self.patch)
+
+
+@no_type_check  # it checks its values itself and takes lists where it keeps tuples
+@dataclass(frozen=True)
+class MultiscaleConfig(StagedConfig):
+    """A column of pooling blocks; see `StagedConfig` for what is not told here.
+
+    Args:
+        key_stride: of keys and values in the first stage; divided by each query stride that was met, but at least 1.
+        pool_kernel: of all pooling convolutions; None for the stride plus one (the released file of the 24-block MViT).
+        widen: where the width doubles: in the "mlp" of the block before a stage (MViT), or in the "attention" of its
+            first block (MViTv2).
+        pool_queries: whether every block pools its queries, with stride 1 inside of a stage (MViTv2).
+        residual: whether pooled queries are added to what they gathered (MViTv2).
+        position: "separable" adds a table over space and one over time to the tokens (MViT); "relative" gives every
+            block decomposed relative positions (MViTv2); "none" does neither.
+        class_token: whether one is there, and is what the classifier reads; without, it reads the mean of the map.
+        widening_skip: what the way around attention reads where the width changes: tokens "normed" (MViTv2) or "raw"
+            (MultiTrain).
+        pool_eps: of the norms after pooling.
+        start: initial weights: as in "mvit" all maps are truncated normal and all biases 0.02; as in "multitrain" only
+            linear ones are, with biases 0, and convolutions are as PyTorch has them.
+        attention: {"P": {"scheme": "pooling", ...}} changes an option of every block.
+
+    Raises:
+        ValueError: a value is impossible.
+    """
+
+    family = "multiscale"
+
+    key_stride: Grid = Grid(1, 8, 8)
+    pool_kernel: Grid | None = Grid(3, 3, 3)
+    widen: Widening = "attention"
+    pool_queries: bool = True
+    residual: bool = True
+    position: Position = "relative"
+    class_token: bool = True
+    widening_skip: Skip = "normed"
+    pool_eps: Ratio = 1e-6
+    start: Start = "mvit"
+    attention: dict[str, dict[str, Any]] = field(default_factory=lambda: {"P": {"scheme": "pooling"}})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if list(self.attention) != ["P"] or self.attention["P"]["scheme"] != "pooling":
+            raise ValueError(
+                f"attention {self.attention} is not one entry P of the scheme pooling, which all blocks use"
+            )
+
+    def used(self) -> tuple[str, ...]:
+        return ("P",)
+
+    def stage_grids(self) -> list[Grid]:
+        grids = [block.grid_out for block in self.block_sizes()]
+        return [grids[end - 1] for end in accumulate(self.depths)]
 
     def block_sizes(self) -> list[BlockSizes]:
         """Sizes and strides of all blocks, by the rules of the released configuration."""
