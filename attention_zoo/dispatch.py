@@ -34,11 +34,17 @@ def watched(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def unwatched() -> Iterator[None]:
     """Tensors made here are kept: no counter should see them made by the first of many passes, nor may they be those
-    of inference mode, which no training step could use. Fakes are of one trace: there nothing is kept.
+    of inference mode, which no training step could use. Fakes are of one trace: there nothing is kept. A tracer, whose
+    second run finds what the first one kept, sees constants both times.
     """
     hidden = _disable_current_modes() if detect_fake_mode() is None else contextlib.nullcontext()
-    with torch.inference_mode(False), hidden:
-        yield
+    tracing = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        with torch.inference_mode(False), hidden:
+            yield
+    finally:
+        torch._C._set_tracing_state(tracing)
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

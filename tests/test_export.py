@@ -61,6 +61,17 @@ def test_every_scheme_that_has_a_fixed_program_is_exported_with_the_batch_open(n
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", attention_zoo.schemes.names())
+def test_every_scheme_is_traced_the_same_each_time(name):
+    """Tables that are kept from the first run are constants of both."""
+    module = attention_zoo.build(name, 12, 2, Grid(3, 5, 8), **attention_zoo.schemes.get(name).example).eval()
+    x = torch.randn(2, 3, 5, 8, 12)
+    traced = torch.jit.trace(module, x)  # which runs twice and compares
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x), module(x))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WINDOWS)
 def test_a_window_model_is_compiled_once_for_batches_of_any_size(name):
     model = small(name)

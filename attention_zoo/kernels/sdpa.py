@@ -17,11 +17,12 @@ WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDP
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is not None and not torch.is_grad_enabled():
-        # A bias that requires a gradient sends PyTorch to the unfused path even where gradients are off.
-        bias = bias.detach()
-    elif bias is not None and bias.requires_grad and q.shape[-1] == v.shape[-1] and cpu.eager(q):
-        return learned_bias.attend(*dispatch.autocast(q, k, v, bias))
+    if bias is not None and bias.requires_grad:
+        if not torch.is_grad_enabled():
+            # It sends PyTorch to the unfused path even where gradients are off.
+            bias = bias.detach()
+        elif q.shape[-1] == v.shape[-1] and cpu.eager(q):
+            return learned_bias.attend(*dispatch.autocast(q, k, v, bias))
     with _safe_backends(q, k, bias):
         return scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
