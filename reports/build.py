@@ -51,7 +51,8 @@ def build_all(folders: Iterable[Path], formats: Sequence[str] = ()) -> Iterator[
 def build_index(outputs: str | Path) -> Path:
     """Write `<outputs>/report.md`: every ablation below `outputs`, its question and the verdicts of its costs.
 
-    And what the list names: `results.csv`, and the page of costs where there is anything for it.
+    And what the list names: `results.csv`, and the page of costs where there is anything for it. Its table stands in
+    `table.tex`, too.
     """
     outputs = Path(outputs)
     by_folder, broken = table.load_all(ablation_folders(outputs), outputs)
@@ -59,7 +60,9 @@ def build_index(outputs: str | Path) -> Path:
     page = cost_page.build(outputs).name if any(map(cost_page.is_timed, tables)) else None
     write_text(data.long_csv(tables), outputs / "results.csv")
     explored = os.path.relpath(explore.top(outputs) / explore.PAGE, outputs)
-    return write_text(index.index(tables, broken, page, explored, table.place(outputs)), outputs / "report.md")
+    listed = index.index(tables, broken, page, explored, table.place(outputs))
+    write_text(markdown.tex(listed), outputs / "table.tex")
+    return write_text(listed, outputs / "report.md")
 
 
 def _ablations(folder: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """What attention costs on one machine, on one page: `python -m reports.cost_page results/<device>`.
 
 Writes `cost.md` beside the folders of the ablations: which scheme is cheapest at which clip size, then each table in
-short with its plots. Everything comes from the records below the folder; the same files give the same bytes.
+short with its plots. `cost.tex` holds its tables for a paper. Everything comes from the records below the folder; the
+same files give the same bytes.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from reports.table import AblationTable, Row
 from reports.text import MISSING, Notes, counted, significant, unit
 from reports.text import tables as tables_of
 
-PAGE = "cost.md"
+PAGE, TABLES = "cost.md", "cost.tex"
 
 
 def build(folder: str | Path) -> Path:
@@ -44,7 +45,9 @@ def build(folder: str | Path) -> Path:
     if broken:
         parts.append("## Not shown\n\n" + "\n".join(f"- {name}: {reason}" for name, reason in broken.items()))
     parts.append(f"Rebuild: `python -m reports.cost_page {shlex.quote(table.place(folder))}`")
-    return write_text("\n\n".join(part for part in parts if part) + "\n", folder / PAGE)
+    page = "\n\n".join(part for part in parts if part) + "\n"
+    write_text(markdown.tex(page), folder / TABLES)
+    return write_text(page, folder / PAGE)
 
 
 def is_timed(ablation: AblationTable) -> bool:

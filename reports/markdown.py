@@ -194,8 +194,10 @@ def circumstances(table: AblationTable) -> str:
 
 
 def tex(page: str) -> str:
-    """Every table of a report for a paper, to be taken in by `\\input`: below its heading, the footnotes at the end."""
-    parts, heading = ["% needs the package booktabs"], ""
+    """Every table of a page for a paper, to be taken in by `\\input`: below its heading, with the footnotes that it has
+    where those of the page stand.
+    """
+    parts, heading, noted = ["% needs the package booktabs"], "", 1
     for part in page.split("\n\n"):
         if part.startswith("#"):
             heading = part.lstrip("# ")
@@ -205,10 +207,13 @@ def tex(page: str) -> str:
             head, *rows = table_cells(part)
             columns = [(title, lambda row, place=place: row[place]) for place, title in enumerate(head)]
             parts.append(f"% {text.tex(heading)}\n{table_tex(rows, columns)}")
-    whole = "\n\n".join(parts)
-    notes = [line.split(". ", 1) for line in page.partition("## Notes\n\n")[2].partition("\n\n")[0].splitlines()]
-    below = [rf"\par\footnotesize [{number}] {text.tex(words)}" for number, words in notes if f" [{number}]" in whole]
-    return "\n".join([whole, *below]) + "\n"
+        elif part.startswith("1. "):  # the footnotes of all since the last ones
+            marked, notes = "\n\n".join(parts[noted:]), [line.split(". ", 1) for line in part.splitlines()]
+            below = [rf"\par\footnotesize [{n}] {text.tex(words)}" for n, words in notes if f" [{n}]" in marked]
+            if below:
+                parts[-1] += "\n" + "\n".join(below)
+            noted = len(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def _rows(table: AblationTable) -> list[Row]:

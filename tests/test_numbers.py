@@ -80,16 +80,23 @@ def test_a_new_budget_has_a_column_and_a_section_of_its_own(tmp_path):
 def test_latex_has_rules_and_no_letter_that_stops_it(tmp_path):
     folder = write(tmp_path / "scales", [one_record()], [DEFAULT | {"note": "50 % & more_so"}])
     build.build(folder)
-    tex = (folder / "table.tex").read_text("utf-8")
-    report = (folder / "report.md").read_text("utf-8")
-    assert tex.count("\\toprule") == tex.count("\\bottomrule") == len(re.findall(r"^\| -", report, re.M)) > 2
+    write(tmp_path / "more_so", [one_record(), one_record("LG2", macs=2 * 10**9)], [{"note": "first"}, {}], table=None)
+    build.build_index(tmp_path)
+    pages = {"scales/table.tex": "scales/report.md", "table.tex": "report.md", "cost.tex": "cost.md"}
+    pages = {name: [(tmp_path / path).read_text("utf-8") for path in (name, page)] for name, page in pages.items()}
+    for tex, page in pages.values():
+        assert tex.count("\\toprule") == tex.count("\\bottomrule") == len(re.findall(r"^\| -", page, re.M)) > 0
+        assert not set("↓↑×–—−") & set(tex)
+        for tabular in tex.split(r"\end{tabular}")[:-1]:
+            lines = [line for line in tabular.splitlines() if line.endswith(r"\\")]
+            assert len({line.count(" & ") for line in lines}) == 1
+            assert lines[0].count(" & ") < 7
+    tex = pages["scales/table.tex"][0]
     assert "% How the runs spread\n\\begin{tabular}" in tex, "every table of the page, below its heading"
     assert r"50 \% \& more\_so" in tex
-    assert not set("↓↑×–—−") & set(tex)
-    for tabular in tex.split(r"\end{tabular}")[:-1]:
-        lines = [line for line in tabular.splitlines() if line.endswith(r"\\")]
-        assert len({line.count(" & ") for line in lines}) == 1
-        assert lines[0].count(" & ") < 7
+    assert r"more\_so & What does it cost?" in pages["table.tex"][0]
+    noted = [re.findall(r" \[(\d+)\]", part) for part in pages["cost.tex"][0].split(r"\end{tabular}")]
+    assert noted == [["1"], ["1", "1"], ["1"]], "below the table of its own section"
 
 
 def test_a_new_column_of_a_published_table_stands_beside_the_others(tmp_path, monkeypatch):
