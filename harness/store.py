@@ -22,6 +22,7 @@ from records import provenance, visits
 from records.record import Measurement, Record, RecordError, read_record, record_paths, write_record
 
 RECORD_LOCK = ".records.lock"
+OF_MODEL = ("params", "macs")  # counts that tell one model from another
 ABANDONED = 3600  # seconds after which a part of a file is no other run's any more
 
 
@@ -76,10 +77,28 @@ class Store:
             write_record(Record(case_id(case), self.ablation, case.row, case.to_dict(), shared, source), self.folder)
 
     def counted(self, entry: Entry, name: str) -> bool:
-        """Whether the record of a case settles a counted metric."""
+        """Whether the record of a case settles a counted metric.
+
+        A count of the model that other code took is taken again: it is cheap, and tells whether the rest of the record
+        is of the model that this code makes.
+        """
         record = self.read(entry)
         measurements = [record.get(measurement) if record else None for measurement in metrics.get(name).measures]
-        return not any(m is None or (m.missing and m.retry) for m in measurements)
+        if any(m is None or (m.missing and m.retry) for m in measurements):
+            return False
+        ours = (self.source["commit"], self.source["dirty"])
+        of_model = [m for m in measurements if m.name in OF_MODEL]
+        return all((m.details.get("commit"), m.details.get("dirty")) == ours for m in of_model)
+
+    def news(self, entry: Entry, measured: list[Measurement]) -> list[Measurement]:
+        """What the record of a case does not hold already, of some counts."""
+        record = self.read(entry)
+        old = {m.name: record.get(m.name) if record else None for m in measured}
+        return [
+            m
+            for m in measured
+            if old[m.name] is None or not old[m.name].samples or (m.samples and m.samples != old[m.name].samples)
+        ]
 
     def left(self, entry: Entry, name: str, rounds: int) -> set[int]:
         """The rounds of a timed metric that the record lacks; all of them where it holds nothing to go on from."""
@@ -89,6 +108,8 @@ class Store:
             key = (case_id(entry.case), measurement)
             earlier = self.anew[key] if key in self.anew else record.get(measurement) if record else None
             if earlier is not None and machine not in earlier.said("machine"):
+                lacking |= self.repeat(entry, name, rounds)
+            elif earlier is not None and earlier.said(visits.OUTDATED):
                 lacking |= self.repeat(entry, name, rounds)
             elif earlier is not None and earlier.samples and not visits.continues(earlier, machine, self.source):
                 lacking |= self.repeat(entry, name, rounds) if visits.left(earlier, rounds) else set()
@@ -122,6 +143,10 @@ class Store:
             if clip is None:  # nothing of this run looked at it
                 source["clip"] = old.provenance.get("clip") if old else None
             measurements = dict(old.measurements) if old else {}
+            if why := _changed(measurements, measured):
+                for name, earlier in measurements.items():
+                    if earlier.samples and earlier.kind != "counted":
+                        measurements[name] = visits.outdated(earlier, why)
             for measurement in measured:
                 stamped = visits.stamped(measurement, source, provenance.now())
                 if round is None:
@@ -145,6 +170,17 @@ class Store:
             del self.anew[key]
         else:
             self.anew[key] = fresh
+
+
+def _changed(old: dict[str, Measurement], new: list[Measurement]) -> str:
+    """How counts of a model differ from those that its record holds, in words; nothing where they do not."""
+    changes = [
+        f"{m.title} were {old[m.name].value:,} and are {m.value:,}"
+        for m in new
+        if m.name in OF_MODEL and m.samples and m.name in old and old[m.name].samples
+        if m.value != old[m.name].value
+    ]
+    return f"of an earlier model, whose {' and '.join(changes)}" if changes else ""
 
 
 def clear_parts(folder: Path) -> None:

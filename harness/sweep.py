@@ -206,6 +206,10 @@ class Run:
         measured = self._timed(step, tried, clip) if step.kind == "time" else self._measured(case, tried, clip, 1)
         cut = [m.name for m in measured if TIME_LIMIT in (m.missing or "")] if deadline.overrun else []
         measured = [m for m in measured if m.name not in cut]
+        if step.kind == "count" and not self.call.force:
+            measured = self.store.news(step.entry, measured)
+            if not measured:
+                return "as recorded"
         if cut:  # not a result: the next run has more time
             deadline.left_out.append(f"{self.ablation.name}: {step.label(names)}")
         for name in tried:

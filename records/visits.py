@@ -14,6 +14,7 @@ from records import provenance
 from records.record import Measurement, Visit
 
 ROUNDS, QUICK_ROUNDS = 5, 1
+OUTDATED = "outdated"  # the detail that says why
 OF_A_VISIT = (
     "started", "measured", "warm_up", "settled", "compile_seconds", "parts_ms", "beside", "disturbed", "load",
 )  # fmt: skip
@@ -58,6 +59,11 @@ def continues(measurement: Measurement | None, machine: str, source: dict[str, A
         return False
     reproducible = source["commit"] != provenance.UNKNOWN and not (any(measurement.said("dirty")) or source["dirty"])
     return reproducible or {visit.run for visit in measurement.visits} == {source["run"]}
+
+
+def outdated(measurement: Measurement, why: str) -> Measurement:
+    """Samples of a model that this code does not make any more: they stay, marked, until they are measured again."""
+    return replace(measurement, details={**measurement.details, OUTDATED: why})
 
 
 def stamped(measurement: Measurement, source: dict[str, Any], time: str) -> Measurement:

@@ -24,6 +24,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 
+from records.visits import OUTDATED
 from reports.exponents import scheme_of
 from reports.table import PARTIAL, AblationTable
 from reports.text import counted
@@ -114,6 +115,8 @@ def about(table: AblationTable, **extra: list[str]) -> str:
     parts += [_clips(facts["clip"])] if facts.get("clip") else []
     commits = _alike(facts.get("commit") or [], "commit")
     parts += [commits if commits.endswith("commits") else f"commit {commits}"] if commits else []
+    outdated = sum(OUTDATED in row.facts().get("commit", "") for row in table.measured)
+    parts += [f"{counted(outdated, 'row')} {OUTDATED}"] if outdated else []
     words = [word for word in table.arguments if word.partition("=")[0] not in PARTIAL]
     command = shlex.join(words or [f"ablation={table.name}"])
     return " · ".join([*parts, f"python -m harness.run {command}"])

@@ -16,6 +16,7 @@ import numpy as np
 
 from records.intervals import WIDE
 from records.record import Measurement, Quantity
+from records.visits import OUTDATED
 from reports import (
     accuracy,
     accuracy_section,
@@ -425,6 +426,8 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
     has_interval = measured.ran and (name in row.spreads or len(measured.visits) > 1)
     inside = ", ".join(part for part in (f"{low}–{high}" if has_interval else "", n) if part)
     text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
+    for why in measured.said(OUTDATED):
+        text += notes.mark(f"{OUTDATED}: {why}; force=true measures it again")
     if False in measured.said("settled"):
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
     disturbed = [visit.details.get("disturbed", measured.details.get("disturbed")) for visit in measured.visits]

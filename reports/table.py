@@ -14,6 +14,7 @@ from typing import Any
 
 from records import falling
 from records.record import Measurement, Record, RecordError, outputs_of, read_manifest, read_record, record_paths
+from records.visits import OUTDATED
 from reports import counting, paper_table, statistics, verdict
 from reports.cells import Cell, cell
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable, PaperTableError
@@ -551,7 +552,8 @@ def _commits(measured: list[Measurement], record: Record) -> str:
     for source in sources:
         commit = str(source.get("commit") or record.provenance.get("commit") or "unknown")
         dirty = source.get("dirty", record.provenance.get("dirty"))
-        texts.append(commit[:10] + (" with local changes" if dirty else ""))
+        outdated = f", {OUTDATED}" if source.get(OUTDATED) else ""
+        texts.append(commit[:10] + (" with local changes" if dirty else "") + outdated)
     return " / ".join(dict.fromkeys(texts))
 
 

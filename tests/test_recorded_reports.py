@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from records.record import MANIFEST, outputs_of
+from harness.cost.count import count
+from harness.spec.case import Case
+from records.record import MANIFEST, outputs_of, read_records
 from reports import build, cost_page, explore, findings, table
 from reports.text import WIDEST
 
@@ -83,6 +85,28 @@ def test_the_page_of_costs_opens_every_section_with_one_table():
         for section in page.read_text(encoding="utf-8").split("\n## ")[2:]:
             tables = [part for part in section.split("\n\n") if part.startswith("| row |")]
             assert len(tables) == 1, section.splitlines()[0]
+
+
+def assert_counts_are_of_this_code(records):
+    """That the models of some records are those that this code makes, as far as their counts say."""
+    for recorded in records:
+        if "benchmarks" not in recorded.case["model"]:  # public code may not be installed
+            counted = count(Case.from_dict(recorded.case))
+            found = {name: recorded.get(name) for name in ("params", "macs")}
+            values = {name: measured.value for name, measured in found.items() if measured and measured.samples}
+            assert values == {name: getattr(counted, name) for name in values}, recorded.row
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name)
+def test_a_recorded_model_is_one_that_this_code_makes(folder):
+    least = [r for r in read_records(folder) if (r.get("macs") or r.get("params"))]
+    assert_counts_are_of_this_code(sorted(least, key=lambda r: (r.get("macs") or r.get("params")).value)[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=name)
+def test_every_recorded_model_is_one_that_this_code_makes(folder):
+    assert_counts_are_of_this_code(read_records(folder))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)

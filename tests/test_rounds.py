@@ -17,7 +17,7 @@ from harness.spec.effort import CPU, CUDA, QUICK
 from harness.spec.reader import UsageError
 from records import provenance
 from records import visits as rounds
-from records.record import read_manifest, read_record, read_records
+from records.record import Visit, read_manifest, read_record, read_records
 from reports import build, table
 
 KILLED = {"missing": "the measuring process was killed (signal 9)", "retry": True}
@@ -54,6 +54,41 @@ def test_every_second_round_goes_backwards(tmp_path, monkeypatch):
         assert rounds.complete(measurement)
     assert go(tmp_path, rounds=None) == 0
     assert len(timed(meter)) == 15
+
+
+def test_what_was_timed_of_a_model_that_is_made_no_more_is_marked_wherever_it_stands(tmp_path, monkeypatch, capsys):
+    meter = Meter(monkeypatch)
+    names = ["params", "macs", "latency"]
+    assert go(tmp_path, names=names, rounds=2) == 0
+    folder = tmp_path / "trial"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(provenance, "commit", lambda: {"commit": "decade", "dirty": False})
+    meter.asked.clear()
+    assert go(tmp_path, names=["params", "macs"], rounds=2) == 0
+    assert [names for _, names in meter.asked] == [("params", "macs")] * 3, "counts of other code are taken again"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "and found as they were"
+
+    def counted(measured_case, *arguments, **options):
+        measured = meter(measured_case, *arguments, **options)
+        return [replace(m, visits=(Visit((2,)),)) if m.name == "macs" else m for m in measured]
+
+    monkeypatch.setattr(sweep, "measure", counted)
+    assert go(tmp_path, names=["params", "macs"], rounds=2, rows=("one",)) == 0
+    one = latencies(folder)["one"]
+    why = "of an earlier model, whose multiply-adds were 1 and are 2"
+    assert (one.details["outdated"], len(one.samples)) == (why, 2)
+    report = " ".join((folder / "report.md").read_text().split())
+    assert "commit c0ffee / decade / c0ffee, outdated" in report
+    assert f"Outdated: {why}; force=true measures it again." in report
+    assert "c0ffee, outdated" in (folder / "table.csv").read_text()
+    assert "c0ffee, outdated" in (tmp_path / "results.csv").read_text()
+    assert "c0ffee, outdated" in (tmp_path / "index.html").read_text()
+    assert f"Outdated: {why}" in (tmp_path / "cost.md").read_text()
+    assert "1 row outdated" in (folder / "cost.png").read_bytes().decode("latin-1")
+    meter.asked.clear()
+    assert go(tmp_path, names=["latency"], rounds=2, rows=("one",)) == 0
+    assert timed(meter) == ["one", "one"]
+    assert "outdated" not in latencies(folder)["one"].details
 
 
 def test_quick_mode_visits_once(tmp_path, monkeypatch):
