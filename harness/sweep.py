@@ -217,8 +217,7 @@ class Run:
         measured += itertools.chain.from_iterable(spared.values())
         if measured:
             self.store.merge(step.entry, measured, round=step.round, clip=facts)
-        self.failures += [f"{case.row} · {m.name}: {m.missing}" for m in measured if m.missing and m.retry]
-        self.failures += [f"{case.row} · {m.name}: {m.missing or m.value}" for m in measured if m.details.get("wrong")]
+        self.failures += _failures(case.row, measured)
         absent = {m.name for m in measured if m.missing}
         self.without |= {(case_id(case), name) for name in names if absent & set(metrics.get(name).measures)}
         return _in_words(measured) if measured or not cut else "left out: it would have taken too long"
@@ -404,6 +403,15 @@ def _in_words(measured: list[Measurement]) -> str:
         elif is_shown(m):
             phrases.append(f"{m.title} {human(m)}")
     return ", ".join(dict.fromkeys([*phrases, *disturbed]))
+
+
+def _failures(row: str, measured: list[Measurement]) -> list[str]:
+    """What failed in one step, by its reason."""
+    failed: dict[Any, list[str]] = {}
+    for m in measured:
+        if (m.missing and m.retry) or m.details.get("wrong"):
+            failed.setdefault(m.missing or m.value, []).append(m.name)
+    return [f"{row} · {', '.join(names)}: {reason}" for reason, names in failed.items()]
 
 
 def _disturbed(measured: list[Measurement]) -> str:

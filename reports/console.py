@@ -12,7 +12,7 @@ from rich.text import Text
 from records.record import Measurement, Record, RecordError, read_record
 from reports import accuracy, table
 from reports.statistics import Spread, by_visit, median_interval
-from reports.text import MISSING, WIDEST, counted, heading, shown, unit
+from reports.text import MISSING, WIDEST, counted, heading, listed, shown, unit
 
 ORDER = ("counted", "timed", "sized", "probed")  # an accuracy comes last; what is shared out is for the report
 
@@ -45,7 +45,12 @@ def results(folder: Path, case_ids: Iterable[str]) -> Group:
             cells = (human(record.get(name), row_spreads.get(name)) for name in part)
             grid.add_row(Text(record.row), *map(Text, cells))
         grids.append(grid)
-    reasons = dict.fromkeys(f"{r.row}: {m.missing}" for r in records for m in r.measurements.values() if m.missing)
+    absent: dict[str, dict[str, None]] = {}
+    for record in records:
+        for measurement in record.measurements.values():
+            if measurement.missing:
+                absent.setdefault(measurement.missing, {})[record.row] = None
+    reasons = [f"{listed(list(rows))}: {reason}" for reason, rows in absent.items()]
     orders = [line for name in trained if loaded and (line := accuracy.summary(loaded, name))]
     return Group(*grids, *(Text(f"  — {reason}") for reason in reasons), *(Text(f"  {line}") for line in orders))
 

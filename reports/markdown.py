@@ -99,9 +99,33 @@ def report(table: AblationTable, figures: dict[str, str]) -> str:
 
 def summary(table: AblationTable) -> list[str]:
     """The answer: what costs least, what the accuracies do, what became of the published costs; what ran goes first."""
-    lines = [*accuracy_section.summary(table), *probes.summary(table), _verdict_line(table)]
+    lines = [*accuracy_section.summary(table), *probes.summary(table), _tolerance_line(table), _verdict_line(table)]
     lines.insert(0 if costs(table) else len(lines), _cost_line(table))
     return [line for line in [*sparsity.summary(table), *lines, _absent_line(table)] if line]
+
+
+def _checked(table: AblationTable) -> list[tuple[float, Row, Measurement]]:
+    """What was held against an exact result: its share of the tolerance, the largest first."""
+    found = [
+        (measured.value / tolerance, row, measured)
+        for row in table.measured
+        for measured in row.record.measurements.values()
+        if measured.samples and (tolerance := measured.details.get("tolerance"))
+    ]
+    return sorted(found, key=lambda shared: -shared[0])
+
+
+def _tolerance_line(table: AblationTable) -> str:
+    """How many errors are within what rounding may give, and which comes nearest to it or lies furthest beyond."""
+    checked = _checked(table)
+    if not checked:
+        return ""
+    share, row, worst = checked[0]
+    wrong = sum(bool(measured.details.get("wrong")) for _, _, measured in checked)
+    counts = f"{len(checked) - wrong} of {counted(len(checked), 'error')} are within what rounding may give"
+    return (
+        f"{counts}; largest for its tolerance: {row.name}, {worst.title} {_value(row, worst.name)} ({share:.2g} times)."
+    )
 
 
 def _verdict_line(table: AblationTable) -> str:
@@ -186,6 +210,7 @@ def circumstances(table: AblationTable) -> str:
     differ = [key for key in FACTS if len(facts.get(key, [])) > 1]
     start = "Measured on: " if timed else "Counted without running (no timings in these records): "
     start = "Trained here, nothing timed: " if probes.names(table) and not timed else start
+    start = "Computed here, nothing timed: " if _checked(table) and not timed else start
     line = start + ", ".join(shared) + "." if shared else ""
     if differ:
         line += f" The rows differ in {', '.join(HEADINGS.get(key, key) for key in differ)}: see those columns."

@@ -96,6 +96,15 @@ def test_results_of_the_wrong_queries_are_found_in_bfloat16(spoiled):
     assert measurement.details["wrong"]
 
 
+@pytest.mark.parametrize("dtype, wrong", [("bfloat16", None), ("float32", True)])
+def test_what_chooses_by_rounded_scores_may_choose_otherwise(dtype, wrong, monkeypatch):
+    monkeypatch.setattr(errors, "measured", lambda *_, **__: (0.3, "scores"))
+    (measurement,) = error("forward_error", tiny("pyramid_tiny_block_topk", kernel="reference", dtype=dtype))
+    assert (measurement.details.get("wrong"), "holds" in measurement.details) == (wrong, not wrong)
+    (other,) = error("forward_error", tiny("pyramid_tiny_full", kernel="reference", dtype=dtype))
+    assert other.details["wrong"]
+
+
 def test_what_cannot_run_is_not_wrong(monkeypatch):
     with pytest.raises(kernels.KernelUnavailable, match="no backward pass on CPU"):
         error("backward_error", tiny(kernel="flex"))

@@ -159,6 +159,8 @@ def test_what_is_not_there_is_a_row_with_its_reason_and_remedy(package, model, t
     assert f"not supported: {package} does not load" in latency.missing
     assert "force=true" in latency.missing
     assert not latency.retry
+    counted = measure.measure(theirs, ["params", "macs"])
+    assert {(m.missing, m.retry) for m in counted} == {(latency.missing, False)}, "no failure of a run, either"
 
 
 def test_a_plan_goes_on_after_what_is_not_there(tmp_path, capsys, monkeypatch):

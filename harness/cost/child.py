@@ -92,6 +92,11 @@ def context_lost(error: Exception) -> bool:
     return ("CUDA error" in text or "cudaError" in text) and not memory.ran_out(error)
 
 
+def unsupported(error: Exception) -> str:
+    """Why a case cannot be measured here, in words."""
+    return f"not supported: {' '.join(str(error).split())[:200]}"
+
+
 def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
     """Why there is no number, and whether another try could give one."""
     text = " ".join(str(error).split())
@@ -103,7 +108,7 @@ def _reason(error: Exception, free: int | None) -> tuple[str, bool]:
         sizes += [f"{free / 2**30:.1f} GiB were free"] if free else []
         return "out of memory" + (f": {', '.join(sizes)}" if sizes else ""), False
     if isinstance(error, KernelUnavailable | NotImplementedError) or "not implemented for" in text:
-        return f"not supported: {text[:200]}", False
+        return unsupported(error), False
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         on = " on flex, which compiles itself; run it with compile=false" if "flex_attention" in text else ""
         return f"torch.compile failed{on}: {text.partition(' Set TORCHDYNAMO_VERBOSE')[0][:300]}", False

@@ -110,14 +110,15 @@ def _worst(pairs: dict[str, tuple[Tensor, Tensor]]) -> tuple[float, str | None]:
     return errors[worst], worst
 
 
-def needed(case: Case, process: str) -> list[str]:
-    """The errors that must be known before a case is timed in such a process; none on the reference itself.
-
-    In 16 bits a rounded score may choose other blocks, which is no wrong result: schemes that choose are not asked.
-    """
+def may_choose_others(case: Case) -> bool:
+    """Whether a rounded score may choose other blocks than the exact one, which is no wrong result: in 16 bits."""
     schemes = (attention_zoo.schemes.get(name) for name in backbones.read_config(case.config).schemes())
-    selects = any(hasattr(scheme, "selection") for scheme in schemes)
-    if case.kernel == "reference" or (case.dtype != "float32" and selects):
+    return case.dtype != "float32" and any(hasattr(scheme, "selection") for scheme in schemes)
+
+
+def needed(case: Case, process: str) -> list[str]:
+    """The errors that must be known before a case is timed in such a process; none on the reference itself."""
+    if case.kernel == "reference" or may_choose_others(case):
         return []
     return {
         "forward": ["forward_error"],
