@@ -118,6 +118,25 @@ def test_axes_multiply_rows_and_the_command_line_fixes_them():
     assert {e.case.clip.frames for e in fixed} == {6}
 
 
+@pytest.mark.parametrize(
+    "fields, chosen, wide",
+    [({"baseline": "b"}, None, "b"), ({"baseline": "kernel=reference"}, None, "c"), ({}, ["a"], "a")],
+    ids=["baseline", "last", "named"],
+)
+def test_quick_mode_tries_each_row_and_each_value_of_an_axis_once(fields, chosen, wide):
+    axes = {"kernel": ["reference", "sdpa", "flex"], "dtype": ["float32", "bfloat16"]}
+    varied = ablation(["a", "b", "c"], vary=axes, **fields)
+    varied.chosen = chosen
+    entries = case.resolve(varied, Settings(quick=True, threads=1))
+    points = {row: [] for row in "abc"}
+    for entry in entries:
+        points[entry.row.row].append((entry.case.kernel, entry.case.dtype))
+    first = ("reference", "float32")
+    every = [first, ("reference", "bfloat16"), ("sdpa", "float32"), ("flex", "float32")]
+    assert points == {row: every if row == wide else [first] for row in "abc"}
+    assert {entry.baseline for entry in entries} <= {None, *(entry.case.row for entry in entries)}
+
+
 def test_a_run_s_settings_reach_every_case_and_end_the_comparison():
     entry = case.resolve(ablation(), Settings(batch_size=3, dtype="bfloat16", kernel="reference", threads=2))[0]
     chosen = entry.case

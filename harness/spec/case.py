@@ -426,8 +426,10 @@ def choose(ablations: list[Ablation], words: list[str | int]) -> None:
 def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     """All cases of an ablation under the settings of a run, in the order of its rows.
 
-    An axis that the settings fix has one value. In quick mode an axis keeps its first and its last value, and one of
-    clips has the small clips that are run, so that no row is named after another clip.
+    An axis that the settings fix has one value. Quick mode tries each row and each value once: the baseline, else
+    the last row (of schemes local + global), or the rows that a command names, at every value of each axis, the others
+    at the first. There an axis of clips has the small
+    clips that are run, so that no row is named after another clip.
 
     Raises: UsageError naming the row, for a model, change or clip that cannot be.
     """
@@ -435,13 +437,16 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     for axis, values in ablation.vary.items():
         fixed = getattr(settings, axis.removeprefix("clip."), None) if axis in AXES and axis != "model" else None
         axes[axis] = [fixed] if fixed is not None else _left_open(values, settings) if axis == "clip" else values
-        axes[axis] = _ends(axes[axis], settings)
         if settings.quick and fixed is None:
             small = [_quick(axis, value) for value in axes[axis]]
             axes[axis] = [value for number, value in enumerate(small) if value not in small[:number]]
     entries = []
+    every = list(itertools.product(*axes.values()))
+    few = [point for point in every if sum(a != b for a, b in zip(point, every[0], strict=True)) < 2]
+    names = [row.row for row in ablation.rows]
+    varied = ablation.chosen or [ablation.baseline if ablation.baseline in names else names[-1]]
     for row in ablation.rows:
-        for point in itertools.product(*axes.values()):
+        for point in every if not settings.quick else few if row.row in varied else every[:1]:
             for turned in itertools.product(*(_ends(values, settings) for values in row.dial.values())):
                 chosen, dial = dict(zip(axes, point, strict=True)), dict(zip(row.dial, turned, strict=True))
                 entries.append(_entry(ablation, row, chosen, dial, settings))
