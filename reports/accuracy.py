@@ -276,10 +276,19 @@ def _not_alike(ours: Measurement, theirs: Measurement) -> str | None:
         if progress and {NOT_LEARNT, QUICK_MODE} & set(progress.troubles.values()):
             return f"not tested: {whose} {progress}"
     for key, words in SAME.items():
-        values = [str(measurement.details.get(key)) for measurement in (ours, theirs)]
+        values = [measurement.details.get(key) for measurement in (ours, theirs)]
         if values[0] != values[1]:
-            return f"not tested: {words} {values[0][:12]} here, {values[1][:12]} in the baseline"
+            return f"not tested: {words} {_in_short(values[0])} here, {_in_short(values[1])} in the baseline"
     return None
+
+
+def _in_short(value: Any) -> str:
+    """A digest by its first letters, those of the parts of a data set by part."""
+    return (
+        ", ".join(f"{part} {_in_short(digest)}" for part, digest in value.items())
+        if isinstance(value, dict)
+        else str(value)[:12]
+    )
 
 
 def published_column(table: AblationTable, name: str) -> str | None:
@@ -418,7 +427,7 @@ def differs(table: AblationTable, row: Row, name: str) -> str | None:
     measured = row.measurement(name)
     words = {"frames": "frames", "size": "size", "width_factor": "width factor", "recipe": "recipe"} | SAME
     differing = [
-        f"{words[key]} {str(measured.details.get(key, 'not stated'))[:12]}"
+        f"{words[key]} {_in_short(measured.details.get(key, 'not stated'))}"
         for key in words
         if len(said(table, name, key)) > 1
     ]

@@ -498,8 +498,9 @@ def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     if table.baseline_of(row) is row:
         return "1 (baseline)" if row.value(name) is not None else MISSING
     ratio = table.ratio(row, name)
-    if ratio is None:
-        return MISSING
+    if ratio is None:  # of a pair, the one may name the other as its baseline and have none itself
+        is_base = row.value(name) is not None and any(other.baseline == row.name for other in table.measured)
+        return "1 (baseline)" if is_base else MISSING
     if isinstance(ratio, str):
         return MISSING + notes.mark(ratio)
     differs = table.ran_differently(row, name)

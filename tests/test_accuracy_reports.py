@@ -379,6 +379,14 @@ def test_seeds_that_lack_and_other_settings_stand_in_footnotes(tmp_path):
     assert "quick, 4–8x64x64, width factor 0.25, 2–3 seeds" in report
 
 
+def test_of_data_that_differ_a_note_has_the_letters_of_each_digest():
+    rows = {"base": trained(70.0), "other": trained(71.0, data_digest={"test": "0123456789abcdef"})}
+    table = rows_of(rows)
+    assert accuracy.differs(table, table.rows[1], "top1_quick") == (
+        "trained with data test 0123456789ab, other rows otherwise"
+    )
+
+
 def test_a_report_without_accuracy_says_that_it_is_published_only(tmp_path):
     folder = write(tmp_path / "scales", [one_record()], [{"published": "(LG, LG, LG, LG)"}])
     report, _ = built(folder)

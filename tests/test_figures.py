@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -25,7 +26,7 @@ from test_roofline import table as table_of
 from harness.spec import case
 from harness.spec.names import DTYPES
 from records.record import Quantity
-from reports import build, drawing, figures, table
+from reports import build, drawing, figures, markdown, table
 from reports import views as tests_of_views
 from reports.figures import accuracy_cost, accuracy_vs_flops, cost, operator_share, roofline, scaling
 from reports.figures import testing_views as views
@@ -168,6 +169,15 @@ def test_time_is_a_difference_to_the_baseline_on_the_band_of_the_noise_floor(tmp
         text.get_text() for legend in figure.legends for text in legend.get_texts()
     }
     assert "as difference to base, with 95 % intervals and noise floor" in caption
+
+
+def test_a_baseline_that_only_the_other_of_its_pair_names_is_drawn_as_one(tmp_path):
+    records = [in_rounds("theirs", [100, 100, 100]), in_rounds("ours", [80, 80, 80])]
+    rows = table.load(write(tmp_path / "pairs", records, [{}, {"baseline": "theirs"}], table=None))
+    (panel,) = (panel for panel in cost._measured(rows) if panel.title.startswith("latency"))
+    theirs = panel.marks["theirs"]
+    assert (theirs.at, theirs.text, theirs.distinguishable) == (0, "100", None)
+    assert re.search(r"\| theirs \| 100 [^|]*\| 1 \(baseline\) \|", markdown.report(rows, {}))
 
 
 def test_without_a_baseline_the_medians_and_their_intervals_are_drawn(tmp_path):

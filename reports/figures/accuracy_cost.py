@@ -77,7 +77,8 @@ def _differences(axes: Axes, table: AblationTable, rows: list[Row], name: str, l
         axes.annotate(f"{estimate.value:.1f} %", (1, place), (5, 0), xycoords=("axes fraction", "data"), va="center",
                       textcoords="offset points", fontsize=8.5, annotation_clip=False)  # fmt: skip
         if tested and not base and (test is None or test.difference is None):
-            axes.annotate("— not tested", (0.02, place), xycoords=("axes fraction", "data"), va="center", color=FAINT)
+            axes.annotate("— not tested", (0.02, place), xycoords=("axes fraction", "data"), va="center",
+                          fontsize=8.5, color=FAINT)  # fmt: skip
             continue
         interval = test.difference.interval if tested and not base else None if tested else estimate.interval
         x = 0.0 if tested and base else interval.value if interval else estimate.value

@@ -124,7 +124,7 @@ def _as_printed(measured: Decimal, printed: float | None) -> Mark:
 
 def _measured(table: AblationTable) -> list[Panel]:
     """Time and memory: differences to the baseline, or medians where no row has both."""
-    panels = []
+    panels, bases = [], {row.baseline for row in table.rows}
     for name in table.named("timed", "sized"):
         ratios = {row.name: table.ratio(row, name) for row in table.rows}
         if not any(isinstance(ratio, Ratio) for ratio in ratios.values()):
@@ -145,7 +145,7 @@ def _measured(table: AblationTable) -> list[Panel]:
                 marks[row.name] = Mark(
                     at, label.replace("-", "−"), low, high, floor=floor, distinguishable=ratio.distinguishable
                 )
-            elif table.baseline_of(row) is row:
+            elif row.name in bases:
                 marks[row.name] = Mark(0.0, value)
         panels.append(Panel(title, marks, differences=True))
     return panels
