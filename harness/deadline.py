@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-GRACE_SECONDS = 40.0  # what is being measured at the end may take so much longer
+GRACE_SECONDS = 40.0
 
 
 class OutOfTime(Exception):
@@ -15,14 +15,17 @@ class OutOfTime(Exception):
 
 @dataclass
 class Deadline:
-    """`at` is a time of `time.monotonic()`. `left_out` says, one text each, what the time did not suffice for."""
+    """`at` is a time of `time.monotonic()`, and what is being measured then may take `grace` seconds more. `left_out`
+    says, one text each, what the time did not suffice for.
+    """
 
     at: float
+    grace: float = GRACE_SECONDS
     left_out: list[str] = field(default_factory=list)
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        return cls(time.monotonic() + seconds)
+    def after(cls, seconds: float, grace: float = GRACE_SECONDS) -> Deadline:
+        return cls(time.monotonic() + seconds, grace)
 
     @classmethod
     def never(cls) -> Deadline:
@@ -40,8 +43,8 @@ class Deadline:
     @property
     def overrun(self) -> bool:
         """Whether what was going on at the end has had all the time that `limit` gives."""
-        return self.left <= -GRACE_SECONDS
+        return self.left <= -self.grace
 
     def limit(self, seconds: float) -> float:
         """How long something that begins now may take, itself limited to so many seconds."""
-        return max(1.0, min(seconds, self.left + GRACE_SECONDS))
+        return max(1.0, min(seconds, self.left + self.grace))

@@ -155,7 +155,7 @@ def _more() -> list[str]:
     ]
 
 
-QUICK_SECONDS = 70.0  # of an ablation in quick mode; what is in work at its end may take 40 more
+QUICK_SECONDS, QUICK_GRACE = 90.0, 25.0  # of an ablation in quick mode, and what is in work at its end may take more
 PROGRAM = options.Command(
     COMMAND,
     "Measures what attention schemes for video cost, all else equal. One ablation is one question: its rows\n"
@@ -215,7 +215,7 @@ def _work(request: Options, argv: list[str]) -> int:
     if request.plan:
         return plan.show(call)
     if request.quick and request.rows is None:  # rows that are named are all tried
-        call = replace(call, deadline=Deadline.after(QUICK_SECONDS * len(ablations)))
+        call = replace(call, deadline=Deadline.after(QUICK_SECONDS * len(ablations), QUICK_GRACE))
     status = session.run(call)
     for omission in call.deadline.left_out:
         way_on = "the same command goes on there, rows=[...] tries some alone"

@@ -24,7 +24,8 @@ FEW = ("full", "shifted_window", "neighborhood", "local + global")  # of a table
 WHOLE_MODELS = ("dualpath", "imagenet", "rvit", "transfer")  # of full size: the first row of each family
 WHOLE = ("attention_schemes", *WHOLE_MODELS)  # of these tables, those that are run with all rows, too
 SLOW = (
-    "compile",  # every scheme is compiled
+    "compile",  # a model is compiled
+    "kernels",  # the same, for flex
     "equivalence",  # every scheme on every kernel in every number format; tests/test_errors.py has a few
     "training",  # takes steps of training, and one of them is predicted
     "probes",  # is trained six times
@@ -42,14 +43,16 @@ SLOW = (
 )
 def test_quick_mode_end_to_end(name, whole, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "QUICK_SECONDS", math.inf)  # all of it, at any pace
-    schemes, entries = set(attention_zoo.schemes.names()), case.resolve(case.load(name), QUICK)
-    rows = [entry.case.row.partition(" · ")[0] for entry in entries]
-    named = all_rows = list(dict.fromkeys(rows))
+    schemes, asked = set(attention_zoo.schemes.names()), case.load(name)
+    named = all_rows = [row.row for row in asked.rows]
     if name in WHOLE_MODELS and not whole:
-        families = [backbones.config(entry.case.model).family for entry in entries]
-        named = [row for number, row in enumerate(rows) if families[number] not in families[:number]]
-    elif schemes <= set(rows) and not whole:
-        named = [row for row in FEW if row in rows]
+        families = [backbones.config(row.model or asked.model).family for row in asked.rows]
+        named = [row for number, row in enumerate(all_rows) if families[number] not in families[:number]]
+    elif schemes <= set(all_rows) and not whole:
+        named = [row for row in FEW if row in all_rows]
+    asked.chosen = named if named != all_rows else None
+    entries = case.resolve(asked, QUICK)
+    rows = [entry.row.row for entry in entries]
     few = [f"rows=[{','.join(str(1 + all_rows.index(row)) for row in named)}]"] if named != all_rows else []
     assert run.main([f"ablation={name}", "quick=true", "accuracy=off", f"out={tmp_path}", *few]) == 0, (
         capsys.readouterr().err
@@ -102,4 +105,5 @@ def test_quick_mode_tries_each_kind_of_case_first():
     entries = case.resolve(case.load("kernels"), QUICK)
     ordered = sweep._each_kind_first(entries)
     assert sorted(map(id, ordered)) == sorted(map(id, entries))
-    assert {entry.case.kernel for entry in ordered[:2]} == {"reference", "sdpa"}
+    kernels = case.load("kernels").vary["kernel"]
+    assert {entry.case.kernel for entry in ordered[: len(kernels)]} == set(kernels)

@@ -631,7 +631,7 @@ def test_how_fast_training_would_be_fed_is_a_table(damaged, tmp_path, capsys):
     (row,) = json.loads(out.read_text())["loading"]
     assert row["workers"] == 0
     assert row["clips_per_second"] > 0
-    assert "| workers | clips a second | epoch of 1 clips, s |" in printed
+    assert "\n\n| workers | clips a second | epoch of 1 clips, s |" in printed
     assert "Loaded as for training: clips of 4x2 frames" in printed
 
 

@@ -120,7 +120,11 @@ def test_axes_multiply_rows_and_the_command_line_fixes_them():
 
 @pytest.mark.parametrize(
     "fields, chosen, wide",
-    [({"baseline": "b"}, None, "b"), ({"baseline": "kernel=reference"}, None, "c"), ({}, ["a"], "a")],
+    [
+        ({"baseline": "b"}, None, "b"),
+        ({"baseline": "kernel=reference"}, None, "c"),
+        ({"baseline": "b"}, ["c", "a"], "a"),
+    ],
     ids=["baseline", "last", "named"],
 )
 def test_quick_mode_tries_each_row_and_each_value_of_an_axis_once(fields, chosen, wide):

@@ -58,6 +58,8 @@ def lines(rows: list[dict[str, float]], videos: int, frames: int, stride: int) -
     )
     size = Augmentation().size
     return [
+        "",
         *table.splitlines(),
+        "",
         f"Loaded as for training: clips of {frames}x{stride} frames, decoded, cropped and resized to {size}x{size}.",
     ]

@@ -426,9 +426,9 @@ def choose(ablations: list[Ablation], words: list[str | int]) -> None:
 def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     """All cases of an ablation under the settings of a run, in the order of its rows.
 
-    An axis that the settings fix has one value. Quick mode tries each row and each value once: the baseline, else
-    the last row (of schemes local + global), or the rows that a command names, at every value of each axis, the others
-    at the first. There an axis of clips has the small
+    An axis that the settings fix has one value. Quick mode tries each row and each value once: of all rows, or
+    of those that a command names, the baseline, else the last (of schemes local + global), at every value of each axis,
+    the others at the first. There an axis of clips has the small
     clips that are run, so that no row is named after another clip.
 
     Raises: UsageError naming the row, for a model, change or clip that cannot be.
@@ -443,14 +443,15 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     entries = []
     every = list(itertools.product(*axes.values()))
     few = [point for point in every if sum(a != b for a, b in zip(point, every[0], strict=True)) < 2]
-    names = [row.row for row in ablation.rows]
-    varied = ablation.chosen or [ablation.baseline if ablation.baseline in names else names[-1]]
+    tried = ablation.chosen or [row.row for row in ablation.rows]
+    varied = ablation.baseline if ablation.baseline in tried else tried[-1]
     for row in ablation.rows:
-        for point in every if not settings.quick else few if row.row in varied else every[:1]:
+        for point in every if not settings.quick else few if row.row == varied else every[:1]:
             for turned in itertools.product(*(_ends(values, settings) for values in row.dial.values())):
                 chosen, dial = dict(zip(axes, point, strict=True)), dict(zip(row.dial, turned, strict=True))
                 entries.append(_entry(ablation, row, chosen, dial, settings))
-    return entries
+    there = {entry.case.row for entry in entries}  # quick mode may have a row at a value where its baseline is not
+    return [replace(entry, baseline=entry.baseline if entry.baseline in there else None) for entry in entries]
 
 
 def _ends(values: list[Any], settings: Settings) -> list[Any]:
