@@ -80,7 +80,7 @@ class Options:
     vary: dict[str, Any] = option({}, "an axis more: a list of values for any dotted path, as vary.position=[peg,none]")
     model_changes: dict[str, Any] = option({}, "changes every row's model, as model.attention.L.window=[4,7,7]")
     quick: Flag = option(
-        False, "small clips, few samples, a few steps of one training, each kind of case first, two minutes at most"
+        False, "small clips, few samples, a few steps of one training; every row and value once, two minutes at most"
     )
     force: Flag = option(False, "measure again what is there")
     rounds: Count | None = option(

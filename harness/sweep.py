@@ -304,7 +304,9 @@ class Run:
     def _write_manifest(self) -> None:
         """Say which cases make the table, and which metrics: those asked for now and those in the records already."""
         names = {name for entry in self.entries if (record := self.store.read(entry)) for name in record.measurements}
-        quick = "quick mode: small clips, few samples; not the sizes of the papers"
+        quick = (
+            "quick mode, small clips and few samples: that all works, not what is faster; not the sizes of the papers"
+        )
         manifest = {
             "name": self.ablation.name,
             "question": self.ablation.question,

@@ -150,6 +150,7 @@ def _cost_line(table: AblationTable) -> str:
         return "Nothing has been measured yet."
     name = next((n for n in costs(table) if table.has(n)), "macs")
     ratios = [(row, ratio) for row in table.rows if isinstance(ratio := table.ratio(row, name), Ratio)]
+    ratios = [] if table.quick else ratios  # its few samples tell nothing apart
     if table.mixed and not ratios:
         name = "macs"
     measured = sorted((row for row in table.rows if row.value(name)), key=lambda row: row.value(name))

@@ -180,6 +180,15 @@ def test_a_baseline_that_only_the_other_of_its_pair_names_is_drawn_as_one(tmp_pa
     assert re.search(r"\| theirs \| 100 [^|]*\| 1 \(baseline\) \|", markdown.report(rows, {}))
 
 
+@pytest.mark.parametrize("outputs, told", [("outputs", True), ("outputs/quick", False)])
+def test_a_quick_report_does_not_begin_with_what_can_be_told_apart(outputs, told, tmp_path):
+    records = [in_rounds("base", [100, 100, 100]), in_rounds("ours", [80, 80, 80])]
+    rows = table.load(write(tmp_path / outputs / "pairs", records, [{}, {"baseline": "base"}], table=None))
+    (line,) = markdown.summary(rows)
+    assert line.startswith("Latency: 80.0 ms (ours) to 100 ms (base)")
+    assert ("needs 0.800" in line) == told
+
+
 def test_without_a_baseline_the_medians_and_their_intervals_are_drawn(tmp_path):
     rows = table.load(write(tmp_path / "scales", [in_rounds("LG", [100, 104, 99])], table=None))
     (panel,) = (panel for panel in cost._measured(rows) if panel.title.startswith("latency"))
