@@ -321,6 +321,21 @@ def test_all_that_is_said_of_rows_with_long_names_is_legible(draw):
     assert_legible(draw(rows_of(*records))[0])
 
 
+def test_as_many_schemes_as_there_are_have_room_in_the_legend():
+    others = []
+    for number in range(24):
+        of_row = grown("local_window", 8, 112)
+        config = {"patch": [2, 4, 4], "stages": [[f"scheme_{number}"]]}
+        others.append(replace(of_row, row=f"scheme_{number}", case=of_row.case | {"config": config}))
+    figure, _ = scaling.draw(rows_of(grown("full", 8, 112), grown("full", 16, 112), *others))
+    assert len(legend_of(figure.axes[0])) == 25
+    assert_legible(figure)
+
+
+def test_the_roofline_has_room_for_as_many():
+    assert_legible(roofline.draw(table_of(*(near_the_roof(f"scheme_{number}") for number in range(24))))[0])
+
+
 # the roofline
 
 

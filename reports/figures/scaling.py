@@ -16,6 +16,7 @@ from reports.drawing import about, log10, log_limits, looks, sheet
 from reports.exponents import ATTENTION, Line
 from reports.table import AblationTable, Row
 
+NAME = 0.18  # inches of a name in a legend
 TITLE = 50  # letters of a title that fit over a panel and its legend
 
 
@@ -37,7 +38,8 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     if absent := _absent(panels):
         notes.append(f"† no value: {absent}")
     deep = -(-len(panels) // across)
-    figure = sheet(3.0 * deep, about(table), notes)
+    tall = max(3.0, 0.6 + NAME * max(len(lines) for lines in axes_of.values()))
+    figure = sheet(tall * deep, about(table), notes)
     grid = figure.subplots(deep, across, squeeze=False)
     marks, titles = looks(table), {name: exponents.title(table, name) for name, *_ in panels}
     for axes, (name, axis, lines) in zip(grid.flat, panels, strict=False):
