@@ -177,12 +177,14 @@ def summary(table: AblationTable) -> list[str]:
     """What was learnt, in a line."""
     if not names(table):
         return []
+    if table.quick:
+        return ["Probes: a few steps of training each, which show that all works, and nothing else."]
     disagreements = findings(table)
     tasks = {name: [row.name for row in table.measured if _passes(row, name)] for name in names(table)}
     passed = [row.name for row in table.measured if all(row.name in tasks[name] for name in tasks)]
     asked = [row.measurement(name) for row in table.measured for name in names(table)]
     seeds = {len(measured.visits) for measured in asked if measured is not None} - {0}
-    over = "one seed, tried quickly" if max(seeds, default=0) < 2 else counted(max(seeds), "seed")
+    over = counted(max(seeds, default=0), "seed")
     return [
         f"Probes ({over}): every question to the end of its dial is answered by {listed(passed) or 'no row'}; reach "
         f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_text(table)}".strip()

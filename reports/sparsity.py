@@ -81,7 +81,7 @@ def as_good(table: AblationTable, cost: str) -> Row | None:
 
 def summary(table: AblationTable) -> list[str]:
     """What gives most for its multiply-adds, and what for its milliseconds; then both fronts."""
-    if not turned(table):
+    if table.quick or not turned(table):
         return []
     words, fronts = [], []
     for cost, title in COSTS.items():

@@ -7,22 +7,17 @@ from __future__ import annotations
 from harness.cost.metrics import register
 from harness.cost.metrics.probes import PROBES, predicted, probed
 from harness.cost.workload import Workload
-from harness.probes.train import FULL, Effort
+from harness.probes.train import FULL, QUICK
 from records.record import Measurement
 
 NAMES = ("space", "time")
 
 
-def efforts() -> tuple[Effort, Effort]:
-    """Of quick mode, which only shows that all works, and of any other."""
-    return Effort(steps=50, batch=16, tested=64), FULL
-
-
 def _seconds(quick: bool) -> float:
-    return predicted(len(NAMES), efforts()[not quick].maps)
+    return predicted(len(NAMES), (QUICK if quick else FULL).maps)
 
 
 @register("recall", *(PROBES[name] for name in NAMES), timed=True, process="recall", seconds=_seconds)
 def recall(workload: Workload) -> list[Measurement]:
-    """As `probes` measures them; in quick mode for a moment."""
-    return probed(workload, NAMES, efforts()[not workload.effort.quick])
+    """As `probes` measures them."""
+    return probed(workload, NAMES, QUICK if workload.effort.quick else FULL)
