@@ -280,7 +280,8 @@ def test_an_axis_of_clips_varies_several_entries_at_once():
     assert {entry.case.clip.size for entry in fixed} == {96}
     assert [entry.case.row for entry in case.resolve(varied, Settings(size=96, frames=4))] == ["a"]
     assert [entry.case.row for entry in case.resolve(varied, Settings(quick=True))] == [
-        "a · clip.frames=2, clip.size=32"
+        "a · clip.frames=2, clip.size=32",
+        "a · clip.frames=4, clip.size=32",
     ]
 
 
