@@ -188,9 +188,13 @@ class Run:
             for name in timed:
                 missing[case_id(entry.case), name] = look(entry, name, self._rounds_of(name))
         for number in range(1, self.call.visits + 1):
+            later = []
             for entry in visits.order(_each_kind_first(self.chosen) if self.call.quick else self.chosen, number):
                 lacking = [name for name in timed if number in missing[case_id(entry.case), name]]
-                steps += [Step("time", entry, lacking, (number, self.call.visits))] if lacking else []
+                slow = _searches(lacking) if self.call.quick else []
+                for names, into in (([n for n in lacking if n not in slow], steps), (slow, later)):
+                    into += [Step("time", entry, names, (number, self.call.visits))] if names else []
+            steps += later
         return steps
 
     def _rounds_of(self, name: str) -> int:
@@ -372,6 +376,12 @@ def by_rounds(names: list[str], total: int) -> list[tuple[list[str], int]]:
     parts = [name for name in names if metrics.get(name).process in split]
     whole = [name for name in names if name not in parts]
     return [(group, rounds) for group, rounds in ((parts, total), (whole, 1)) if group]
+
+
+def _searches(names: list[str]) -> list[str]:
+    """Metrics with a process of their own for one answer, such as the largest batch: after what every case has."""
+    often = {metrics.get(name).process for name in names if not metrics.get(name).once}
+    return [name for name in names if metrics.get(name).process not in often] if often else []
 
 
 def _each_kind_first(entries: list[Entry]) -> list[Entry]:

@@ -91,6 +91,20 @@ def test_what_was_timed_of_a_model_that_is_made_no_more_is_marked_wherever_it_st
     assert "outdated" not in latencies(folder)["one"].details
 
 
+def test_quick_mode_has_what_takes_long_last(tmp_path, monkeypatch):
+    meter = Meter(monkeypatch)
+    names = ["latency", "energy", "largest_batch"]
+    for quick in (True, False):
+        meter.asked.clear()
+        settings = Settings(threads=1, quick=quick)
+        assert go(tmp_path, names=names, rows=("one", "two"), settings=settings) == 0
+        parts, rows = (("latency", "energy"), ("largest_batch",)), ("one", "two")
+        in_turn = [(row, part) for part in parts for row in rows]
+        by_case = [(row, part) for row in rows for part in parts]
+        asked = [(row, tuple(sorted(metrics_asked, key=names.index))) for row, metrics_asked in meter.asked]
+        assert asked == (in_turn if quick else by_case)
+
+
 def test_quick_mode_visits_once(tmp_path, monkeypatch):
     meter = Meter(monkeypatch)
     assert go(tmp_path, rounds=None, settings=Settings(threads=1, quick=True)) == 0
