@@ -24,6 +24,7 @@ from harness.datasets.files import (
     find_class_names,
     label_of,
     labelled_lines,
+    numbered,
     rows,
     spelled,
     under,
@@ -34,34 +35,8 @@ NEEDS = (
     "train.csv, val.csv (in the root or annotations/; columns label,youtube_id,time_start,time_end,split) and the "
     "videos <youtube_id>_<start>_<end>.mp4, flat or in class folders; or lists of lines `path label`"
 )
+RENAMED = {"start_time": "time_start", "end_time": "time_end"}  # columns of some lists
 REPLACEMENT = "replacement_for_corrupted_k400"
-
-
-@register("kinetics400", needs=NEEDS)
-def kinetics400(
-    split: str, root: Path, *, annotations: str | None = None, videos: str | None = None, classes: str | None = None,
-    subset: bool = False,
-) -> DataSet:  # fmt: skip
-    """Kinetics-400: 400 human actions, about 240 000 training and 20 000 validation clips of ten seconds."""
-    return _kinetics(400, split, root, annotations, videos, classes, subset)
-
-
-@register("kinetics600", needs=NEEDS)
-def kinetics600(
-    split: str, root: Path, *, annotations: str | None = None, videos: str | None = None, classes: str | None = None,
-    subset: bool = False,
-) -> DataSet:  # fmt: skip
-    """Kinetics-600: 600 human actions, about 390 000 training and 30 000 validation clips of ten seconds."""
-    return _kinetics(600, split, root, annotations, videos, classes, subset)
-
-
-@register("kinetics700", needs=NEEDS)
-def kinetics700(
-    split: str, root: Path, *, annotations: str | None = None, videos: str | None = None, classes: str | None = None,
-    subset: bool = False,
-) -> DataSet:  # fmt: skip
-    """Kinetics-700 (2017 or 2020): 700 human actions, about 540 000 training and 35 000 validation clips."""
-    return _kinetics(700, split, root, annotations, videos, classes, subset)
 
 
 def candidates(count: int, split: str) -> list[str]:
@@ -74,24 +49,29 @@ def candidates(count: int, split: str) -> list[str]:
     return (texts + tables if count == 600 else tables + texts) + ([f"{alias}.csv"] if alias != split else []) + plain
 
 
-def _kinetics(
-    count: int, split: str, root: Path, annotations: str | None, videos: str | None, classes: str | None, subset: bool
-) -> DataSet:
+def register_kinetics(count: int, what: str) -> None:
+    """Add the data set of so many classes; `what` it holds is said in the list of data sets."""
     name = f"kinetics{count}"
-    path = find(root, candidates(count, split), f"{name} {split}", SOURCE, annotations, split=split)
-    named = find_class_names(root, path, ("classes.txt", f"label_map_k{count}.txt", "label_map.txt"), classes)
-    if not _is_official(path):
-        items, names = _plain(path, root, named), named
-        names = names or tuple(str(label) for label in range(count))
-        if max((item.label for item in items), default=0) >= len(names):
-            raise DataError(
-                f"{path}: its largest label is {max(item.label for item in items)}, but {name} has {len(names)}"
-            )
-    else:
-        listed = _official(path)
-        names = named or _names(path, listed, count, subset)
-        items = _located(listed, names, path, root, videos, split)
-    return DataSet(name, split, root, tuple(items), names, source=SOURCE)
+
+    def kinetics(
+        split: str, root: Path, *, annotations: str | None = None, videos: str | None = None,
+        classes: str | None = None, subset: bool = False,
+    ) -> DataSet:  # fmt: skip
+        path = find(root, candidates(count, split), f"{name} {split}", SOURCE, annotations, split=split)
+        named = find_class_names(root, path, ("classes.txt", f"label_map_k{count}.txt", "label_map.txt"), classes)
+        if _is_official(path):
+            listed = _official(path)
+            names = named or _names(path, listed, count, subset)
+            items = _located(listed, names, path, root, videos, split)
+        else:
+            items, names = _plain(path, root, named), named or numbered([count - 1])
+            largest = max((item.label for item in items), default=0)
+            if largest >= len(names):
+                raise DataError(f"{path}: its largest label is {largest}, but {name} has {len(names)}")
+        return DataSet(name, split, root, tuple(items), names, source=SOURCE)
+
+    kinetics.__doc__ = f"Kinetics-{count}{what}"
+    register(name, needs=NEEDS)(kinetics)
 
 
 def _is_official(path: Path) -> bool:
@@ -113,11 +93,8 @@ def _official(path: Path) -> list[tuple[int, str, str]]:
     listed = []
     for index, (number, row) in enumerate(rows(path)):
         if index == 0 and "youtube_id" in (field.lower() for field in row):
-            head = {field.lower(): column for column, field in enumerate(row)}
-            head = {
-                {"start_time": "time_start", "end_time": "time_end"}.get(key, key): column
-                for key, column in head.items()
-            }
+            columns = {field.lower(): column for column, field in enumerate(row)}
+            head = {RENAMED.get(key, key): column for key, column in columns.items()}
             if "label" not in head:
                 raise DataError(f"{path}: has no column `label`: this split was published without; use val")
             missing = [key for key in ("time_start", "time_end") if key not in head]
@@ -179,3 +156,8 @@ def _plain(path: Path, root: Path, classes: tuple[str, ...] | None) -> list[Item
     for number, line, video, label in labelled_lines(path):
         items.append(Item(under(root, video), label_of(label, classes, path, number, line)))
     return items
+
+
+register_kinetics(400, ": 400 human actions, about 240 000 training and 20 000 validation clips of ten seconds.")
+register_kinetics(600, ": 600 human actions, about 390 000 training and 30 000 validation clips of ten seconds.")
+register_kinetics(700, " (2017 or 2020): 700 human actions, about 540 000 training and 35 000 validation clips.")

@@ -1,19 +1,10 @@
 """The built-in data sets: what real photographs do in front of others. Rendered on first use.
 
-Classes come in pairs; a clip of the second class of a pair is a clip of the first played backwards. `motion` and
-`motion_large` have twelve classes:
-
-    short   move_left / move_right                        an object crosses the frame, and again
-    short   rotate_clockwise / rotate_counterclockwise    an object turns on the spot
-    short   approach / recede                             an object grows, or shrinks, and again
-    short   round_chases_square / square_chases_round     one object runs behind another, in any of four directions
-    long    round_square_triangle / triangle_square_round three objects are seen in turn, with empty pictures in between
-    long    around_clockwise / around_counterclockwise    an object is seen in turn at three places around the middle
-
-`motion_small` has eight, easier to see: move_left / move_right, move_up / move_down, approach / recede and
-around_clockwise / around_counterclockwise, with bright objects before dark backgrounds, which are photographs blurred
-until only a gentle gradient of colour is left. The short and the long classes of either are data sets of their own as
-well: `motion_short`, `motion_long`, `motion_small_short` and `motion_small_long`.
+Classes come in pairs; a clip of the second class of a pair is a clip of the first played backwards. The scripts of
+`harness.motion.scenes` say what happens in each, its `REPERTOIRES` which a data set has. Those of `motion_small` are
+easier to see: bright objects before dark backgrounds, which are photographs blurred until only a gentle gradient of
+colour is left. The classes of either that neighbouring pictures decide ("short") and those that only pictures far apart
+decide ("long") are data sets of their own as well.
 
 By construction, two neighbouring pictures decide the short ones (all but those between which an object jumps back to
 its first size); in the long ones no window shorter than a sixth of the clip sees more than one event, and one event
@@ -26,11 +17,7 @@ pairs apart without fault. A rule that sees one picture is held to 50 % as well,
 one picture. Guessing gives 8.3 % (12.5 % of eight classes). (A sample of every second picture, counted from the start,
 is not quite the same in a clip and its reversal; which of the two it is says nothing, for phases are drawn.)
 
-Measured, top-1 of the test, one seed each. `motion`, before a last small change of its pixels: a 3D convolution network
-of 0.2 million parameters, 60 CPU seconds, 16 frames of 32 pixels: 85 %; trained and tested on shuffled frames 42 %, on
-the middle frame alone 31 %. `motion_small`, DualFormer as `accuracy=quick` trains it (0.58 million parameters, 4
-epochs, about 45 CPU seconds): 70 %; trained and tested on shuffled frames 47 %, on the middle frame alone 32 %
-(`python -m harness.run ablation=temporal_controls accuracy=quick seeds=[0]`).
+`ablation=temporal_controls` measures what models make of it (docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -41,54 +28,6 @@ from pathlib import Path
 from harness.datasets import DataError, DataSet, Item, register
 from harness.motion import store
 from harness.motion.scenes import REPERTOIRES
-
-
-@register("motion")
-def motion(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
-    """Built in: 12 classes of real photographs in motion, 1 008 training, 240 validation and 360 test clips of 64 x 64.
-
-    Rendered on first use under `cache` (or root; else $ATTENTION_ZOO_DATA; else outputs/data), in about half a minute.
-    """
-    return _rendered("motion", split, root, cache)
-
-
-@register("motion_small")
-def motion_small(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
-    """Built in: 8 classes of bright objects before calm backgrounds, 1 600 training, 240 validation and 400 test clips.
-
-    16 frames of 32 x 32, for models that train in a minute on a CPU. Rendered in about ten seconds.
-    """
-    return _rendered("motion_small", split, root, cache)
-
-
-@register("motion_large")
-def motion_large(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
-    """Built in: as motion, but 6 000 training, 600 validation and 1 200 test clips of 48 frames, 128 x 128."""
-    return _rendered("motion_large", split, root, cache)
-
-
-@register("motion_short")
-def motion_short(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
-    """Built in: the 8 classes of motion that a few neighbouring pictures decide."""
-    return half(_rendered("motion", split, root, cache), "short")
-
-
-@register("motion_long")
-def motion_long(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
-    """Built in: the 4 classes of motion that only pictures far apart decide."""
-    return half(_rendered("motion", split, root, cache), "long")
-
-
-@register("motion_small_short")
-def motion_small_short(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
-    """Built in: the 6 classes of motion_small that a few neighbouring pictures decide."""
-    return half(_rendered("motion_small", split, root, cache), "short")
-
-
-@register("motion_small_long")
-def motion_small_long(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
-    """Built in: the 2 classes of motion_small that only pictures far apart decide."""
-    return half(_rendered("motion_small", split, root, cache), "long")
 
 
 def half(whole: DataSet, reach: str) -> DataSet:
@@ -111,12 +50,21 @@ def half(whole: DataSet, reach: str) -> DataSet:
     )
 
 
-def _rendered(name: str, split: str, root: Path | None, cache: str | None) -> DataSet:
-    if root is not None and cache is not None:
-        raise DataError(f"root={root} and cache={cache} both say where {name} is rendered; give one of them")
-    version = store.VERSIONS[name]
-    manifest = store.ready(version, split, cache or root)
-    return listed(store.folder(version, cache or root), manifest)
+def register_rendered(name: str, what: str, version: str | None = None, reach: str | None = None) -> None:
+    """Add a data set that is rendered, or of a `version` the classes of one `reach`; `what` is for the list of all."""
+    rendered_as = store.VERSIONS[version or name]
+
+    def rendered(split: str, root: Path | None = None, *, cache: str | None = None) -> DataSet:
+        if root is not None and cache is not None:
+            raise DataError(
+                f"root={root} and cache={cache} both say where {rendered_as.name} is rendered; give one of them"
+            )
+        manifest = store.ready(rendered_as, split, cache or root)
+        whole = listed(store.folder(rendered_as, cache or root), manifest)
+        return half(whole, reach) if reach else whole
+
+    rendered.__doc__ = f"Built in: {what}"
+    register(name)(rendered)
 
 
 def listed(root: Path, manifest: dict) -> DataSet:
@@ -135,3 +83,16 @@ def listed(root: Path, manifest: dict) -> DataSet:
         mirror=repertoire.mirror,
         source=f"built in, format {manifest['format']}, specification {manifest['digest'][:12]}",
     )
+
+
+SMALL = "8 classes of bright objects before calm backgrounds, 1 600 training, 240 validation and 400 test clips."
+WHOLE = "12 classes of real photographs in motion, 1 008 training, 240 validation and 360 test clips of 64 x 64."
+LARGE = "as motion, but 6 000 training, 600 validation and 1 200 test clips of 48 frames, 128 x 128."
+register_rendered("motion", WHOLE)
+register_rendered("motion_small", SMALL)  # of 16 frames of 32 x 32, for models that train in a minute on a CPU
+register_rendered("motion_large", LARGE)
+NEAR, FAR = "that a few neighbouring pictures decide.", "that only pictures far apart decide."
+register_rendered("motion_short", f"the 8 classes of motion {NEAR}", "motion", "short")
+register_rendered("motion_long", f"the 4 classes of motion {FAR}", "motion", "long")
+register_rendered("motion_small_short", f"the 6 classes of motion_small {NEAR}", "motion_small", "short")
+register_rendered("motion_small_long", f"the 2 classes of motion_small {FAR}", "motion_small", "long")
