@@ -48,7 +48,7 @@ def _long_line(table: AblationTable, row: Row, measured: Measurement) -> dict[st
     else:
         line["value"], interval = row.value(name), row.interval(name) if measured.ran else None
         column = next((column for column, count in PUBLISHED_COUNTS.items() if count == name), None)
-        judged = {"flops": row.verdict_flops, "params": row.verdict_params}.get(column)
+        judged = row.verdicts.get(column)
     line |= {"low": interval.low, "high": interval.high} if interval else {}
     if column and row.printed(column) is not None:
         line |= {"published": row.printed(column), "published_unit": table.paper.units[column]}

@@ -95,7 +95,7 @@ def _row(where: Path, ablation: AblationTable, row: Row) -> dict[str, Any]:
         for name, measured in row.record.measurements.items()
         if measured.kind == "scored" and measured.samples and accuracy.not_full(row, measured)
     }
-    verdicts = {key: str(judged) for key, judged in (("macs", row.verdict_flops), ("params", row.verdict_params))}
+    verdicts = {"macs": str(row.verdict_flops), "params": str(row.verdict_params)}
     return {
         "row": row.name,
         "ablation": ablation.name,

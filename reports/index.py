@@ -5,6 +5,7 @@ of rows that no model here stands for, those of another row of a paper.
 """
 
 import shlex
+from collections.abc import Iterator
 
 from records.record import canonical
 from reports import accuracy, paper_table, verdict
@@ -22,12 +23,18 @@ def verdict_counts(table: AblationTable) -> dict[str, int]:
 def distinct(tables: list[AblationTable]) -> dict[tuple, str]:
     """By model, clip, column and printed figure, the verdict of each published cost that was tried."""
     verdicts: dict[tuple, str] = {}
+    for _, row, column, kind in _tried(tables):
+        verdicts.setdefault((_model(row), column, row.printed(column)), kind)
+    return verdicts
+
+
+def _tried(tables: list[AblationTable]) -> Iterator[tuple[AblationTable, Row, str, str]]:
+    """Each published cost that was tried, with its column and what became of it."""
     for table in tables:
         for row in table.measured:
-            for column, judged in (("flops", row.verdict_flops), ("params", row.verdict_params)):
+            for column, judged in row.verdicts.items():
                 if judged.kind in TRIED:
-                    verdicts.setdefault((_model(row), column, row.printed(column)), judged.kind)
-    return verdicts
+                    yield table, row, column, judged.kind
 
 
 def _model(row: Row) -> str:
@@ -46,13 +53,7 @@ def not_tried(tables: list[AblationTable]) -> tuple[int, int]:
         for column in ("flops", "params")
         if row.cells.get(column) is not None
     }
-    tried = {
-        (table.paper.name, row.published.name, column)
-        for table in tables
-        for row in table.measured
-        for column, judged in (("flops", row.verdict_flops), ("params", row.verdict_params))
-        if judged.kind in TRIED
-    }
+    tried = {(table.paper.name, row.published.name, column) for table, row, column, _ in _tried(tables)}
     return len(cells), len(cells - tried)
 
 
@@ -62,10 +63,8 @@ def ordering_counts(table: AblationTable) -> dict[str, int]:
     Other data and smaller budgets judge the same orders; they stand in the report itself.
     """
     names = [name for name in accuracy.names(table) if accuracy.is_built_in(table, name)]
-    tallies = [
-        counts for name in names if (counts := accuracy.verdict_counts(accuracy.orderings(table, name).values()))
-    ]
-    return tallies[-1] if tallies else {}
+    tallies = [accuracy.verdict_counts(accuracy.orderings(table, name).values()) for name in names]
+    return next((tally for tally in reversed(tallies) if tally), {})
 
 
 def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None, explore: str, where: str) -> str:

@@ -5,12 +5,10 @@ columns, pictures and texts follow as details.
 """
 
 import shlex
-from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
 from itertools import chain
 from statistics import median_low
-from typing import Any
 
 import numpy as np
 
@@ -158,9 +156,10 @@ def _cost_line(table: AblationTable) -> str:
         return ""
     quantity = measured[0].measurement(name)
     title = quantity.title[:1].upper() + quantity.title[1:]
-    ends = dict.fromkeys(_value(row, name) for row in (measured[0], measured[-1]))
-    named = [f"{value} ({row.name})" for value, row in zip(ends, (measured[0], measured[-1]), strict=False)]
-    parts = [" to ".join(named if len(named) > 1 else ends)] if name == "macs" or not table.mixed else []
+    ends = ((row.name, row.measurement(name)) for row in (measured[0], measured[-1]))
+    (cheapest, least), (costliest, most) = ((row, f"{shown(m)} {unit(m)[0]}") for row, m in ends)
+    span = least if least == most else f"{least} ({cheapest}) to {most} ({costliest})"
+    parts = [span] if name == "macs" or not table.mixed else []
     if has_ratio(quantity) and ratios:
         parts.append(_against_baseline(sorted(ratios, key=lambda pair: pair[0].value(name))))
     return f"{title}: {'; '.join(parts)}."
@@ -177,11 +176,6 @@ def _against_baseline(ratios: list[tuple[Row, Ratio]]) -> str:
     share = f"all {len(different)}" if len(different) == len(ratios) else f"{len(different)} of {len(ratios)}"
     best_in_words = f"{best.name} needs {ratio_text(ratio)} times as much as {best.baseline}"
     return f"{best_in_words}, and {share} rows can be told from {base}" if len(ratios) > 1 else best_in_words
-
-
-def _value(row: Row, name: str) -> str:
-    measured = row.measurement(name)
-    return f"{shown(measured)} {unit(measured)[0]}"
 
 
 def _absent_line(table: AblationTable) -> str:
@@ -204,10 +198,9 @@ def circumstances(table: AblationTable) -> str:
         return ""
     timed = "device" in facts
     shared = []
-    for key in FACTS:
-        if len(facts.get(key, [])) == 1:
-            named = key in ("kernel", "operators", "batch", "threads", "clip", "commit")
-            shared.append(f"{HEADINGS.get(key, key)} {facts[key][0]}" if named else facts[key][0])
+    for key in (key for key in FACTS if len(facts.get(key, [])) == 1):
+        named = key in ("kernel", "operators", "batch", "threads", "clip", "commit")
+        shared.append(f"{HEADINGS.get(key, key)} {facts[key][0]}" if named else facts[key][0])
     differ = [key for key in FACTS if len(facts.get(key, [])) > 1]
     start = "Measured on: " if timed else "Counted without running (no timings in these records): "
     start = "Trained here, nothing timed: " if probes.names(table) and not timed else start
@@ -323,42 +316,33 @@ def _printed_title(column: str) -> str:
 
 def differing_columns(table: AblationTable) -> Columns:
     """A column for each circumstance in which the rows differ, as `circumstances` promises."""
-    columns: Columns = []
-    facts = table.facts()
-    for key in FACTS:
-        if len(facts.get(key, [])) > 1:
-            columns.append((HEADINGS.get(key, key), lambda row, k=key: row.facts().get(k, MISSING)))
-    return columns
+    differ = (key for key in FACTS if len(table.facts().get(key, [])) > 1)
+    return [(HEADINGS.get(key, key), lambda row, key=key: row.facts().get(key, MISSING)) for key in differ]
 
 
 def _count_columns(table: AblationTable, notes: Notes) -> list[Columns]:
     """Operations and parameters: published and measured with the verdict where the paper prints them, else alone."""
     views = sorted({row.views for row in table.rows if row.views})
-    over = f"{counted(views[0], 'view')}" if len(views) == 1 else "all views"
+    over = counted(views[0], "view") if len(views) == 1 else "all views"
     blocks: list[Columns] = []
-    for column, title, measured, judged, count in (
-        ("flops", f"GFLOPs ↓, {over}", _flops, "verdict_flops", ("macs", "GMACs ↓, one view", 10**9)),
-        ("params", "params ↓, M", _params, "verdict_params", ("params", "params ↓, M", 10**6)),
+    for column, title, plain_title, measured in (
+        ("flops", f"GFLOPs ↓, {over}", "GMACs ↓, one view", _flops),
+        ("params", "params ↓, M", "params ↓, M", _params),
     ):
-        name, plain_title, scale = count
+        name = PUBLISHED_COUNTS[column]
+
+        def against(row: Row, column=column, name=name, measured=measured) -> str:
+            cell = _judged(measured(row, notes), row, row.verdicts[column], notes)
+            return cell + budgets.mark(table, row, name, notes)
+
+        def alone(row: Row, name=name) -> str:
+            return spread(row, name, notes, count=False) + budgets.mark(table, row, name, notes)
+
         if table.publishes(column):
-            blocks.append(
-                [
-                    (f"{title}, published", lambda row, column=column: _published_cell(row, column)),
-                    (
-                        f"{title}, measured",
-                        lambda row, measured=measured, judged=judged, name=name: (
-                            _judged(measured(row, notes), row, getattr(row, judged), notes)
-                            + budgets.mark(table, row, name, notes)
-                        ),
-                    ),
-                ]
-            )
+            published = (f"{title}, published", lambda row, column=column: _published_cell(row, column))
+            blocks.append([published, (f"{title}, measured", against)])
         elif table.asked(name):
-            cell = lambda row, name=name, scale=scale: (  # noqa: E731
-                plain(row, name, scale, notes, decimals=3) + budgets.mark(table, row, name, notes)
-            )
-            blocks.append([(plain_title, cell)])
+            blocks.append([(plain_title, alone)])
     return blocks
 
 
@@ -372,7 +356,7 @@ def _cell_columns(table: AblationTable, column: str, notes: Notes) -> Columns:
         cell, judged = table.cell(row, column)
         if column not in row.cells or cell.missing:
             return MISSING + (notes.mark(cell.missing) if cell.missing else "")
-        text = _number(cell.shown) if isinstance(cell.shown, Decimal) else str(cell.shown)
+        text = f"{cell.shown:f}" if isinstance(cell.shown, Decimal) else str(cell.shown)
         return _judged(text + (f" ({cell.exact})" if cell.exact else ""), row, judged, notes)
 
     title = f"{_printed_title(column)}, {table.paper.units.get(column, 'as printed')}"
@@ -404,21 +388,13 @@ def _recounted(row: Row) -> str | None:
     if not cited:
         return None
     counts = [f"{cited[key]} {unit}" for key, unit in (("flops", "G a view"), ("params", "M")) if key in cited]
-    return f"Recounted elsewhere, not here: {', '.join(counts)}{_how_counted(cited)} ({cited['source']})"
-
-
-def _how_counted(cited: dict[str, Any]) -> str:
-    return f", {cited['how']}" if cited.get("how") else ""
+    how = [cited["how"]] if cited.get("how") else []
+    return f"Recounted elsewhere, not here: {', '.join([*counts, *how])} ({cited['source']})"
 
 
 def _explanation(row: Row) -> str:
-    kind = (
-        "The paper does not state this setting; it was found by searching settings for the printed number, so it is a "
-        "fit, not a confirmation"
-        if row.fit
-        else "The paper does not state this setting"
-    )
-    return f"{row.explanation}. {kind}"
+    fit = "; it was found by searching settings for the printed number, so it is a fit, not a confirmation"
+    return f"{row.explanation}. The paper does not state this setting{fit if row.fit else ''}"
 
 
 def _published_cell(row: Row, column: str) -> str:
@@ -434,12 +410,12 @@ def _flops(row: Row, notes: Notes) -> str:
         return missing_cell(row, "macs", notes)
     per_view = rounded(exact, 10**9, max(2, row.decimals("flops", "per_view_decimals") + 2))
     over_views = f"{row.views} × {per_view}" if row.views != 1 else str(per_view)
-    return f"{_number(printed)} ({over_views})" if row.comparable is True else over_views
+    return f"{printed:f} ({over_views})" if row.comparable is True else over_views
 
 
 def _params(row: Row, notes: Notes) -> str:
     exact, printed = row.authors_params_exact, row.authors_params
-    return missing_cell(row, "params", notes) if exact is None else f"{_number(printed)} ({exact:,})"
+    return missing_cell(row, "params", notes) if exact is None else f"{printed:f} ({exact:,})"
 
 
 def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
@@ -487,12 +463,8 @@ def ratio_columns(table: AblationTable, name: str, notes: Notes) -> Columns:
     if not bases:
         return []
     base_name = bases[0].name if len({base.name for base in bases}) == 1 else "the baseline"
-    return [
-        (
-            f"{table.quantities()[name].title} ↓ / {base_name}: ratio (95 % interval)",
-            lambda row: _ratio(table, row, name, notes),
-        )
-    ]
+    title = f"{table.quantities()[name].title} ↓ / {base_name}: ratio (95 % interval)"
+    return [(title, lambda row: _ratio(table, row, name, notes))]
 
 
 def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
@@ -523,12 +495,10 @@ def ratio_text(ratio: Ratio) -> str:
 def _runs(table: AblationTable) -> str:
     """How each timing spreads, what it is made of, what it took to compile, what was reserved: as far as recorded."""
     blocks: list[Columns] = []
-    for name, quantity in table.quantities().items():
-        if quantity.kind in ("timed", "sized"):
-            figures = {row.name: run_figures(row.measurement(name)) for row in table.rows}
-            blocks.append(
-                [(title, _figure_of(figures, title)) for title in dict.fromkeys(chain.from_iterable(figures.values()))]
-            )
+    for name in (name for name, quantity in table.quantities().items() if quantity.kind in ("timed", "sized")):
+        figures = {row.name: run_figures(row.measurement(name)) for row in table.rows}
+        titles = dict.fromkeys(chain.from_iterable(figures.values()))
+        blocks.append([(title, partial(_figure_of, figures, title)) for title in titles])
     parts = tables(_rows(table), ROW, blocks)
     return "\n\n".join(["### How the runs spread", *parts]) if parts else ""
 
@@ -556,12 +526,9 @@ def run_figures(measured: Measurement | None) -> dict[str, float]:
     return figures
 
 
-def _figure_of(figures: dict[str, dict[str, float]], title: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        value = figures[row.name].get(title)
-        return MISSING if value is None else str(value) if isinstance(value, int) else significant(value)
-
-    return cell
+def _figure_of(figures: dict[str, dict[str, float]], title: str, row: Row) -> str:
+    value = figures[row.name].get(title)
+    return MISSING if value is None else str(value) if isinstance(value, int) else significant(value)
 
 
 def _precision(table: AblationTable) -> str:
@@ -611,12 +578,6 @@ def floors_in_words(floors: dict[str, float | None]) -> str:
     return " ".join(sentences)
 
 
-def plain(row: Row, name: str, scale: int, notes: Notes, decimals: int) -> str:
-    """A count, which has no interval."""
-    value = row.value(name)
-    return missing_cell(row, name, notes) if value is None else str(rounded(value, scale, decimals))
-
-
 def missing_cell(row: Row, name: str, notes: Notes) -> str:
     return MISSING if row.published_only else MISSING + notes.mark(row.reason(name))
 
@@ -662,14 +623,9 @@ def _rules(table: AblationTable) -> str:
 
 def _published(table: AblationTable) -> str:
     paper = table.paper
-    lines = [
-        "## The published table",
-        "",
-        f"{paper.title}: {paper.table}, {linked(paper.paper)}. Source: {paper.source}.",
-    ]
-    lines += ["", *(f"- {linked(sentence(note))}" for note in paper.notes)] if paper.notes else []
-    lines += ["", f"To cite it: `python -m reports.cite {paper.name}`."]
-    return "\n".join(lines)
+    parts = ["## The published table", f"{paper.title}: {paper.table}, {linked(paper.paper)}. Source: {paper.source}."]
+    parts += ["\n".join(f"- {linked(sentence(note))}" for note in paper.notes)] if paper.notes else []
+    return "\n\n".join([*parts, f"To cite it: `python -m reports.cite {paper.name}`."])
 
 
 def _further(paper: PaperTable) -> str:
@@ -716,7 +672,3 @@ def again(table: AblationTable) -> str:
         f"python -m reports.build {shlex.quote(table.place)}  # this file, the CSV and the figures, from the records\n"
         "```"
     )
-
-
-def _number(value: Decimal) -> str:
-    return format(value, "f")

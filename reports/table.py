@@ -167,6 +167,11 @@ class Row:
         unknown = "whether the paper counts the classifier is not known" if self.params_count == NOT_STATED else None
         return self._judge("params", self.authors_params, unknown, "params")
 
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Of its printed costs, by column."""
+        return {"flops": self.verdict_flops, "params": self.verdict_params}
+
     def _judge(self, column: str, measured: Decimal | None, unknown: str | None, source: str) -> Verdict:
         return verdict.judge(
             self.printed(column),
@@ -291,12 +296,9 @@ class AblationTable:
 
     def verdicts(self, of: Row | None = None) -> list[Verdict]:
         """The verdicts of all published cost cells, row by row; or of those of one row."""
-        every = [
-            verdict
-            for row in ([of] if of else self.rows)
-            for verdict in (row.verdict_flops, row.verdict_params, *(self.cell(row, name)[1] for name in self.celled))
-        ]
-        return [v for v in every if v.kind is not None]
+        rows = [of] if of else self.rows
+        every = (v for row in rows for v in (*row.verdicts.values(), *(self.cell(row, c)[1] for c in self.celled)))
+        return [judged for judged in every if judged.kind is not None]
 
     @property
     def celled(self) -> list[str]:
