@@ -18,6 +18,7 @@ taken to reach as far as the noise floor.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -191,9 +192,8 @@ def load(folder: Path) -> dict[str, AblationTable]:
         raise CompareError(f"{folder} is not a folder; give an ablation's folder or one that holds several")
     folders = [folder] if (folder / MANIFEST).is_file() else ablation_folders(folder)
     if not folders:
-        raise CompareError(
-            f"no records in {folder}: neither {MANIFEST} nor a folder with one; is it an outputs folder?"
-        )
+        lacks = f"neither {MANIFEST} nor a folder with one"
+        raise CompareError(f"no records in {folder}: {lacks}; is it an outputs folder?")
     tables = {}
     for ablation_folder in folders:
         manifest = read_manifest(ablation_folder)
@@ -347,44 +347,41 @@ def _order(first: Interval, second: Interval) -> int:
 
 def _set_against(comparison: Comparison, first: Row, second: Row, name: str) -> None:
     before, after = first.measurement(name), second.measurement(name)
-    where = (first.record.ablation, first.name, name)
     if before is None or after is None:  # not asked for in one of the runs, which is no change
         if before is not None and before.samples:
-            comparison.missing.append(Line(*where, _text(before), "not measured", worse="missing"))
+            lost = Line(first.record.ablation, first.name, name, _text(before), "not measured", worse="missing")
+            comparison.missing.append(lost)
         return
+    line = Line(first.record.ablation, first.name, name, _text(before), _text(after))
+    is_worse = replace(line, worse=WORSE[before.kind])
     if not before.samples or not after.samples:
         if before.samples or after.samples or before.missing != after.missing:
-            worse = WORSE[before.kind] if before.samples else None
-            comparison.lost.append(Line(*where, _text(before), _text(after), worse=worse))
-        return
-    if before.kind in SCORES:
-        if before.samples == after.samples:
-            comparison.same_accuracies += 1
-        else:
-            verdict, worse = _accuracies(before, after)
-            word = WORSE[before.kind] if worse else None
-            comparison.accuracies.append(Line(*where, _text(before), _text(after), verdict=verdict, worse=word))
-        return
-    if not before.ran:
-        if before.samples == after.samples:
-            comparison.same_counts += 1
-        else:
-            word = WORSE[before.kind] if _is_worse_count(before, after) else None
-            comparison.counts.append(Line(*where, _text(before), _text(after), worse=word))
-        return
-    ratio = None
+            comparison.lost.append(is_worse if before.samples else line)
+    elif before.kind in SCORES and before.samples == after.samples:
+        comparison.same_accuracies += 1
+    elif before.kind in SCORES:
+        verdict, lower = _accuracies(before, after)
+        comparison.accuracies.append(replace(is_worse if lower else line, verdict=verdict))
+    elif before.ran:
+        comparison.timings.append(_timed(line, first, second))
+    elif before.samples == after.samples:
+        comparison.same_counts += 1
+    else:
+        comparison.counts.append(is_worse if _is_worse_count(before, after) else line)
+
+
+def _timed(line: Line, first: Row, second: Row) -> Line:
+    """The line of what ran in both, with its ratio and what differs in how it ran."""
+    rows, name = (second, first), line.name
+    before, after = first.measurement(name), second.measurement(name)
+    ratio, verdict, worse = None, "not comparable: a median is 0", None
     if before.median and after.median:
-        pair, spreads = (visits(second, name), visits(first, name)), (second.spreads.get(name), first.spreads.get(name))
+        pair, spreads = (visits(row, name) for row in rows), (row.spreads.get(name) for row in rows)
         ratio = statistics.ratio(*pair, before.kind, *spreads, least=statistics.LEAST_FLOOR)
-    verdict, worse = NOT_DISTINGUISHABLE, None
-    if ratio is None:
-        verdict = "not comparable: a median is 0"
-    elif ratio.distinguishable:
-        up, down = _directions(before)
-        verdict = up if ratio.interval.value > 1 else down
-        rose = ratio.interval.value > 1
-        if before.better != "none" and rose == (before.better == "lower"):
-            worse = WORSE[before.kind]
+        rose, verdict = ratio.interval.value > 1, NOT_DISTINGUISHABLE
+        if ratio.distinguishable:
+            verdict = _directions(before)[0 if rose else 1]
+            worse = WORSE[before.kind] if before.better == ("lower" if rose else "higher") else None
     ran = _what_ran(before, first.record), _what_ran(after, second.record)
     notes = [f"{key}: {ran[0][key]} → {ran[1][key]}" for key in WHAT_RAN if ran[0].get(key) != ran[1].get(key)]
     notes += [
@@ -392,7 +389,7 @@ def _set_against(comparison: Comparison, first: Row, second: Row, name: str) -> 
         for side, m in zip("AB", (before, after), strict=True)
         if len(statistics.by_round(m)) < m.rounds_wanted
     ]
-    comparison.timings.append(Line(*where, _text(before), _text(after), ratio, verdict, tuple(notes), worse))
+    return replace(line, ratio=ratio, verdict=verdict, notes=tuple(notes), worse=worse)
 
 
 def _directions(measured: Measurement) -> tuple[str, str]:
@@ -466,11 +463,12 @@ def _generations(*sides: dict[str, Any]) -> list[str]:
     """In what two processors of one name differ; the same words where they do not."""
     differ = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(key) != sides[1].get(key)]
     differing = [{key: generation.get(key, "not known") for key in differ} for generation in sides]
-    for generation in differing:
-        generation.update(
-            {key: " ".join(names) or "none" for key, names in generation.items() if isinstance(names, list)}
-        )
-    return [", ".join(f"{key} {value}" for key, value in generation.items()) for generation in differing]
+    words = [{key: _joined(value) for key, value in generation.items()} for generation in differing]
+    return [", ".join(f"{key} {value}" for key, value in generation.items()) for generation in words]
+
+
+def _joined(value: Any) -> Any:
+    return (" ".join(value) or "none") if isinstance(value, list) else value
 
 
 def _spread(interval: Interval, unit: str = "") -> str:
@@ -498,12 +496,8 @@ def _sections(comparison: Comparison) -> Iterator[tuple[str, list[str], list[tup
     rows = [_timing(line) for line in comparison.timings if line.verdict != NOT_DISTINGUISHABLE]
     if rows:
         yield "Timings and memory that differ", ["ablation", "row", "measurement", "A", "B", "B / A", "verdict"], rows
-    for title, field_name in (("Rows in another order", "reversed"), ("Ratios that differ", "outside")):
-        rows = [
-            (judged.ablation, judged.name, *sides)
-            for judged in comparison.agreements
-            for sides in getattr(judged, field_name)
-        ]
+    for title, key in (("Rows in another order", "reversed"), ("Ratios that differ", "outside")):
+        rows = [(of.ablation, of.name, *sides) for of in comparison.agreements for sides in getattr(of, key)]
         if rows:
             yield title, ["ablation", "measurement", "rows", "A", "B"], rows
     if comparison.accuracies:
@@ -531,20 +525,16 @@ def _timing(line: Line) -> tuple[str, ...]:
 
 def summary(comparison: Comparison) -> list[str]:
     """The result in a few sentences."""
-    verdicts: dict[str, int] = {}
-    for line in comparison.timings:
-        verdicts[line.verdict] = verdicts.get(line.verdict, 0) + 1
-    text = [f"{comparison.matched} cases in both."]
-    if comparison.timings:
-        counted = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items()))
-        text.append(f"Of {len(comparison.timings)} timings and peaks of memory: {counted}.")
-    level = [
-        line.ratio.interval.value for line in comparison.timings if line.ratio and line.verdict == NOT_DISTINGUISHABLE
-    ]
+    timings, text = comparison.timings, [f"{comparison.matched} cases in both."]
+    if timings:
+        verdicts = Counter(line.verdict for line in timings)
+        judged = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items()))
+        text.append(f"Of {len(timings)} timings and peaks of memory: {judged}.")
+    level = [line.ratio.interval.value for line in timings if line.ratio and line.verdict == NOT_DISTINGUISHABLE]
     if level:
         text.append(f"What is not distinguishable is not listed: B / A lies from {min(level):.3g} to {max(level):.3g}.")
-    for name in dict.fromkeys(line.name for line in comparison.timings):
-        ratios = [line.ratio.interval.value for line in comparison.timings if line.name == name and line.ratio]
+    for name in dict.fromkeys(line.name for line in timings):
+        ratios = [line.ratio.interval.value for line in timings if line.name == name and line.ratio]
         typical = median(ratios) if len(ratios) >= MANY else 1.0
         if max(typical, 1 / typical) - 1 > comparison.floors[name]:
             words = f"{name.replace('_', ' ')} B / A is {typical:.3g} in the median over all rows"
@@ -575,12 +565,10 @@ def summary(comparison: Comparison) -> list[str]:
 def _agreement_text(agreement: Agreement) -> str:
     clauses = []
     if agreement.pairs:
-        clauses.append(
-            f"{agreement.apart} of {counted(agreement.pairs, 'pair')} of rows can be told apart in both runs"
-        )
-        if agreement.apart:
-            same = f"{agreement.apart - len(agreement.reversed)} in the same order, {len(agreement.reversed)} reversed"
-            clauses[-1] += f", {same if agreement.reversed else 'all in the same order'}"
+        same = f", {agreement.apart - len(agreement.reversed)} in the same order, {len(agreement.reversed)} reversed"
+        order = "" if not agreement.apart else same if agreement.reversed else ", all in the same order"
+        pairs = counted(agreement.pairs, "pair")
+        clauses.append(f"{agreement.apart} of {pairs} of rows can be told apart in both runs{order}")
     if agreement.baselines:
         names = {name.split(" · ")[0] for name in agreement.baselines}  # a baseline for each clip is one scheme
         baseline = names.pop() if len(names) == 1 else "the baseline"
