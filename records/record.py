@@ -135,9 +135,13 @@ class Measurement(Quantity):
         """Whether the number depends on the machine and its day: the model, or a part of it, ran to be measured."""
         return self.kind in ("timed", "sized", "shared")
 
+    def of_visits(self, key: str) -> list[Any]:
+        """A detail as each visit says it, or all alike."""
+        return [visit.details.get(key, self.details.get(key)) for visit in self.visits]
+
     def said(self, key: str) -> list[Any]:
         """The values that a detail takes, each once: one where all visits agree, none where none says."""
-        values = [visit.details.get(key, self.details.get(key)) for visit in self.visits] or [self.details.get(key)]
+        values = self.of_visits(key) or [self.details.get(key)]
         return [value for place, value in enumerate(values) if value is not None and value not in values[:place]]
 
 

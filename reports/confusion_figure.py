@@ -53,9 +53,7 @@ def matrix(scores: dict[str, Any], counts: np.ndarray, classes: list[str]) -> tu
         axes.grid(which="minor", color="#EEEEEE", lw=0.4)
         axes.tick_params(which="minor", length=0)
     for list_axes in beside:
-        lines = [
-            f"{_short(label, 28)} → {_short(answer, 28)}: {wrong} of {total}" for label, answer, wrong, total in listed
-        ]
+        lines = [f"{_short(label, 28)} → {_short(answer, 28)}: {wrong} of {n}" for label, answer, wrong, n in listed]
         list_axes.set_axis_off()
         list_axes.set_title("taken most often for another", fontsize=9)
         list_axes.text(0, 1, "\n".join(lines), fontsize=8, va="top", linespacing=1.5, transform=list_axes.transAxes)
@@ -88,10 +86,9 @@ def _source(scores: dict[str, Any]) -> str:
 def _title(scores: dict[str, Any], counts: np.ndarray) -> str:
     total = int(counts.sum())
     right = 100 * np.trace(counts) / total if total else 0.0
-    videos = scores.get("videos", total)
-    if videos > total:
-        return f"{right:.1f} % of {words(total, 'decoded video')} right; {videos - total} could not be decoded"
-    return f"{right:.1f} % of {words(total, 'video')} right"
+    lost = scores.get("videos", total) - total
+    videos = f"{words(total, 'decoded video')} right; {lost} could not be decoded" if lost > 0 else ""
+    return f"{right:.1f} % of {videos or words(total, 'video') + ' right'}"
 
 
 def _numbers(axes: Axes, percent: np.ndarray) -> None:

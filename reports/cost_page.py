@@ -69,12 +69,7 @@ def _floor(tables: list[AblationTable], name: str) -> float | None:
 
 def _costs(tables: list[AblationTable]) -> dict[str, str]:
     """What was measured of time and memory, less of which is better: name and title."""
-    costs = {
-        name: ablation.quantities()[name]
-        for ablation in tables
-        for name in markdown.costs(ablation)
-        if ablation.has(name)
-    }
+    costs = {name: ablation.quantities()[name] for ablation in tables for name in ablation.named("timed", "sized")}
     timed_first = sorted(costs.values(), key=lambda quantity: quantity.kind != "timed")
     return {quantity.name: quantity.title for quantity in timed_first if markdown.has_ratio(quantity)}
 
@@ -89,9 +84,8 @@ def _clips_of_a_scheme(ablation: AblationTable) -> int:
 
 def cheapest(tables: list[AblationTable]) -> list[str]:
     """For each clip size on which several schemes were measured alike, which is cheapest: a text and a table."""
-    varying = sorted(
-        (ablation for ablation in tables if _clips_of_a_scheme(ablation) > 1), key=_clips_of_a_scheme, reverse=True
-    )
+    varying = [ablation for ablation in tables if _clips_of_a_scheme(ablation) > 1]
+    varying.sort(key=_clips_of_a_scheme, reverse=True)
     costs = _costs(varying)
     points: dict[tuple, dict[str, Row]] = {}
     for ablation in varying:
@@ -140,6 +134,13 @@ class Ranking:
     """Whether the floor could not be measured."""
 
     @property
+    def cells(self) -> tuple[str, str]:
+        """What stands in the table: the best with the value, and the worst with who is absent."""
+        lost = {"no value": self.absent, "not measured": self.untried}
+        clauses = [f"; {why}: {', '.join(schemes)}" for why, schemes in lost.items() if schemes]
+        return f"{', '.join(self.best)}: {self.value}", f"{self.worst}: {self.times} times as much{''.join(clauses)}"
+
+    @property
     def tie(self) -> str:
         """Why several are named; nothing where one is."""
         if len(self.best) == 1:
@@ -160,9 +161,9 @@ def ranking(rows: dict[str, Row], name: str, floor: float | None, schemes: Seque
     level = [scheme for scheme in others if not ratios[scheme].distinguishable]
     least = max(ratio.floor for ratio in ratios.values())
     times = _with_interval(ratios[others[-1]].interval)
-    return Ranking(
-        (best, *level), _quantity(measured[best], name), others[-1], times, absent, untried, least, floor is None
-    )
+    words, scale = unit(measured[best].measurement(name))
+    value = _with_interval(measured[best].interval(name), scale, f" {words}")
+    return Ranking((best, *level), value, others[-1], times, absent, untried, least, floor is None)
 
 
 def _ratio(row: Row, reference: Row, name: str) -> statistics.Ratio:
@@ -212,26 +213,12 @@ def _in_words(words: str, by_key: dict[tuple, Ranking | None]) -> str:
 
 
 def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | None]], costs: dict[str, str]) -> str:
-    groups = [
-        [
-            (f"least {costs[name]}", lambda key, by_key=by_key: _least(by_key[key])),
-            ("most", lambda key, by_key=by_key: _most(by_key[key])),
-        ]
-        for name, by_key in ranked.items()
-    ]
+    groups = []
+    for name, by_key in ranked.items():
+        cells = {key: found.cells if found else (MISSING, MISSING) for key, found in by_key.items()}
+        least, most = (lambda key, place=place, cells=cells: cells[key][place] for place in (0, 1))
+        groups.append([(f"least {costs[name]}", least), ("most", most)])
     return "\n\n".join(tables_of(keys, ("clip", _clip), groups))
-
-
-def _least(ranked: Ranking | None) -> str:
-    return f"{', '.join(ranked.best)}: {ranked.value}" if ranked else MISSING
-
-
-def _most(ranked: Ranking | None) -> str:
-    if ranked is None:
-        return MISSING
-    lost = {"no value": ranked.absent, "not measured": ranked.untried}
-    clauses = [f"; {why}: {', '.join(schemes)}" for why, schemes in lost.items() if schemes]
-    return f"{ranked.worst}: {ranked.times} times as much{''.join(clauses)}"
 
 
 def _clip(key: tuple) -> str:
@@ -272,11 +259,6 @@ def _section(ablation: AblationTable, folder: Path) -> str:
         parts.append(f"{counted(len(waiting), 'row')} not measured yet: the whole report says how.")
     page, footnotes = notes.numbered("\n\n".join(part for part in [f"## {ablation.question}", links, *parts] if part))
     return "\n\n".join([page, "\n".join(footnotes)] if footnotes else [page])
-
-
-def _quantity(row: Row, name: str) -> str:
-    name_of_unit, scale = unit(row.measurement(name))
-    return _with_interval(row.interval(name), scale, f" {name_of_unit}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -133,10 +133,8 @@ def _clips(clips: list[str]) -> str:
         return " / ".join(clips)
     ends = []
     for form in (r"\d+(?= frame)", r"\d+x\d+"):
-        texts = sorted(
-            {text for clip in clips for text in re.findall(form, clip)}, key=lambda text: int(text.split("x")[0])
-        )
-        ends.append(" to ".join(dict.fromkeys((texts[0], texts[-1]))))
+        texts = {int(text.split("x")[0]): text for clip in clips for text in re.findall(form, clip)}
+        ends.append(" to ".join(dict.fromkeys((texts[min(texts)], texts[max(texts)]))))
     return f"{len(clips)} clips of {ends[0]} frames, {ends[1]} pixels"
 
 
@@ -266,9 +264,8 @@ def place_labels(
                 low = up * away * unit - size.height / 2 * (1 - up)
                 box = (x + left, y + low, x + left + size.width, y + low + size.height)
                 outside = box[0] < frame.x0 or box[2] > frame.x1 or box[1] < frame.y0 or box[3] > frame.y1
-                places.append(
-                    (sum(_covers(box, obstacle) for obstacle in covered + rings) + 1e6 * outside, len(places), box)
-                )
+                hidden = sum(_covers(box, obstacle) for obstacle in covered + rings)
+                places.append((hidden + 1e6 * outside, len(places), box))
         _, number, box = min(places)
         note.xyann = ((box[0] - x) / unit, (box[1] - y) / unit)
         if crowded and number >= 16:  # beyond the two nearest distances: which point is meant is not plain

@@ -432,7 +432,7 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
         text += notes.mark(f"{OUTDATED}: {why}; force=true measures it again")
     if False in measured.said("settled"):
         text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
-    disturbed = [visit.details.get("disturbed", measured.details.get("disturbed")) for visit in measured.visits]
+    disturbed = measured.of_visits("disturbed")
     if any(disturbed):
         words = " and ".join(dict.fromkeys(word for causes in disturbed for word in causes or ()))
         rounds = f"{sum(map(bool, disturbed))} of {len(disturbed)} visits"
@@ -512,10 +512,8 @@ def run_figures(measured: Measurement | None) -> dict[str, float]:
         for share in QUANTILES:
             figures[f"{measured.title}, p{share}, {words}"] = float(np.percentile(measured.samples, share)) / scale
     for key, (words, scale) in PARTS.items():
-        visits = measured.said(key)
-        for part in dict.fromkeys(chain.from_iterable(visits)):
-            title = f"{measured.title}: {str(part).replace('_', ' ')}, {words}"
-            figures[title] = float(np.median([visit[part] for visit in visits if part in visit])) / scale
+        for part, amount in statistics.medians(measured.said(key)).items():
+            figures[f"{measured.title}: {str(part).replace('_', ' ')}, {words}"] = amount / scale
     for key, (words, scale) in OF_A_VISIT.items():
         if values := measured.said(key):
             figures[f"{measured.title}: {words}"] = float(np.median(values)) / scale if scale else median_low(values)

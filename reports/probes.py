@@ -9,13 +9,14 @@ its reach says yes and the probe says no.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import Any
 
 from records import means
 from records.intervals import Interval
 from records.learning import trouble
-from records.record import Measurement, Visit
+from records.record import Measurement
 from reports.table import AblationTable, Row
 from reports.text import MISSING, ROW, Columns, Notes, counted, listed, table_lines
 
@@ -33,6 +34,9 @@ class Point:
     accuracy: Interval
     reach: float
     chance: float
+
+    def __str__(self) -> str:
+        return f"{self.accuracy.value:.0f} ({self.accuracy.low:.0f}–{self.accuracy.high:.0f})"
 
     @property
     def allowed(self) -> float:
@@ -62,7 +66,7 @@ def points(measured: Measurement | None) -> list[Point]:
     """Accuracies at the values of a dial with 95 % intervals, over seeds and maps."""
     if measured is None or not measured.samples:
         return []
-    by_seed = [_detail(measured, visit, "by_dial") for visit in measured.visits]
+    by_seed = measured.of_visits("by_dial")
     tested = measured.details["tested"]
     answered = []
     for place, value in enumerate(measured.details["values"]):
@@ -76,14 +80,9 @@ def points(measured: Measurement | None) -> list[Point]:
     return answered
 
 
-def _detail(measured: Measurement, visit: Visit, key: str) -> Any:
-    return visit.details.get(key, measured.details.get(key))
-
-
 def trained(measured: Measurement) -> tuple[float, str | None]:
     """The accuracy at the end of the trainings, over all seeds, and what is the matter with them, in words."""
-    curves = [_detail(measured, visit, "curve") for visit in measured.visits]
-    curve = [fmean(part) for part in zip(*curves, strict=True)]
+    curve = [fmean(part) for part in zip(*measured.of_visits("curve"), strict=True)]
     return curve[-1], trouble(curve, measured.details["last_maps"] * len(measured.visits), measured.details["chance"])
 
 
@@ -98,10 +97,8 @@ def _cell(row: Row, name: str, notes: Notes) -> str:
     answered = points(measured)
     if not answered:
         return MISSING + notes.mark(row.reason(name))
-    first = answered[0].accuracy
     failed = next((point for point in answered if point.fails), None)
-    text = f"{first.value:.0f} ({first.low:.0f}–{first.high:.0f})"
-    text += ", all" if failed is None else f", fails at {failed.value:g}"
+    text = f"{answered[0]}, all" if failed is None else f"{answered[0]}, fails at {failed.value:g}"
     end, wrong = trained(measured)
     if any(point.blind for point in answered):
         text = f"**{text}: blind**"
@@ -113,14 +110,13 @@ def _cell(row: Row, name: str, notes: Notes) -> str:
 def findings(table: AblationTable) -> list[str]:
     """Where reach and probe disagree, one line for each row and question."""
     quantities, lines = table.quantities(), []
-    for row in table.measured:
-        for name in names(table):
-            for blind, says in ((True, "reach says yes, the probe no"), (False, "reach says no, the probe yes")):
-                disagreeing = [p for p in points(row.measurement(name)) if (p.blind if blind else p.leaks)]
-                if disagreeing:
-                    dial = row.measurement(name).details["dial"]
-                    places = ", ".join(f"{p.value:g} ({p.accuracy.value:.0f} %)" for p in disagreeing)
-                    lines.append(f"{row.name}, {quantities[name].title}: {says} at {places} {dial}")
+    for row, name in product(table.measured, names(table)):
+        answered = points(row.measurement(name))
+        blind, leaking = [p for p in answered if p.blind], [p for p in answered if p.leaks]
+        for some, says in ((blind, "reach says yes, the probe no"), (leaking, "reach says no, the probe yes")):
+            places = ", ".join(f"{p.value:g} ({p.accuracy.value:.0f} %)" for p in some)
+            dial = row.measurement(name).details["dial"] if some else ""
+            lines += [f"{row.name}, {quantities[name].title}: {says} at {places} {dial}"] if some else []
     return lines
 
 
@@ -227,9 +223,8 @@ def _dial_columns(name: str, example: Measurement) -> Columns:
         answered = points(row.measurement(name))
         if not answered:
             return MISSING
-        point = answered[place]
-        text = f"{point.accuracy.value:.0f} ({point.accuracy.low:.0f}–{point.accuracy.high:.0f})"
-        return f"**{text} / {point.reach:.0f}**" if point.blind or point.leaks else f"{text} / {point.reach:.0f}"
+        text = f"{answered[place]} / {answered[place].reach:.0f}"
+        return f"**{text}**" if answered[place].blind or answered[place].leaks else text
 
     def learnt(row: Row) -> str:
         measured = row.measurement(name)
@@ -238,13 +233,9 @@ def _dial_columns(name: str, example: Measurement) -> Columns:
         end, wrong = trained(measured)
         return f"{end:.0f}" + (f", {wrong}" if wrong else "")
 
-    dials = [
-        (
-            f"{value:g} {example.details['dial'] if place == 0 else ''}".strip() + " / reach",
-            lambda row, p=place: cell(row, p),
-        )
-        for place, value in enumerate(example.details["values"])
-    ]
+    first, *others = (f"{value:g}" for value in example.details["values"])
+    titles = [f"{first} {example.details['dial']}", *others]
+    dials = [(f"{title} / reach", lambda row, place=place: cell(row, place)) for place, title in enumerate(titles)]
     return [ROW, *dials, ("train ↑, %", learnt)]
 
 

@@ -1,9 +1,8 @@
 """Where the time, the multiply-adds and the memory of each row go, stage by stage: a stage is the blocks of one map."""
 
-from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-
+from reports.statistics import medians
 from reports.table import AblationTable, Row
 from reports.text import MISSING, ROW, Columns, significant, tables
 
@@ -32,24 +31,17 @@ def section(table: AblationTable) -> str:
 def _columns(table: AblationTable, title: str, part: tuple[str, str, bool]) -> Columns:
     by_row = {row.name: _parts(row, *part[:2]) for row in table.rows}
     stages = dict.fromkeys(stage for parts in by_row.values() for stage in parts)
-    return [(f"{stage}, {title}", _cell(by_row, stage, part[2])) for stage in stages]
+    return [(f"{stage}, {title}", partial(_cell, by_row, stage, part[2])) for stage in stages]
 
 
 def _parts(row: Row, name: str, detail: str) -> dict[str, float]:
     """The parts of one row: medians over its visits."""
     measured = row.measurement(name)
-    visits = measured.said(detail) if measured else []
-    stages = dict.fromkeys(stage for visit in visits for stage in visit)
-    return {stage: float(np.median([visit[stage] for visit in visits if stage in visit])) for stage in stages}
+    return medians(measured.said(detail)) if measured else {}
 
 
-def _cell(by_row: dict[str, dict[str, float]], stage: str, share: bool) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        parts = by_row[row.name]
-        if stage not in parts:
-            return MISSING
-        if not share:
-            return significant(parts[stage] / 2**20)
-        return f"{100 * parts[stage] / sum(parts.values()):.0f}" if sum(parts.values()) else MISSING
-
-    return cell
+def _cell(by_row: dict[str, dict[str, float]], stage: str, share: bool, row: Row) -> str:
+    parts = by_row[row.name]
+    if stage not in parts or (share and not sum(parts.values())):
+        return MISSING
+    return f"{100 * parts[stage] / sum(parts.values()):.0f}" if share else significant(parts[stage] / 2**20)

@@ -14,7 +14,7 @@ Distribution of the Largest of a Set of Estimated Variances, Annals of Eugenics 
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,14 @@ def _samples_by(measurement: Measurement, key: Callable[[Visit], Hashable]) -> R
     for visit in sorted(measurement.visits, key=lambda visit: visit.round):
         rounds[key(visit)] = (*rounds.get(key(visit), ()), *visit.samples)
     return rounds
+
+
+def medians(visits: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Of each part that visits name, the median of those that have it."""
+    parts: dict[str, list[float]] = {}
+    for part, amount in (entry for visit in visits for entry in visit.items()):
+        parts.setdefault(part, []).append(amount)
+    return {part: float(np.median(amounts)) for part, amounts in parts.items()}
 
 
 def value(rounds: Rounds) -> float:

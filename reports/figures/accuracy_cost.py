@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from records.intervals import Interval
-from records.record import Measurement
 from reports import accuracy
 from reports.drawing import FAINT, INK, PRINTED, WIDTH, about, look, pareto, sheet, wrapped
 from reports.table import AblationTable, Row
@@ -30,7 +29,8 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     trained["commit"] = [commit[:10] for commit in trained["commit"]]
     trained = {ABOUT[key]: list(dict.fromkeys(map(str, values))) for key, values in trained.items()}
     heights = [max(2.6, 0.34 * len(rows) + 1.1) for rows in panels.values()]
-    sizes = [(m.details.get("frames"), m.details.get("size")) for name in panels for m in _measured(table, name)]
+    measured = (row.measurement(name) for name in panels for row in table.rows)
+    sizes = [(m.details.get("frames"), m.details.get("size")) for m in measured if m]
     clips = list(dict.fromkeys(f"{frames} frames, {size}x{size} pixels" for frames, size in sizes if frames and size))
     figure = sheet(sum(heights) + 0.4, about(table, mode=[], threads=[], clip=clips, **trained))
     parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -48,10 +48,6 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         part.legend(handles=handles, loc="outside lower left", ncols=4)
     against = f", and against {' and '.join(dict.fromkeys(costs))}" if costs else ""
     return figure, f"Measured top-1 accuracy of each row{against}; lines are 95 % intervals"
-
-
-def _measured(table: AblationTable, name: str) -> list[Measurement]:
-    return [measured for row in table.rows if (measured := row.measurement(name))]
 
 
 def _looks(table: AblationTable, rows: list[Row]) -> dict[str, tuple[str, str]]:
@@ -86,11 +82,9 @@ def _differences(axes: Axes, table: AblationTable, rows: list[Row], name: str, l
             axes.plot([interval.low, interval.high], [place, place], color=color, lw=1.4)
         axes.plot(x, place, marker, color=color, ms=7, mec="white", mew=0.7)
         if wrong := accuracy.learning_text(measured):  # no such accuracy stands alone
-            below = -8 if interval else 0  # not on the line
-            axes.annotate(
-                wrong, (x, place), (8, below), textcoords="offset points", va="center", fontsize=8.5, color=FAINT
-            )
-    axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row.name, 30)) for row in rows])
+            aside = (8, -8 if interval else 0)  # not on the line
+            axes.annotate(wrong, (x, place), aside, textcoords="offset points", va="center", fontsize=8.5, color=FAINT)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(row.name, 30) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -11,11 +11,7 @@ from reports.drawing import FAINT, FAMILIES, INK, about, log10, log_limits, pare
 from reports.table import AblationTable, Row
 
 COUNTED, CITED, PRINTED = "counted here (left: all as published)", "counted elsewhere, cited", "as printed"
-FORMS = {  # of points in the second picture: whether filled, and the marker
-    COUNTED: (True, "o"),
-    CITED: (False, "s"),
-    PRINTED: (False, "o"),
-}
+FORMS = {COUNTED: (True, "o"), CITED: (False, "s"), PRINTED: (False, "o")}  # of points: whether filled, the marker
 
 
 def draw(table: AblationTable) -> tuple[Figure, str] | None:
@@ -45,14 +41,12 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         axes.grid(True)
         axes.set_xlabel("GFLOPs of all test views (log scale)")
     handles = [
-        *(
-            Line2D([], [], marker=form, color=INK, mfc=INK if filled else "none", ls="", ms=6, label=kind)
-            for kind, (filled, form) in FORMS.items()
-            if any(point[2] == kind for point in anew.values())
-        ),
-        Line2D([], [], marker="|", color=FAINT, ms=8, label="where it was printed"),
-        *left.get_legend_handles_labels()[0],
+        Line2D([], [], marker=form, color=INK, mfc=INK if filled else "none", ls="", ms=6, label=kind)
+        for kind, (filled, form) in FORMS.items()
+        if any(point[2] == kind for point in anew.values())
     ]
+    handles.append(Line2D([], [], marker="|", color=FAINT, ms=8, label="where it was printed"))
+    handles += left.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside upper right", ncols=5)
     for axes, (labels, lines) in zip((left, right), named, strict=True):
         place_labels(axes, labels, lines)

@@ -54,7 +54,7 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         return None
     across = 2 if len(panels) == 4 else min(ACROSS, len(panels))
     deep = -(-len(panels) // across)
-    names = ["\n".join(textwrap.wrap(row.name, 34)) for row in rows]
+    names = [textwrap.fill(row.name, 34) for row in rows]
     lines = sum(0.1 + 0.17 * (1 + name.count("\n")) for name in names)
     figure = sheet(deep * (lines + 0.75) + 0.6, about(table))
     grid = figure.subplots(deep, across, squeeze=False, sharey=True)
@@ -126,29 +126,25 @@ def _measured(table: AblationTable) -> list[Panel]:
     """Time and memory: differences to the baseline, or medians where no row has both."""
     panels, bases = [], {row.baseline for row in table.rows}
     for name in table.named("timed", "sized"):
-        ratios = {row.name: table.ratio(row, name) for row in table.rows}
-        if not any(isinstance(ratio, Ratio) for ratio in ratios.values()):
-            panels.append(_medians(table, name))
-            continue
         title, scale = table.titled(name)
+        ratios = {row.name: ratio for row in table.rows if isinstance(ratio := table.ratio(row, name), Ratio)}
         marks = {}
         for row in table.rows:
-            if row.value(name) is None:
-                continue
-            value, ratio = short(row.value(name) / scale), ratios[row.name]
-            if isinstance(ratio, Ratio):
-                interval = ratio.interval
-                more = 100 * (interval.value - 1)
-                label = f"{value} ({more:+.{0 if abs(more) > 10 else 1}f} %)" if abs(more) >= 0.05 else f"{value} (0 %)"
-                places = (log10(x) for x in (interval.value, interval.low, interval.high, 1 + ratio.floor))
-                at, low, high, floor = places
-                marks[row.name] = Mark(
-                    at, label.replace("-", "−"), low, high, floor=floor, distinguishable=ratio.distinguishable
-                )
-            elif row.name in bases:
-                marks[row.name] = Mark(0.0, value)
-        panels.append(Panel(title, marks, differences=True))
+            value = row.value(name)
+            if row.name in ratios:
+                marks[row.name] = _difference(short(value / scale), ratios[row.name])
+            elif value is not None and row.name in bases:
+                marks[row.name] = Mark(0.0, short(value / scale))
+        panels.append(Panel(title, marks, differences=True) if ratios else _medians(table, name))
     return panels
+
+
+def _difference(value: str, ratio: Ratio) -> Mark:
+    interval = ratio.interval
+    more = 100 * (interval.value - 1)
+    label = f"{value} ({more:+.{0 if abs(more) > 10 else 1}f} %)" if abs(more) >= 0.05 else f"{value} (0 %)"
+    at, low, high, floor = (log10(x) for x in (interval.value, interval.low, interval.high, 1 + ratio.floor))
+    return Mark(at, label.replace("-", "−"), low, high, floor=floor, distinguishable=ratio.distinguishable)
 
 
 def _medians(table: AblationTable, name: str) -> Panel:
@@ -224,11 +220,10 @@ def _legend(table: AblationTable, panels: list[Panel], rows: list[Row]) -> list:
     marks = [mark for panel in panels for mark in panel.marks.values()]
     handles = []
     if table.paper:
-        kinds = {FIT: [r for r in rows if r.fit], OURS: [r for r in rows if r.published is None and not r.fit]}
-        kinds[AS_PUBLISHED] = [row for row in rows if row.published is not None and not row.fit]
-        for words, members in reversed(kinds.items()):
-            if members:
-                handles.append(Line2D([], [], ls="", label=words, **_look(members[0], MEASURED)))
+        # Of each kind its first row shows the mark.
+        kinds = {FIT if row.fit else OURS if row.published is None else AS_PUBLISHED: row for row in reversed(rows)}
+        for words in (kind for kind in (AS_PUBLISHED, OURS, FIT) if kind in kinds):
+            handles.append(Line2D([], [], ls="", label=words, **_look(kinds[words], MEASURED)))
     if any(mark.printed is not None for mark in marks):
         handles.append(Line2D([], [], ls="", marker="D", color=PRINTED, mfc="none", ms=9, label="printed by the paper"))
     if any(mark.low is not None for mark in marks):

@@ -22,7 +22,7 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     panels = {title: parts for title, parts in panels.items() if any(parts)}
     if not panels:
         return None
-    names = ["\n".join(textwrap.wrap(row.name, 32)) for row in rows]
+    names = [textwrap.fill(row.name, 32) for row in rows]
     figure = sheet(sum(0.2 + 0.17 * (1 + name.count("\n")) for name in names) + 1.1, about(table))
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     colors = dict(zip(GROUPS, COLORS, strict=True))
@@ -50,7 +50,6 @@ def _stack(axes: Axes, place: int, shares: dict[str, float] | None, colors: dict
         wide = round(100 * shares[group], 4)
         axes.barh(place, wide, left=start, height=0.66, color=color, edgecolor="white", lw=0.6)
         if wide >= 5.5:
-            axes.text(
-                start + wide / 2, place, f"{wide:.0f}", va="center", ha="center", fontsize=8.5, color=ink_on(color)
-            )
+            middle, ink = start + wide / 2, ink_on(color)
+            axes.text(middle, place, f"{wide:.0f}", va="center", ha="center", fontsize=8.5, color=ink)
         start += wide

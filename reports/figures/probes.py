@@ -32,9 +32,8 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
                 continue
             places = range(len(points))
             axes.axhline(points[0].chance, color=FAINT, lw=0.7, ls=":")
-            axes.fill_between(
-                places, [p.accuracy.low for p in points], [p.accuracy.high for p in points], color=VARIANT, lw=0
-            )
+            ends = [p.accuracy.low for p in points], [p.accuracy.high for p in points]
+            axes.fill_between(places, *ends, color=VARIANT, lw=0)
             axes.plot(places, [p.allowed for p in points], color=PRINTED, lw=0.9, ls=(0, (4, 2)))
             axes.plot(places, [p.accuracy.value for p in points], color=MEASURED, lw=1.4, marker="o", ms=2.5)
             wrong = [place for place in places if points[place].blind or points[place].leaks]

@@ -38,7 +38,8 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     for row, (x, y) in zip(rows, spots, strict=True):
         color, marker = marks[scheme_of(row)]
         color = color if len(where) == 1 else look(where.index(_where(row)))[0]
-        axes.plot(x, y, marker, color=color, ms=8, mec="white", mew=0.6, ls="", zorder=3, label=_wrapped(row.name))
+        name = textwrap.fill(row.name, 34)
+        axes.plot(x, y, marker, color=color, ms=8, mec="white", mew=0.6, ls="", zorder=3, label=name)
     feet = [top - (ridge - low) for ridge, top in ridges.values()]
     log_limits(axes, [low, high], [*feet, *(y for _, y in spots), *(top for _, top in ridges.values())], room=0.03)
     axes.set_xlim(low, high)
@@ -51,10 +52,6 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         "Multiply-adds per second over multiply-adds per byte, both of counts, below what the machine can do at best: "
         "a large matrix product (flat) and a large copy (slope), measured in the same run, medians over the rows"
     )
-
-
-def _wrapped(name: str) -> str:
-    return "\n".join(textwrap.wrap(name, 34))
 
 
 def _where(row: Row) -> tuple[str, ...]:

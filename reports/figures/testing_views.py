@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from reports import accuracy, views
 from reports.drawing import FAMILIES, INK, MARKERS, PRINTED, about, log10, log_limits, sheet
 from reports.table import AblationTable
+from reports.text import counted
 from reports.views import Curve, Point
 
 
@@ -25,10 +26,9 @@ def of_curves(curves: Sequence[Curve], foot: str = "") -> tuple[Figure, str]:
     grid = figure.subplots(len(curves), 2, squeeze=False, sharey="row")
     for (left, right), curve in zip(grid, curves, strict=True):
         cost = (curve.macs_per_view or 1e9) / 1e9
-        shift = 0.06 / max(1, len(curve.crops) - 1)  # of a clip, so that intervals do not lie on each other
-        _panel(
-            left, curve, lambda p, c=curve, s=shift: p.clips + s * (c.crops.index(p.crops) if p.crops in c.crops else 0)
-        )
+        step = 0.06 / max(1, len(curve.crops) - 1)  # of a clip, so that intervals do not lie on each other
+        aside = {crops: number * step for number, crops in enumerate(curve.crops)}
+        _panel(left, curve, lambda point, aside=aside: point.clips + aside.get(point.crops, 0))
         _panel(right, curve, lambda point, cost=cost: log10(point.views * cost))
         left.set_title(f"Top-1, %: {curve.title}")
         left.set_xlabel("clips")
@@ -50,10 +50,8 @@ def _panel(axes: Axes, curve: Curve, place: Callable[[Point], float]) -> None:
     for number, crops in enumerate(curve.crops):
         line = [point for point in curve.points if point.crops == crops]
         color, marker = FAMILIES[number % len(FAMILIES)], MARKERS[number % len(MARKERS)]
-        xs, label = list(map(place, line)), f"{crops} crop{'s' if crops > 1 else ''}"
-        axes.plot(
-            xs, [point.top1 for point in line], color=color, lw=1.3, marker=marker, ms=5.5, mec="white", label=label
-        )
+        xs, ys = list(map(place, line)), [point.top1 for point in line]
+        axes.plot(xs, ys, color=color, lw=1.3, marker=marker, ms=5.5, mec="white", label=counted(crops, "crop"))
         for x, point in zip(xs, line, strict=True):
             axes.plot([x, x], [point.low, point.high], color=color, lw=1.2, zorder=1)
     for point in curve.published:
