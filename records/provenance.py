@@ -28,19 +28,9 @@ from records.record import slug
 ROOT = Path(__file__).resolve().parent.parent
 UNKNOWN = "unknown"
 PACKAGES = (
-    "attention-zoo",
-    "torch",
-    "numpy",
-    "einops",
-    "xformers",
-    "natten",
-    "fastvideo-kernel",
-    "spas-sage-attn",
-    "fvcore",
-    "decord",
-    "av",
-    "safetensors",
-)
+    "attention-zoo", "torch", "numpy", "einops", "xformers", "natten", "fastvideo-kernel", "spas-sage-attn", "fvcore",
+    "decord", "av", "safetensors",
+)  # fmt: skip
 GENERATION = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 VECTORS = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16",
@@ -80,18 +70,12 @@ def commit() -> dict[str, Any]:
     """The commit of the checkout and whether files differ from it; outside of one what ATTENTION_ZOO_COMMIT says, or
     "unknown".
     """
-    top = _output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel")
-    head = _output("git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD")
+    git = ("git", "--no-optional-locks", "-C", str(ROOT))
+    top, head = _output(*git, "rev-parse", "--show-toplevel"), _output(*git, "rev-parse", "--verify", "HEAD")
     if not top or not head or Path(top).resolve() != ROOT:
         return {"commit": os.environ.get("ATTENTION_ZOO_COMMIT") or UNKNOWN, "dirty": None}
-    return {
-        "commit": head,
-        "dirty": bool(
-            _output(
-                "git", "--no-optional-locks", "-C", str(ROOT), "status", "--porcelain", "--", ":!results", ":!outputs"
-            )
-        ),
-    }
+    changes = _output(*git, "status", "--porcelain", "--", ":!results", ":!outputs")
+    return {"commit": head, "dirty": bool(changes)}
 
 
 def packages() -> dict[str, str | None]:
@@ -243,16 +227,12 @@ def device_slug(device: str) -> str:
 
 def _card(device: str) -> str | None:
     """The name of the card that "cuda" or "cuda:N" is, as far as the driver says; CUDA may see some of them only."""
-    number, cards = int(device.partition(":")[2] or 0), gpu()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return cards[number]["name"] if number < len(cards) else None
-    chosen = [entry.strip() for entry in visible.split(",")]
-    if number >= len(chosen) or not chosen[number]:
-        return None
-    if chosen[number].isdigit():
-        return cards[int(chosen[number])]["name"] if int(chosen[number]) < len(cards) else None
-    return _output("nvidia-smi", "-i", chosen[number], "--query-gpu=name", "--format=csv,noheader") or None
+    chosen, cards, visible = device.partition(":")[2] or "0", gpu(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        chosen = dict(enumerate(entry.strip() for entry in visible.split(","))).get(int(chosen), "")
+    if chosen and not chosen.isdigit():
+        return _output("nvidia-smi", "-i", chosen, "--query-gpu=name", "--format=csv,noheader") or None
+    return cards[int(chosen)]["name"] if chosen and int(chosen) < len(cards) else None
 
 
 def _output(*command: str) -> str:

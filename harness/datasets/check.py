@@ -335,14 +335,11 @@ def report(
             facts["absent_in_train"] = [dataset.classes[label] for label in sorted(absent)]
             facts["leaks"] = leaks(train.dataset, dataset)
             facts["same_content"] = same_content(train, walk)
+            twins = [f"{mine} = {theirs}" for theirs, mine in facts["same_content"]]
             causes += [
                 (facts["absent_in_train"], "{} that train does not have: {some}", "class"),
                 (facts["leaks"], "a leak: {} also in train, for instance {first}", "path"),
-                (
-                    [f"{mine} = {theirs}" for theirs, mine in facts["same_content"]],
-                    "a leak: {} with the bytes of a training file, for instance {first}",
-                    "file",
-                ),
+                (twins, "a leak: {} with the bytes of a training file, for instance {first}", "file"),
             ]
         for cases, wording, noun in causes:
             if cases:
@@ -404,26 +401,20 @@ def text(report: dict[str, Any], show: int) -> str:
             f"(min {classes['min']}, median {classes['median']:g}, max {classes['max']} a class), "
             f"digest {split['digest'][:12]}",
         ]
-        if split["looked_at"] < split["listed"]:
-            lines.append(f"  looked at   {split['looked_at']} of {split['listed']}")
-        lines.append(f"  good        {split['good']} of {split['looked_at']}, {split['bytes'] / 2**30:.2f} GiB in all")
-        lines += [f"  {kind:<11} {count}  ({PROBLEMS[kind]})" for kind, count in split["problems"].items()]
-        for key, unit in (("seconds", "s"), ("frames", "frames")):
-            if split[key]:
-                values = " / ".join(f"{value:.4g}" for value in split[key].values())
-                lines.append(f"  length      {values} {unit} (min / 5 % / median / 95 % / max)")
-        if split["shorter_than_clip"]:
-            few = f"with fewer than the {split['clip_span']} frames of a clip's span"
-            lines.append(f"  short       {split['shorter_than_clip']} {few}")
-        if split["one_frame"]:
-            lines.append(f"  one frame   {split['one_frame']}")
-        for key in ("sizes", "frame_rates", "codecs", "decoders"):
-            if split[key]:
-                lines.append(f"  {key.replace('_', ' '):<11} {_counts(split[key])}")
-        if split["fallbacks"]:
-            lines.append(
-                f"  not decord  {split['fallbacks']} are read by PyAV instead: {_counts(split['fallback_reasons'])}"
-            )
+        looked_at, short = split["looked_at"], split["shorter_than_clip"]
+        told = [
+            ("looked at", f"{looked_at} of {split['listed']}" if looked_at < split["listed"] else ""),
+            ("good", f"{split['good']} of {looked_at}, {split['bytes'] / 2**30:.2f} GiB in all"),
+            *((kind, f"{count}  ({PROBLEMS[kind]})") for kind, count in split["problems"].items()),
+            *(("length", f"{_quantiles(split[key])} {unit} (min / 5 % / median / 95 % / max)")
+              for key, unit in (("seconds", "s"), ("frames", "frames")) if split[key]),
+            ("short", f"{short} with fewer than the {split['clip_span']} frames of a clip's span" if short else ""),
+            ("one frame", split["one_frame"] or ""),
+            *((key.replace("_", " "), _counts(split[key])) for key in ("sizes", "frame_rates", "codecs", "decoders")),
+            ("not decord", f"{split['fallbacks']} are read by PyAV instead: {_counts(split['fallback_reasons'])}"
+             if split["fallbacks"] else ""),
+        ]  # fmt: skip
+        lines += [f"  {name:<11} {value}" for name, value in told if value]
         lines += [f"    {file['problem']}: {file['path']}: {file['reason']}" for file in split["files"][:show]]
         if len(split["files"]) > show:
             lines.append(f"    ... and {len(split['files']) - show} more (out=FILE.json lists all)")
@@ -431,9 +422,8 @@ def text(report: dict[str, Any], show: int) -> str:
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     if report["estimate"]:
         lines.append(estimate_text(report["estimate"]))
-    problems, warnings = report["problems"], len(report["warnings"])
-    start = "no problems" if not problems else _count(problems, "problem")
-    verdict = f"{start}, {_count(warnings, 'warning')}"
+    problems = _count(report["problems"], "problem") if report["problems"] else "no problems"
+    verdict = f"{problems}, {_count(len(report['warnings']), 'warning')}"
     lines.append(verdict if report["complete"] else f"interrupted; so far: {verdict}")
     return "\n".join(lines)
 
@@ -445,9 +435,8 @@ def statistics(report: dict[str, Any]) -> list[str]:
     heads = [f"{name}, videos | {name}, available, %" for name in splits]
     cells = [f"{split['available']} | {share}" for split, share in zip(splits.values(), shares, strict=True)]
     rule = "| --- |" + " ---: | ---: |" * len(splits)
-    return (
-        [f"| data set | {' | '.join(heads)} |", rule, f"| {report['name']} | {' | '.join(cells)} |"] if splits else []
-    )
+    table = [f"| data set | {' | '.join(heads)} |", rule, f"| {report['name']} | {' | '.join(cells)} |"]
+    return table if splits else []
 
 
 def estimate(seconds: Sequence[float], videos: int, workers: int, frames: int, stride: int) -> dict[str, Any] | None:
@@ -479,6 +468,10 @@ def _count(number: int, noun: str) -> str:
 
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _quantiles(values: dict[str, float]) -> str:
+    return " / ".join(f"{value:.4g}" for value in values.values())
 
 
 def _counts(values: dict[str, int], most: int = 4) -> str:

@@ -76,10 +76,8 @@ def _bilinear(texture: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     side, texture = len(texture), texture.astype(np.float32)
     place = [np.clip((part + 1) * np.float32(side / 2) - np.float32(0.5), 0, side - 1) for part in (v, u)]
     first = [np.minimum(part.astype(np.int64), side - 2) for part in place]
-    (low, left), (down, right) = (
-        first,
-        [(p - f).astype(np.float32)[..., None] for p, f in zip(place, first, strict=True)],
-    )
+    low, left = first
+    down, right = ((p - f).astype(np.float32)[..., None] for p, f in zip(place, first, strict=True))
     top = texture[low, left] + (texture[low, left + 1] - texture[low, left]) * right
     bottom = texture[low + 1, left] + (texture[low + 1, left + 1] - texture[low + 1, left]) * right
     return top + (bottom - top) * down

@@ -22,20 +22,12 @@ from harness.datasets import DataError
 # are left out, and so are the faces of `lfw_subset`.
 PHOTOGRAPHS = {
     "train": (
-        "astronaut.png",
-        "brick.png",
-        "camera.png",
-        "coffee.png",
-        "coins.png",
-        "gravel.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "moon.png",
-        "page.png",
+        "astronaut.png", "brick.png", "camera.png", "coffee.png", "coins.png", "gravel.png", "hubble_deep_field.jpg",
+        "ihc.png", "moon.png", "page.png",
     ),
     "val": ("cell.png", "grass.png", "retina.jpg"),
     "test": ("chelsea.png", "motorcycle_left.png", "rocket.jpg", "text.png"),
-}
+}  # fmt: skip
 SHORT_SIDE = 400  # pixels kept of the short side of a larger photograph; no cut needs more
 FLAT = 14.0  # standard deviation (0-255) below which a cut shows too little; another one is tried
 FLAT_TRIES = 6

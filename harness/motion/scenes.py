@@ -139,15 +139,8 @@ def _still(random: np.random.Generator, frames: int) -> dict:
     """An object at rest with drawn shape, place, size and angle; a script overwrites what moves."""
     low, high = (math.log(limit) for limit in RADIUS)
     radius = _rounded(math.exp(uniform(random, low, high)))
-    place = {
-        name: np.full(frames, value)
-        for name, value in (
-            ("x", uniform(random, *INSIDE)),
-            ("y", uniform(random, *INSIDE)),
-            ("angle", random.random()),
-        )
-    }
-    return {"shape": chosen(random, TURNING), "radius": np.full(frames, radius), **place}
+    x, y, angle = (np.full(frames, at) for at in (uniform(random, *INSIDE), uniform(random, *INSIDE), random.random()))
+    return {"x": x, "y": y, "angle": angle, "shape": chosen(random, TURNING), "radius": np.full(frames, radius)}
 
 
 def move(random: np.random.Generator, frames: int) -> list[dict]:
