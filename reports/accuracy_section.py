@@ -41,18 +41,18 @@ def value(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     estimate = accuracy.accuracy(row.measurement(name))
     if estimate is None:
         return MISSING if row.published_only else MISSING + notes.mark(accuracy.reason(row, name))
+    measured = row.measurement(name)
     text = str(estimate) + ("" if estimate.over_seeds else notes.mark(ONE_RUN))
-    wrong = accuracy.learning_text(row.measurement(name))
-    text += f": **{wrong}**" if wrong else ""
-    odd = accuracy.differs(table, row, name)
-    covered = accuracy.by_seed(row.measurement(name), "coverage").values()
-    if covered and min(covered) < 1:
-        text += notes.mark(f"{100 * min(covered):.1f} % of the test videos could be decoded; the others count as wrong")
-    twin = row.measurement(name).details.get("same_network_as")
-    text += notes.mark(f"the same network as {twin} at this size: trained once for both") if twin else ""
-    lacking = accuracy.unfinished(row.measurement(name))
-    text += notes.mark(lacking) if lacking else ""
-    return text + (notes.mark(odd) if odd else "")
+    wrong, twin = accuracy.learning_text(measured), measured.details.get("same_network_as")
+    covered = min(accuracy.by_seed(measured, "coverage").values(), default=1)
+    remarks = [
+        f"{100 * covered:.1f} % of the test videos could be decoded; the others count as wrong" if covered < 1 else "",
+        f"the same network as {twin} at this size: trained once for both" if twin else "",
+        accuracy.unfinished(measured),
+        accuracy.differs(table, row, name),
+    ]
+    marks = [notes.mark(remark) for remark in remarks if remark]
+    return "".join([text, f": **{wrong}**" if wrong else "", *marks])
 
 
 def legend(table: AblationTable, published: bool) -> str:

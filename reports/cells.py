@@ -91,25 +91,26 @@ def _count(part: Mapping[str, Any], row: Any, rows: Mapping[str, Any]) -> int | 
 # What a stage of a model is, from the config and the sizes in its record; stages count from 0 here.
 
 
+def _clip(record: Record) -> tuple[int, int, int]:
+    clip = record.case["clip"]
+    return clip["frames"], clip["size"], clip["size"]
+
+
 def _patch(record: Record, sizes: dict, stage: int) -> list[int]:
     """Tokens of the map before, frames and pixels at first, that one token joins."""
-    clip = record.case["clip"]
-    before = [clip["frames"], clip["size"], clip["size"]] if stage == 0 else sizes["tokens"][stage - 1]
+    before = _clip(record) if stage == 0 else sizes["tokens"][stage - 1]
     return [a // b for a, b in zip(before, sizes["tokens"][stage], strict=True)]
 
 
 def _output(record: Record, sizes: dict, stage: int) -> str:
-    clip = record.case["clip"]
-    whole = (clip["frames"], clip["size"], clip["size"])
-    return ", ".join(f"{axis}/{a // b}" for axis, a, b in zip("THW", whole, sizes["tokens"][stage], strict=True))
+    axes = zip("THW", _clip(record), sizes["tokens"][stage], strict=True)
+    return ", ".join(f"{axis}/{a // b}" for axis, a, b in axes)
 
 
 def _shape(record: Record, sizes: dict, stage: int) -> str:
     """`96x16x56x56`; stage -1 is the clip itself."""
-    clip = record.case["clip"]
-    if stage < 0:
-        return "x".join(map(str, (record.case["config"]["in_channels"], clip["frames"], clip["size"], clip["size"])))
-    return "x".join(map(str, (sizes["widths"][stage], *sizes["tokens"][stage])))
+    whole = (record.case["config"]["in_channels"], *_clip(record))
+    return "x".join(map(str, whole if stage < 0 else (sizes["widths"][stage], *sizes["tokens"][stage])))
 
 
 def _option(name: str, option: str, record: Record, stage: int) -> Any:

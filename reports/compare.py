@@ -43,7 +43,7 @@ from records.record import (
     read_manifest,
     read_record,
 )
-from records.visits import by_seed, seed_by_seed
+from records.visits import by_seed, seed_by_seed, taken
 from reports import statistics
 from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
 from reports.statistics import Ratio
@@ -385,9 +385,9 @@ def _timed(line: Line, first: Row, second: Row) -> Line:
     ran = _what_ran(before, first.record), _what_ran(after, second.record)
     notes = [f"{key}: {ran[0][key]} → {ran[1][key]}" for key in WHAT_RAN if ran[0].get(key) != ran[1].get(key)]
     notes += [
-        f"{side} has {len(statistics.by_round(m))} of {m.rounds_wanted} rounds"
+        f"{side} has {len(taken(m))} of {m.rounds_wanted} rounds"
         for side, m in zip("AB", (before, after), strict=True)
-        if len(statistics.by_round(m)) < m.rounds_wanted
+        if len(taken(m)) < m.rounds_wanted
     ]
     return replace(line, ratio=ratio, verdict=verdict, notes=tuple(notes), worse=worse)
 

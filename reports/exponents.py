@@ -123,24 +123,22 @@ def theory(growth: Growth, row: Row, axis: str) -> str | None:
 
 def quantities(table: AblationTable) -> list[str]:
     """What grows: the products of attention, then costs by kind; not rates, nor what all clips have in common."""
+    of = table.quantities()
     growing = [name for name in table.named("counted") if name in table.metrics] + table.named("timed", "sized")
-    growing = [name for name in growing if _lower(table, name) and any(_grows(line, name) for line in lines(table))]
+    growing = [
+        name for name in growing if of[name].better == "lower" and any(_grows(line, name) for line in lines(table))
+    ]
     return [ATTENTION] * table.has(ATTENTION) + growing
 
 
-def _lower(table: AblationTable, name: str) -> bool:
-    return any(m.better == "lower" for row in table.measured if (m := row.measurement(name)))
-
-
 def _grows(line: Line, name: str) -> bool:
-    slope = line.exponent(name)
-    return slope is not None and abs(slope) > FLAT
+    return abs(line.exponent(name) or 0.0) > FLAT
 
 
 def title(table: AblationTable, name: str) -> tuple[str, float]:
     """What a panel or a column calls it, and what its values are divided by."""
     words, scale = table.titled(name)
-    sized = any(m.kind == "sized" for row in table.measured if (m := row.measurement(name)))
+    sized = table.quantities()[name].kind == "sized"
     return words.replace(",", " without weights,", 1) if sized else words, scale
 
 

@@ -15,11 +15,6 @@ from reports.text import MISSING, Columns, counted, sentence, table_lines
 TRIED = (verdict.REPRODUCED, verdict.EXPLAINED, verdict.NOT_REPRODUCED)
 
 
-def verdict_counts(table: AblationTable) -> dict[str, int]:
-    """How many published cost cells of one table got each verdict."""
-    return verdict.counts(table.verdicts())
-
-
 def distinct(tables: list[AblationTable]) -> dict[tuple, str]:
     """By model, clip, column and printed figure, the verdict of each published cost that was tried."""
     verdicts: dict[tuple, str] = {}
@@ -76,8 +71,9 @@ def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None
         ("question", lambda table: table.question),
         ("rows", lambda table: f"{len(table.measured)} of {sum(not row.published_only for row in table.rows)}"),
     ]
+    counts = {table.name: verdict.counts(table.verdicts()) for table in tables}
     for kind in TRIED:
-        columns.append((kind, lambda t, kind=kind: str(verdict_counts(t).get(kind, 0)) if t.paper else MISSING))
+        columns.append((kind, lambda t, kind=kind: str(counts[t.name].get(kind, 0)) if t.paper else MISSING))
     if any(orders.values()):
         columns.append((f"order {', '.join(accuracy.DECIDED)}", lambda table: _orders(orders[table.name])))
     kinds = list(distinct(tables).values())
@@ -95,18 +91,15 @@ def index(tables: list[AblationTable], broken: dict[str, str], costs: str | None
             "Orders are published differences in accuracy to a baseline, held against small models trained here, by "
             "paired tests over seeds."
         )
-    lines = ["# Ablations", "", *([" ".join(sentences), ""] if sentences else []), table_lines(tables, columns)]
-    lines += ["", "[All figures as one table](results.csv): a line for each row and measurement."]
-    lines += [
-        "",
-        f"[The same to explore]({explore}): one page for a browser, in which axes, rows and order are chosen.",
-    ]
-    if costs:
-        lines += ["", f"[What attention costs here]({costs}): all that was timed, on one page."]
+    parts = ["# Ablations", " ".join(sentences), table_lines(tables, columns)]
+    parts.append("[All figures as one table](results.csv): a line for each row and measurement.")
+    parts.append(f"[The same to explore]({explore}): one page for a browser, in which axes, rows and order are chosen.")
+    parts += [f"[What attention costs here]({costs}): all that was timed, on one page."] if costs else []
     if broken:
-        lines += ["", "## Not listed", "", *(f"- {name}: {sentence(reason)}" for name, reason in broken.items())]
-    lines += ["", f"Rebuild: `python -m reports.build {shlex.quote(where)}`"]
-    return "\n".join(lines) + "\n"
+        listed = "\n".join(f"- {name}: {sentence(reason)}" for name, reason in broken.items())
+        parts += ["## Not listed", listed]
+    parts.append(f"Rebuild: `python -m reports.build {shlex.quote(where)}`")
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _orders(counts: dict[str, int]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from records.intervals import WIDE
 from records.record import Measurement, Quantity
-from records.visits import OUTDATED
+from records.visits import OUTDATED, taken
 from reports import (
     accuracy,
     accuracy_section,
@@ -31,7 +31,7 @@ from reports import (
     verdict,
 )
 from reports.paper_table import PaperRow, PaperTable
-from reports.statistics import Interval, Ratio
+from reports.statistics import Ratio
 from reports.table import FACTS, NOT_YET, PARTIAL, AblationTable, Row
 from reports.text import (
     MISSING,
@@ -427,34 +427,28 @@ def spread(row: Row, name: str, notes: Notes, *, count: bool = True) -> str:
     n = f"n={len(measured.samples)}" if count else ""
     has_interval = measured.ran and (name in row.spreads or len(measured.visits) > 1)
     inside = ", ".join(part for part in (f"{low}–{high}" if has_interval else "", n) if part)
-    text = (f"{value} ({inside})" if inside else value) + wide(interval, notes)
-    for why in measured.said(OUTDATED):
-        text += notes.mark(f"{OUTDATED}: {why}; force=true measures it again")
-    if False in measured.said("settled"):
-        text += notes.mark("the time had not settled when the warm-up ended: take it as rough")
     disturbed = measured.of_visits("disturbed")
-    if any(disturbed):
-        words = " and ".join(dict.fromkeys(word for causes in disturbed for word in causes or ()))
-        rounds = f"{sum(map(bool, disturbed))} of {len(disturbed)} visits"
-        text += notes.mark(f"disturbed in {rounds}, where {words}: take it as rough")
-    if max(measured.said("launch_share"), default=0) > LAUNCH_BOUND:
-        text += notes.mark("the host was busy launching for most of this time: the device alone may be faster")
-    for remark in measured.said("holds"):
-        text += notes.mark(remark)
-    if steps := measured.said("step"):
-        text += notes.mark(f"taken for {' and '.join(steps)}, minutes before the others")
-    if measured.details.get("bound", "memory") != "memory":
-        text += notes.mark(f"larger batches may fit: the search ended with this: {measured.details['bound']}")
+    words = " and ".join(dict.fromkeys(word for causes in disturbed for word in causes or ()))
+    rounds = f"{sum(map(bool, disturbed))} of {len(disturbed)} visits"
+    steps, bound = measured.said("step"), measured.details.get("bound", "memory")
+    remarks = {  # and whether they hold
+        ROUGH: interval.wide,
+        **{f"{OUTDATED}: {why}; force=true measures it again": True for why in measured.said(OUTDATED)},
+        "the time had not settled when the warm-up ended: take it as rough": False in measured.said("settled"),
+        f"disturbed in {rounds}, where {words}: take it as rough": any(disturbed),
+        "the host was busy launching for most of this time: the device alone may be faster": (
+            max(measured.said("launch_share"), default=0) > LAUNCH_BOUND
+        ),
+        **dict.fromkeys(measured.said("holds"), True),
+        f"taken for {' and '.join(steps)}, minutes before the others": bool(steps),
+        f"larger batches may fit: the search ended with this: {bound}": bound != "memory",
+    }
     for detail, subject in FINITE.items():
-        if False in measured.said(detail):
-            text += notes.mark(f"the {subject} not finite (nan or infinity): the cost of a computation that failed")
+        failed = f"the {subject} not finite (nan or infinity): the cost of a computation that failed"
+        remarks[failed] = False in measured.said(detail)
+    marks = [notes.mark(remark) for remark, holds in remarks.items() if holds]
     unfinished = row.unfinished(name)
-    return text + (notes.mark(unfinished) if unfinished else "")
-
-
-def wide(interval: Interval, notes: Notes) -> str:
-    """The mark of an interval that says little."""
-    return notes.mark(ROUGH) if interval.wide else ""
+    return "".join([f"{value} ({inside})" if inside else value, *marks, notes.mark(unfinished) if unfinished else ""])
 
 
 def ratio_columns(table: AblationTable, name: str, notes: Notes) -> Columns:
@@ -477,10 +471,12 @@ def _ratio(table: AblationTable, row: Row, name: str, notes: Notes) -> str:
     if isinstance(ratio, str):
         return MISSING + notes.mark(ratio)
     differs = table.ran_differently(row, name)
-    marks = notes.mark(f"different things ran: {differs}") if differs else ""
-    if not ratio.paired:
-        marks += notes.mark("the two were not measured in turn in one run: the ratio is of two independent medians")
-    return ratio_text(ratio) + wide(ratio.interval, notes) + marks
+    remarks = {
+        ROUGH: ratio.interval.wide,
+        f"different things ran: {differs}": differs,
+        "the two were not measured in turn in one run: the ratio is of two independent medians": not ratio.paired,
+    }
+    return ratio_text(ratio) + "".join(notes.mark(remark) for remark, holds in remarks.items() if holds)
 
 
 def ratio_text(ratio: Ratio) -> str:
@@ -541,7 +537,7 @@ def _precision(table: AblationTable) -> str:
         f"the true median {statistics.HOLDS} (simulated)."
     ]
     repeated = [m for row in table.rows for name in timed if (m := row.measurement(name)) and len(m.samples) > 1]
-    if any(len(statistics.by_round(measured)) == 1 for measured in repeated):
+    if any(len(taken(measured)) == 1 for measured in repeated):
         sentences.append(
             "What has one round in a table without rows of two has no interval: samples of one process say nothing of "
             "the next."

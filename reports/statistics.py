@@ -14,14 +14,14 @@ Distribution of the Largest of a Set of Estimated Variances, Annals of Eugenics 
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from records.intervals import CONFIDENCE, Interval, t_quantile
-from records.record import Measurement, Visit
+from records.record import Measurement
 
 LEAST_FLOOR = 0.01  # what rounds differ by in one run is less than what runs differ by, in memory above all
 ASSUMED_FLOORS = {  # where no case has two rounds, or the two were not taken in turn
@@ -75,23 +75,15 @@ class Spread:
         return math.expm1(t_quantile((1 + CONFIDENCE) / 2, degrees) * math.sqrt(error))
 
 
-def by_round(measurement: Measurement) -> Rounds:
-    """The samples of each round."""
-    return _samples_by(measurement, lambda visit: visit.round)
-
-
 def by_visit(measurement: Measurement) -> Rounds:
     """The samples of each round under the run that took it and its number.
 
     Rounds of two measurements were interleaved, and may be paired, only where run and number are the same.
     """
-    return _samples_by(measurement, lambda visit: (visit.run, visit.round))
-
-
-def _samples_by(measurement: Measurement, key: Callable[[Visit], Hashable]) -> Rounds:
     rounds: dict[Hashable, tuple[float, ...]] = {}
     for visit in sorted(measurement.visits, key=lambda visit: visit.round):
-        rounds[key(visit)] = (*rounds.get(key(visit), ()), *visit.samples)
+        key = visit.run, visit.round
+        rounds[key] = (*rounds.get(key, ()), *visit.samples)
     return rounds
 
 

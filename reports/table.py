@@ -14,7 +14,7 @@ from typing import Any
 
 from records import falling
 from records.record import Measurement, Record, RecordError, outputs_of, read_manifest, read_record, record_paths
-from records.visits import OUTDATED
+from records.visits import OUTDATED, taken
 from reports import counting, paper_table, statistics, verdict
 from reports.cells import Cell, cell
 from reports.paper_table import NOT_STATED, PaperRow, PaperTable, PaperTableError
@@ -105,7 +105,7 @@ class Row:
         measured = self.measurement(name)
         if measured is None or not measured.samples:
             return None
-        done, planned = len(statistics.by_round(measured)), measured.rounds_wanted
+        done, planned = len(taken(measured)), measured.rounds_wanted
         if done >= planned:
             return None
         reasons = dict.fromkeys(measured.failed_rounds.values())

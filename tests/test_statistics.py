@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from records import visits
 from reports import statistics
-from reports.statistics import Interval, by_round, by_visit, median_interval, noise_floor, spreads
+from reports.statistics import Interval, by_visit, median_interval, noise_floor, spreads
 
 POSITIVE = st.floats(0.1, 1e6)
 ROUNDS = st.dictionaries(st.integers(1, 5), st.lists(POSITIVE, min_size=1, max_size=12).map(tuple), min_size=1)
@@ -183,9 +183,9 @@ def test_ratios_that_cannot_be_are_refused():
 
 def test_samples_are_told_apart_by_their_rounds():
     details = {"rounds": [2, 1, 2]}
-    assert by_round(flat("x", "ms", samples=(1, 2, 3), details=details)) == {1: (2,), 2: (1, 3)}
-    assert by_round(flat("x", "ms", samples=(1, 2, 3))) == {1: (1, 2, 3)}
-    assert by_round(flat("x", "ms", missing="why")) == {}
+    assert by_visit(flat("x", "ms", samples=(1, 2, 3), details=details)) == {(None, 1): (2,), (None, 2): (1, 3)}
+    assert by_visit(flat("x", "ms", samples=(1, 2, 3))) == {(None, 1): (1, 2, 3)}
+    assert by_visit(flat("x", "ms", missing="why")) == {}
 
 
 def test_rounds_of_two_runs_are_told_apart():
