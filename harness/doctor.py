@@ -76,10 +76,8 @@ def findings(out: Path) -> Iterator[Finding]:
 def torch_here() -> Finding:
     import torch  # seconds: a wrong command is told before
 
-    built = torch.version.cuda or torch.version.hip
-    return Finding(
-        "torch", f"{torch.__version__}, Python {sys.version.split()[0]}, CUDA of the build: {built or 'none'}"
-    )
+    built = torch.version.cuda or torch.version.hip or "none"
+    return Finding("torch", f"{torch.__version__}, Python {sys.version.split()[0]}, CUDA of the build: {built}")
 
 
 def cuda() -> Finding:
@@ -116,12 +114,8 @@ def kernels_here() -> Iterator[Finding]:
         if lacks:  # one that is for some schemes alone is in no suite
             remedy = "install what it needs, or leave its rows out: kernel=sdpa"
             yield Finding("kernels", f"{name}: {why}", None if kernel.neighborhood or kernel.blocks else remedy)
-    if compiler is None:
-        yield Finding(
-            "compiler", "none for C++: compile=true and flex fail", "install g++, for instance by apt or conda"
-        )
-    else:
-        yield Finding("compiler", Path(compiler).name)
+    remedy = None if compiler else "install g++, for instance by apt or conda"
+    yield Finding("compiler", Path(compiler).name if compiler else "none for C++: compile=true and flex fail", remedy)
 
 
 def decoders() -> Finding:

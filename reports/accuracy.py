@@ -477,17 +477,14 @@ def summary(table: AblationTable, name: str) -> str | None:
             for k, n in counts.items()
         ]
         return f"{span}; of the {sum(counts.values())} orders against {base} that the paper prints: {', '.join(parts)}."
-    tested = [ordering for ordering in judgements.values() if ordering.difference]
+    tested = {row: ordering for row, ordering in judgements.items() if ordering.difference}
     if not tested:
         return f"{span}; no order could be tested."
-    told = [
-        f"{row} {ordering.direction.removesuffix(' here')}"
-        for row, ordering in judgements.items()
-        if ordering.distinguishable
-    ]
-    words = f"{len(told)} of {len(tested)} rows can be told from {base}" + (f" ({', '.join(told)})" if told else "")
-    untold = [row for row, ordering in judgements.items() if ordering.difference and not ordering.distinguishable]
-    return f"{span}; {words}{_lacking(judgements, untold)}, and the paper prints no order of them."
+    told = {row: o.direction.removesuffix(" here") for row, o in tested.items() if o.distinguishable}
+    named = f" ({', '.join(f'{row} {direction}' for row, direction in told.items())})" if told else ""
+    words = f"{len(told)} of {len(tested)} rows can be told from {base}{named}"
+    lacking = _lacking(judgements, [row for row in tested if row not in told])
+    return f"{span}; {words}{lacking}, and the paper prints no order of them."
 
 
 def recorded(table: AblationTable, name: str) -> str | None:

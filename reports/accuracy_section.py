@@ -90,8 +90,8 @@ def _accuracy_part(table: AblationTable, name: str, notes: Notes) -> list[str]:
         return [f"#### On {accuracy.setting(table, name)}", f"No accuracy: {'; '.join(reasons)}."]
     parts = [f"#### On {accuracy.setting(table, name)}", _how(table, name)]
     parts += _ordering_part(table, name, measured, notes)
-    parts += _controls_part(table, name, measured, notes)
-    parts += _further_part(table, name, measured)
+    parts += _controls_part(table, name, measured)
+    parts += _further_part(name, measured)
     parts += views.section(table, name)
     return parts
 
@@ -114,20 +114,17 @@ def _how(table: AblationTable, name: str) -> str:
     if numbers:
         text += f" Seed{'s' if len(numbers) > 1 else ''} {_joined(numbers)}: a seed sets initial weights and the order "
         text += "of the clips, the same order for all rows."
-    decoders = {name for run in accuracy.said(table, name, "trained_with") for name in run.get("decoders", {})}
-    text += f" Test videos decoded by {_decoded(table, name, sorted(decoders))}." if decoders else ""
+    decoded = _decoded(accuracy.said(table, name, "trained_with"))
+    text += f" Test videos decoded by {decoded}." if decoded else ""
     return text + (f" Machine: {'; '.join(machines)}." if machines else "")
 
 
-def _decoded(table: AblationTable, name: str, decoders: list[str]) -> str:
+def _decoded(trainings: list[dict[str, Any]]) -> str:
     """How many of the test videos each decoder read, in the run with most and the one with fewest where they differ."""
-    runs = [training["decoders"] for training in accuracy.said(table, name, "trained_with") if training.get("decoders")]
-    words = []
-    for decoder in decoders:
-        counts = [run.get(decoder, 0) for run in runs]
-        least, most = min(counts), max(counts)
-        words.append(f"{decoder} ({most})" if least == most else f"{decoder} ({least} to {most})")
-    return ", ".join(words)
+    runs = [training["decoders"] for training in trainings if training.get("decoders")]
+    counts = {decoder: [run.get(decoder, 0) for run in runs] for decoder in sorted(set().union(*runs))}
+    spans = {decoder: dict.fromkeys((min(read), max(read))) for decoder, read in counts.items()}
+    return ", ".join(f"{decoder} ({' to '.join(map(str, span))})" for decoder, span in spans.items())
 
 
 def _digest(digests: Any) -> str:
@@ -199,13 +196,9 @@ def _kind(ordering: Ordering, notes: Notes) -> str:
     return f"{ordering.kind}{direction}" + "".join(notes.mark(remark) for remark in remarks if remark)
 
 
-def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Notes) -> list[str]:
-    measured = [row.measurement(name) for row in rows]
-    tried = {
-        control: words
-        for control, words in accuracy.CONTROLS.items()
-        if any(accuracy.by_seed(measurement, control) for measurement in measured)
-    }
+def _controls_part(table: AblationTable, name: str, rows: list[Row]) -> list[str]:
+    over_rows = accuracy.control_means(rows, name)
+    tried = {control: words for control, words in accuracy.CONTROLS.items() if control in over_rows}
     if not tried:
         return []
     columns: Columns = [ROW, ("top-1, %, frames in order", lambda row: _plain(row, name))]
@@ -214,7 +207,7 @@ def _controls_part(table: AblationTable, name: str, rows: list[Row], notes: Note
         (f"lost with {words}, points (95 % interval)", lambda row, c=c: _lost(row, name, c))
         for c, words in tried.items()
     ]
-    means = [f"{m:.1f} % with {accuracy.CONTROLS[key]}" for key, m in accuracy.control_means(rows, name).items()]
+    means = [f"{mean:.1f} % with {tried[control]}" for control, mean in over_rows.items()]
     text = (
         "The same weights are tested again on what has lost its order in time (the frames of each clip shuffled) or "
         "has no time at all (the middle frame repeated). Over the rows the mean is "
@@ -254,7 +247,7 @@ FURTHER = {  # details of an accuracy: heading, factor
 }
 
 
-def _further_part(table: AblationTable, name: str, rows: list[Row]) -> list[str]:
+def _further_part(name: str, rows: list[Row]) -> list[str]:
     """Other figures of the same runs; what all rows have alike at its best (coverage 1) is said in a sentence."""
     columns: Columns = [ROW]
     text = ""

@@ -238,8 +238,7 @@ def _circumstances(row: Row) -> tuple:
     facts, clip = row.facts(), row.record.case["clip"]
     parts = [facts["device"], facts["dtype"], facts["mode"]]
     parts += [f"{key} {facts[key]}" for key in ("kernel", "batch") if key in facts]
-    if "threads" in facts:
-        number = facts["threads"]
+    if number := facts.get("threads"):
         parts.append(counted(int(number), "thread") if number.isdigit() else f"{number} threads")
     return (*parts, clip["frames"], clip["size"])
 

@@ -33,7 +33,7 @@ def page(tables: list[AblationTable]) -> str:
         paper, name = table.paper.paper, table.paper.table
         texts = sections.setdefault((paper, not name.startswith("Table"), name), [heading(table.paper)])
         texts += [paragraph for row in table.rows for paragraph in paragraphs(table, row)]
-        cited |= {line: "" for row in table.rows if (line := recounted(table, row))}
+        cited |= {line: "" for row in table.rows if (line := recounted(row))}
     parts = [
         "# Findings",
         "What the printed costs are, where our own counts contradict or explain them. A paragraph of each cell: what "
@@ -112,7 +112,7 @@ def _parameters(row: Row) -> str:
     return f"We count {', '.join(counted)}."
 
 
-def recounted(table: AblationTable, row: Row) -> str | None:
+def recounted(row: Row) -> str | None:
     """A count that others made of a model that is not here, beside the printed one."""
     cited = row.published.recounted if row.published else None
     if not cited or row.record is not None:

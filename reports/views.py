@@ -73,15 +73,9 @@ def published(model: str, data: str) -> tuple[Point, ...]:
 
 def markdown(curve: Curve) -> str:
     """A table of all tests of one model, the published points beside them."""
-    columns = [
-        ("clips", lambda point: str(point.clips)),
-        ("crops", lambda point: str(point.crops)),
-        ("views", lambda point: str(point.views)),
-    ]
+    columns = [(key, lambda point, key=key: str(getattr(point, key))) for key in ("clips", "crops", "views")]
     if curve.macs_per_view:
-        columns.append(
-            ("GMACs of all views ↓", lambda point: significant(point.views * curve.macs_per_view / 1e9)),
-        )
+        columns.append(("GMACs of all views ↓", lambda point: significant(point.views * curve.macs_per_view / 1e9)))
     columns.append(("top-1 ↑, % (95 % interval)", lambda p: f"{p.top1:.1f} ({p.low:.1f}–{p.high:.1f})"))
     if curve.published:
         columns.append(("top-1 ↑, %, published", lambda point: _printed(curve, point)))

@@ -210,9 +210,8 @@ def show(name: str, data_options: dict[str, Any], options: Show) -> int:
     _check_writable(Path(options.out))
     try:
         dataset = datasets.load(name, options.split, options.root, **data_options)
-        print(
-            contact_sheet(dataset, options.out, frames=options.frames, height=options.height, classes=options.classes)
-        )
+        size = {"frames": options.frames, "height": options.height, "classes": options.classes}
+        print(contact_sheet(dataset, options.out, **size))
     except datasets.DataError as error:
         raise UsageError(str(error)) from error
     return 0

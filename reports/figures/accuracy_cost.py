@@ -44,7 +44,7 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
         handles = _differences(grid[0], table, rows, name, looks)
         if cost:
             costs.append(cost[0])
-            handles += _against(grid[1], table, rows, name, cost, looks)
+            handles += _against(grid[1], rows, name, cost, looks)
         part.legend(handles=handles, loc="outside lower left", ncols=4)
     against = f", and against {' and '.join(dict.fromkeys(costs))}" if costs else ""
     return figure, f"Measured top-1 accuracy of each row{against}; lines are 95 % intervals"
@@ -114,7 +114,7 @@ def _cost(table: AblationTable, rows: list[Row], name: str) -> Cost | None:
     return "multiply-adds of the trained model", "GMACs of one view of the model that was trained", values
 
 
-def _against(axes: Axes, table: AblationTable, rows: list[Row], name: str, cost: Cost, looks: dict) -> list[Line2D]:
+def _against(axes: Axes, rows: list[Row], name: str, cost: Cost, looks: dict) -> list[Line2D]:
     _, label, values = cost
     points: list[tuple[float, float]] = []
     for row in rows:

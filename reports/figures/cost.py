@@ -222,8 +222,8 @@ def _legend(table: AblationTable, panels: list[Panel], rows: list[Row]) -> list:
     if table.paper:
         # Of each kind its first row shows the mark.
         kinds = {FIT if row.fit else OURS if row.published is None else AS_PUBLISHED: row for row in reversed(rows)}
-        for words in (kind for kind in (AS_PUBLISHED, OURS, FIT) if kind in kinds):
-            handles.append(Line2D([], [], ls="", label=words, **_look(kinds[words], MEASURED)))
+        shown = {words: kinds[words] for words in (AS_PUBLISHED, OURS, FIT) if words in kinds}
+        handles += [Line2D([], [], ls="", label=words, **_look(row, MEASURED)) for words, row in shown.items()]
     if any(mark.printed is not None for mark in marks):
         handles.append(Line2D([], [], ls="", marker="D", color=PRINTED, mfc="none", ms=9, label="printed by the paper"))
     if any(mark.low is not None for mark in marks):
