@@ -48,7 +48,8 @@ def run(suite: Suite, steps: list[Step], call: Call) -> int:
     call.log.print(f"suite {suite.name}: {len(steps)} steps, {suite.minutes:g} minutes at most, records in {call.out}")
     call, statuses = replace(call, part_of=secrets.token_hex(6)), []
     for number, step in enumerate(steps, start=1):
-        call.log.print(f"\n[{number}/{len(steps)}] {step.step}: {_meaning(step)}", markup=False)
+        meaning = step.composed().question + (f" accuracy={step.accuracy}" if step.accuracy else "")
+        call.log.print(f"\n[{number}/{len(steps)}] {step.step}: {meaning}", markup=False)
         why = _left_out(step, deadline, call)
         if why:
             call.log.print(f"left out: {why}", markup=False)
@@ -66,10 +67,6 @@ def run(suite: Suite, steps: list[Step], call: Call) -> int:
     if call.as_json:
         json_line({"status": status, "out": str(call.out), "left_out": deadline.left_out})
     return status
-
-
-def _meaning(step: Step) -> str:
-    return f"{step.composed().question}" + (f" accuracy={step.accuracy}" if step.accuracy else "")
 
 
 def _left_out(step: Step, deadline: Deadline, call: Call) -> str | None:

@@ -16,17 +16,12 @@ QUICK_MODE = "quick mode, a few steps"  # of a training that was cut short to se
 STEEP = 5.0  # percentage points gained from one tenth of a training to the next, beyond what chance gives
 
 
-def at_chance(end: float, clips: int, chance: float) -> bool:
-    """Whether a percentage of right answers to so many clips may well come from guessing."""
-    return 100 * share_interval(min(1.0, end / 100), clips).low <= chance
-
-
 def trouble(curve: Sequence[float], clips: int, chance: float) -> str | None:
     """What is the matter with a training, in words; None where it learnt and its curve is flat.
 
     `curve`: percentages of right answers, part by part; `clips` of each part; `chance`: percent right without learning.
     """
-    if at_chance(curve[-1], clips, chance):
+    if share_interval(min(1.0, curve[-1] / 100), clips).percent.low <= chance:  # so many may well come from guessing
         return NOT_LEARNT
     return UNFINISHED if climbs(curve, clips) else None
 

@@ -298,7 +298,7 @@ def csv_row(table: AblationTable, row: Row, orderings: dict[str, dict[str, Order
     cells: dict[str, Any] = {}
     for name in accuracy.names(table):
         measured, estimate = row.measurement(name), accuracy.accuracy(row.measurement(name))
-        ordering = orderings[name].get(row.name)
+        ordering, learning = orderings[name].get(row.name), accuracy.learning(measured)
         details = measured.details if measured else {}
         kind = None if estimate is None or estimate.interval is None else "seeds" if estimate.over_seeds else "videos"
         cells |= {
@@ -308,18 +308,14 @@ def csv_row(table: AblationTable, row: Row, orderings: dict[str, dict[str, Order
             f"{name}_seeds": estimate.seeds if estimate else None,
             **{f"{name}_{key}": details.get(key) for key in ("videos", "data", "frames", "size", "width_factor")},
             f"{name}_epochs": details.get("epochs"),
-            **_csv_learning(name, measured),
+            f"{name}_train": learning.train if learning else None,
+            f"{name}_training": accuracy.learning_word(measured),
             **{f"{name}_{key}": _mean(measured, key) for key in ("top5", "mean_class", "coverage", *accuracy.CONTROLS)},
             **_csv_ordering(name, ordering),
         }
         if accuracy.full_column(table, name):
             cells[f"{name}_verdict"] = str(accuracy.judge_full(table, row, name))
     return cells
-
-
-def _csv_learning(name: str, measured: Any) -> dict[str, Any]:
-    learning = accuracy.learning(measured)
-    return {f"{name}_train": learning.train if learning else None, f"{name}_training": accuracy.learning_word(measured)}
 
 
 def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:

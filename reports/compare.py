@@ -47,7 +47,7 @@ from records.visits import by_seed, seed_by_seed, taken
 from reports import statistics
 from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
 from reports.statistics import Ratio
-from reports.table import AblationTable, Row, facts, visits
+from reports.table import AblationTable, Row, facts, ratio_of, visits
 from reports.text import UNITS, counted, nearest, table_lines
 
 COMMAND = "python -m harness.compare"
@@ -372,12 +372,10 @@ def _set_against(comparison: Comparison, first: Row, second: Row, name: str) -> 
 
 def _timed(line: Line, first: Row, second: Row) -> Line:
     """The line of what ran in both, with its ratio and what differs in how it ran."""
-    rows, name = (second, first), line.name
-    before, after = first.measurement(name), second.measurement(name)
+    before, after = first.measurement(line.name), second.measurement(line.name)
     ratio, verdict, worse = None, "not comparable: a median is 0", None
     if before.median and after.median:
-        pair, spreads = (visits(row, name) for row in rows), (row.spreads.get(name) for row in rows)
-        ratio = statistics.ratio(*pair, before.kind, *spreads, least=statistics.LEAST_FLOOR)
+        ratio = ratio_of(second, first, line.name, statistics.LEAST_FLOOR)
         rose, verdict = ratio.interval.value > 1, NOT_DISTINGUISHABLE
         if ratio.distinguishable:
             verdict = _directions(before)[0 if rose else 1]

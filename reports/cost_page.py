@@ -157,18 +157,13 @@ def ranking(rows: dict[str, Row], name: str, floor: float | None, schemes: Seque
     absent = tuple(scheme for scheme, row in rows.items() if (lost := row.measurement(name)) and lost.missing)
     untried = tuple(scheme for scheme in schemes if scheme not in {*measured, *absent})
     best, *others = sorted(measured, key=lambda scheme: measured[scheme].value(name))
-    ratios = {scheme: _ratio(measured[scheme], measured[best], name) for scheme in others}
+    ratios = {scheme: table.ratio_of(measured[scheme], measured[best], name) for scheme in others}
     level = [scheme for scheme in others if not ratios[scheme].distinguishable]
     least = max(ratio.floor for ratio in ratios.values())
     times = _with_interval(ratios[others[-1]].interval)
     words, scale = unit(measured[best].measurement(name))
     value = _with_interval(measured[best].interval(name), scale, f" {words}")
     return Ranking((best, *level), value, others[-1], times, absent, untried, least, floor is None)
-
-
-def _ratio(row: Row, reference: Row, name: str) -> statistics.Ratio:
-    pair = table.visits(row, name), table.visits(reference, name)
-    return statistics.ratio(*pair, row.measurement(name).kind, row.spreads.get(name), reference.spreads.get(name))
 
 
 def _with_interval(interval: Interval, scale: float = 1, unit: str = "") -> str:

@@ -123,16 +123,14 @@ def theory(growth: Growth, row: Row, axis: str) -> str | None:
 
 def quantities(table: AblationTable) -> list[str]:
     """What grows: the products of attention, then costs by kind; not rates, nor what all clips have in common."""
-    of = table.quantities()
+    of, fitted = table.quantities(), lines(table)
     growing = [name for name in table.named("counted") if name in table.metrics] + table.named("timed", "sized")
     growing = [
-        name for name in growing if of[name].better == "lower" and any(_grows(line, name) for line in lines(table))
+        name
+        for name in growing
+        if of[name].better == "lower" and any(abs(line.exponent(name) or 0.0) > FLAT for line in fitted)
     ]
     return [ATTENTION] * table.has(ATTENTION) + growing
-
-
-def _grows(line: Line, name: str) -> bool:
-    return abs(line.exponent(name) or 0.0) > FLAT
 
 
 def title(table: AblationTable, name: str) -> tuple[str, float]:

@@ -241,14 +241,10 @@ def _rows(table: AblationTable) -> list[Row]:
     return [row for row in table.rows if not row.missing]
 
 
-def _lead(notes: Notes) -> tuple:
-    return "row", lambda row: _name(row, notes)
-
-
 def main_and_more(table: AblationTable, notes: Notes) -> tuple[list[str], list[str]]:
     """The parts of a report up to its first table, which has the columns that answer, and the tables of all others."""
     rows = _rows(table)
-    parts = tables(rows, _lead(notes), groups(table, notes))
+    parts = tables(rows, ("row", lambda row: _name(row, notes)), groups(table, notes))
     starts = [place for place, part in enumerate(parts) if part.startswith("| ")]
     end = starts[1] if len(starts) > 1 else len(parts)
     return parts[:end], parts[end:]

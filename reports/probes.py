@@ -176,8 +176,8 @@ def summary(table: AblationTable) -> list[str]:
     if table.quick:
         return ["Probes: a few steps of training each, which show that all works, and nothing else."]
     disagreements = findings(table)
-    tasks = {name: [row.name for row in table.measured if _passes(row, name)] for name in names(table)}
-    passed = [row.name for row in table.measured if all(row.name in tasks[name] for name in tasks)]
+    answers = {row.name: [points(row.measurement(name)) for name in names(table)] for row in table.measured}
+    passed = [row for row, every in answers.items() if all(of and not any(p.fails for p in of) for of in every)]
     asked = [row.measurement(name) for row in table.measured for name in names(table)]
     seeds = {len(measured.visits) for measured in asked if measured is not None} - {0}
     over = counted(max(seeds, default=0), "seed")
@@ -185,11 +185,6 @@ def summary(table: AblationTable) -> list[str]:
         f"Probes ({over}): every question to the end of its dial is answered by {listed(passed) or 'no row'}; reach "
         f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_text(table)}".strip()
     ]
-
-
-def _passes(row: Row, name: str) -> bool:
-    answered = points(row.measurement(name))
-    return bool(answered) and not any(point.fails for point in answered)
 
 
 def section(table: AblationTable) -> str:

@@ -29,15 +29,11 @@ def section(table: AblationTable) -> str:
 
 
 def _columns(table: AblationTable, title: str, part: tuple[str, str, bool]) -> Columns:
-    by_row = {row.name: _parts(row, *part[:2]) for row in table.rows}
+    name, detail, share = part
+    visits = {row.name: m.said(detail) if (m := row.measurement(name)) else [] for row in table.rows}
+    by_row = {row: medians(said) for row, said in visits.items()}
     stages = dict.fromkeys(stage for parts in by_row.values() for stage in parts)
-    return [(f"{stage}, {title}", partial(_cell, by_row, stage, part[2])) for stage in stages]
-
-
-def _parts(row: Row, name: str, detail: str) -> dict[str, float]:
-    """The parts of one row: medians over its visits."""
-    measured = row.measurement(name)
-    return medians(measured.said(detail)) if measured else {}
+    return [(f"{stage}, {title}", partial(_cell, by_row, stage, share)) for stage in stages]
 
 
 def _cell(by_row: dict[str, dict[str, float]], stage: str, share: bool, row: Row) -> str:

@@ -346,6 +346,12 @@ def visits(row: Row, name: str) -> statistics.Rounds:
     return statistics.by_visit(measured) if measured else {}
 
 
+def ratio_of(row: Row, base: Row, name: str, least: float | None = None) -> Ratio:
+    """A median over that of any other row, of this table or another, each with the spread of its own."""
+    pair, spreads = (visits(row, name), visits(base, name)), (row.spreads.get(name), base.spreads.get(name))
+    return statistics.ratio(*pair, row.measurement(name).kind, *spreads, least)
+
+
 def load(folder: str | Path) -> AblationTable:
     """Read one ablation's folder.
 

@@ -36,6 +36,7 @@ NEEDS = (
     "videos <youtube_id>_<start>_<end>.mp4, flat or in class folders; or lists of lines `path label`"
 )
 RENAMED = {"start_time": "time_start", "end_time": "time_end"}  # columns of some lists
+SECONDS = re.compile(r"\d+(\.\d+)?")
 REPLACEMENT = "replacement_for_corrupted_k400"
 
 
@@ -80,11 +81,7 @@ def _is_official(path: Path) -> bool:
     if not listed:
         raise DataError(f"{path}: the list is empty")
     head = any("youtube_id" in field.lower() for field in listed[0])
-    return head or any(len(row) > 3 and all(map(_is_seconds, row[2:4])) for row in listed)
-
-
-def _is_seconds(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d+)?", text) is not None
+    return head or any(len(row) > 3 and all(map(SECONDS.fullmatch, row[2:4])) for row in listed)
 
 
 def _official(path: Path) -> list[tuple[int, str, str]]:

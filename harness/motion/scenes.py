@@ -51,7 +51,7 @@ class Object:
 class Scene:
     """Everything that is drawn, and which photographs it shows. Later objects cover earlier ones."""
 
-    background: np.ndarray  # uint8, "s s 3", larger than the frame by MARGIN on each side
+    background: np.ndarray  # uint8, "s s 3", larger than the frame by what it may pan on each side
     pan: np.ndarray  # whole pixels by which the frame is shifted over the background, "t 2" (down, right)
     objects: tuple[Object, ...]
     photographs: tuple[str, ...]
@@ -94,7 +94,8 @@ def scene(pair: Pair, split: str, random: np.random.Generator, size: int, frames
     """One scene of a pair of classes, for square pictures of `size` pixels. All that is drawn comes from `random`."""
     names = PHOTOGRAPHS[split]
     behind = chosen(random, names)
-    margin = pan_margin(size)
+    margin = max(1, round(0.03 * size))  # of the background around the frame: the most that it pans either way
+    side = 4 * max(2, round(2 * RADIUS[1] * size / 4))  # of a texture: in fours, so that it can be halved twice
     dark = calm or random.random() < 0.5
     levels = (DARK, BRIGHT) if dark else (BRIGHT, DARK)
     if calm:
@@ -109,20 +110,10 @@ def scene(pair: Pair, split: str, random: np.random.Generator, size: int, frames
     for motion in pair.script(random, frames):
         name = chosen(random, [candidate for candidate in names if candidate != behind])
         photographs.append(name)
-        texture = cut(random, name, texture_side(size), (0.2, 0.5), levels[1], deviation=40, quarters=True)
+        texture = cut(random, name, side, (0.2, 0.5), levels[1], deviation=40, quarters=True)
         plain = {"rim": (250,) * 3 if dark else (5,) * 3, "seen": np.ones(frames, bool)}
         objects.append(Object(texture=texture, **(plain | motion)))
     return Scene(background, pan, tuple(objects), tuple(dict.fromkeys(photographs)))
-
-
-def pan_margin(size: int) -> int:
-    """Pixels by which the background is larger than the frame on each side: the most that it pans either way."""
-    return max(1, round(0.03 * size))
-
-
-def texture_side(size: int) -> int:
-    """Pixels of an object's texture: those of the largest object, in fours so that it can be halved twice."""
-    return 4 * max(2, round(2 * RADIUS[1] * size / 4))
 
 
 def time_of(frames: int) -> np.ndarray:

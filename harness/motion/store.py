@@ -67,13 +67,10 @@ VERSIONS = {
 }
 
 
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """Where rendered data sets lie: `cache`, else $ATTENTION_ZOO_DATA, else outputs/data."""
-    return Path(cache or os.environ.get("ATTENTION_ZOO_DATA") or Path("outputs") / "data").expanduser()
-
-
 def folder(version: Version, cache: str | Path | None = None) -> Path:
-    return cache_folder(cache) / f"{version.name}-v{FORMAT}"
+    """Where a rendered data set lies: in `cache`, else in $ATTENTION_ZOO_DATA, else in outputs/data."""
+    place = Path(cache or os.environ.get("ATTENTION_ZOO_DATA") or Path("outputs") / "data")
+    return place.expanduser() / f"{version.name}-v{FORMAT}"
 
 
 def specification(version: Version, split: str) -> dict:
@@ -88,11 +85,6 @@ def specification(version: Version, split: str) -> dict:
         "classes": list(version.repertoire.classes),
         "photographs": list(photographs.PHOTOGRAPHS[split]),
     }
-
-
-def digest_of(facts: dict) -> str:
-    """sha256 of what a specification says."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def drawn_scene(version: Version, split: str, pair: int, number: int) -> Scene:
@@ -187,7 +179,7 @@ def _render(version: Version, split: str, root: Path, expected: dict, say: Calla
     old = _read(root / f"{split}.json")
     sizes = {clip["path"]: clip["bytes"] for clip in old["clips"]} if old else {}
     expected = {**expected, "pixels": photographs.digest(split)}
-    expected["digest"] = digest_of(expected)
+    expected["digest"] = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
     if old and old["digest"] != expected["digest"]:
         raise DataError(
             f"{root}: some {split} clips are missing, and the photographs of scikit-image are no longer those that the "

@@ -20,7 +20,13 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     if not rows:
         return None
     where = list(dict.fromkeys(map(_where, rows)))
-    roofs = {place: _roof([row for row in rows if _where(row) == place]) for place in where}
+    roofs = {}
+    for place in where:
+        here = [row for row in rows if _where(row) == place]
+        # GMAC/s of the matrix product, GB/s of the copy: medians over rows, each of which measured its own.
+        roofs[place] = tuple(
+            median(row.value(name) for row in here) / 1e9 for name in (roofline.PRODUCT, roofline.COPY)
+        )
     spots = [(log10(roofline.intensity(row)), log10(roofline.achieved(row) / 1e9)) for row in rows]
     ridges = {place: (log10(product / copy), log10(product)) for place, (product, copy) in roofs.items()}
     figure = sheet(max(4.8, 0.23 * (len(rows) + 2 * len(where)) + 0.9), about(table))
@@ -66,8 +72,3 @@ def _apart(place: tuple[str, ...], where: list[tuple[str, ...]]) -> str:
     """What tells one roof from the others, in words."""
     parts = zip(place, zip(*where, strict=True), strict=True)
     return ", ".join(words for words, values in parts if len(set(values)) > 1)
-
-
-def _roof(rows: list[Row]) -> tuple[float, float]:
-    """GMAC/s of the matrix product and GB/s of the copy: medians over rows, each of which measured its own."""
-    return tuple(median(row.value(name) for row in rows) / 1e9 for name in (roofline.PRODUCT, roofline.COPY))

@@ -96,10 +96,7 @@ def _absent(panels: list[tuple[str, str, list[Line]]]) -> str:
         for line in lines:
             for row in line.rows:
                 if exponents.grows(row, name) is None:
-                    lost.setdefault(exponents.lacks(row, name), {})[f"{line.scheme} at {_clip(row)}"] = None
+                    frames, size = (row.record.case["clip"][key] for key in ("frames", "size"))
+                    point = f"{line.scheme} at {frames}x{size}x{size}"
+                    lost.setdefault(exponents.lacks(row, name), {})[point] = None
     return ", ".join(f"{', '.join(points)} ({why})" for why, points in lost.items())
-
-
-def _clip(row: Row) -> str:
-    clip = row.record.case["clip"]
-    return f"{clip['frames']}x{clip['size']}x{clip['size']}"
