@@ -124,6 +124,14 @@ def accuracy(measured: Measurement | None, samples: Sequence[float] | None = Non
     return Accuracy(interval, fmean(samples), len(samples), videos)
 
 
+def figure(row: Row, measured: Measurement) -> tuple[int | float | None, Interval | None]:
+    """What a measurement of a row comes to, an accuracy or anything else, and its interval where it has one."""
+    if measured.kind != "scored":
+        return row.value(measured.name), row.interval(measured.name) if measured.ran else None
+    estimate = accuracy(measured)
+    return (estimate.value, estimate.interval) if estimate else (None, None)
+
+
 def cost_of_order(measured: Measurement | None, control: str) -> Paired | None:
     """How many percentage points the control lies below the same weights given the frames in order; None below two
     seeds."""

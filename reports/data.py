@@ -40,13 +40,11 @@ def _long_line(table: AblationTable, row: Row, measured: Measurement) -> dict[st
     line |= {key: getattr(measured, key) for key in ("kind", "unit", "better", "missing")} | {"measurement": name}
     line |= {"samples": len(measured.samples), "visits": len(measured.visits), "baseline": row.baseline}
     line |= {key: row.facts().get(key) for key in FACTS}
+    line["value"], interval = accuracy.figure(row, measured)
     if measured.kind == "scored":
-        estimate = accuracy.accuracy(measured)
-        line["value"], interval = (estimate.value, estimate.interval) if estimate else (None, None)
         line["training"] = accuracy.learning_word(measured)
         column, judged = accuracy.full_column(table, name), accuracy.judge_full(table, row, name)
     else:
-        line["value"], interval = row.value(name), row.interval(name) if measured.ran else None
         column = next((column for column, count in PUBLISHED_COUNTS.items() if count == name), None)
         judged = row.verdicts.get(column)
     line |= {"low": interval.low, "high": interval.high} if interval else {}
@@ -105,8 +103,8 @@ def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
         **{f"published_{column}": _csv_cell(row.printed(column)) for column in sorted(columns - PUBLISHED.keys())},
         "note": "; ".join(notes),
         "explanation": row.explanation,
-        "fit": _bool(row.fit) if row.explanation else None,
-        "comparable": _bool(row.comparable) if isinstance(row.comparable, bool) else row.comparable,
+        "fit": _csv_cell(row.fit) if row.explanation else None,
+        "comparable": _csv_cell(row.comparable),
         "baseline": row.baseline,
     }
     for column in table.celled:
@@ -123,13 +121,14 @@ def _csv_row(table: AblationTable, row: Row) -> dict[str, Any]:
 
 
 def _csv_measured(table: AblationTable, row: Row, name: str, quantity: Quantity) -> dict[str, Any]:
-    cells: dict[str, Any] = {name: row.value(name)}
     if quantity.kind == "counted":
-        return cells
-    measured, interval = row.measurement(name), row.interval(name)
-    cells |= {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {}
-    cells |= {f"{name}_n": len(measured.samples), f"{name}_rounds": len(measured.visits)} if interval else {}
-    cells = {f"{name}{end}": cells.get(f"{name}{end}") for end in ("", "_low", "_high", "_n", "_rounds")}
+        return {name: row.value(name)}
+    interval, cells = row.interval(name), {name: row.value(name)}
+    cells |= dict.fromkeys((f"{name}_low", f"{name}_high", f"{name}_n", f"{name}_rounds"))
+    if interval:
+        samples, visits = row.measurement(name).samples, row.measurement(name).visits
+        cells |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        cells |= {f"{name}_n": len(samples), f"{name}_rounds": len(visits)}
     if has_ratio(quantity):
         ratio = ratio_cells(table, row, quantity)
         names = {"verdict": "ratio_verdict"}
@@ -140,7 +139,3 @@ def _csv_measured(table: AblationTable, row: Row, name: str, quantity: Quantity)
 
 def _csv_cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"

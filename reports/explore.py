@@ -112,21 +112,14 @@ def _row(where: Path, ablation: AblationTable, row: Row) -> dict[str, Any]:
 
 def _trained(row: Row, measured: Measurement) -> dict[str, list[float]]:
     """The costs of the smaller model that an accuracy is of: no other may be set against it."""
-    counts = {
-        "macs": (accuracy.macs_per_view(row, measured.name), 1e9),
-        "params": (measured.details.get("params"), 1e6),
-    }
-    return {name: [_short(count / scale)] for name, (count, scale) in counts.items() if count is not None}
+    macs, params = accuracy.macs_per_view(row, measured.name), measured.details.get("params")
+    counts = {"macs": macs and macs / 1e9, "params": params and params / 1e6}
+    return {name: [_short(count)] for name, count in counts.items() if count is not None}
 
 
 def _figures(row: Row, measured: Measurement) -> Iterator[float]:
     """Value and, where there is one, interval, in the unit that is shown."""
-    scale = unit(measured)[1]
-    if measured.kind == "scored":
-        scored = accuracy.accuracy(measured)
-        value, interval = (scored.value, scored.interval) if scored else (measured.value, None)
-    else:
-        value, interval = row.value(measured.name), row.interval(measured.name) if measured.ran else None
+    (_, scale), (value, interval) = unit(measured), accuracy.figure(row, measured)
     yield value / scale
     if interval and interval.high > interval.low:
         yield from (interval.low / scale, interval.high / scale)

@@ -58,9 +58,8 @@ def pairs(table: AblationTable) -> Iterator[PairVerdict]:
         for name, backward in METRICS.items():
             for card in row.measurement(name).said("gpu") if row.value(name) and usual.value(name) else ():
                 spreads = table.spreads(name, common_drift=True)
-                ratio = statistics.ratio(
-                    visits(row, name), visits(usual, name), "timed", spreads.get(row.name), spreads.get(usual.name)
-                )
+                pair = [visits(side, name) for side in (row, usual)]
+                ratio = statistics.ratio(*pair, "timed", *(spreads.get(side.name) for side in (row, usual)))
                 place = f"{table.place}/{row.record.case_id}.json"
                 for scheme in KERNELS[case["kernel"]]["backward" if backward else "forward"]:
                     if scheme in schemes(case):
@@ -80,9 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=LIST, help="the list (the one that `auto` reads)")
     options, tables, wrong = parser.parse_args(arguments), [], False
     if not options.results.is_dir():  # an empty list would take every kernel away that records know as faster
-        print(
-            f"error: {options.results} is not a folder; give the one that holds the devices' folders", file=sys.stderr
-        )
+        slip = f"error: {options.results} is not a folder; give the one that holds the devices' folders"
+        print(slip, file=sys.stderr)
         return 2
     for device in sorted(path for path in options.results.glob("*") if path.is_dir()):
         for folder in ablation_folders(device):

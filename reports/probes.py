@@ -193,8 +193,7 @@ def section(table: AblationTable) -> str:
     if not questions:
         return ""
     disagreements = findings(table)
-    parts = ["## Where reach and probe disagree"]
-    parts.append("\n".join(f"- {line}." for line in disagreements) if disagreements else "Nowhere.")
+    parts = ["## Where reach and probe disagree", "\n".join(f"- {line}." for line in disagreements) or "Nowhere."]
     parts.append(
         "A probe is two blocks of a scheme with all else the same, trained on one question about maps of tokens; the "
         "answer is read at the marked token. In the main table: accuracy at the easy end of the dial with its 95 % "

@@ -19,15 +19,14 @@ def note(table: AblationTable) -> str:
     if not any(table.has(name) for name in ("macs_mlp", "time_mlp")):
         return ""
     floor = max(table.floor("latency") or 0, statistics.ASSUMED_FLOORS["timed"])  # another process, another pass
-    apart = []
-    for row in table.rows:
-        profiled, timed = row.value("time_total"), row.value("latency")
-        if profiled and timed and max(profiled / timed, timed / profiled) - 1 > floor:
-            apart.append(f"{row.name} (profiled {profiled:.0f} ms, timed {timed:.0f} ms)")
-    rough = (
-        f" Profiled passes that took over {floor:.0%} more or less than timed ones were disturbed, and their shares "
-    )
-    return SAID + (f"{rough}are rough: {'; '.join(apart)}." if apart else "")
+    both = ((row.name, row.value("time_total"), row.value("latency")) for row in table.rows)
+    apart = [
+        f"{name} (profiled {profiled:.0f} ms, timed {timed:.0f} ms)"
+        for name, profiled, timed in both
+        if profiled and timed and max(profiled / timed, timed / profiled) - 1 > floor
+    ]
+    rough = f"Profiled passes that took over {floor:.0%} more or less than timed ones were disturbed"
+    return SAID + (f" {rough}, and their shares are rough: {'; '.join(apart)}." if apart else "")
 
 
 def shares_of(row: Row, kind: str) -> dict[str, float] | None:
