@@ -76,10 +76,6 @@ class Paired:
     p: float
     differences: tuple[float, ...]
 
-    @property
-    def pairs(self) -> int:
-        return len(self.differences)
-
 
 def paired(ours: Sequence[float], theirs: Sequence[float], step: float = 0.0) -> Paired:
     """The difference of two rows over seeds in common, given in the same order.

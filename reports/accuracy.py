@@ -250,7 +250,7 @@ def orderings(table: AblationTable, name: str) -> dict[str, Ordering]:
         published, test = result[row_name].published, tests[row_name]
         judged = _judged(test, p, published)
         needed = power.seeds_for(abs(test.interval.value), common, len(tests)) if p >= SIGNIFICANT and common else None
-        more = max(1, needed - test.pairs) if needed else None
+        more = max(1, needed - len(test.differences)) if needed else None
         result[row_name] = Ordering(judged, published, test, p, more=more)
     return result
 

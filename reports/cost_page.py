@@ -124,14 +124,10 @@ class Ranking:
     value: str
     worst: str
     times: str
-    absent: tuple[str, ...]
-    """Measured, without a value."""
-    untried: tuple[str, ...]
-    """Not measured on this clip, though on others."""
-    floor: float
-    """Below it nothing is told apart."""
-    assumed: bool
-    """Whether the floor could not be measured."""
+    absent: tuple[str, ...]  # measured, without a value
+    untried: tuple[str, ...]  # not measured on this clip, though on others
+    floor: float  # below it nothing is told apart
+    assumed: bool  # whether the floor could not be measured
 
     @property
     def cells(self) -> tuple[str, str]:

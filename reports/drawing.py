@@ -58,10 +58,6 @@ class Drawing:
     files: dict[str, bytes]
     caption: str
 
-    @property
-    def png(self) -> bytes:
-        return self.files["png"]
-
 
 @contextmanager
 def styled() -> Iterator[None]:

@@ -362,7 +362,7 @@ def machine(tmp_path):
 def test_figures_are_drawn_and_are_the_same_each_time(machine, name):
     rows = table.load(machine)
     first, second = figures.draw(name, rows), figures.draw(name, rows)
-    assert first.png.startswith(b"\x89PNG")
+    assert first.files["png"].startswith(b"\x89PNG")
     assert first == second
     assert figures.draw(name, table.AblationTable("x", "?", ())) is None
 

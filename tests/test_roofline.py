@@ -237,6 +237,6 @@ def test_a_report_without_ceilings_and_bytes_says_nothing_of_limits():
 def test_the_figure_has_a_roof_for_each_dtype_and_is_the_same_each_time():
     both = table(row(), row("narrow", dtype="bfloat16", matmul_ceiling=2e11, bytes_moved=2 * 10**9))
     first, second = figures.draw("roofline", both), figures.draw("roofline", both)
-    assert first.png.startswith(b"\x89PNG")
+    assert first.files["png"].startswith(b"\x89PNG")
     assert first == second
     assert "measured in the same run" in first.caption
