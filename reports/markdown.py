@@ -121,9 +121,8 @@ def _tolerance_line(table: AblationTable) -> str:
     share, row, worst = checked[0]
     wrong = sum(bool(measured.details.get("wrong")) for _, _, measured in checked)
     counts = f"{len(checked) - wrong} of {counted(len(checked), 'error')} are within what rounding may give"
-    return (
-        f"{counts}; largest for its tolerance: {row.name}, {worst.title} {_value(row, worst.name)} ({share:.2g} times)."
-    )
+    error = f"{worst.title} {shown(worst)} {unit(worst)[0]}"
+    return f"{counts}; largest for its tolerance: {row.name}, {error} ({share:.2g} times)."
 
 
 def _verdict_line(table: AblationTable) -> str:
