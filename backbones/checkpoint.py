@@ -39,6 +39,11 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 ENTRIES = ("state_dict", "model_state", "model")  # where training codes keep the state dict inside a checkpoint
 CLASSIFIER = "classifier."
+STAND_INS = {  # what is at times saved under the name of a file, by its first bytes
+    b"version https://git-lfs": "a pointer of Git LFS to one; fetch it with `git lfs pull`",
+    b"<": "a web page; copy or download it again, with an account where its source asks for one",
+}
+LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
 PART, BACKBONE = "part", "backbone"  # in the metadata of a trained part: its name, and the digest of the frozen rest
 SETS = "sets"  # in the metadata of a model that was trained on several data sets: its classifiers
@@ -183,6 +188,7 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
             f"{path} (layout: {report.layout}) does not fit the model\n{report}\n"
             "  make a model with the file's config, or load what fits with strict=False"
         )
+    _check_values(path, {key: stored[key] for key in fitting}, weights)
     with torch.no_grad():
         for key in fitting:
             weights[key].copy_(stored[key])
@@ -193,6 +199,22 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str], *, strict: bo
     for name, reason in ignored.items():
         logger.debug("%s: %s ignored: %s", path, name, reason)
     return report
+
+
+def _check_values(path: Path, stored: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """That what is copied is what the model computes with. Raises: CheckpointError."""
+    for key, tensor in stored.items():
+        if not weights[key].is_floating_point():
+            continue
+        if tensor.is_meta or tensor.layout != torch.strided:
+            raise CheckpointError(f"{path}: {key} holds no plain numbers ({tensor.device}, {tensor.layout})")
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{path}: {key} is of {kind}, as in a quantised model; save it in float32 first")
+        if not torch.isfinite(tensor.float()).all():
+            raise CheckpointError(
+                f"{path}: {key} holds numbers that are not finite: its training diverged, or a format was too narrow"
+            )
 
 
 def _check_backbone(path: Path, metadata: Mapping[str, str], rest: Mapping[str, Tensor]) -> None:
@@ -360,7 +382,7 @@ def from_checkpoint(
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict of a file, as named there, and its metadata (empty for `.pth`)."""
     _check_file(path)
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):  # whatever its name ends in
         return _read_safetensors(path)
     return _state_dict(path, _read_pickle(path)), {}
 
@@ -376,6 +398,18 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"there is no checkpoint {path}{where}; {hint}")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes); copy or download it again")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, or has their name and does not begin as PyTorch's do."""
+    with path.open("rb") as file:
+        first = file.read(64)
+    for start, what in STAND_INS.items():
+        if first.lstrip().startswith(start):
+            raise CheckpointError(f"{path} is not a readable checkpoint but {what}")
+    if first[8:9] == b"{" and int.from_bytes(first[:8], "little") <= LARGEST_HEADER:
+        return True
+    return path.suffix == ".safetensors" and not first.startswith((b"PK", b"\x80"))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -397,8 +431,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_numbers()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # Of an open file, so that PyTorch cannot go by its name.
+        with torch.serialization.safe_globals(_numbers()), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:
@@ -422,24 +457,27 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def _numbers() -> list[Any]:
-    """NumPy's numbers, which mmcv keeps beside the weights (a best score); making them runs no code of the file."""
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")}
-    return [
-        np.dtype,
-        *kinds,
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-    ]
+    """NumPy's numbers, which mmcv keeps beside the weights (a best score), and its arrays, as states of random numbers
+    and weights of other programs are; making them runs no code of the file."""
+    makers = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
+    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u4", "u1", "b1")}
+    named = [(maker, f"numpy.{core}.multiarray.{name}") for name, maker in makers.items() for core in ("core", "_core")]
+    return [np.dtype, np.ndarray, *kinds, *named]
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     """The weights in what a file holds: all of it, or one of its entries, whatever that is called."""
     entries = loaded if isinstance(loaded, Mapping) else {}
     if _is_state(entries):
-        return dict(entries)
-    states = [name for name, value in entries.items() if _is_state(value)]
-    usual = [name for name in ENTRIES if name in states]
+        return _tensors(entries)
+    states = {name: value for name, value in entries.items() if _is_state(value)} or {
+        f"{outer}.{name}": value
+        for outer, inner in entries.items()
+        if isinstance(inner, Mapping)
+        for name, value in inner.items()
+        if _is_state(value)
+    }
+    usual = [name for entry in ENTRIES for name in states if str(name).rpartition(".")[2] == entry]
     if not usual and len(states) != 1:
         contents = f"its entries are {', '.join(map(str, list(entries)[:8]))}" if entries else type(loaded).__name__
         several = f"more than one state dict, {' and '.join(map(str, states))}" if states else "no state dict"
@@ -447,12 +485,17 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     taken, *_ = [*usual, *states]
     if others := [name for name in states if name != taken]:
         logger.warning("%s: the weights under %s are taken, not those under %s", path, taken, " or ".join(others))
-    return dict(entries[taken])
+    return _tensors(states[taken])
 
 
 def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
-    )
+    """Whether names have tensors; where some are weights by their names, counts and states may stand beside them."""
+    if not isinstance(value, Mapping) or not value or not all(isinstance(key, str) for key in value):
+        return False
+    arrays = [key for key, tensor in value.items() if isinstance(tensor, Tensor | np.ndarray)]
+    return len(arrays) == len(value) or any(key.endswith(".weight") for key in arrays)
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in state.items()}
+    return {key: value for key, value in tensors.items() if isinstance(value, Tensor)}

@@ -87,7 +87,7 @@ def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], expected: Co
     Raises:
         ValueError: no known layout has such names, or two of them mean the same tensor.
     """
-    layout = detect(state, layouts, expected)
+    layout, state = _detected(state, layouts, expected)
     if layout is None:
         raise ValueError(
             f"names such as {', '.join(list(state)[:3])} belong to no known layout; "
@@ -120,6 +120,23 @@ def renamed(state: Mapping[str, Tensor], layouts: Sequence[Layout], expected: Co
         else:
             tensors[whole], origin[whole] = _joined(layout, whole, pieces), sources[-1]
     return Translated(layout, tensors, origin, ignored, partial)
+
+
+def _detected(
+    state: Mapping[str, Tensor], layouts: Sequence[Layout], expected: Collection[str]
+) -> tuple[Layout | None, Mapping[str, Tensor]]:
+    """The layout, and the state dict without what all of its names begin with, where none has such names as they are:
+    `student.`, `ema_model.` or whatever a trainer called the model."""
+    layout = detect(state, layouts, expected)
+    starts = {key.partition(".")[0] for key in state if not COUNTERS.search(key)}
+    if layout is not None or len(starts) != 1:
+        return layout, state
+    (start,) = starts
+    shorter = {key.removeprefix(f"{start}."): tensor for key, tensor in state.items()}
+    if len(shorter) < len(state) or shorter.keys() == state.keys():
+        return None, state
+    layout, inner = _detected(shorter, layouts, expected)
+    return (layout, inner) if layout else (None, state)
 
 
 def _shaped(layout: Layout, name: str, tensor: Tensor) -> Tensor:

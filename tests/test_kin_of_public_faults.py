@@ -4,17 +4,21 @@ import copy
 import pickle
 import re
 import unicodedata
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from test_datasets import listed, write
 from test_every_family import FAMILIES, KINDS, tiny
 from test_public_faults import SMALL
 
 import backbones
 from harness import datasets
+from harness.clips.decoding import probe
 from harness.datasets import DataError, Item
 from harness.datasets.files import Found, class_names
 from harness.datasets.frames import picture_names, read_frames
@@ -357,6 +361,34 @@ def test_pictures_of_16_bits_are_scaled_and_not_cut_off(tmp_path):
     assert read_frames(tmp_path, [0])[0, 0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def film(path, seconds):
+    """One whose frames are shown at these times."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv444p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, second in enumerate(seconds):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 2 * number, np.uint8)).reformat(format="yuv444p")
+            frame.pts, frame.time_base = round(1000 * second), Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def test_the_rate_of_frames_is_that_of_their_times(tmp_path):
+    """Whatever the header says that the camera was set to."""
+    uneven = film(tmp_path / "uneven.mkv", [0, 0.04, 0.05, 0.4, 0.41, 1, 1.01, 1.5, 1.9, 3])
+    assert probe(uneven).fps == pytest.approx(3, abs=0.01)
+    assert probe(film(tmp_path / "even.mkv", [number / 10 for number in range(10)])).fps == 10
+
+
+def test_a_film_that_was_cut_off_says_how_long_it_was(tmp_path):
+    content = film(tmp_path / "whole.mkv", [number / 10 for number in range(100)]).read_bytes()
+    (tmp_path / "part.mkv").write_bytes(content[: len(content) // 3])
+    assert probe(tmp_path / "whole.mkv").damage is None
+    assert "the header promises 10.0 s, the file holds" in probe(tmp_path / "part.mkv").damage
+
+
 def test_a_list_with_the_line_ends_of_old_macs_has_its_lines(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"a.mp4 0\rb.mp4 1\r")
     assert [item.path for item in datasets.load("mmaction", "train", tmp_path).items] == ["a.mp4", "b.mp4"]
@@ -377,6 +409,77 @@ def test_weights_are_found_under_any_name(entry, tmp_path, caplog):
     else:
         with pytest.raises(backbones.CheckpointError, match=f"more than one state dict, {entry} and averaged"):
             backbones.load_checkpoint(again, tmp_path / "two.pth")
+
+
+def tensors_of(model, change=lambda tensor: tensor, before=""):
+    return {f"{before}{key}": change(tensor) for key, tensor in model.state_dict().items()}
+
+
+def loaded(model, path):
+    again = backbones.create("pyramid_tiny_local_window", 2, changes=SMALL)
+    backbones.load_checkpoint(again, path)
+    return all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["w.pth", "pytorch_model.bin", "w.SAFETENSORS", "w"])
+def test_what_a_file_of_weights_is_does_not_hang_on_its_name(name, tmp_path):
+    model = backbones.create("pyramid_tiny_local_window", 2, changes=SMALL)
+    save_file(model.state_dict(), tmp_path / name)
+    assert loaded(model, tmp_path / name)
+    torch.save(model.state_dict(), tmp_path / "pickled.safetensors")
+    assert loaded(model, tmp_path / "pickled.safetensors")
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        lambda model: {"state_dict": {"model": tensors_of(model)}},
+        lambda model: {"ema": {"module": tensors_of(model), "decay": 0.9}},
+        lambda model: {"checkpoint": {"model_state": tensors_of(model), "ema_state": tensors_of(model, torch.neg)}},
+        lambda model: {"state_dict": tensors_of(model, torch.Tensor.numpy)},
+        lambda model: tensors_of(model) | {"epoch": 3, "best": 0.5, "optimizer": {"state": {}}},
+        lambda model: tensors_of(model) | {"head._extra_state": None},
+        lambda model: tensors_of(model, before="student."),
+        lambda model: tensors_of(model, before="ema_model.module.") | {"n_averaged": torch.tensor(2)},
+    ],
+)
+def test_weights_are_found_wherever_trainers_keep_them(contents, tmp_path):
+    model = backbones.create("pyramid_tiny_local_window", 2, changes=SMALL)
+    torch.save(contents(model), tmp_path / "w.ckpt")
+    assert loaded(model, tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda tensor: tensor * float("nan"), "holds numbers that are not finite"),
+        (lambda tensor: (tensor + 1e6).half(), "holds numbers that are not finite"),
+        (lambda tensor: (tensor * 10).to(torch.int8), "is of int8, as in a quantised model"),
+        (lambda tensor: tensor.to("meta"), "holds no plain numbers"),
+        (lambda tensor: tensor.to_sparse(), "holds no plain numbers"),
+    ],
+)
+def test_weights_that_a_model_cannot_compute_with_are_refused(change, message, tmp_path):
+    model = backbones.create("pyramid_tiny_local_window", 2, changes=SMALL)
+    before = tensors_of(model, torch.clone)
+    torch.save(tensors_of(model, change), tmp_path / "w.pth")
+    with pytest.raises(backbones.CheckpointError, match=message):
+        backbones.load_checkpoint(model, tmp_path / "w.pth")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 1\n", "a pointer of Git LFS .*git lfs pull"),
+        ("<!DOCTYPE html><html>", "not a readable checkpoint but a web page"),
+    ],
+)
+def test_what_stands_in_for_a_file_of_weights_is_named(text, message, tmp_path):
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(backbones.CheckpointError, match=message):
+            backbones.checkpoint.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *KINDS])

@@ -39,6 +39,7 @@ NO_DECORD = "decord is not installed"
 NO_STREAM = "no video stream, perhaps only sound"
 REENCODE = "re-encode it (`ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4`) or use another file"
 EXACT = {"mov", "mp4", "matroska", "webm"}  # containers with the time of each frame and an index to seek by
+KEPT = 0.9  # of the length that Matroska promises in its header, a second aside
 SAME_TIME = 1e-3  # seconds that two decoders' times of one frame may differ by (Matroska counts milliseconds)
 
 
@@ -293,14 +294,25 @@ def _timed(container: Container, stream: Stream, layout: _Layout) -> _Layout:
         damage = f"the header promises {layout.promised} frames, the file holds {len(packets)}"
         distrust = distrust or damage
     base = float(stream.time_base)
+    lasts, promised = (times[-1] - times[0]) * base, _promised_seconds(stream)
+    if damage is None and promised and lasts < KEPT * promised - 1:
+        damage = f"the header promises {promised:.1f} s, the file holds {lasts:.1f} s"
     return replace(
         layout,
-        facts=replace(layout.facts, frames=len(times), damage=damage),
+        facts=replace(layout.facts, frames=len(times), damage=damage, fps=_rate(times, base, layout.facts.fps)),
         times=tuple(times),
         seconds=tuple((time - times[0]) * base for time in times),
         starts=tuple(starts),
         distrust=distrust,
     )
+
+
+def _rate(times: list[int], base: float, stated: float | None) -> float | None:
+    """Frames per second: what is stated where the times bear it out within a tenth, else what they come to. Some
+    containers state what a camera was set to, whatever it recorded."""
+    seconds = (times[-1] - times[0]) * base
+    counted = (len(times) - 1) / seconds if seconds > 0 else stated
+    return stated if stated and counted and abs(counted - stated) <= stated / 10 else counted
 
 
 def _counted(path: Path, layout: _Layout) -> _Layout:
@@ -340,6 +352,12 @@ def _promised(stream: Stream) -> int:
     """How many packets the file's index has; only indices that stand in the header (MP4) can promise too many."""
     index = getattr(stream, "index_entries", None) if "mov" in stream.container.format.name.split(",") else None
     return len(index) if index is not None else 0
+
+
+def _promised_seconds(stream: Stream) -> float | None:
+    """How long the stream lasts by the tag that Matroska has for each, as in 00:00:04.000000000."""
+    match = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
 def _duration(container: Container, stream: Stream) -> float | None:
