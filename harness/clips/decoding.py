@@ -138,8 +138,7 @@ class Video:
                 self._reader = None
                 why = f"decord could not read the file: {_first_line(error, self.path)}"
                 self.facts = replace(self.facts, decoder=_pyav_name(), fallback=why)
-        frames = _read_frames(self.path, self._layout, self.facts, numbers)
-        return np.stack([frames[index] for index in numbers])
+        return _read_frames(self.path, self._layout, self.facts, numbers)
 
 
 def open_video(path: str | Path, decoder: str = "auto") -> Video:
@@ -218,10 +217,13 @@ def _layout(path: Path) -> _Layout:
     Raises: VideoError without the file's name; whatever PyAV raises.
     """
     with _opened(path) as container:
-        stream = _video_stream(container)
-        pictures = [video for video in container.streams.video if not _is_cover(video)]
+        cover = _av().stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        if not streams:
+            raise VideoError(NO_STREAM)
+        stream = streams[0]
         first = _first_frame(container, stream)
-        rotation = _rotation(first)
+        rotation = round(getattr(first, "rotation", 0) / 90) * 90 % 360
         facts = VideoFacts(
             frames=0,
             fps=float(stream.average_rate) if stream.average_rate else None,
@@ -241,7 +243,7 @@ def _layout(path: Path) -> _Layout:
         layout = _timed(container, container.streams[layout.stream], layout)
     if not layout.times:
         return _counted(path, layout)
-    if len(pictures) > 1:
+    if len(streams) > 1:
         return replace(layout, distrust="decord does not always take the first of several video streams")
     if layout.facts.mirrored:
         return replace(layout, distrust="it is shown mirrored, which decord does not do")
@@ -322,18 +324,6 @@ def _count(path: Path, stream: int, _size: int, _changed: int) -> tuple[int, str
     except Exception as error:  # the file ends here, as far as it can be used
         return frames, f"frame {frames} does not decode: {_first_line(error, path)}"
     return frames, None
-
-
-def _video_stream(container: Container) -> Stream:
-    """The first video stream that is no cover picture."""
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-    if not streams:
-        raise VideoError(NO_STREAM)
-    return streams[0]
-
-
-def _is_cover(stream: Stream) -> bool:
-    return bool(stream.disposition & _av().stream.Disposition.attached_pic)
 
 
 def _promised(stream: Stream) -> int:
@@ -432,10 +422,6 @@ def _first_frame(container: Container, stream: Stream) -> Frame:
     raise VideoError("no frames")
 
 
-def _rotation(frame: Frame) -> int:
-    return round(getattr(frame, "rotation", 0) / 90) * 90 % 360
-
-
 def _mirrored(frame: Frame) -> bool:
     """Whether the file's matrix for display turns pictures over, which no rotation does."""
     matrix = frame.side_data.get(_av().sidedata.sidedata.Type.DISPLAYMATRIX)
@@ -445,7 +431,7 @@ def _mirrored(frame: Frame) -> bool:
     return a * d - b * c < 0
 
 
-def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[int]) -> dict[int, np.ndarray]:
+def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[int]) -> np.ndarray:
     """The frames with these (sorted) numbers, as RGB. Raises: VideoError naming file and first missing one."""
     frames: dict[int, np.ndarray] = {}
     for starts in (layout.starts, ()):  # should the decoder not reach a frame from its keyframe, then from the start
@@ -457,14 +443,14 @@ def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[i
             reason = _first_line(error, path)
             break
         if len(frames) == len(numbers):
-            return frames
+            break
     missing = [index for index in numbers if index not in frames]
     if missing:
         raise VideoError(
             f"{path}: frame {missing[0]} of {facts.frames} cannot be decoded ({reason}), the file may be truncated or "
             f"damaged; {REENCODE}"
         )
-    return frames
+    return np.stack([frames[index] for index in numbers])
 
 
 def _frames(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from harness.clips.loading import Decoded, Keys, TrainingClips, preload, training_batches
+from harness.clips.loading import Decoded, Keys, TrainingClips, loaded, preload
 from harness.clips.several import SetClips, SetKeys, seed_of
 from harness.datasets import DataSet
 from harness.progress import line
@@ -102,15 +102,15 @@ def batches(
         )
     clips = SetClips(parts) if job.sets else parts[0]
     order = keys(sets, job, schedule.micro, first=counters.step, last=schedule.last, rank=group.rank, world=group.world)
-    loaded = training_batches(clips, order, workers=job.workers, pin=group.device.type == "cuda")
-    return _counted(loaded, clips.path, job, counters)
+    taken = loaded(clips, order, workers=job.workers, pin=group.device.type == "cuda")
+    return _counted(taken, clips.path, job, counters)
 
 
 def _counted(
-    loaded: Iterator[dict[str, Any]], path: Callable[[int], str], job: Job, counters: Counters
+    batches: Iterator[dict[str, Any]], path: Callable[[int], str], job: Job, counters: Counters
 ) -> Iterator[dict[str, Any]]:
     failed: set[int] = set()  # files told of
-    for batch in loaded:
+    for batch in batches:
         counters.replaced += int(batch["replaced"].sum())
         for index in set(batch["failed"]) - failed:
             failed.add(index)
