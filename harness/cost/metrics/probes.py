@@ -23,11 +23,7 @@ from harness.spec.case import Case
 from records import provenance
 from records.record import Measurement, Quantity
 
-TITLES = {
-    "space": "recall in space", "time": "recall in time", "order": "order of two events", "majority": "majority",
-    "motion": "motion over a moving ground", "cut": "match across a cut",
-}  # fmt: skip
-PROBES = {name: Quantity(f"probe_{name}", "probed", title, "percent", "higher") for name, title in TITLES.items()}
+PROBES = {name: Quantity(f"probe_{name}", "probed", task.title, "percent", "higher") for name, task in TASKS.items()}
 RATE = 600.0  # maps a second that one process trains on, in a scheme of middling speed: for a plan
 
 

@@ -13,16 +13,16 @@ from records.record import Measurement
 NAMES = ("space", "time")
 
 
-def efforts() -> tuple[Effort, Effort]:
-    """Of quick mode, which only shows that all works, and of any other."""
-    return Effort(steps=50, batch=16, tested=64), FULL
+def effort(quick: bool) -> Effort:
+    """In quick mode for a moment, which only shows that all works."""
+    return Effort(steps=50, batch=16, tested=64) if quick else FULL
 
 
 def _seconds(quick: bool) -> float:
-    return predicted(len(NAMES), efforts()[not quick].maps)
+    return predicted(len(NAMES), effort(quick).maps)
 
 
 @register("recall", *(PROBES[name] for name in NAMES), timed=True, process="recall", seconds=_seconds)
 def recall(workload: Workload) -> list[Measurement]:
-    """As `probes` measures them; in quick mode for a moment."""
-    return probed(workload, NAMES, efforts()[not workload.effort.quick])
+    """As `probes` measures them."""
+    return probed(workload, NAMES, effort(workload.effort.quick))
