@@ -64,7 +64,7 @@ class Task:
         if not path.exists():
             return None
         try:
-            result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            result = Result(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{path} cannot be read ({error}); remove {self.job.folder} to train again") from error
         return result if result.job == self.job.digest else None

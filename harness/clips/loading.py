@@ -344,7 +344,7 @@ def preload(
     antialias: bool = False,
     shared: bool = False,
     processes: int = 1,
-    say: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Decoded:
     """Decodes all frames of a data set once, with the short side resized to `short_side` (None: as decoded).
 
@@ -356,7 +356,7 @@ def preload(
         antialias: smooth frames that shrink.
         shared: put the frames where worker processes can read them.
         processes: how many processes of this machine do the same, each with frames of its own.
-        say: told the number of items that are done, and of all.
+        say: takes a line of text about the progress after each item.
 
     Raises: LoadingError, where the memory does not suffice.
     """
@@ -391,7 +391,7 @@ def preload(
                         places[index] = frames if isinstance(frames, str) else store.add(frames, fps, decoder)
                         done += 1
                         if say:
-                            say(done, count)
+                            say(f"decoding {dataset.split} {done}/{count}")
                     _check_memory(dataset, store, done, count, processes)
     finally:
         torch.set_num_threads(threads)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,17 +56,12 @@ def frames(
     for dataset, (key, source) in zip(sets, sources.items(), strict=True):
         if key not in kept:
             with line(console) as say:
-                report = partial(_told_of_decoding, say, split)
                 decoded = preload(
                     dataset, short_side, job.threads or 0,
-                    antialias=smooth, shared=shared, processes=processes, say=report,
+                    antialias=smooth, shared=shared, processes=processes, say=say,
                 )  # fmt: skip
             kept[key] = Kept(source, decoded)
     return [kept[key].frames for key in sources]
-
-
-def _told_of_decoding(say: Callable[[str], None], split: str, done: int, count: int) -> None:
-    say(f"decoding {split} {done}/{count}")
 
 
 def keys(sets: list[DataSet], job: Job, micro: int, **places: int) -> Keys:

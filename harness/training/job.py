@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,17 +28,9 @@ FREE = (
     "folder", "root", "workers", "threads", "preload", "save_every_seconds", "log_every", "tensorboard", "controls",
     "strategy", "activation_checkpointing", "evaluate_every", "checkpoint", "minutes",
 )  # fmt: skip
-WORDS = (
-    "source",
-    "recipe_source",
-    "model",
-    "model_changes",
-    "data",
-    "initial",
-    "notes",
-    "differs",
-    "assumed",
-)  # of a recipe
+WORDS = (  # of a recipe
+    "source", "recipe_source", "model", "model_changes", "data", "initial", "notes", "differs", "assumed",
+)  # fmt: skip
 
 
 class TrainingError(RuntimeError):
@@ -153,9 +145,6 @@ class Job(Settings):
         """Names the run: equal jobs have equal digests, wherever their folders are."""
         return digest(self.identity())
 
-    def changed(self, **values: Any) -> Job:
-        return replace(self, **values)
-
 
 @dataclass(frozen=True)
 class Result:
@@ -200,13 +189,6 @@ class Result:
         """Percent."""
         return self.scores["top1"]["value"]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> Result:
-        return cls(**raw)
-
 
 def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
@@ -225,14 +207,6 @@ def model_config(model: str, recipe: Recipe, changes: dict[str, Any] | None = No
     values = {"clip": [recipe.sampling.frames, size, size], "drop_path": recipe.drop_path, "dropout": recipe.dropout}
     values = {name: value for name, value in values.items() if value is not None}
     return backbones.config(model).changed(values | (changes or {})).to_dict()
-
-
-def first_difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first field in which two identities differ: (name, here, there)."""
-    for key in [*first, *(key for key in second if key not in first)]:
-        if first.get(key) != second.get(key):
-            return key, first.get(key), second.get(key)
-    return None
 
 
 def _flat(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
