@@ -30,6 +30,7 @@ from harness.spec.recipe import load as load_recipe
 from records import provenance
 
 JOB, BACKBONE = "job.json", "backbone.safetensors"
+NO_CLASSIFIER = "{} has no classifier: a backbone alone, whose answers would be random; train it first"
 ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
 
 
@@ -207,21 +208,22 @@ def _model(
         backbone = options.backbone or (job or {}).get("backbone")
         model = backbones.from_checkpoint(path, kernel=options.kernel, backbone=backbone)
         _check_same_model(options, path, model)
-        return _answering(model, path), options.model or (job or {}).get("model") or path.name, NATIVE_NAME
+        if not model.num_classes:
+            raise UsageError(NO_CLASSIFIER.format(path))
+        return model, options.model or (job or {}).get("model") or path.name, NATIVE_NAME
     name = options.model or (recipe.model if recipe else None)
     if name is None:
         raise UsageError(
             f"{path} does not say of which model it is; give model=NAME, such as model=dualformer_tiny, or recipe=NAME"
         )
-    if name not in backbones.names():
-        raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
+    _check_known(name)
     try:
         translated = files.translate(tensors, backbones.config(name).family).tensors
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     weight, several = translated.get("classifier.weight"), sets_in(translated)
     if weight is None and not several:
-        raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
+        raise UsageError(NO_CLASSIFIER.format(path))
     changes: dict[str, Any] = dict(recipe.model_changes) if recipe and recipe.model == name else {}
     for key, value in (("clip.t", options.frames), ("clip.h", options.size), ("clip.w", options.size)):
         changes |= {key: value} if value else {}
@@ -242,10 +244,9 @@ def _model(
     return model, name, report.layout
 
 
-def _answering(model: Backbone, path: Path) -> Backbone:
-    if not model.num_classes:
-        raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
-    return model
+def _check_known(name: str) -> None:
+    if name not in backbones.names():
+        raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
 
 
 def _check_same_model(options: TestOptions, path: Path, model: Backbone) -> None:
@@ -254,8 +255,7 @@ def _check_same_model(options: TestOptions, path: Path, model: Backbone) -> None
         raise UsageError(f"{path} holds its own config; leave model.{next(iter(options.model_changes))} out")
     if options.model is None:
         return
-    if options.model not in backbones.names():
-        raise UsageError(f"unknown model {options.model!r}; {nearest(options.model, backbones.names())}")
+    _check_known(options.model)
     named, stored = backbones.config(options.model).to_dict(), model.config.to_dict()
     free = ("clip", "drop_path", "dropout", "activation_checkpointing")  # these are of a training, not of the model
     differs = [key for key in named if key not in free and named[key] != stored[key]]
