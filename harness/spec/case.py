@@ -332,20 +332,12 @@ def from_dict(raw: Any, file: str, folder: Path | None = None) -> Ablation:
 
 def _expanded(rows: list[Row]) -> list[Row]:
     """Rows with those of every scheme in their place."""
-    listed = {row.row for row in rows}
-    return [
-        expanded
-        for row in rows
-        for expanded in (
-            [
-                replace(row, row=scheme, model=f"pyramid_tiny_{scheme}")
-                for scheme in declared("schemes")
-                if scheme not in listed
-            ]
-            if row.row == EVERY_SCHEME
-            else [row]
-        )
-    ]
+    schemes = [scheme for scheme in declared("schemes") if scheme not in {row.row for row in rows}]
+    expanded: list[Row] = []
+    for row in rows:
+        every = [replace(row, row=scheme, model=f"pyramid_tiny_{scheme}") for scheme in schemes]
+        expanded += every if row.row == EVERY_SCHEME else [row]
+    return expanded
 
 
 def _check_training(row: Row, ablation: Ablation, where: str) -> None:
@@ -434,11 +426,12 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     axes = {}
     for axis, values in ablation.vary.items():
         fixed = getattr(settings, axis.removeprefix("clip."), None) if axis in AXES and axis != "model" else None
-        axes[axis] = [fixed] if fixed is not None else _left_open(values, settings) if axis == "clip" else values
-        axes[axis] = _ends(axes[axis], settings)
+        if axis == "clip":  # without what the settings fix
+            free = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in values]
+            values = _distinct(free)
+        axes[axis] = _ends(values if fixed is None else [fixed], settings)
         if settings.quick and fixed is None:
-            small = [_quick(axis, value) for value in axes[axis]]
-            axes[axis] = [value for number, value in enumerate(small) if value not in small[:number]]
+            axes[axis] = _distinct([_quick(axis, value) for value in axes[axis]])
     entries = []
     for row in ablation.rows:
         for point in itertools.product(*axes.values()):
@@ -469,10 +462,8 @@ def check_changes(ablation: Ablation, settings: Settings) -> None:
             raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {_message(error)}") from None
 
 
-def _left_open(clips: list[dict[str, int]], settings: Settings) -> list[dict[str, int]]:
-    """The values of the axis `clip` without what the settings fix, each once."""
-    free = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in clips]
-    return [clip for number, clip in enumerate(free) if clip not in free[:number]]
+def _distinct(values: list[Any]) -> list[Any]:
+    return [value for number, value in enumerate(values) if value not in values[:number]]
 
 
 def _quick(axis: str, value: Any) -> Any:
@@ -499,22 +490,13 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{where}: {_message(error)}") from error
     case = Case(row=name, model=model, config=config.to_dict(), num_classes=row.num_classes or 400, clip=clip)
-    case = replace(case, trainable=row.trainable or case.trainable)
-    for axis in CASE_AXES:
-        value = (
-            chosen.get(axis) if getattr(settings, axis, None) is None or axis == "model" else getattr(settings, axis)
-        )
-        if value is not None and axis != "model":
-            case = replace(case, **{axis: value})
+    points = {axis: chosen[axis] for axis in CASE_AXES if axis in chosen}
+    points |= {axis: value for axis in CASE_AXES if (value := getattr(settings, axis, None)) is not None}
+    case = replace(case, **{"trainable": row.trainable or case.trainable} | points | {"model": model})
     if case.trainable != "all":
         _check_trainable(case.trainable, config, where)
-    threads = None if case.device.startswith("cuda") else settings.threads
-    return Entry(
-        replace(case, threads=threads),
-        row,
-        _comparable(row, chosen, settings),
-        _baseline(ablation, row, chosen, settings),
-    )
+    case = replace(case, threads=None if case.device.startswith("cuda") else settings.threads)
+    return Entry(case, row, _comparable(chosen, settings), _baseline(ablation, row, chosen, settings))
 
 
 def _check_trainable(name: str, config: Config, where: str) -> None:
@@ -544,33 +526,26 @@ def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Se
 def _clip(row: Row, chosen: dict[str, Any], settings: Settings, config: Config) -> Clip:
     """The clip of a case: the model's own, then the row's, the axis', the run's. Images stay single frames."""
     nominal = config.clip
-    clip = Clip(frames=nominal.t, size=nominal.h)
-    clip = replace(clip, **row.clip)
+    clip = {"frames": nominal.t, "size": nominal.h} | row.clip
     if settings.quick:
-        small = _quick("clip", {"frames": clip.frames, "size": clip.size})
+        small = _quick("clip", clip)
         fitting = config.shrunk(1, None, (small["frames"], small["size"], small["size"])).clip
-        clip = replace(clip, frames=fitting.t, size=fitting.h)
-    clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})
-    clip = replace(clip, **chosen.get("clip", {}))
+        clip |= {"frames": fitting.t, "size": fitting.h}
+    clip |= {n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen} | chosen.get("clip", {})
     overrides = {n: getattr(settings, n) for n in CLIP_AXES if getattr(settings, n) is not None}
     if nominal.t == 1:
         overrides.pop("frames", None)
-    clip = replace(clip, path=settings.path, digest=settings.digest, **overrides)
-    return clip
+    return Clip(path=settings.path, digest=settings.digest, **clip | overrides)
 
 
-def _comparable(row: Row, chosen: dict[str, Any], settings: Settings) -> bool | str:
+def _comparable(chosen: dict[str, Any], settings: Settings) -> bool | str:
     """True, or why the counts of this case may not stand beside the published ones."""
     if settings.quick:
         return "quick mode: a small clip"
     overrides = [f"clip.{n}={getattr(settings, n)}" for n in CLIP_AXES if getattr(settings, n) is not None]
     overrides += [f"model.{path}={_text(value)}" for path, value in settings.model.items()]
-    axes = [
-        _point(axis, value)
-        for axis, value in chosen.items()
-        if axis.startswith("clip") or axis not in CASE_AXES
-        if value != {}
-    ]
+    further = {axis: value for axis, value in chosen.items() if axis not in CASE_AXES and value != {}}
+    axes = [_point(axis, value) for axis, value in further.items()]
     if overrides:
         return f"{', '.join(overrides)} set on the command line"
     if axes:

@@ -340,13 +340,9 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
     sections = {name: values.get(name) or {} for name in SECTIONS}
     optimisation, mixing = sections["optimisation"], sections["mixing"]
     silent = {
-        "testing.size",
-        "token_labels.checkpoint",
-        "augmentation.mirror",
-        "augmentation.antialias",
-        "optimisation.muon",
+        "testing.size", "token_labels.checkpoint", "augmentation.mirror", "augmentation.antialias", "optimisation.muon",
         "many_sets.sets",
-    }
+    }  # fmt: skip
     if optimisation.get("schedule") == "step":
         silent |= {"optimisation.end_lr"}
     else:
@@ -395,7 +391,7 @@ def _merge(into: dict[str, Any], content: Mapping[str, Any]) -> None:
 def _read(name: str) -> dict[str, Any]:
     """One file, its fields known, and each of its values with who states it."""
     path = FOLDER / f"{name}.yaml"
-    content = dict(_parsed(path))  # a copy: the file is read once
+    content = dict(_parsed(path))  # a copy
     allowed = {*WRITTEN, "base", "own", "states"}
     for key in content:
         if key not in allowed:
@@ -418,9 +414,7 @@ def _read(name: str) -> dict[str, Any]:
     return content | {key: attributed(content[key]) for key in STATED if key in content}
 
 
-@cache
-def _parsed(path: Path) -> Mapping[str, Any]:
-    return reader.read(path)
+_parsed = cache(reader.read)  # a file builds on others that many share
 
 
 def _assign(state: dict[str, Any], path: str, value: Any) -> None:
