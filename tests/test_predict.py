@@ -20,6 +20,7 @@ from harness.spec.clip import Augmentation
 from harness.spec.reader import UsageError
 from harness.spec.recipe import Testing
 from harness.spec.sampling import Sampling
+from harness.training.job import Job
 
 # What makes the colour model out of a named one, as a user would give it for a published checkpoint of another size.
 AS_COLOURS = [
@@ -100,8 +101,8 @@ def test_a_training_run_says_how_it_is_tested(folder, tmp_path, capsys):
         augmentation=Augmentation(size=SIZE),
         testing=replace(recipe.Testing(), clips=2, crops=3, resize=40),
     )
-    job = {"recipe": trained_so.to_dict(), "model": "colours", "data": "motion", "root": None, "order": "ordered"}
-    (run / "job.json").write_text(json.dumps({"identity": {}, "job": job}))
+    job = Job(model="colours", data="motion", config={}, recipe=trained_so, classes=3, folder=run)
+    (run / "job.json").write_text(json.dumps({"identity": {}, "job": job.to_dict()}))
     lines = said(
         capsys, f"checkpoint={checkpoint}", f"clip={folder / 'green.mp4'}", f"classes={folder / 'classes.txt'}"
     )

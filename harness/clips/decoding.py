@@ -34,7 +34,6 @@ import numpy as np
 
 Container = Stream = Packet = Frame = Any  # those of PyAV, which is imported late
 
-DECODERS = ("auto", "decord", "pyav")
 NO_DECORD = "decord is not installed"
 NO_STREAM = "no video stream, perhaps only sound"
 REENCODE = "re-encode it (`ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4`) or use another file"
@@ -83,9 +82,8 @@ class Video:
     on, and `facts.fallback` has the reason.
     """
 
-    def __init__(self, path: Path, layout: _Layout, facts: VideoFacts, reader: Any = None, only: bool = False):
-        self.path, self.facts, self._layout, self._reader = path, facts, layout, reader
-        self._only, self._closed = only, False  # only: whether PyAV may not read on
+    def __init__(self, path: Path, layout: _Layout, facts: VideoFacts, reader: Any = None):
+        self.path, self.facts, self._layout, self._reader, self._closed = path, facts, layout, reader, False
 
     def __enter__(self) -> Video:
         return self
@@ -132,54 +130,42 @@ class Video:
                     raise VideoError(f"its frames are {pictures.shape[2]}x{pictures.shape[1]}")
                 return pictures
             except Exception as error:  # whatever its C side reports: PyAV says whether the frame can be had
-                if self._only:
-                    why = f"decord cannot return all of these frames ({_first_line(error, self.path)})"
-                    raise VideoError(f"{self.path}: {why}; {REENCODE}") from error
                 self._reader = None
                 why = f"decord could not read the file: {_first_line(error, self.path)}"
                 self.facts = replace(self.facts, decoder=_pyav_name(), fallback=why)
         return _read_frames(self.path, self._layout, self.facts, numbers)
 
 
-def open_video(path: str | Path, decoder: str = "auto") -> Video:
+def open_video(path: str | Path, pyav: bool = False) -> Video:
     """Open a video file to read frames from it.
 
-    `auto` takes decord where it can be relied on and PyAV elsewhere; `facts.fallback` says why. `decord` and `pyav`
-    insist on one, for comparison: decord may then be wrong.
+    By decord where it can be relied on and by PyAV elsewhere; `facts.fallback` says why. `pyav` insists on PyAV, for
+    comparison.
 
     Raises: VideoError naming the file, when it is missing, empty, without a video stream, or when its header or first
     frame cannot be read.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {decoder!r}; allowed: {', '.join(DECODERS)}")
     path = Path(path).expanduser().absolute()
     check_file(path)
     layout = _named_errors(path, lambda: _layout(path))
-    if decoder == "pyav":
+    if pyav:
         return Video(path, layout, layout.facts)
     try:
         import decord
     except ImportError:
-        if decoder == "decord":
-            raise VideoError(f"{path}: {NO_DECORD}; install it or leave the decoder at 'auto'") from None
         return Video(path, layout, replace(layout.facts, fallback=NO_DECORD))
-    if decoder == "auto" and layout.distrust:
+    if layout.distrust:
         return Video(path, layout, replace(layout.facts, fallback=layout.distrust))
     decord.logging.set_level(decord.logging.QUIET)
-    facts = replace(layout.facts, decoder=f"decord {decord.__version__}")
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
     except Exception as error:  # as in `Video._read`
-        if decoder == "decord":
-            raise VideoError(f"{path}: decord cannot open it ({_first_line(error, path)}); {REENCODE}") from error
         why = f"decord could not read the file: {_first_line(error, path)}"
         return Video(path, layout, replace(layout.facts, fallback=why))
-    if decoder == "decord":
-        return Video(path, layout, replace(facts, frames=len(reader)), reader, only=True)
     difference = _difference(reader, layout)
     if difference:
         return Video(path, layout, replace(layout.facts, fallback=difference))
-    return Video(path, layout, facts, reader)
+    return Video(path, layout, replace(layout.facts, decoder=f"decord {decord.__version__}"), reader)
 
 
 def check_file(path: str | Path) -> None:

@@ -21,15 +21,15 @@ from backbones.sets import answering, sets_in, sets_of, with_sets
 from harness.cost.build import unavailable
 from harness.datasets import DataError
 from harness.datasets.files import class_names as names_in
-from harness.datasets.several import chosen
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
 from harness.spec.reader import UsageError
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
+from harness.training.job import Job
 from records import provenance
 
-JOB, BACKBONE = "job.json", "backbone.safetensors"
+JOB, BACKBONE = "job.json", "backbone.safetensors"  # as `harness.training.folder` writes them
 NO_CLASSIFIER = "{} has no classifier: a backbone alone, whose answers would be random; train it first"
 ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
 
@@ -90,7 +90,7 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     if options.threads:
         torch.set_num_threads(options.threads)
     job = job_beside(path)
-    recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else (job or {}).get("recipe")
+    recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else job and job.recipe
     try:
         model, name, layout = _model(options, path, recipe, job)
     except (backbones.CheckpointError, OSError) as error:
@@ -102,9 +102,9 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
         raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
     names = class_names(Path(options.classes).expanduser(), model.num_classes) if options.classes else None
     if names is None and job:
-        names = names_beside(job["folder"], set_name, model.num_classes)
+        names = names_beside(job.folder, set_name, model.num_classes)
     try:
-        order = job["order"] if job else "ordered"
+        order = job.order if job else "ordered"
         settings = protocol(options, recipe, frames=clip.t, size=clip.h, views=views, order=order)
     except ValueError as error:  # the settings check themselves
         raise UsageError(str(error)) from None
@@ -136,12 +136,11 @@ def _chosen_set(options: TestOptions, path: Path, model: Backbone) -> tuple[Back
     return answering(model, name), name
 
 
-def _trained_on(job: dict[str, Any], set_name: str | None) -> dict[str, Any]:
+def _trained_on(job: Job, set_name: str | None) -> dict[str, Any]:
     """Data, root and options of a job, of several data sets those of one."""
-    if isinstance(job["data"], str) or set_name is None:
-        return {key: job[key] for key in ("data", "root", "data_options")}
-    by_name = {source.name: source for source in chosen(job["data"], job["root"], job["data_options"])}
-    source = by_name.get(set_name)
+    if isinstance(job.data, str) or set_name is None:
+        return {key: getattr(job, key) for key in ("data", "root", "data_options")}
+    source = next((source for source in job.chosen_data if source.name == set_name), None)
     return {"data": source.data, "root": source.root, "data_options": source.options} if source else {}
 
 
@@ -165,25 +164,14 @@ def class_names(path: Path, count: int | None = None) -> list[str]:
     return names
 
 
-def job_beside(checkpoint: Path) -> dict[str, Any] | None:
-    """What the training run that wrote a checkpoint left beside it, where it was one: recipe, data, order, folder."""
+def job_beside(checkpoint: Path) -> Job | None:
+    """The job of the training run that wrote a checkpoint, where it was one."""
     for folder in list(checkpoint.absolute().parents)[:ABOVE]:
         path = folder / JOB
         if path.is_file():
             try:
-                raw = json.loads(path.read_text(encoding="utf-8"))
-                raw = raw.get("job", raw)
-                return {
-                    "recipe": Recipe.from_dict(raw["recipe"]),
-                    "model": raw.get("model"),
-                    "data": raw.get("data"),
-                    "root": raw.get("root"),
-                    "data_options": raw.get("data_options") or {},
-                    "order": raw.get("order", "ordered"),
-                    "backbone": raw.get("checkpoint") or folder / BACKBONE,
-                    "folder": folder,
-                }
-            except (OSError, ValueError, KeyError, AttributeError) as error:
+                return Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"], folder)
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 logging.getLogger(__name__).warning("%s is not used: it cannot be read (%s)", path, error)
                 return None
     return None
@@ -199,18 +187,16 @@ def names_beside(folder: Path, set_name: str | None, count: int) -> list[str] | 
     return names if len(names) == count else None
 
 
-def _model(
-    options: TestOptions, path: Path, recipe: Recipe | None, job: dict[str, Any] | None
-) -> tuple[Backbone, str, str]:
+def _model(options: TestOptions, path: Path, recipe: Recipe | None, job: Job | None) -> tuple[Backbone, str, str]:
     """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
     tensors, metadata = files.read(path)
     if "config" in metadata:
-        backbone = options.backbone or (job or {}).get("backbone")
+        backbone = options.backbone or (job and (job.checkpoint or job.folder / BACKBONE))
         model = backbones.from_checkpoint(path, kernel=options.kernel, backbone=backbone)
         _check_same_model(options, path, model)
         if not model.num_classes:
             raise UsageError(NO_CLASSIFIER.format(path))
-        return model, options.model or (job or {}).get("model") or path.name, NATIVE_NAME
+        return model, options.model or (job and job.model) or path.name, NATIVE_NAME
     name = options.model or (recipe.model if recipe else None)
     if name is None:
         raise UsageError(
