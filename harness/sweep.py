@@ -334,10 +334,10 @@ def check_machine(settings: Settings) -> None:
 def queue(training: Training, settings: Settings, out: Path) -> Callable[..., Iterator[Any]] | None:
     """What hands trainings to a queue, None where this machine does them. Raises: UsageError."""
     if training.cluster is None:
-        if training.cluster_options:
+        if training.cluster_changes:
             raise UsageError("cluster.FIELD needs cluster=slurm")
         return None
-    return cluster.launcher(training.cluster, training.cluster_options, out, settings.device or "cpu")
+    return cluster.launcher(training.cluster, training.cluster_changes, out, settings.device or "cpu")
 
 
 def decode_clips(entries: list[Entry], out: Path, scratch: Path) -> dict[str, tuple[Path, dict[str, Any]]]:

@@ -186,7 +186,7 @@ def test_a_slip_is_told_before_any_work(words, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "typed"),
     [
-        (dict(data_options={"sided": True}), "data.FIELD"),
+        (dict(data_changes={"sided": True}), "data.FIELD"),
         (dict(recipe_source="code"), "recipe"),
         (dict(jobs=2), "jobs"),
     ],

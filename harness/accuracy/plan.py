@@ -179,7 +179,7 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         classes=classes,
         preload=setup.budget.preload and not setup.quick,  # a few steps need a few of its clips
         controls=setup.budget.controls and not setup.quick and SET not in row.training,  # they are of all sets together
-        data_options=setup.training.data_options,
+        data_options=setup.training.data_changes,
         test_split="test" if built_in else "val",
         until_flat=setup.training.epochs == AUTO and not setup.quick,
         max_steps=QUICK_STEPS if setup.quick else None,
