@@ -418,27 +418,19 @@ _parsed = cache(reader.read)  # a file builds on others that many share
 
 
 def _assign(state: dict[str, Any], path: str, value: Any) -> None:
-    head, dot, rest = path.partition(".")
+    head, _, rest = path.partition(".")
     if head not in state or head == "name":
         allowed = [name for name in state if name != "name"]
         raise UsageError(f"a recipe has no field {head!r} (path {path!r}); {nearest(head, allowed)}")
-    if not dot:
-        state[head] = value
-    elif head in FREE:
-        state[head][rest] = value
-    elif head in SECTIONS:
-        inside = [f.name for f in fields(SECTIONS[head])]
-        if rest not in inside and not (head == "many_sets" and rest.startswith("sets.")):
-            raise UsageError(f"{head} has no field {rest!r} (path {path!r}); {nearest(rest, inside)}")
-        rest, *inner = rest.split(".", 1)
-        state[head] = dict(state[head] or {})
-        if inner:  # of one of several data sets: many_sets.sets.NAME.weight
-            name, _, entry = inner[0].partition(".")
-            entries = dict(state[head].get(rest) or {})
-            value = entries | {name: {**entries.get(name, {}), entry: value} if entry else value}
-        state[head][rest] = value
-    else:
-        raise UsageError(f"the path {path!r} goes on after {head!r}, which is the single value {state[head]!r}")
+    *outer, last = [head, rest] if head in FREE and rest else path.split(".")
+    section = state
+    for key in outer:
+        if section.get(key) is None and key in SWITCHED:
+            section[key] = {}
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise UsageError(f"the path {path!r} goes on after {key!r}, which is the single value {section!r}")
+    section[last] = value
 
 
 def _plain(value: Any) -> Any:
