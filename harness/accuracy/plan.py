@@ -23,7 +23,7 @@ from harness.datasets.several import chosen
 from harness.spec.budget import NOMINAL_FRAMES, shrunk
 from harness.spec.case import Ablation, Entry
 from harness.spec.names import AUTO
-from harness.spec.reader import UsageError
+from harness.spec.reader import UsageError, text_of
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
 from harness.training.job import Job, Result, TrainingError
@@ -164,8 +164,7 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         recipe = _recipe(ablation, entry, setup)
         config = shrunk(backbones.read_config(entry.case.config), setup.budget, recipe)
     except (KeyError, ValueError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-        raise UsageError(f"{where}: {text}") from error
+        raise UsageError(f"{where}: {text_of(error)}") from error
     cuda = setup.device.startswith("cuda")
     row_settings = {
         key: value for key, value in row.training.items() if key not in (TEACHER, SET) and "recipe." not in key

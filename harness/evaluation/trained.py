@@ -23,7 +23,7 @@ from harness.datasets import DataError
 from harness.datasets.files import class_names as names_in
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
-from harness.spec.reader import UsageError
+from harness.spec.reader import UsageError, text_of
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
 from harness.training.job import Job
@@ -219,7 +219,7 @@ def _model(options: TestOptions, path: Path, recipe: Recipe | None, job: Job | N
         if several:
             with_sets(model, **several)
     except (ValueError, KeyError) as error:
-        raise UsageError(f"model={name}: {error.args[0] if error.args else error}") from None
+        raise UsageError(f"model={name}: {text_of(error)}") from None
     try:
         report = backbones.load_checkpoint(model, path)
     except files.CheckpointError as error:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator
 from attention_zoo.registry import declared, nearest
 from harness.spec import model_changes, reader
 from harness.spec import names as terms
-from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, typed
+from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, text_of, typed
 from records import record
 
 if TYPE_CHECKING:
@@ -459,7 +459,7 @@ def check_changes(ablation: Ablation, settings: Settings) -> None:
         try:
             model_changes.check(row.changes | settings.model, axes | row.dial)
         except KeyError as error:
-            raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {_message(error)}") from None
+            raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {text_of(error)}") from None
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -488,7 +488,7 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
         clip = _clip(row, chosen, settings, _named_config(model))
         config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})
     except (KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{where}: {_message(error)}") from error
+        raise UsageError(f"{where}: {text_of(error)}") from error
     case = Case(row=name, model=model, config=config.to_dict(), num_classes=row.num_classes or 400, clip=clip)
     points = {axis: chosen[axis] for axis in CASE_AXES if axis in chosen}
     points |= {axis: value for axis in CASE_AXES if (value := getattr(settings, axis, None)) is not None}
@@ -510,7 +510,7 @@ def _check_trainable(name: str, config: Config, where: str) -> None:
     try:
         backbones.learning(model, name)
     except KeyError as error:
-        raise UsageError(f"{where}: trainable: {_message(error)}") from None
+        raise UsageError(f"{where}: trainable: {text_of(error)}") from None
 
 
 def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:
@@ -574,8 +574,3 @@ def _point(axis: str, value: Any) -> str:
 
 def _text(value: Any) -> str:
     return str(value).replace(" ", "").replace("'", "")
-
-
-def _message(error: Exception) -> str:
-    """The text of an error; a KeyError prints its key quoted, which is for programs."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

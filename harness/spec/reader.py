@@ -26,6 +26,11 @@ class UsageError(ValueError):
     """Something said in a file or on a command line that cannot be; the message names place, value and way out."""
 
 
+def text_of(error: Exception) -> str:
+    """What an error says; a KeyError prints its key quoted, which is for programs."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
 # Kinds of values. Strict, because true is no number and "8" no count; `Meaning` is what an error and a help call them.
 
 

@@ -31,6 +31,10 @@ FREE = (
 WORDS = (  # of a recipe
     "source", "recipe_source", "model", "model_changes", "data", "initial", "notes", "differs", "assumed",
 )  # fmt: skip
+YOUNGER = {  # choices that the first runs did not have: their digests are without them
+    "recipe.augmentation.mirror": False, "recipe.augmentation.antialias": False, "recipe.optimisation.muon": 0.0,
+    "recipe.many_sets": None, "trainable": "all", "until_flat": False, "sets": {},
+}  # fmt: skip
 
 
 class TrainingError(RuntimeError):
@@ -123,22 +127,11 @@ class Job(Settings):
         """What the weights depend on, as JSON values, nested values at dotted paths."""
         raw = {key: value for key, value in self.to_dict().items() if key not in FREE}
         raw["recipe"] = {key: value for key, value in raw["recipe"].items() if key not in WORDS}
-        for choice in ("mirror", "antialias"):  # the runs of before there were these choices are without them
-            if not raw["recipe"]["augmentation"][choice]:
-                raw["recipe"]["augmentation"].pop(choice)
-        if not raw["recipe"]["optimisation"]["muon"]:
-            raw["recipe"]["optimisation"].pop("muon")
-        if raw["trainable"] == "all":  # nor had they this one
-            raw.pop("trainable")
-        if not raw["until_flat"]:
-            raw.pop("until_flat")
-        if raw["recipe"]["token_labels"]:
-            raw["recipe"]["token_labels"].pop("checkpoint")
-        raw["recipe"]["many_sets"] = asdict(self.many_sets)
-        if not self.sets:  # nor these
-            raw.pop("sets"), raw["recipe"].pop("many_sets")
+        raw["recipe"]["many_sets"] = asdict(self.many_sets) if self.sets else None
         data = Path(self.data).name if isinstance(self.data, str) else [Path(word).name for word in self.data]
-        return _flat(raw | {"device": self.device.partition(":")[0], "data": data})
+        flat = _flat(raw | {"device": self.device.partition(":")[0], "data": data})
+        flat.pop("recipe.token_labels.checkpoint", None)
+        return {key: value for key, value in flat.items() if YOUNGER.get(key, ...) != value}
 
     @property
     def digest(self) -> str:

@@ -240,15 +240,15 @@ def initialise(model: nn.Module, checkpoint: str | os.PathLike[str], inflate: bo
         return _inflated(model, Path(checkpoint))
     report = load_checkpoint(model, checkpoint, strict=False)
     fresh = [key for key in (*report.mismatched, *report.missing) if key.startswith(CLASSIFIER)]
-    misfits = [key for key in (*report.mismatched, *report.missing, *report.unexpected) if key not in fresh]
-    added = [key for key in report.missing if any(part(model, name).search(key) for name in model.tunable)]
-    added = [key for key in added if key not in fresh]
-    misfits = [key for key in misfits if key not in added]
+    tunable = [part(model, name) for name in model.tunable]
+    added = [key for key in report.missing if key not in fresh and any(pattern.search(key) for pattern in tunable)]
+    accepted = {*fresh, *added}
+    misfits = [key for key in (*report.mismatched, *report.missing, *report.unexpected) if key not in accepted]
     # Other attention makes other pooling kernels too, and then they are no matter of the clip.
     same_attention = not {"attention", "stages"} & set(report.config_differs)
     pooling = [key for key in misfits if same_attention and POOLING.search(key)]
     if len(misfits) > len(pooling):
-        misfit_text = _misfit(report, {*fresh, *added, *pooling})
+        misfit_text = _misfit(report, accepted | set(pooling))
         raise CheckpointError(
             f"{checkpoint} (layout: {report.layout}) does not fit the model\n{misfit_text}\n"
             "  make the model with the file's config; weights of an image model need inflate=true"
