@@ -54,26 +54,17 @@ class TestOptions:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How videos are shown to a model, and what computes its answers.
-
-    Args:
-        testing: how many clips and crops, and their size; without a size that of `augmentation`, which also gives mean
-            and deviation.
-        order: "ordered", or a control: "shuffled", "single"; `seed` then draws.
-        device: a name of torch's; `dtype`: "float32", or the number format of autocast. Probabilities are float32.
-        batch_size: views in one forward pass.
-        workers: processes that load clips; 0 for this one.
-    """
+    """How videos are shown to a model, and what computes its answers. Probabilities are float32."""
 
     sampling: Sampling
-    testing: Testing
-    augmentation: Augmentation
-    order: str = "ordered"
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
-    batch_size: int = 4
-    workers: int = 0
+    testing: Testing  # how many clips and crops, and their size
+    augmentation: Augmentation  # gives mean and deviation, and the size where `testing` does not
+    order: str = "ordered"  # or a control: "shuffled", "single";
+    seed: int = 0  # this then draws
+    device: str = "cpu"  # a name of torch's
+    dtype: str = "float32"  # or the number format of autocast
+    batch_size: int = 4  # views in one forward pass
+    workers: int = 0  # processes that load clips; 0 for this one
 
     @property
     def size(self) -> int:

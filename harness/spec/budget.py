@@ -65,33 +65,24 @@ class Training:
 class Budget:
     """What each row of a table may cost.
 
-    Args:
-        recipe: name of a recipe; None: the one that each row's published accuracy was made with.
-        data: name of a data set.
-        seeds: one training each. Rows of the same seed see the same clips in the same order.
-        width: factor on the widths and heads of a model.
-        depth: the most blocks of a stage; None for as many as there are.
-        stem: of models that have a choice, see `backbones.pyramid`; None for their own.
-        preload: decode the data set once, into memory.
-        controls: test the weights with frames shuffled and with a single frame too.
-        dtype: number format of autocast on a GPU; on a CPU it is float32.
-        recorded: of the committed record on its own data, for plans where no record is at hand and for tables of fewer
-            seeds: the "spread" over seeds in percentage points, pooled over the rows; the mean "top1" of the default
-            row over how many "seeds"; the test "videos"; the "seconds" of a training on one core or GPU.
-        meaning: one sentence for the help and the reports.
+    `recorded` is of the committed record on its own data, for plans where no record is at hand and for tables of fewer
+    seeds: the "spread" over seeds in percentage points, pooled over the rows; the mean "top1" of the default row over
+    how many "seeds"; the test "videos"; the "seconds" of a training on one core or GPU.
     """
 
     name: str
-    meaning: str
-    data: str
-    recipe: terms.Recipe | None = None
-    seeds: terms.Seeds = (0,)
-    width: Factor = 1.0
-    depth: Count | None = None
-    stem: Literal["convolutions"] | None = None
-    preload: Flag = False
-    controls: Flag = True
-    dtype: terms.Dtype = "float32"
+    meaning: str  # one sentence for the help and the reports
+    data: str  # name of a data set
+    recipe: terms.Recipe | None = None  # None: the one that each row's published accuracy was made with
+    seeds: terms.Seeds = (0,)  # one training each; rows of the same seed see the same clips in the same order
+    width: Factor = 1.0  # on the widths and heads of a model
+    depth: Count | None = None  # the most blocks of a stage; None for as many as there are
+    stem: Literal["convolutions"] | None = (
+        None  # of models that have a choice, see `backbones.pyramid`; None: their own
+    )
+    preload: Flag = False  # decode the data set once, into memory
+    controls: Flag = True  # test the weights with frames shuffled and with a single frame too
+    dtype: terms.Dtype = "float32"  # of autocast on a GPU; on a CPU it is float32
     recorded: dict[Literal["spread", "videos", "seconds", "top1", "seeds"], Number] = field(default_factory=dict)
 
 

@@ -37,25 +37,15 @@ def option(default: Any = MISSING, meaning: str = "", *, written: tuple[str, ...
 
 @dataclass(frozen=True)
 class Command:
-    """One command line.
+    """One command line."""
 
-    Args:
-        name: as typed.
-        purpose: what it does.
-        options: a dataclass.
-        examples: arguments to copy, and what they do.
-        without: what is printed where nothing is given; None: a command without arguments is a slip.
-        more: paragraphs at the end of the help.
-        word: the argument that a word without `=` was meant to be, or None.
-    """
-
-    name: str
+    name: str  # as typed
     purpose: str
-    options: type
-    examples: tuple[tuple[str, str], ...] = ()
-    without: Callable[[], str] | None = None
-    more: Callable[[], list[str]] = list
-    word: Callable[[str], str | None] = lambda word: None
+    options: type  # a dataclass
+    examples: tuple[tuple[str, str], ...] = ()  # arguments to copy, and what they do
+    without: Callable[[], str] | None = None  # what is printed where nothing is given; None: that is a slip
+    more: Callable[[], list[str]] = list  # paragraphs at the end of the help
+    word: Callable[[str], str | None] = lambda word: None  # the argument that a word without `=` was meant to be
 
 
 def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) -> int:

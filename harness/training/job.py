@@ -85,24 +85,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Settings):
-    """A training run, of which `Settings` explain most. Weights and optimizer stay in float32, whatever `dtype` is.
+    """A training run, of which `Settings` explain most. Weights and optimizer stay in float32, whatever `dtype` is."""
 
-    Args:
-        config: what is built of `model`, the name that people know it by (the config's `to_dict`).
-        recipe: how it is trained and tested.
-        classes: number of classes, as the data set has; of several, of all together.
-        sets: of several data sets, which `data` then lists, their names and numbers of classes.
-        folder: receives job.json, log.jsonl, checkpoints/, predictions.npz and result.json.
-        data_options: further options of the data set.
-    """
-
-    config: dict[str, Any]
-    recipe: Recipe
-    classes: int
-    folder: Path
+    config: dict[str, Any]  # what is built of `model`, the name that people know it by (the config's `to_dict`)
+    recipe: Recipe  # how it is trained and tested
+    classes: int  # as many as the data set has; of several, all together
+    folder: Path  # receives job.json, log.jsonl, checkpoints/, predictions.npz and result.json
     strategy: str = "single"
-    data_options: dict[str, Any] = field(default_factory=dict)
-    sets: dict[str, int] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)  # further options of the data set
+    sets: dict[str, int] = field(default_factory=dict)  # of several data sets: their names and numbers of classes
 
     @property
     def many_sets(self) -> ManySets:

@@ -83,21 +83,13 @@ def data_sets(job: Job) -> dict[str, list[DataSet]]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The numbers that a job and the size of its data come to.
+    """The numbers that a job and the size of its data come to."""
 
-    Args:
-        micro: clips of a micro-batch.
-        parts: micro-batches of one process in a step.
-        per_epoch: steps of an epoch.
-        ends: the steps with which a course of the learning rate ends; the last one is the end of the training.
-        every: steps per line of the log.
-    """
-
-    micro: int
-    parts: int
-    per_epoch: int
-    ends: list[int]
-    every: int
+    micro: int  # clips of a micro-batch
+    parts: int  # micro-batches of one process in a step
+    per_epoch: int  # steps of an epoch
+    ends: list[int]  # the steps with which a course of the learning rate ends; the last ends the training
+    every: int  # steps per line of the log
 
     @property
     def last(self) -> int:
