@@ -45,28 +45,18 @@ QUICK_FRAMES, QUICK_SIZE = 8, 64
 
 @dataclass
 class Clip:
-    """The input of a case: `frames` frames, every `stride`-th of the video, `size` x `size` pixels.
-
-    `path` is None for the built-in sample. `digest` identifies the pixels of a file that was given.
-    """
+    """The input of a case: `frames` frames, every `stride`-th of the video, `size` x `size` pixels."""
 
     frames: int = 32
     stride: int = 2
     size: int = 224
-    path: str | None = None
-    digest: str | None = None
+    path: str | None = None  # None for the built-in sample
+    digest: str | None = None  # identifies the pixels of a file that was given
 
 
 @dataclass
 class Case:
-    """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`.
-
-    `allocator` "keep" has the C library of a CPU keep all that is freed, instead of mapping large tensors afresh.
-    `forms` "pytorch" shuts this project's forms of eager PyTorch for a CPU (`attention_zoo.cpu`).
-    `trainable` names the part of the model that learns in a step of training, see `backbones.learning`.
-    `graph` replays a forward pass as a CUDA graph, without the host that launches it. `mixed` trains as training does:
-    weights in float32, autocast to the number format of the case; without it the weights are in that format.
-    """
+    """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`."""
 
     row: str
     model: str
@@ -80,18 +70,18 @@ class Case:
     compile: bool = False
     seed: int = 0
     threads: int | None = None
-    allocator: str = "default"
-    forms: str = "own"
-    trainable: str = "all"
-    graph: bool = False
-    mixed: bool = False
+    allocator: str = "default"  # "keep": a CPU's C library keeps all that is freed, no large tensor is mapped afresh
+    forms: str = "own"  # "pytorch": without this project's forms of eager PyTorch for a CPU (`attention_zoo.cpu`)
+    trainable: str = "all"  # the part of the model that learns in a step of training, see `backbones.learning`
+    graph: bool = False  # a forward pass is replayed as a CUDA graph, without the host that launches it
+    mixed: bool = False  # train as training does: weights in float32, autocast to `dtype`; else all in that format
 
     def to_dict(self) -> dict[str, Any]:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
-        younger = {"allocator": "default", "forms": "own", "trainable": "all", "graph": False, "mixed": False}
         # These are younger than the first records, whose names stay.
+        younger = {"allocator": "default", "forms": "own", "trainable": "all", "graph": False, "mixed": False}
         return {name: value for name, value in raw.items() if younger.get(name, ...) != value}
 
     @classmethod
@@ -132,40 +122,32 @@ Vary = Annotated[dict[str, list[Any]], AfterValidator(axes)]
 
 @dataclass
 class Row:
-    """One row of an ablation's file. `published` names the row of the paper's table that it stands for.
+    """One row of an ablation's file.
 
     A row called `every_scheme` stands for one of each registered attention scheme that has no row of its own: the model
     `pyramid_tiny_<scheme>`, changed as that row says.
-
-    `cells` say how further printed columns come about, see `reports/cells.py`.
-
-    `baseline` is the row that this one is set against where the ablation names none for all. `recipe` is how its model
-    was trained for the published accuracy, and `training` what else differs when it is trained: fields of
-    `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`. Of a row that is
-    trained on several data sets (`data: [a, b]`), `set` names the one whose accuracy is the row's.
-
-    `trainable` is the part of its model that learns, where no axis says it.
-
-    `dial` holds values of dotted paths of this row's model alone, such as `attention.neighborhood.window`, each of
-    which is a case; an axis of the ablation would ask them of every row.
     """
 
     __pydantic_config__ = STRICT
 
     row: str
-    published: str | None = None
+    published: str | None = None  # the row of the paper's table that it stands for
     model: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     clip: ClipChange = field(default_factory=dict)
     num_classes: Count | None = None
-    trainable: str | None = None
+    trainable: str | None = None  # the part of its model that learns, where no axis says it
     explanation: str | None = None
     fit: Flag = False
     note: str | None = None
-    recipe: terms.Recipe | None = None
+    recipe: terms.Recipe | None = None  # how its model was trained for the published accuracy
+    # What else differs when it is trained: fields of `harness.training.job.Job`, or dotted ones of its recipe, such as
+    # `recipe.mixing.smoothing`. Of several data sets (`data: [a, b]`), `set` names the one whose accuracy is the row's.
     training: dict[str, Any] = field(default_factory=dict)
-    baseline: str | None = None
-    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    baseline: str | None = None  # the row that this one is set against where the ablation names none for all
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)  # how further printed columns come about
+    # Values of dotted paths of this row's model alone, such as `attention.neighborhood.window`, each of which is a
+    # case; an axis of the ablation would ask them of every row.
     dial: Vary = field(default_factory=dict)
 
 
@@ -173,12 +155,10 @@ class Row:
 class Ablation:
     """A question: rows that differ from each other in stated things only, and the axes that multiply them.
 
-    An axis is a dotted path into the case, or `clip`, whose values are several of the clip's entries at once. `in_all`
-    says whether `ablation=all`, the tables of costs, takes it. `baseline` names the row that others are set against, at
-    the same point of the axes; or, as in `kernel=reference`, the value of an axis, which each row is set against.
-    `accuracy` is the budget with which the rows are trained where the command line names neither budget nor metrics;
-    `recipe` that of the published accuracies. `further` are published tables on the same question that print nothing
-    which could be counted or measured here: a report shows them as they are.
+    An axis is a dotted path into the case, or `clip`, whose values are several of the clip's entries at once.
+    `baseline` names the row that others are set against, at the same point of the axes; or, as in `kernel=reference`,
+    the value of an axis, which each row is set against. `further` are published tables on the same question that print
+    nothing which could be counted or measured here: a report shows them as they are.
     """
 
     __pydantic_config__ = STRICT
@@ -196,10 +176,10 @@ class Ablation:
     )
     figures: list[terms.Figure] = field(default_factory=list)
     size_note: str | None = None
-    in_all: Flag = True
+    in_all: Flag = True  # whether `ablation=all`, the tables of costs, takes it
     baseline: str | None = None
-    accuracy: terms.Budget | None = None
-    recipe: terms.Recipe | None = None
+    accuracy: terms.Budget | None = None  # of the rows' training, where a command names neither budget nor metrics
+    recipe: terms.Recipe | None = None  # of the published accuracies
     # What a command adds; no entries of a file.
     chosen: list[str] | None = field(default=None, init=False)  # the rows to measure; None: all
     added: list[str] = field(default_factory=list, init=False)  # axes of the command, as its words
