@@ -17,45 +17,28 @@ TIME_LIMIT = 900.0  # seconds for one visit to a case
 
 @dataclass(frozen=True)
 class Call:
-    """Some ablations, how they are measured, and where all that comes of it goes.
-
-    Args:
-        settings: of every case.
-        metrics: their names; None: each ablation's own.
-        out: folder of records and reports.
-        training: of the rows, where accuracy is wanted.
-        force: measure again what is there.
-        rounds: visits to every case among which its timing is split; None: as usual.
-        time_limit: seconds for one visit; None: as usual.
-        deadline: nothing is begun once it has passed.
-        console: of results.
-        progress: where what is being done is said; None: among the results.
-        arguments: words of the command line, with which the call says how to go on and how to make a report again.
-        remake: the words for the latter where they are others.
-        apart: where the settings make other cases than an ablation has by itself, keep their records in a folder below
-            that of the ablation.
-        as_json: the last line of the standard output is for programs.
-        part_of: the name of a run that has more parts, and `earlier` the folders of those before, whose measurements
-            it shares.
-    """
+    """Some ablations, how they are measured, and where all that comes of it goes."""
 
     ablations: list[Ablation]
-    settings: Settings
-    metrics: list[str] | None
-    out: Path
-    training: Training = Training()
-    force: bool = False
-    rounds: int | None = None
-    time_limit: float | None = None
-    deadline: Deadline = field(default_factory=Deadline.never)
-    console: Console = field(default_factory=lambda: Console(quiet=True))
-    progress: Console | None = None
+    settings: Settings  # of every case
+    metrics: list[str] | None  # their names; None: each ablation's own
+    out: Path  # folder of records and reports
+    training: Training = Training()  # of the rows, where accuracy is wanted
+    force: bool = False  # measure again what is there
+    rounds: int | None = None  # visits to every case among which its timing is split; None: as usual
+    time_limit: float | None = None  # seconds for one visit; None: as usual
+    deadline: Deadline = field(default_factory=Deadline.never)  # nothing is begun once it has passed
+    console: Console = field(default_factory=lambda: Console(quiet=True))  # of results
+    progress: Console | None = None  # where what is being done is said; None: among the results
+    # Words of the command line, with which the call says how to go on and how to make a report again; the words for
+    # the latter where they are others.
     arguments: tuple[str, ...] = ()
     remake: tuple[str, ...] | None = None
+    # Where the settings make other cases than an ablation has by itself, keep their records in a folder below its own.
     apart: bool = True
-    as_json: bool = False
-    part_of: str | None = None
-    earlier: tuple[Path, ...] = ()
+    as_json: bool = False  # the last line of the standard output is for programs
+    part_of: str | None = None  # the name of a run that has more parts
+    earlier: tuple[Path, ...] = ()  # the folders of those before, whose measurements it shares
 
     @property
     def quick(self) -> bool:

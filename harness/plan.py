@@ -110,7 +110,7 @@ def show_suite(suite: Suite, steps: list[Step], call: Call) -> int:
     planned: dict[str, float] = {}
     done: set[str] = set()
     for step in steps:
-        trained = call.training.budget or step.accuracy if step.accuracy else None
+        trained = call.training.accuracy or step.accuracy if step.accuracy else None
         work = f"{len(step.entries(replace(settings, device=device)))} cases of {step.ablation}; "
         work += ", ".join([*step.composed().metrics, *([f"accuracy={trained}"] if trained else [])])
         seconds = min(predicted(step, replace(settings, device=device), done), step.seconds)

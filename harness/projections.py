@@ -46,7 +46,7 @@ def work(options: Options) -> int:
     def class_names(name: str, count: int) -> list[str]:
         if name in options.classes:
             return trained.class_names(Path(str(options.classes[name])).expanduser(), count)
-        return (job and trained.names_beside(job["folder"], name, count)) or [f"class {n}" for n in range(count)]
+        return (job and trained.names_beside(job.folder, name, count)) or [f"class {n}" for n in range(count)]
 
     job = trained.job_beside(path)
     for key, weight in projections.projections(path).items():

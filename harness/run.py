@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
@@ -25,21 +25,19 @@ from harness.spec.budget import Training
 from harness.spec.case import Ablation, Settings
 from harness.spec.options import option
 from harness.spec.reader import Count, Flag, Positive, UsageError, Whole
-from harness.spec.recipe import Source
 from records import terminal
 from records.visits import QUICK_ROUNDS, ROUNDS
 
 SUITE_OPTIONS = (
-    "suite", "steps", "device", "quick", "force", "out", "time_limit", "threads", "accuracy", "data", "root", "seeds",
-    "difference", "within", "epochs", "recipe", "recipe_source", "jobs", "cluster", "plan", "json", "recipe_changes",
-    "data_changes", "cluster_changes",
+    "suite", "steps", "device", "quick", "force", "out", "time_limit", "threads", "plan", "json",
+    *(f.name for f in fields(Training)),
 )  # fmt: skip
 """What the command line may give beside a suite; the rest is what its steps say."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What may stand on the command line. A list where one value is usual makes an axis of the rows."""
+class Measuring:
+    """What is measured, and how. A list where one value is usual makes an axis of the rows."""
 
     ablation: case.Name | list[case.Name] | None = option(
         None, "the questions to answer: names from the list below, all, or a .yaml"
@@ -87,30 +85,12 @@ class Options:
         None, f"visits to every case among which its timing is split; none: {ROUNDS}, {QUICK_ROUNDS} in quick mode"
     )
     time_limit: Positive | None = option(None, f"seconds for one visit to a case; none: {TIME_LIMIT:g}")
-    accuracy: names.Budget | None = option(
-        None, "train every row too, within a budget; none: as the ablation, where no metrics are named"
-    )
-    data: str | None = option(
-        None, "data set to train on: a name of `python -m harness.datasets` or a folder; none: as the budget"
-    )
-    root: str | None = option(None, "where the files of the data set are")
-    seeds: names.SeedsOrAuto | None = option(
-        None, "one training of every row for each; auto: as many as difference= takes within=; none: as the budget"
-    )
-    difference: Positive | None = option(None, "percentage points that seeds=auto shall tell; none: 3")
-    within: Positive | None = option(
-        None, "minutes for all trainings together, with seeds=auto or epochs=auto; none: no limit"
-    )
-    epochs: Positive | Literal["auto"] | None = option(
-        None, "of each training; auto: on and on until its curve is flat, or within= ends; none: as the recipe"
-    )
-    recipe: names.Recipe | None = option(None, "how to train; none: as the budget")
-    recipe_source: Source = option("paper", "whose values, where a paper and its code differ")
-    recipe_changes: dict[str, Any] = option({}, "changes the recipe, as recipe.optimisation.epochs=20")
-    data_changes: dict[str, Any] = option({}, "an option of the data set, as data.sided=true")
-    jobs: Count | None = option(None, "trainings side by side; none: one per GPU, or per core of a CPU")
-    cluster: names.Cluster | None = option(None, "hand the trainings to a queue, a job each")
-    cluster_changes: dict[str, Any] = option({}, "for the queue, as cluster.slurm_partition=gpu")
+
+
+@dataclass(frozen=True)
+class Options(Training, Measuring):
+    """What may stand on the command line."""
+
     json: Flag = option(False, "end with one line of JSON on the standard output, for programs")
     out: str = option("outputs", "folder of records and reports, made if it is not there")
 
@@ -275,16 +255,12 @@ def asked(
     request: Options, ablations: list[Ablation], settings: Settings, out: Path, argv: list[str], console: Console
 ) -> Call:
     """The command as a value, with what it says of accuracy."""
-    shared = {f.name: getattr(request, f.name) for f in fields(Training) if hasattr(request, f.name)}
-    training = Training(
-        budget=request.accuracy, data_options=request.data_changes, cluster_options=request.cluster_changes, **shared
-    )
     return Call(
         ablations,
         settings,
         request.metrics,
         out,
-        training,
+        Training(**{f.name: getattr(request, f.name) for f in fields(Training)}),
         force=request.force,
         rounds=request.rounds,
         time_limit=request.time_limit,
@@ -300,7 +276,8 @@ def _suite(request: Options, argv: list[str], console: Console) -> int:
     plain = Options()
     for f in fields(Options):
         if f.name not in SUITE_OPTIONS and getattr(request, f.name) != getattr(plain, f.name):
-            name, allowed = options.written(f)[0].removesuffix(options.CHANGES), SUITE_OPTIONS[:-3]
+            name = options.written(f)[0].removesuffix(options.CHANGES)
+            allowed = [option for option in SUITE_OPTIONS if not option.endswith(options.CHANGES)]
             raise UsageError(f"{name} does not go with a suite, whose steps set it; allowed: {', '.join(allowed)}")
     if isinstance(request.device, list):
         raise UsageError("device is one for a whole suite")

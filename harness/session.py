@@ -25,6 +25,7 @@ from harness.datasets import understood
 from harness.spec import budget, case
 from harness.spec.budget import Training
 from harness.spec.case import Ablation, Entry, Settings
+from harness.spec.options import CHANGES
 from harness.spec.reader import UsageError
 from harness.video import VideoError, check_file, file_digest
 from records import provenance
@@ -73,7 +74,7 @@ def run(call: Call) -> int:
     for run in runs:  # after all checks: it may render a data set
         wanted_setup = setups[run.ablation.name]
         if wanted_setup is not None:
-            anew = call.force and training.budget is not None
+            anew = call.force and training.accuracy is not None
             slots = training.jobs or provenance.default_threads()
             of_run, told = power.settled(wanted_setup, run.chosen, run.store.read, slots)
             call.log.print(f"{run.ablation.name}: {told}", markup=False, highlight=False, soft_wrap=True)
@@ -190,17 +191,17 @@ def setup(ablation: Ablation, settings: Settings, training: Training, whole: boo
 
     Where the command line names no budget, an ablation that is measured as a `whole` follows its own.
     """
-    name = training.budget or (ablation.accuracy if whole else None) or budget.OFF
+    name = training.accuracy or (ablation.accuracy if whole else None) or budget.OFF
     if name == budget.OFF:
-        unsaid = Training(budget=training.budget)
+        unsaid = Training(training.accuracy)
         named = [f.name for f in fields(training) if getattr(training, f.name) != getattr(unsaid, f.name)]
         if named:
-            word = named[0].replace("_changes", ".FIELD").replace("_options", ".FIELD")
+            word = named[0].replace(CHANGES, ".FIELD")
             raise UsageError(f"{word} is for accuracy, which is off here; add accuracy=quick, or leave it out")
         return None
     made = Setup(
         budget.load(name),
-        replace(training, data_options=understood(training.data or budget.load(name).data, training.data_options)),
+        replace(training, data_changes=understood(training.data or budget.load(name).data, training.data_changes)),
         device=settings.device or "cpu",
         dtype=settings.dtype,
         kernel=settings.kernel or "auto",

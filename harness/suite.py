@@ -73,18 +73,18 @@ def _left_out(step: Step, deadline: Deadline, call: Call) -> str | None:
     """Why a step is not begun, or None."""
     if deadline.left < step.needs:
         return f"{max(0, deadline.left):.0f} s are left, and it needs {step.needs:g} s"
-    if step.accuracy and call.training.budget == budget.OFF:
+    if step.accuracy and call.training.accuracy == budget.OFF:
         return "accuracy=off"
-    if step.accuracy and call.quick and call.training.budget is None:
+    if step.accuracy and call.quick and call.training.accuracy is None:
         return "a suite trains nothing in quick mode; accuracy=quick tries that too"
     return None
 
 
 def _call_of(suite: Suite, step: Step, call: Call, deadline: Deadline) -> Call:
     """What a step asks for as a call of its own."""
-    training, device = Training(budget=budget.OFF), call.settings.device
+    training, device = Training(accuracy=budget.OFF), call.settings.device
     if step.accuracy:
-        training = replace(call.training, budget=call.training.budget or step.accuracy)
+        training = replace(call.training, accuracy=call.training.accuracy or step.accuracy)
     ablation = step.composed(call.quick)
     others = [f"device={device}"] if device != suite.device else []
     return replace(

@@ -66,28 +66,19 @@ Unfit = dict[tuple[str, str], list[tuple[Clip, Measurement]]]
 
 @dataclass
 class Run:
-    """An ablation, what is wanted of it, where its records lie, and what has come of it.
-
-    Args:
-        entries, chosen: all cases of the ablation, which its manifest lists, and those of them that are measured.
-        names: the metrics.
-        folder, above: of its records; a case that has none there may have one in the folder above.
-        words: of the command that makes the records again.
-        setting: what sets this run apart from the ablation as it is, in words.
-        failures: what another try may mend, one text each.
-    """
+    """An ablation, what is wanted of it, where its records lie, and what has come of it."""
 
     ablation: Ablation
-    entries: list[Entry]
-    chosen: list[Entry]
-    names: list[str]
-    folder: Path
+    entries: list[Entry]  # all cases, which its manifest lists
+    chosen: list[Entry]  # those of them that are measured
+    names: list[str]  # of the metrics
+    folder: Path  # of its records
     call: Call
-    words: list[str]
-    setting: str = ""
-    above: Path | None = None
+    words: list[str]  # of the command that makes the records again
+    setting: str = ""  # what sets this run apart from the ablation as it is, in words
+    above: Path | None = None  # a folder that may have the record of a case that has none in its own
     trainings: Trainings | None = None
-    failures: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # what another try may mend, one text each
     unfit: Unfit = field(default_factory=dict)
     retakes: int = RETAKES
     without: set[tuple[str, str]] = field(default_factory=set)  # cases and metrics that an earlier step had no value of
@@ -343,10 +334,10 @@ def check_machine(settings: Settings) -> None:
 def queue(training: Training, settings: Settings, out: Path) -> Callable[..., Iterator[Any]] | None:
     """What hands trainings to a queue, None where this machine does them. Raises: UsageError."""
     if training.cluster is None:
-        if training.cluster_options:
+        if training.cluster_changes:
             raise UsageError("cluster.FIELD needs cluster=slurm")
         return None
-    return cluster.launcher(training.cluster, training.cluster_options, out, settings.device or "cpu")
+    return cluster.launcher(training.cluster, training.cluster_changes, out, settings.device or "cpu")
 
 
 def decode_clips(entries: list[Entry], out: Path, scratch: Path) -> dict[str, tuple[Path, dict[str, Any]]]:

@@ -44,11 +44,6 @@ class Decoded:
         return hashlib.sha256(shape.encode() + np.ascontiguousarray(self.frames).tobytes()).hexdigest()
 
 
-def sample_indices(total: int, frames: int, stride: int) -> list[int]:
-    """Frame numbers of the one test clip of a video with `total` frames: it stands in the middle and wraps around."""
-    return test_indices(total, Sampling(frames, stride), clips=1)[0]
-
-
 def check_file(path: str | Path) -> None:
     """Raises: VideoError, when there is no readable file whose first frame decodes."""
     try:
@@ -76,7 +71,7 @@ def decode(path: str | Path, frames: int = 32, stride: int = 2, size: int = 224)
             raise ValueError(f"clip.{name} is {value}; allowed: 1 or more")
     try:
         with decoding.open_video(path) as video:
-            pixels = video.read(sample_indices(len(video), frames, stride))
+            pixels = video.read(test_indices(len(video), Sampling(frames, stride), clips=1)[0])
             facts = video.facts  # now, for decord may have failed on the frames
     except VideoError as error:
         raise VideoError(f"clip={error}, {ELSE}") from error

@@ -12,11 +12,12 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, BinaryIO
 
 from records import schema1
 
@@ -197,19 +198,25 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def write_bytes(content: bytes, path: Path) -> Path:
+    with written_whole(path) as stream:
+        stream.write(content)
+    return path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
     """Atomic write: a temporary file in the same folder, flushed to disk, then renamed over `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # with the rights that the umask gives
     try:
         with temporary.open("xb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return path
 
 
 def read_record(path: str | Path) -> Record:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -185,7 +186,7 @@ def test_a_slip_is_told_before_any_work(words, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "typed"),
     [
-        (dict(data_options={"sided": True}), "data.FIELD"),
+        (dict(data_changes={"sided": True}), "data.FIELD"),
         (dict(recipe_source="code"), "recipe"),
         (dict(jobs=2), "jobs"),
     ],
@@ -304,7 +305,10 @@ def test_workers_are_told_how_many_share_the_memory(trainings, slots, beside, mo
 
 def test_trainings_side_by_side_share_the_memory_that_is_available(tmp_path, monkeypatch):
     clips = data_set(tmp_path / "clips", train=12, val=2)  # eight tell whether the rest fits
-    memory, needed = psutil.virtual_memory(), preload(datasets.load(str(clips), "train"), 36).bytes
+    memory, needed = (
+        psutil.virtual_memory(),
+        sum(math.prod(place.shape) for place in preload(datasets.load(str(clips), "train"), 36).places),
+    )
     room = memory._replace(available=int(4 * needed / loading.SHARE_OF_MEMORY))
     monkeypatch.setattr(loading.psutil, "virtual_memory", lambda: room)
     raw = small_job(clips, tmp_path, preload=True, max_steps=1).to_dict()

@@ -168,7 +168,7 @@ def test_memory_that_the_driver_counts_is_that_of_this_process():
 def test_what_is_compiled_says_that_its_weights_are_there_twice(tmp_path, monkeypatch):
     from harness.cost.metrics import peak_memory
 
-    monkeypatch.setattr(peak_memory, "_cuda", lambda *_: (100, {"how": "played"}))
+    monkeypatch.setattr(peak_memory.memory, "allocated", lambda *_: (100, {"how": "played"}))
     for compiled, remarks in ((True, ["the weights are in it twice"]), (False, [])):
         loaded = on_cuda(tmp_path, compile=compiled)
         loaded.__dict__["kernel"], loaded.__dict__["eager"] = "sdpa", torch.nn.Linear(2, 2)

@@ -1,6 +1,7 @@
 """What the harness does with a model, for every registered family: nothing here knows a family by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def recipe_of(family, **changes):
 
 def job(family, data, folder, **values):
     name, config = tiny(family)
-    return job_of(data, folder, recipe_of(family)).changed(model=name, config=config.to_dict(), **values)
+    return replace(job_of(data, folder, recipe_of(family)), model=name, config=config.to_dict(), **values)
 
 
 def weights(chosen):
@@ -118,7 +119,7 @@ def test_every_model_of_the_papers_trains_on_the_built_in_data(name, tmp_path, t
     assert record.get("top1_quick").details["epochs"] == 2
     (straight,) = (path.parent for path in tmp_path.glob("training/*/result.json"))
     stored = json.loads((straight / "job.json").read_text())["job"]
-    again, steps = Job.from_dict(stored, tmp_path / "stopped").changed(controls=False), iter(range(999))
+    again, steps = replace(Job.from_dict(stored, tmp_path / "stopped"), controls=False), iter(range(999))
     with pytest.raises(Stopped, match="stopped after step 100"):
         train(again, stop=lambda: next(steps) == 99)
     assert train(again).steps == 200
@@ -165,9 +166,9 @@ def test_a_teacher_of_the_family_labels_the_tokens_of_a_student(family, data, tr
     chosen = job(family, data, tmp_path / "run")
     if family.startswith("dualpath"):  # its classifier reads two paths at once
         with pytest.raises(ValueError, match="labels no positions"):
-            train(chosen.changed(recipe=recipe_of(family, token_labels=labels)))
+            train(replace(chosen, recipe=recipe_of(family, token_labels=labels)))
         return
-    chosen = chosen.changed(recipe=recipe_of(family, token_labels=labels))
+    chosen = replace(chosen, recipe=recipe_of(family, token_labels=labels))
     result, steps = None, iter(range(9))
     with pytest.raises(Stopped):
         train(chosen, stop=lambda: next(steps) == 1)

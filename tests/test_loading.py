@@ -1,5 +1,6 @@
 """Clips come out the same however they are loaded; broken files are replaced and counted, or are an error."""
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -20,7 +21,6 @@ from harness.clips.loading import (
     collated,
     loaded,
     preload,
-    training_batches,
 )
 from harness.spec.clip import Augmentation
 from harness.spec.recipe import Testing
@@ -90,9 +90,9 @@ def test_a_clip_follows_from_seed_epoch_and_index(training):
 
 def test_worker_processes_load_what_this_one_loads(training):
     keys = Keys(len(training), 4, 2, 1, 0, 4)
-    alone = list(training_batches(clips_of(training), keys))
+    alone = list(loading.loaded(clips_of(training), keys))
     decoded = preload(training, AUGMENTATION.resize, shared=True)
-    shared = list(training_batches(clips_of(training, preloaded=decoded), keys, workers=2))
+    shared = list(loading.loaded(clips_of(training, preloaded=decoded), keys, workers=2))
     assert len(alone) == len(shared) == 8
     for batch, other in zip(alone, shared, strict=True):
         same(batch, other)
@@ -103,7 +103,7 @@ def test_worker_processes_load_what_this_one_loads(training):
 def test_clips_from_memory_equal_decoded_ones(training, resize, order, smooth):
     augmentation = replace(AUGMENTATION, resize=resize, antialias=smooth)
     decoded = preload(training, resize, antialias=smooth)
-    assert not decoded.failures
+    assert all(isinstance(place, loading.Place) for place in decoded.places)
     for key in ((0, 0), (3, 5), (1, 11)):
         same(
             clips_of(training, augmentation=augmentation, order=order)[key],
@@ -178,7 +178,7 @@ def test_preloading_what_does_not_fit_is_refused_early(training, monkeypatch):
 
 
 def test_preloading_counts_the_processes_of_the_machine(training, monkeypatch):
-    memory, needed = psutil.virtual_memory(), preload(training, 36).bytes
+    memory, needed = psutil.virtual_memory(), sum(math.prod(place.shape) for place in preload(training, 36).places)
     room = memory._replace(available=int(2 * needed / loading.SHARE_OF_MEMORY))
     monkeypatch.setattr(loading.psutil, "virtual_memory", lambda: room)
     preload(training, 36)

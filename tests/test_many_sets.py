@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,7 @@ def two_sets(root, folder, draw="balanced", **values):
     config = model_config("multitrain_small_16f", chosen, TINY)
     sets = {"a": 3, "b": 3}
     made = job(root / "a", folder, chosen, classes=6, sets=sets, **values)
-    return made.changed(model="multitrain_small_16f", config=config, data=[str(root / name) for name in sets])
+    return replace(made, model="multitrain_small_16f", config=config, data=[str(root / name) for name in sets])
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_what_cannot_be_told_at_all():
 
 def plan_of(seeds, samples=None, **asked):
     """The seeds that a plan comes to for three rows, with what it says; `samples` of each row are their records."""
-    setup = Setup(budget.load("quick"), Training(budget="quick", seeds=seeds, **asked))
+    setup = Setup(budget.load("quick"), Training(accuracy="quick", seeds=seeds, **asked))
     entries = case.resolve(case.load("position_encoding"), Settings())
 
     def read(entry):

@@ -117,7 +117,7 @@ def test_a_matrix_for_display_may_mirror(tmp_path, matrix, corners):
 )
 def test_pictures_do_not_depend_on_the_decoder(tmp_path, pix_fmt, width, height):
     path = quarters(tmp_path / "odd.mkv", pix_fmt, width, height, "ffv1")
-    with open_video(path) as auto, open_video(path, "pyav") as pyav:
+    with open_video(path) as auto, open_video(path, pyav=True) as pyav:
         assert np.array_equal(auto.read([0, 3]), pyav.read([0, 3]))
 
 

@@ -244,7 +244,7 @@ def test_a_state_that_runs_code_is_refused(tmp_path):
 
     torch.save({"format": 1, "step": Harmful()}, tmp_path / "state.pt")
     with pytest.raises(state.Damaged, match="state.pt"):
-        state._read_state(tmp_path / "state.pt")
+        state.load(tmp_path, torch.nn.Linear(1, 1))
 
 
 # A full disk

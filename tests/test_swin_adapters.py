@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,7 +150,7 @@ def test_adapters_are_trained_on_a_file_of_swin_go_on_and_are_loaded_again(data,
 
     def started(folder):
         made = job(data, tmp_path / folder, chosen, trainable="adapters", max_steps=2, checkpoint=str(image))
-        return made.changed(model=NAME, config=config)
+        return replace(made, model=NAME, config=config)
 
     straight, stopped, steps = started("one"), started("two"), iter(range(9))
     result = train(straight)

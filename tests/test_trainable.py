@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +36,7 @@ def adapters(data, folder, **values):
     chosen = recipe().changed({"sampling": Sampling(frames=16, stride=1)})
     config = model_config("dualpath_clip_base_16f", chosen, TINY)
     made = job(data, folder, chosen, trainable="adapters", **values)
-    return made.changed(model="dualpath_clip_base_16f", config=config)
+    return replace(made, model="dualpath_clip_base_16f", config=config)
 
 
 def held(chosen, result):

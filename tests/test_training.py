@@ -94,7 +94,7 @@ def test_a_run_leaves_weights_predictions_log_and_result(first):
     model = backbones.from_checkpoint(chosen.folder / result.checkpoint)
     assert sum(p.numel() for p in model.parameters()) == result.parameters
     assert "step 6/6: loss" in told
-    assert Result.from_dict(json.loads((chosen.folder / "result.json").read_text())) == result
+    assert Result(**json.loads((chosen.folder / "result.json").read_text())) == result
 
 
 def test_weights_have_moved(first):

@@ -14,6 +14,7 @@ from moving import moving_scene
 from harness import video
 from harness.clips import transforms
 from harness.spec.clip import MEAN, STD
+from harness.spec.sampling import Sampling, test_indices
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,14 @@ def encode(path, pictures, codec="libx264", rate=30):
 # sampling
 
 
+def sample_indices(total, frames, stride):
+    """Of the one test clip of a video."""
+    return test_indices(total, Sampling(frames, stride), clips=1)[0]
+
+
 @given(total=st.integers(1, 400), frames=st.integers(1, 40), stride=st.integers(1, 5))
 def test_the_clip_stands_in_the_middle_and_wraps_around(total, frames, stride):
-    indices = video.sample_indices(total, frames, stride)
+    indices = sample_indices(total, frames, stride)
     span = frames * stride
     start = int((total - span + 1) / 1 * 0.5) if total >= span else 0  # one clip: gap g, start floor(g/2)
     assert indices == [(start + i * stride) % total for i in range(frames)]
@@ -50,12 +56,12 @@ def test_the_clip_stands_in_the_middle_and_wraps_around(total, frames, stride):
     [(80, 4, 2, [36, 38, 40, 42]), (8, 4, 2, [0, 2, 4, 6]), (5, 4, 2, [0, 2, 4, 1]), (1, 3, 2, [0, 0, 0])],
 )
 def test_sampled_frames(total, frames, stride, expected):
-    assert video.sample_indices(total, frames, stride) == expected
+    assert sample_indices(total, frames, stride) == expected
 
 
 def test_a_video_without_frames_has_no_clip():
     with pytest.raises(ValueError, match="0 frames"):
-        video.sample_indices(0, 8, 2)
+        sample_indices(0, 8, 2)
 
 
 # decoding

@@ -23,7 +23,7 @@ from harness.datasets.several import chosen
 from harness.spec.budget import NOMINAL_FRAMES, shrunk
 from harness.spec.case import Ablation, Entry
 from harness.spec.names import AUTO
-from harness.spec.reader import UsageError
+from harness.spec.reader import UsageError, text_of
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
 from harness.training.job import Job, Result, TrainingError
@@ -64,7 +64,7 @@ class Task:
         if not path.exists():
             return None
         try:
-            result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            result = Result(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{path} cannot be read ({error}); remove {self.job.folder} to train again") from error
         return result if result.job == self.job.digest else None
@@ -164,8 +164,7 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         recipe = _recipe(ablation, entry, setup)
         config = shrunk(backbones.read_config(entry.case.config), setup.budget, recipe)
     except (KeyError, ValueError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-        raise UsageError(f"{where}: {text}") from error
+        raise UsageError(f"{where}: {text_of(error)}") from error
     cuda = setup.device.startswith("cuda")
     row_settings = {
         key: value for key, value in row.training.items() if key not in (TEACHER, SET) and "recipe." not in key
@@ -179,7 +178,7 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         classes=classes,
         preload=setup.budget.preload and not setup.quick,  # a few steps need a few of its clips
         controls=setup.budget.controls and not setup.quick and SET not in row.training,  # they are of all sets together
-        data_options=setup.training.data_options,
+        data_options=setup.training.data_changes,
         test_split="test" if built_in else "val",
         until_flat=setup.training.epochs == AUTO and not setup.quick,
         max_steps=QUICK_STEPS if setup.quick else None,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.spec.budget import Budget, Training
-from harness.spec.reader import UsageError
 from harness.spec.recipe import load
 from records.record import slug
 
@@ -55,9 +54,6 @@ def data_slug(data: str | list[str]) -> str:
 def check(setup: Setup) -> None:
     """What can be wrong before any data is looked at. Raises: UsageError."""
     training = setup.training
-    try:
-        if training.recipe is not None or training.recipe_changes:
-            name = training.recipe or setup.budget.recipe or "quick"
-            load(name, training.recipe_source).changed(training.recipe_changes)
-    except (UsageError, KeyError) as error:
-        raise UsageError(str(error.args[0] if isinstance(error, KeyError) else error)) from error
+    if training.recipe is not None or training.recipe_changes:
+        name = training.recipe or setup.budget.recipe or "quick"
+        load(name, training.recipe_source).changed(training.recipe_changes)

@@ -46,7 +46,7 @@ def splits_of(setup: Setup) -> list[datasets.DataSet]:
     try:
         tested = "test" if setup.data_name in plan.BUILT_IN else "val"
         splits = [
-            datasets.load(setup.data_name, split, setup.training.root, **setup.training.data_options)
+            datasets.load(setup.data_name, split, setup.training.root, **setup.training.data_changes)
             for split in ("train", tested)
         ]
     except datasets.DataError as error:

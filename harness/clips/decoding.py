@@ -34,7 +34,6 @@ import numpy as np
 
 Container = Stream = Packet = Frame = Any  # those of PyAV, which is imported late
 
-DECODERS = ("auto", "decord", "pyav")
 NO_DECORD = "decord is not installed"
 NO_STREAM = "no video stream, perhaps only sound"
 REENCODE = "re-encode it (`ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4`) or use another file"
@@ -84,9 +83,8 @@ class Video:
     on, and `facts.fallback` has the reason.
     """
 
-    def __init__(self, path: Path, layout: _Layout, facts: VideoFacts, reader: Any = None, only: bool = False):
-        self.path, self.facts, self._layout, self._reader = path, facts, layout, reader
-        self._only, self._closed = only, False  # only: whether PyAV may not read on
+    def __init__(self, path: Path, layout: _Layout, facts: VideoFacts, reader: Any = None):
+        self.path, self.facts, self._layout, self._reader, self._closed = path, facts, layout, reader, False
 
     def __enter__(self) -> Video:
         return self
@@ -133,55 +131,42 @@ class Video:
                     raise VideoError(f"its frames are {pictures.shape[2]}x{pictures.shape[1]}")
                 return pictures
             except Exception as error:  # whatever its C side reports: PyAV says whether the frame can be had
-                if self._only:
-                    why = f"decord cannot return all of these frames ({_first_line(error, self.path)})"
-                    raise VideoError(f"{self.path}: {why}; {REENCODE}") from error
                 self._reader = None
                 why = f"decord could not read the file: {_first_line(error, self.path)}"
                 self.facts = replace(self.facts, decoder=_pyav_name(), fallback=why)
-        frames = _read_frames(self.path, self._layout, self.facts, numbers)
-        return np.stack([frames[index] for index in numbers])
+        return _read_frames(self.path, self._layout, self.facts, numbers)
 
 
-def open_video(path: str | Path, decoder: str = "auto") -> Video:
+def open_video(path: str | Path, pyav: bool = False) -> Video:
     """Open a video file to read frames from it.
 
-    `auto` takes decord where it can be relied on and PyAV elsewhere; `facts.fallback` says why. `decord` and `pyav`
-    insist on one, for comparison: decord may then be wrong.
+    By decord where it can be relied on and by PyAV elsewhere; `facts.fallback` says why. `pyav` insists on PyAV, for
+    comparison.
 
     Raises: VideoError naming the file, when it is missing, empty, without a video stream, or when its header or first
     frame cannot be read.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {decoder!r}; allowed: {', '.join(DECODERS)}")
     path = Path(path).expanduser().absolute()
     check_file(path)
     layout = _named_errors(path, lambda: _layout(path))
-    if decoder == "pyav":
+    if pyav:
         return Video(path, layout, layout.facts)
     try:
         import decord
     except ImportError:
-        if decoder == "decord":
-            raise VideoError(f"{path}: {NO_DECORD}; install it or leave the decoder at 'auto'") from None
         return Video(path, layout, replace(layout.facts, fallback=NO_DECORD))
-    if decoder == "auto" and layout.distrust:
+    if layout.distrust:
         return Video(path, layout, replace(layout.facts, fallback=layout.distrust))
     decord.logging.set_level(decord.logging.QUIET)
-    facts = replace(layout.facts, decoder=f"decord {decord.__version__}")
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
     except Exception as error:  # as in `Video._read`
-        if decoder == "decord":
-            raise VideoError(f"{path}: decord cannot open it ({_first_line(error, path)}); {REENCODE}") from error
         why = f"decord could not read the file: {_first_line(error, path)}"
         return Video(path, layout, replace(layout.facts, fallback=why))
-    if decoder == "decord":
-        return Video(path, layout, replace(facts, frames=len(reader)), reader, only=True)
     difference = _difference(reader, layout)
     if difference:
         return Video(path, layout, replace(layout.facts, fallback=difference))
-    return Video(path, layout, facts, reader)
+    return Video(path, layout, replace(layout.facts, decoder=f"decord {decord.__version__}"), reader)
 
 
 def check_file(path: str | Path) -> None:
@@ -219,10 +204,13 @@ def _layout(path: Path) -> _Layout:
     Raises: VideoError without the file's name; whatever PyAV raises.
     """
     with _opened(path) as container:
-        stream = _video_stream(container)
-        pictures = [video for video in container.streams.video if not _is_cover(video)]
+        cover = _av().stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        if not streams:
+            raise VideoError(NO_STREAM)
+        stream = streams[0]
         first = _first_frame(container, stream)
-        rotation = _rotation(first)
+        rotation = round(getattr(first, "rotation", 0) / 90) * 90 % 360
         facts = VideoFacts(
             frames=0,
             fps=float(stream.average_rate) if stream.average_rate else None,
@@ -242,7 +230,7 @@ def _layout(path: Path) -> _Layout:
         layout = _timed(container, container.streams[layout.stream], layout)
     if not layout.times:
         return _counted(path, layout)
-    if len(pictures) > 1:
+    if len(streams) > 1:
         return replace(layout, distrust="decord does not always take the first of several video streams")
     if layout.facts.mirrored:
         return replace(layout, distrust="it is shown mirrored, which decord does not do")
@@ -334,18 +322,6 @@ def _count(path: Path, stream: int, _size: int, _changed: int) -> tuple[int, str
     except Exception as error:  # the file ends here, as far as it can be used
         return frames, f"frame {frames} does not decode: {_first_line(error, path)}"
     return frames, None
-
-
-def _video_stream(container: Container) -> Stream:
-    """The first video stream that is no cover picture."""
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-    if not streams:
-        raise VideoError(NO_STREAM)
-    return streams[0]
-
-
-def _is_cover(stream: Stream) -> bool:
-    return bool(stream.disposition & _av().stream.Disposition.attached_pic)
 
 
 def _promised(stream: Stream) -> int:
@@ -450,10 +426,6 @@ def _first_frame(container: Container, stream: Stream) -> Frame:
     raise VideoError("no frames")
 
 
-def _rotation(frame: Frame) -> int:
-    return round(getattr(frame, "rotation", 0) / 90) * 90 % 360
-
-
 def _mirrored(frame: Frame) -> bool:
     """Whether the file's matrix for display turns pictures over, which no rotation does."""
     matrix = frame.side_data.get(_av().sidedata.sidedata.Type.DISPLAYMATRIX)
@@ -463,7 +435,7 @@ def _mirrored(frame: Frame) -> bool:
     return a * d - b * c < 0
 
 
-def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[int]) -> dict[int, np.ndarray]:
+def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[int]) -> np.ndarray:
     """The frames with these (sorted) numbers, as RGB. Raises: VideoError naming file and first missing one."""
     frames: dict[int, np.ndarray] = {}
     for starts in (layout.starts, ()):  # should the decoder not reach a frame from its keyframe, then from the start
@@ -475,14 +447,14 @@ def _read_frames(path: Path, layout: _Layout, facts: VideoFacts, numbers: list[i
             reason = _first_line(error, path)
             break
         if len(frames) == len(numbers):
-            return frames
+            break
     missing = [index for index in numbers if index not in frames]
     if missing:
         raise VideoError(
             f"{path}: frame {missing[0]} of {facts.frames} cannot be decoded ({reason}), the file may be truncated or "
             f"damaged; {REENCODE}"
         )
-    return frames
+    return np.stack([frames[index] for index in numbers])
 
 
 def _frames(

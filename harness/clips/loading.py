@@ -45,11 +45,6 @@ def numpy_random(*numbers: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(numbers))
 
 
-def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of the training clips in one epoch."""
-    return numpy_random(ORDER, seed, epoch).permutation(count)
-
-
 @dataclass(frozen=True)
 class Keys:
     """The (epoch, index) keys of the clips of one process: a list for each micro-batch of the steps `first` to `last`.
@@ -85,7 +80,8 @@ class Keys:
 
     def order(self, epoch: int) -> list[tuple[int, int]]:
         """The keys of all clips of an epoch, in the order in which they are taken."""
-        return [(epoch, int(index)) for index in permutation(self.seed, epoch, self.count)]
+        places = numpy_random(ORDER, self.seed, epoch).permutation(self.count)
+        return [(epoch, int(index)) for index in places]
 
 
 class Place(NamedTuple):
@@ -99,7 +95,7 @@ class Place(NamedTuple):
 
 
 class Decoded:
-    """All frames of a data set in memory, as uint8 with the short side of `preload`; failures by index."""
+    """All frames of a data set in memory, as uint8 with the short side of `preload`; a text where an item failed."""
 
     def __init__(self, blocks: list[Tensor], places: list[Place | str]):
         self.blocks, self.places = blocks, places
@@ -110,15 +106,6 @@ class Decoded:
 
     def __len__(self) -> int:
         return len(self.places)
-
-    @property
-    def bytes(self) -> int:
-        """Of the frames."""
-        return sum(math.prod(place.shape) for place in self.places if isinstance(place, Place))
-
-    @property
-    def failures(self) -> dict[int, str]:
-        return {index: place for index, place in enumerate(self.places) if isinstance(place, str)}
 
     def frames(self, index: int) -> tuple[Tensor, float | None]:
         """uint8 "t h w 3", not to be written into, and frames per second.
@@ -290,13 +277,12 @@ def collated(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {**batch, "failed": [index for s in samples for index in s["failed"]]}
 
 
-def training_batches(clips: Dataset, keys: Keys, *, workers: int = 0, pin: bool = False) -> Iterator[dict]:
-    """The micro-batches of one process, in order. With workers, each is loaded as a whole by one of these processes."""
-    return loaded(clips, keys, collated, workers=workers, pin=pin)
+def loaded(
+    clips: Dataset, batches: Any, collate: Callable = collated, *, workers: int = 0, pin: bool = False
+) -> Iterator[Any]:
+    """What a DataLoader gives over lists of keys, in order, such as the micro-batches of one process.
 
-
-def loaded(clips: Dataset, batches: Any, collate: Callable, *, workers: int = 0, pin: bool = False) -> Iterator[Any]:
-    """What a DataLoader gives over lists of keys; its processes have one thread each and leave Ctrl-C to this one.
+    With workers each batch is loaded as a whole by one of these, which have one thread and leave Ctrl-C to this one.
 
     Raises: LoadingError in one line, where memory or open files do not suffice for these processes.
     """
@@ -358,7 +344,7 @@ def preload(
     antialias: bool = False,
     shared: bool = False,
     processes: int = 1,
-    say: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Decoded:
     """Decodes all frames of a data set once, with the short side resized to `short_side` (None: as decoded).
 
@@ -370,7 +356,7 @@ def preload(
         antialias: smooth frames that shrink.
         shared: put the frames where worker processes can read them.
         processes: how many processes of this machine do the same, each with frames of its own.
-        say: told the number of items that are done, and of all.
+        say: takes a line of text about the progress after each item.
 
     Raises: LoadingError, where the memory does not suffice.
     """
@@ -405,7 +391,7 @@ def preload(
                         places[index] = frames if isinstance(frames, str) else store.add(frames, fps, decoder)
                         done += 1
                         if say:
-                            say(done, count)
+                            say(f"decoding {dataset.split} {done}/{count}")
                     _check_memory(dataset, store, done, count, processes)
     finally:
         torch.set_num_threads(threads)

@@ -22,23 +22,6 @@ FILL = 128 / 255  # what comes in from outside the frame: gray
 INSTALL = (
     "RandAugment needs kornia: pip install 'attention-zoo[augment]', or give recipe.augmentation.rand_augment=none"
 )
-OPERATIONS = (
-    "auto_contrast",
-    "equalize",
-    "invert",
-    "posterize",
-    "solarize",
-    "solarize_add",
-    "color",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "rotate",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-)
 
 
 def rand_augmented(frames: Float[Tensor, "t 3 h w"], setting: str, random: torch.Generator) -> Float[Tensor, "t 3 h w"]:
@@ -54,18 +37,18 @@ def rand_augmented(frames: Float[Tensor, "t 3 h w"], setting: str, random: torch
     count, magnitude, deviation = rand_augment_settings(setting)
     uniform = torch.rand(count, 3, generator=random, device=random.device, dtype=torch.float64).tolist()
     normal = torch.randn(count, generator=random, device=random.device, dtype=torch.float64).tolist()
-    carry_out = operations()
+    carry_out = list(operations().values())
     for (choice, whether, sign), deviate in zip(uniform, normal, strict=True):
         if whether < PROBABILITY:
             level = min(1.0, max(0.0, (magnitude + deviation * deviate) / RAND_AUGMENT_SCALE))
-            name = OPERATIONS[int(choice * len(OPERATIONS))]
-            frames = carry_out[name](frames, level, 1 if sign < 0.5 else -1).clamp(0, 1)
+            operation = carry_out[int(choice * len(carry_out))]
+            frames = operation(frames, level, 1 if sign < 0.5 else -1).clamp(0, 1)
     return frames
 
 
 @lru_cache(maxsize=1)
 def operations() -> dict[str, Callable[[Tensor, float, int], Tensor]]:
-    """Each operation as a function of frames `t 3 h w` (0-1), level (0-1) and sign (1 or -1)."""
+    """Each operation as a function of frames `t 3 h w` (0-1), level (0-1) and sign (1 or -1), in the order of draws."""
     try:
         from kornia import enhance
         from kornia.geometry.transform import warp_affine

@@ -59,14 +59,10 @@ class SetKeys(Keys):
     "proportional": each clip once, in one order of all (the released code concatenates and shuffles). "balanced": every
     set has the same share of each batch, to a clip; a set is gone through again as often as that takes, in a new order
     each time, and a larger one less than once.
-
-    Args:
-        sizes: clips of each set.
-        copies: how often a set is in the list of an epoch.
     """
 
-    sizes: tuple[int, ...]
-    copies: tuple[int, ...]
+    sizes: tuple[int, ...]  # clips of each set
+    copies: tuple[int, ...]  # how often a set is in the list of an epoch
     balanced: bool = False
 
     def order(self, epoch: int) -> list[tuple[int, int]]:

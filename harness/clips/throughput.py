@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from harness.clips.loading import Keys, TrainingClips, training_batches
+from harness.clips.loading import Keys, TrainingClips, loaded
 from harness.datasets import DataSet
 from harness.spec.clip import Augmentation
 from harness.spec.sampling import Sampling
@@ -24,26 +24,16 @@ def loading(
     Raises: LoadingError, where processes cannot begin or hardly any clip decodes.
     """
     rows = []
-    for count in _counts(workers):
+    for count in sorted({0, workers, *(2**n for n in range(workers.bit_length()) if 2**n < workers)}):
         say(f"loading {clips} clips with {count} processes")
         before = 1 + AHEAD * count
         keys = Keys(len(dataset), batch=1, micro=1, seed=0, first=0, last=before + clips)
         source = TrainingClips(dataset, Sampling(frames=frames, stride=stride), Augmentation(), seed=0)
-        for number, _ in enumerate(training_batches(source, keys, workers=count), start=1):
+        for number, _ in enumerate(loaded(source, keys, workers=count), start=1):
             if number == before:
                 start = time.perf_counter()
         rows.append({"workers": count, "clips_per_second": clips / (time.perf_counter() - start)})
     return rows
-
-
-def _counts(workers: int) -> Iterator[int]:
-    yield 0
-    count = 1
-    while count < workers:
-        yield count
-        count *= 2
-    if workers:
-        yield workers
 
 
 def lines(rows: list[dict[str, float]], videos: int, frames: int, stride: int) -> list[str]:

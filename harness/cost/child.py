@@ -76,14 +76,12 @@ def _measured(
             yield metric.name, metric.run(workload)
         except Exception as error:
             why, retry = _reason(error, free)
-            if context_lost(error):  # whatever comes after it in this process would fail with its words
-                yield metric.name, metric.missing(why, retry=retry, details=details)
-                return
             if retry:
                 traceback.print_exc()
-            else:
-                reason = why
             yield metric.name, metric.missing(why, retry=retry, details=details)
+            if context_lost(error):  # whatever comes after it in this process would fail with its words
+                return
+            reason = None if retry else why
 
 
 def context_lost(error: Exception) -> bool:

@@ -30,10 +30,10 @@ class CountError(AssertionError):
 
 @dataclass(frozen=True)
 class Count:
-    """Of one view of one clip; all but the classifier's own fields exclude the classifier.
+    """Of one view of one clip, without the classifier but where a field says otherwise.
 
-    `attention_products` are scores and weighted sums, `mlp_macs` the MLPs, `linear_maps` these and the linear maps of
-    attention: parts of `macs` that some papers leave out, or count alone.
+    `by_group` are the multiply-adds, classifier included, by the groups of `records.groups`: parts that some papers
+    leave out, or count alone. Empty where a model shows no blocks, as public code does.
     """
 
     params: int
@@ -43,9 +43,7 @@ class Count:
     closed_form: int
     layernorm_elements: int
     batchnorm_elements: int
-    attention_products: int
-    mlp_macs: int
-    linear_maps: int
+    by_group: dict[str, int]
 
 
 _counts: dict[str, Count] = {}  # equal models occur in many tables of one run
@@ -66,7 +64,6 @@ def _count(case: Case) -> Count:
     counts = _operations(model, example(case, batch_size=1))
     total, norms = counts["Global"], LAYERNORM | BATCHNORM
     products = {path: {op: n for op, n in operations.items() if op not in norms} for path, operations in counts.items()}
-    parts = macs_by_group(model, products) if model.blocks() else {}  # public code shows no blocks
     linear = next((part for part in classifier.modules() if isinstance(part, nn.Linear)), None)
     last = (
         {} if linear is None else _operations(classifier, torch.empty(1, linear.in_features, device="meta"))["Global"]
@@ -90,9 +87,7 @@ def _count(case: Case) -> Count:
         closed_form=model.macs(classifier=False),
         layernorm_elements=sum(total.get(op, 0) for op in LAYERNORM),
         batchnorm_elements=sum(total.get(op, 0) for op in BATCHNORM),
-        attention_products=parts.get("attention", 0),
-        mlp_macs=parts.get("mlp", 0),
-        linear_maps=parts.get("mlp", 0) + parts.get("projections", 0),
+        by_group=macs_by_group(model, products) if model.blocks() else {},
     )
 
 

@@ -11,14 +11,19 @@ import ctypes
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
+from harness.cost import card
+
 if sys.platform == "linux":
     import resource
+
+Result = TypeVar("Result")
 
 SHARE = 0.9  # of what is free: the rest keeps the machine alive
 OUT_OF_MEMORY = (
@@ -160,6 +165,30 @@ class Peak:
         self._stop.set()
         self._thread.join()
         self.bytes = max(self.bytes, resident())
+
+
+def growth(prepare: Callable[[], Result], run: Callable[[], object]) -> tuple[int, dict[str, Any], Result]:
+    """The most that the resident set grows from just before `prepare` while `run` goes on, how it was seen, and what
+    was prepared, whose own peak does not count."""
+    with freed_at_once():
+        release()
+        baseline = resident()
+        prepared = prepare()
+        release()
+        with Peak() as usage:
+            run()
+    return max(0, usage.bytes - baseline), {"how": usage.how, "baseline_bytes": baseline}, prepared
+
+
+def allocated(device: torch.device, run: Callable[[], object]) -> tuple[int, dict[str, Any]]:
+    """The peak of torch's allocator on CUDA in the second of two runs, and how it was seen: libraries take their
+    workspaces in the first."""
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+    details = {"how": "peak of torch's allocator", "reserved_bytes": torch.cuda.max_memory_reserved(device)}
+    return torch.cuda.max_memory_allocated(device), details | card.memory(device)
 
 
 @contextlib.contextmanager

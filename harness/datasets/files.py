@@ -227,7 +227,7 @@ def _structured_names(path: Path) -> tuple[str, ...]:
     elif isinstance(content, list):
         pairs = [(name, number) for number, name in enumerate(content)]
     else:
-        pairs = []
+        pairs = [(content, None)]
     if not all(isinstance(name, str) and name and _is_number(number) for name, number in pairs):
         raise DataError(f"{path}: neither a list of names nor names with the numbers 0, 1, 2, ...")
     names = [spelled(name.strip('"')) for name, _ in sorted(pairs, key=lambda pair: int(pair[1]))]

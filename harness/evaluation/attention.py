@@ -84,12 +84,11 @@ def _inputs(block: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor |
         prefix = arguments[1] if len(arguments) > 1 else None
         inputs.append((scheme, arguments[0].detach(), None if prefix is None else prefix.detach()))
 
-    handles = [m.register_forward_pre_hook(watch) for m in block.modules() if hasattr(m, "reach")]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in block.modules():
+            if hasattr(module, "reach"):
+                hooks.enter_context(module.register_forward_pre_hook(watch))
         yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def weights_on(

@@ -117,11 +117,8 @@ def _watched(module: nn.Module) -> Iterator[list[Tensor]]:
         outputs.append(cut.map.requires_grad_())
         return cut.of(outputs[-1], cut.head)
 
-    handle = module.register_forward_hook(watch)
-    try:
+    with module.register_forward_hook(watch):
         yield outputs
-    finally:
-        handle.remove()
 
 
 @contextlib.contextmanager

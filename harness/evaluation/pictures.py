@@ -31,33 +31,13 @@ def write(
     what: str = "heat",
     numbers: Sequence[int] | None = None,
 ) -> list[str]:
-    """Both pictures of the heat of a clip, see `write_strip`. Returns their paths. Raises: UsageError."""
-    film, under = png.with_suffix(f".{options.movie}"), coloured(frames, heat)
-    try:
-        png.parent.mkdir(parents=True, exist_ok=True)
-        write_strip(png, frames, heat, under, title, options.frames_shown, what, numbers)
-        write_film(film, under, options.rate)
-    except OSError as error:
-        raise UsageError(f"{png} cannot be written: {error}") from error
-    print(f"written {png} and {film}" + ("" if heat.any() else f" (the {what} is the same everywhere)"))
-    return [str(png), str(film)]
+    """Some frames "t h w 3", spread over the clip, above the same frames under their heat "t h w" (0 to 1), and a film
+    of all that are under it. Returns the paths of both.
 
-
-def write_strip(
-    path: Path,
-    frames: np.ndarray,
-    heat: np.ndarray,
-    under: np.ndarray,
-    title: str,
-    columns: int,
-    what: str = "heat",
-    numbers: Sequence[int] | None = None,
-) -> None:
-    """Some frames "t h w 3", spread over the clip, above the same frames under their heat "t h w" (0 to 1).
-
-    `numbers` are those of the frames in the clip, where they are not all of it.
+    `numbers` are those of the frames in the clip, where they are not all of it. Raises: UsageError.
     """
-    chosen = spread(len(frames), columns)
+    film, under = png.with_suffix(f".{options.movie}"), coloured(frames, heat)
+    chosen = spread(len(frames), options.frames_shown)
     height, width = frames.shape[1:3]
     inch = 1.5
     figure = Figure(figsize=(inch * len(chosen) + 0.9, 2 * inch * height / width + 0.75), dpi=150, layout="constrained")
@@ -72,7 +52,14 @@ def write_strip(
     bar.set_label(what, fontsize=8)
     bar.ax.tick_params(labelsize=8)
     figure.suptitle(title.replace("$", r"\$"), fontsize=9, wrap=True)
-    figure.savefig(path, metadata={"Software": None})
+    try:
+        png.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(png, metadata={"Software": None})
+        write_film(film, under, options.rate)
+    except OSError as error:
+        raise UsageError(f"{png} cannot be written: {error}") from error
+    print(f"written {png} and {film}" + ("" if heat.any() else f" (the {what} is the same everywhere)"))
+    return [str(png), str(film)]
 
 
 def spread(total: int, count: int) -> list[int]:

@@ -8,10 +8,8 @@ one that an unfinished evaluation has still to fill.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import uuid
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from records.record import written_whole
 
 FORMAT = 1
 FILE = "predictions.npz"
@@ -138,21 +138,13 @@ class Predictions:
         path = Path(path)
         texts = json.dumps({"format": FORMAT} | {name: getattr(self, name) for name in TEXTS}, allow_nan=False)
         arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with written_whole(path) as file:
                 np.savez(file, texts=np.frombuffer(texts.encode(), np.uint8), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
             raise OSError(
                 f"{path} cannot be written: {error}; choose a folder that is writable and not full"
             ) from error
-        finally:
-            with contextlib.suppress(OSError):  # it is gone where all went well
-                temporary.unlink()
         return path
 
     @classmethod

@@ -6,18 +6,18 @@ its checkpoints; else by the model's own clip and the defaults.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from harness.spec.clip import Augmentation
 from harness.spec.names import Device, Dtype, Kernel
 from harness.spec.names import Recipe as RecipeName
 from harness.spec.options import option
-from harness.spec.reader import Count, Flag, Number, UsageError, typed
+from harness.spec.reader import Count, Flag, Meaning, Number, UsageError, typed
 from harness.spec.recipe import Recipe, Source, Testing
 from harness.spec.sampling import Kind, Sampling
 
+Three = Annotated[tuple[Number, Number, Number], Meaning("three numbers, as in [104,117,128]")]
 WITHOUT = "a model without trained weights answers at random"
 
 
@@ -41,8 +41,8 @@ class TestOptions:
     sampling: Kind | None = option(None, "how frames are chosen")
     size: Count | None = option(None, "side of a crop in pixels")
     resize: Count | None = option(None, "short side of the frames that crops are cut from")
-    mean: list[Number] | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
-    std: list[Number] | None = option(None, "the same for the deviation")
+    mean: Three | None = option(None, "of red, green and blue (0-255), as in mean=[123.675,116.28,103.53]")
+    std: Three | None = option(None, "the same for the deviation")
     classes: str | None = option(None, "file with the names of the classes, one a line in the order of the labels")
     device: Device = option("cpu", "where to run")
     dtype: Dtype = option("float32", "number format of autocast")
@@ -54,26 +54,17 @@ class TestOptions:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How videos are shown to a model, and what computes its answers.
-
-    Args:
-        testing: how many clips and crops, and their size; without a size that of `augmentation`, which also gives mean
-            and deviation.
-        order: "ordered", or a control: "shuffled", "single"; `seed` then draws.
-        device: a name of torch's; `dtype`: "float32", or the number format of autocast. Probabilities are float32.
-        batch_size: views in one forward pass.
-        workers: processes that load clips; 0 for this one.
-    """
+    """How videos are shown to a model, and what computes its answers. Probabilities are float32."""
 
     sampling: Sampling
-    testing: Testing
-    augmentation: Augmentation
-    order: str = "ordered"
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
-    batch_size: int = 4
-    workers: int = 0
+    testing: Testing  # how many clips and crops, and their size
+    augmentation: Augmentation  # gives mean and deviation, and the size where `testing` does not
+    order: str = "ordered"  # or a control: "shuffled", "single";
+    seed: int = 0  # this then draws
+    device: str = "cpu"  # a name of torch's
+    dtype: str = "float32"  # or the number format of autocast
+    batch_size: int = 4  # views in one forward pass
+    workers: int = 0  # processes that load clips; 0 for this one
 
     @property
     def size(self) -> int:
@@ -131,19 +122,11 @@ def protocol(
     clips, crops = views or (testing.clips, testing.crops)
     resize = options.resize or round(testing.resize * side / usual)  # the crop keeps its share of the frame
     testing = typed(Testing, dict(clips=clips, crops=crops, size=side, resize=resize), "testing")
-    for name, value in (("mean", options.mean), ("std", options.std)):
-        if value is not None:
-            augmentation = replace(augmentation, **{name: _three(name, value)})
+    augmentation = replace(augmentation, mean=options.mean or augmentation.mean, std=options.std or augmentation.std)
     return Protocol(
         sampling, testing, augmentation, order,
         device=options.device, dtype=options.dtype, batch_size=options.batch_size,
     )  # fmt: skip
-
-
-def _three(name: str, values: Sequence[Any]) -> tuple[float, ...]:
-    if len(values) != 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise UsageError(f"{name}={list(values)} is not three numbers, as in {name}=[104,117,128]")
-    return tuple(float(value) for value in values)
 
 
 def _ordinal(number: int) -> str:

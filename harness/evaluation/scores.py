@@ -7,10 +7,9 @@ far it moves with the seed of training only several trainings can say.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -54,14 +53,11 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("top1", "top5", "mean_class"):
-            plain[name] = dataclasses.asdict(plain[name])
-        plain["per_class"] = [dataclasses.asdict(row) for row in self.per_class]
-        plain["classes"] = [row.name for row in self.per_class]
-        plain["confusion"] = self.confusion.tolist()
-        plain["views"] = [list(view) for view in self.views]
-        return plain
+        return asdict(self) | {
+            "classes": [row.name for row in self.per_class],
+            "confusion": self.confusion.tolist(),
+            "views": [list(view) for view in self.views],
+        }
 
 
 def scores(predictions: Predictions, views: Sequence[View] | None = None) -> Scores:

@@ -22,16 +22,17 @@ from backbones.sets import answering, sets_in, sets_of, with_sets
 from harness.cost.build import unavailable
 from harness.datasets import DataError
 from harness.datasets.files import class_names as names_in
-from harness.datasets.several import chosen
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
-from harness.spec.reader import UsageError
+from harness.spec.reader import UsageError, text_of
 from harness.spec.recipe import Recipe, Source, published
 from harness.spec.recipe import load as load_recipe
 from harness.spec.recipe import names as recipe_names
+from harness.training.job import Job
 from records import provenance
 
-JOB, BACKBONE = "job.json", "backbone.safetensors"
+JOB, BACKBONE = "job.json", "backbone.safetensors"  # as `harness.training.folder` writes them
+NO_CLASSIFIER = "{} has no classifier: a backbone alone, whose answers would be random; train it first"
 ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
 
 
@@ -93,7 +94,7 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     if options.threads:
         torch.set_num_threads(options.threads)
     job = job_beside(path)
-    recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else (job or {}).get("recipe")
+    recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else job and job.recipe
     try:
         tensors, metadata = files.read(path)
         name, of_authors = options.model or (recipe.model if recipe else None), None
@@ -113,9 +114,9 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
         raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
     names = class_names(Path(options.classes).expanduser(), model.num_classes) if options.classes else None
     if names is None:
-        names = names_beside(job["folder"], set_name, model.num_classes) if job else names_in_config(path, model)
+        names = names_beside(job.folder, set_name, model.num_classes) if job else names_in_config(path, model)
     try:
-        order = job["order"] if job else "ordered"
+        order = job.order if job else "ordered"
         settings = protocol(options, recipe, frames=clip.t, size=clip.h, views=views, order=order)
     except ValueError as error:  # the settings check themselves
         raise UsageError(str(error)) from None
@@ -148,12 +149,11 @@ def _chosen_set(options: TestOptions, path: Path, model: Backbone) -> tuple[Back
     return answering(model, name), name
 
 
-def _trained_on(job: dict[str, Any], set_name: str | None) -> dict[str, Any]:
+def _trained_on(job: Job, set_name: str | None) -> dict[str, Any]:
     """Data, root and options of a job, of several data sets those of one."""
-    if isinstance(job["data"], str) or set_name is None:
-        return {key: job[key] for key in ("data", "root", "data_options")}
-    by_name = {source.name: source for source in chosen(job["data"], job["root"], job["data_options"])}
-    source = by_name.get(set_name)
+    if isinstance(job.data, str) or set_name is None:
+        return {key: getattr(job, key) for key in ("data", "root", "data_options")}
+    source = next((source for source in job.chosen_data if source.name == set_name), None)
     return {"data": source.data, "root": source.root, "data_options": source.options} if source else {}
 
 
@@ -177,25 +177,14 @@ def class_names(path: Path, count: int | None = None) -> list[str]:
     return names
 
 
-def job_beside(checkpoint: Path) -> dict[str, Any] | None:
-    """What the training run that wrote a checkpoint left beside it, where it was one: recipe, data, order, folder."""
+def job_beside(checkpoint: Path) -> Job | None:
+    """The job of the training run that wrote a checkpoint, where it was one."""
     for folder in list(checkpoint.absolute().parents)[:ABOVE]:
         path = folder / JOB
         if path.is_file():
             try:
-                raw = json.loads(path.read_text(encoding="utf-8"))
-                raw = raw.get("job", raw)
-                return {
-                    "recipe": Recipe.from_dict(raw["recipe"]),
-                    "model": raw.get("model"),
-                    "data": raw.get("data"),
-                    "root": raw.get("root"),
-                    "data_options": raw.get("data_options") or {},
-                    "order": raw.get("order", "ordered"),
-                    "backbone": raw.get("checkpoint") or folder / BACKBONE,
-                    "folder": folder,
-                }
-            except (OSError, ValueError, KeyError, AttributeError) as error:
+                return Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"], folder)
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 logging.getLogger(__name__).warning("%s is not used: it cannot be read (%s)", path, error)
                 return None
     return None
@@ -283,27 +272,28 @@ def _model(
     metadata: Mapping[str, str],
     name: str | None,
     recipe: Recipe | None,
-    job: dict[str, Any] | None,
+    job: Job | None,
 ) -> tuple[Backbone, str, str]:
     """The model, its name, and the layout of the file. Raises: UsageError, CheckpointError, OSError."""
     if "config" in metadata:
-        backbone = options.backbone or (job or {}).get("backbone")
+        backbone = options.backbone or (job and (job.checkpoint or job.folder / BACKBONE))
         model = backbones.from_checkpoint(path, kernel=options.kernel, backbone=backbone)
         _check_same_model(options, path, model)
-        return _answering(model, path), options.model or (job or {}).get("model") or path.name, NATIVE_NAME
+        if not model.num_classes:
+            raise UsageError(NO_CLASSIFIER.format(path))
+        return model, options.model or (job and job.model) or path.name, NATIVE_NAME
     if name is None:
         raise UsageError(
             f"{path} does not say of which model it is; give model=NAME, such as model=dualformer_tiny, or recipe=NAME"
         )
-    if name not in backbones.names():
-        raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
+    _check_known(name)
     try:
         translated = files.translate(tensors, backbones.config(name).family).tensors
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     weight, several = translated.get("classifier.weight"), sets_in(translated)
     if weight is None and not several:
-        raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
+        raise UsageError(NO_CLASSIFIER.format(path))
     changes: dict[str, Any] = dict(recipe.model_changes) if recipe and recipe.model == name else {}
     for key, value in (("clip.t", options.frames), ("clip.h", options.size), ("clip.w", options.size)):
         changes |= {key: value} if value else {}
@@ -313,7 +303,7 @@ def _model(
         if several:
             with_sets(model, **several)
     except (ValueError, KeyError) as error:
-        raise UsageError(f"model={name}: {error.args[0] if error.args else error}") from None
+        raise UsageError(f"model={name}: {text_of(error)}") from None
     try:
         report = backbones.load_checkpoint(model, path)
     except files.CheckpointError as error:
@@ -324,10 +314,9 @@ def _model(
     return model, name, report.layout
 
 
-def _answering(model: Backbone, path: Path) -> Backbone:
-    if not model.num_classes:
-        raise UsageError(f"{path} has no classifier: a backbone alone, whose answers would be random; train it first")
-    return model
+def _check_known(name: str) -> None:
+    if name not in backbones.names():
+        raise UsageError(f"unknown model {name!r}; {nearest(name, backbones.names())}")
 
 
 def _check_same_model(options: TestOptions, path: Path, model: Backbone) -> None:
@@ -336,8 +325,7 @@ def _check_same_model(options: TestOptions, path: Path, model: Backbone) -> None
         raise UsageError(f"{path} holds its own config; leave model.{next(iter(options.model_changes))} out")
     if options.model is None:
         return
-    if options.model not in backbones.names():
-        raise UsageError(f"unknown model {options.model!r}; {nearest(options.model, backbones.names())}")
+    _check_known(options.model)
     named, stored = backbones.config(options.model).to_dict(), model.config.to_dict()
     free = ("clip", "drop_path", "dropout", "activation_checkpointing")  # these are of a training, not of the model
     differs = [key for key in named if key not in free and named[key] != stored[key]]

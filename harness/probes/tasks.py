@@ -32,13 +32,16 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """One question. `values` of its dial go from easy to hard; `weights` say how often each is drawn in training.
+    """One question, called `title` in tables.
+
+    `values` of its dial go from easy to hard; `weights` say how often each is drawn in training.
 
     Easy values are drawn more often: a scheme that cannot reach far would else meet hardly any sample that it can
     answer, and learn nothing even of what it reaches.
     """
 
     name: str
+    title: str
     asks: str
     dial: str
     grid: Grid
@@ -174,74 +177,18 @@ def _near(values: tuple[int, ...]) -> tuple[float, ...]:
 
 
 SPACE, TIME, VOTES, MOVED, CUT = (1, 2, 3, 5, 7), (1, 2, 3, 5, 7), (50, 25, 12, 6), (1, 2, 3), (1, 2, 4, 8)
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "space",
-            "which symbol does the marked token, so far away in the same frame, hold?",
-            "cells apart",
-            Grid(1, 8, 8),
-            10,
-            8,
-            SPACE,
-            _near(SPACE),
-            recall((1, 2)),
-        ),
-        Task(
-            "time",
-            "which symbol does the marked token, so far away at the same place, hold?",
-            "frames apart",
-            Grid(8, 2, 4),
-            10,
-            8,
-            TIME,
-            _near(TIME),
-            recall((0,)),
-        ),
-        Task(
-            "order",
-            "which of two events, anywhere in their frames, came first?",
-            "frames apart",
-            Grid(8, 2, 4),
-            3,
-            2,
-            TIME,
-            _near(TIME),
-            order,
-        ),
-        Task(
-            "majority",
-            "for which of two sides do more tokens vote?",
-            "% more votes",
-            Grid(4, 4, 4),
-            2,
-            2,
-            VOTES,
-            (1.0,) * 4,
-            majority,
-        ),
-        Task(
-            "motion",
-            "which way did the marked object come, while the ground went its own?",
-            "cells moved",
-            Grid(2, 7, 7),
-            3,
-            4,
-            MOVED,
-            _near(MOVED),
-            motion,
-        ),
-        Task(
-            "cut",
-            "which colour did the object with this code have before the cut?",
-            "objects",
-            Grid(4, 4, 4),
-            5 + CODE,
-            4,
-            CUT,
-            _near(CUT),
-            cut,
-        ),
-    )
-}
+TASKS = {task.name: task for task in (
+    Task("space", "recall in space", "which symbol does the marked token, so far away in the same frame, hold?",
+         "cells apart", Grid(1, 8, 8), 10, 8, SPACE, _near(SPACE), recall((1, 2))),
+    Task("time", "recall in time", "which symbol does the marked token, so far away at the same place, hold?",
+         "frames apart", Grid(8, 2, 4), 10, 8, TIME, _near(TIME), recall((0,))),
+    Task("order", "order of two events", "which of two events, anywhere in their frames, came first?",
+         "frames apart", Grid(8, 2, 4), 3, 2, TIME, _near(TIME), order),
+    Task("majority", "majority", "for which of two sides do more tokens vote?",
+         "% more votes", Grid(4, 4, 4), 2, 2, VOTES, (1.0,) * 4, majority),
+    Task("motion", "motion over a moving ground",
+         "which way did the marked object come, while the ground went its own?",
+         "cells moved", Grid(2, 7, 7), 3, 4, MOVED, _near(MOVED), motion),
+    Task("cut", "match across a cut", "which colour did the object with this code have before the cut?",
+         "objects", Grid(4, 4, 4), 5 + CODE, 4, CUT, _near(CUT), cut),
+)}  # fmt: skip

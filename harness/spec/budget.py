@@ -15,14 +15,15 @@ from pydantic import Field
 from pydantic import dataclasses as checked
 
 from attention_zoo.registry import nearest
+from harness.spec import names as terms
 from harness.spec import reader
-from harness.spec.names import OFF, Dtype, Seeds
-from harness.spec.names import Recipe as RecipeName
-from harness.spec.reader import STRICT, Count, Flag, Meaning, Number, UsageError, typed
+from harness.spec.names import OFF
+from harness.spec.options import option
+from harness.spec.reader import STRICT, Count, Flag, Meaning, Number, Positive, UsageError, typed
+from harness.spec.recipe import Recipe, Source
 
 if TYPE_CHECKING:
     from backbones.config import Config
-    from harness.spec.recipe import Recipe
 
 FOLDER = Path(__file__).parents[1] / "conf" / "budget"
 NOMINAL_FRAMES = 32  # of the published models; a row with half of them gets half of a budget's frames
@@ -32,67 +33,56 @@ Factor = Annotated[Number, Field(gt=0, le=1), Meaning("a number above 0 and at m
 
 @dataclass(frozen=True)
 class Training:
-    """What one run of the command line says of accuracy.
+    """What one run of the command line says of accuracy."""
 
-    Args:
-        budget: name of a budget; None: as each ablation, "off": nothing is trained.
-        data: name of a data set or a folder, `root`: where its files are; None: as the budget.
-        seeds: one training of each row for each of them; None: as the budget; "auto": as many as `difference` takes.
-        difference: what "auto" seeds shall tell, in percentage points.
-        within: minutes that all trainings of the run may take, for "auto" seeds and "auto" epochs.
-        epochs: instead of the recipe's; "auto": as many as make the training curve flat.
-        recipe: name of a recipe; None: as the budget or the row.
-        jobs: trainings side by side; None: one per device, or per core of a CPU.
-        cluster: hands the trainings to a queue, see `harness.accuracy.cluster`.
-    """
-
-    budget: str | None = None
-    data: str | None = None
-    root: str | None = None
-    data_options: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] | Literal["auto"] | None = None
-    difference: float | None = None
-    within: float | None = None
-    epochs: float | Literal["auto"] | None = None
-    recipe: str | None = None
-    recipe_source: str = "paper"
-    recipe_changes: dict[str, Any] = field(default_factory=dict)
-    jobs: int | None = None
-    cluster: str | None = None
-    cluster_options: dict[str, Any] = field(default_factory=dict)
+    accuracy: terms.Budget | None = option(
+        None, "train every row too, within a budget; none: as the ablation, where no metrics are named"
+    )
+    data: str | None = option(
+        None, "data set to train on: a name of `python -m harness.datasets` or a folder; none: as the budget"
+    )
+    root: str | None = option(None, "where the files of the data set are")
+    seeds: terms.SeedsOrAuto | None = option(
+        None, "one training of every row for each; auto: as many as difference= takes within=; none: as the budget"
+    )
+    difference: Positive | None = option(None, "percentage points that seeds=auto shall tell; none: 3")
+    within: Positive | None = option(
+        None, "minutes for all trainings together, with seeds=auto or epochs=auto; none: no limit"
+    )
+    epochs: Positive | Literal["auto"] | None = option(
+        None, "of each training; auto: on and on until its curve is flat, or within= ends; none: as the recipe"
+    )
+    recipe: terms.Recipe | None = option(None, "how to train; none: as the budget")
+    recipe_source: Source = option("paper", "whose values, where a paper and its code differ")
+    recipe_changes: dict[str, Any] = option({}, "changes the recipe, as recipe.optimisation.epochs=20")
+    data_changes: dict[str, Any] = option({}, "an option of the data set, as data.sided=true")
+    jobs: Count | None = option(None, "trainings side by side; none: one per GPU, or per core of a CPU")
+    cluster: terms.Cluster | None = option(None, "hand the trainings to a queue, a job each")
+    cluster_changes: dict[str, Any] = option({}, "for the queue, as cluster.slurm_partition=gpu")
 
 
 @checked.dataclass(frozen=True, config=STRICT)
 class Budget:
     """What each row of a table may cost.
 
-    Args:
-        recipe: name of a recipe; None: the one that each row's published accuracy was made with.
-        data: name of a data set.
-        seeds: one training each. Rows of the same seed see the same clips in the same order.
-        width: factor on the widths and heads of a model.
-        depth: the most blocks of a stage; None for as many as there are.
-        stem: of models that have a choice, see `backbones.pyramid`; None for their own.
-        preload: decode the data set once, into memory.
-        controls: test the weights with frames shuffled and with a single frame too.
-        dtype: number format of autocast on a GPU; on a CPU it is float32.
-        recorded: of the committed record on its own data, for plans where no record is at hand and for tables of fewer
-            seeds: the "spread" over seeds in percentage points, pooled over the rows; the mean "top1" of the default
-            row over how many "seeds"; the test "videos"; the "seconds" of a training on one core or GPU.
-        meaning: one sentence for the help and the reports.
+    `recorded` is of the committed record on its own data, for plans where no record is at hand and for tables of fewer
+    seeds: the "spread" over seeds in percentage points, pooled over the rows; the mean "top1" of the default row over
+    how many "seeds"; the test "videos"; the "seconds" of a training on one core or GPU.
     """
 
     name: str
-    meaning: str
-    data: str
-    recipe: RecipeName | None = None
-    seeds: Seeds = (0,)
-    width: Factor = 1.0
-    depth: Count | None = None
-    stem: Literal["convolutions"] | None = None
-    preload: Flag = False
-    controls: Flag = True
-    dtype: Dtype = "float32"
+    meaning: str  # one sentence for the help and the reports
+    data: str  # name of a data set
+    recipe: terms.Recipe | None = None  # None: the one that each row's published accuracy was made with
+    seeds: terms.Seeds = (0,)  # one training each; rows of the same seed see the same clips in the same order
+    width: Factor = 1.0  # on the widths and heads of a model
+    depth: Count | None = None  # the most blocks of a stage; None for as many as there are
+    stem: Literal["convolutions"] | None = (
+        None  # of models that have a choice, see `backbones.pyramid`; None: their own
+    )
+    preload: Flag = False  # decode the data set once, into memory
+    controls: Flag = True  # test the weights with frames shuffled and with a single frame too
+    dtype: terms.Dtype = "float32"  # of autocast on a GPU; on a CPU it is float32
     recorded: dict[Literal["spread", "videos", "seconds", "top1", "seeds"], Number] = field(default_factory=dict)
 
 

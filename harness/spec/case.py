@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator
 from attention_zoo.registry import declared, nearest
 from harness.spec import model_changes, reader
 from harness.spec import names as terms
-from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, typed
+from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, text_of, typed
 from records import record
 
 if TYPE_CHECKING:
@@ -45,28 +45,18 @@ QUICK_FRAMES, QUICK_SIZE = 8, 64
 
 @dataclass
 class Clip:
-    """The input of a case: `frames` frames, every `stride`-th of the video, `size` x `size` pixels.
-
-    `path` is None for the built-in sample. `digest` identifies the pixels of a file that was given.
-    """
+    """The input of a case: `frames` frames, every `stride`-th of the video, `size` x `size` pixels."""
 
     frames: int = 32
     stride: int = 2
     size: int = 224
-    path: str | None = None
-    digest: str | None = None
+    path: str | None = None  # None for the built-in sample
+    digest: str | None = None  # identifies the pixels of a file that was given
 
 
 @dataclass
 class Case:
-    """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`.
-
-    `allocator` "keep" has the C library of a CPU keep all that is freed, instead of mapping large tensors afresh.
-    `forms` "pytorch" shuts this project's forms of eager PyTorch for a CPU (`attention_zoo.cpu`).
-    `trainable` names the part of the model that learns in a step of training, see `backbones.learning`.
-    `graph` replays a forward pass as a CUDA graph, without the host that launches it. `mixed` trains as training does:
-    weights in float32, autocast to the number format of the case; without it the weights are in that format.
-    """
+    """One fully resolved point of an ablation; a value, changed only with `dataclasses.replace`."""
 
     row: str
     model: str
@@ -80,18 +70,18 @@ class Case:
     compile: bool = False
     seed: int = 0
     threads: int | None = None
-    allocator: str = "default"
-    forms: str = "own"
-    trainable: str = "all"
-    graph: bool = False
-    mixed: bool = False
+    allocator: str = "default"  # "keep": a CPU's C library keeps all that is freed, no large tensor is mapped afresh
+    forms: str = "own"  # "pytorch": without this project's forms of eager PyTorch for a CPU (`attention_zoo.cpu`)
+    trainable: str = "all"  # the part of the model that learns in a step of training, see `backbones.learning`
+    graph: bool = False  # a forward pass is replayed as a CUDA graph, without the host that launches it
+    mixed: bool = False  # train as training does: weights in float32, autocast to `dtype`; else all in that format
 
     def to_dict(self) -> dict[str, Any]:
         """What a record keeps and what the case's name is made of; a video is named without its folder."""
         raw = asdict(self)
         raw["clip"]["path"] = Path(self.clip.path).name if self.clip.path else None
-        younger = {"allocator": "default", "forms": "own", "trainable": "all", "graph": False, "mixed": False}
         # These are younger than the first records, whose names stay.
+        younger = {"allocator": "default", "forms": "own", "trainable": "all", "graph": False, "mixed": False}
         return {name: value for name, value in raw.items() if younger.get(name, ...) != value}
 
     @classmethod
@@ -132,40 +122,32 @@ Vary = Annotated[dict[str, list[Any]], AfterValidator(axes)]
 
 @dataclass
 class Row:
-    """One row of an ablation's file. `published` names the row of the paper's table that it stands for.
+    """One row of an ablation's file.
 
     A row called `every_scheme` stands for one of each registered attention scheme that has no row of its own: the model
     `pyramid_tiny_<scheme>`, changed as that row says.
-
-    `cells` say how further printed columns come about, see `reports/cells.py`.
-
-    `baseline` is the row that this one is set against where the ablation names none for all. `recipe` is how its model
-    was trained for the published accuracy, and `training` what else differs when it is trained: fields of
-    `harness.training.job.Job`, or dotted ones of its recipe, such as `recipe.mixing.smoothing`. Of a row that is
-    trained on several data sets (`data: [a, b]`), `set` names the one whose accuracy is the row's.
-
-    `trainable` is the part of its model that learns, where no axis says it.
-
-    `dial` holds values of dotted paths of this row's model alone, such as `attention.neighborhood.window`, each of
-    which is a case; an axis of the ablation would ask them of every row.
     """
 
     __pydantic_config__ = STRICT
 
     row: str
-    published: str | None = None
+    published: str | None = None  # the row of the paper's table that it stands for
     model: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     clip: ClipChange = field(default_factory=dict)
     num_classes: Count | None = None
-    trainable: str | None = None
+    trainable: str | None = None  # the part of its model that learns, where no axis says it
     explanation: str | None = None
     fit: Flag = False
     note: str | None = None
-    recipe: terms.Recipe | None = None
+    recipe: terms.Recipe | None = None  # how its model was trained for the published accuracy
+    # What else differs when it is trained: fields of `harness.training.job.Job`, or dotted ones of its recipe, such as
+    # `recipe.mixing.smoothing`. Of several data sets (`data: [a, b]`), `set` names the one whose accuracy is the row's.
     training: dict[str, Any] = field(default_factory=dict)
-    baseline: str | None = None
-    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    baseline: str | None = None  # the row that this one is set against where the ablation names none for all
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)  # how further printed columns come about
+    # Values of dotted paths of this row's model alone, such as `attention.neighborhood.window`, each of which is a
+    # case; an axis of the ablation would ask them of every row.
     dial: Vary = field(default_factory=dict)
 
 
@@ -173,12 +155,10 @@ class Row:
 class Ablation:
     """A question: rows that differ from each other in stated things only, and the axes that multiply them.
 
-    An axis is a dotted path into the case, or `clip`, whose values are several of the clip's entries at once. `in_all`
-    says whether `ablation=all`, the tables of costs, takes it. `baseline` names the row that others are set against, at
-    the same point of the axes; or, as in `kernel=reference`, the value of an axis, which each row is set against.
-    `accuracy` is the budget with which the rows are trained where the command line names neither budget nor metrics;
-    `recipe` that of the published accuracies. `further` are published tables on the same question that print nothing
-    which could be counted or measured here: a report shows them as they are.
+    An axis is a dotted path into the case, or `clip`, whose values are several of the clip's entries at once.
+    `baseline` names the row that others are set against, at the same point of the axes; or, as in `kernel=reference`,
+    the value of an axis, which each row is set against. `further` are published tables on the same question that print
+    nothing which could be counted or measured here: a report shows them as they are.
     """
 
     __pydantic_config__ = STRICT
@@ -196,10 +176,10 @@ class Ablation:
     )
     figures: list[terms.Figure] = field(default_factory=list)
     size_note: str | None = None
-    in_all: Flag = True
+    in_all: Flag = True  # whether `ablation=all`, the tables of costs, takes it
     baseline: str | None = None
-    accuracy: terms.Budget | None = None
-    recipe: terms.Recipe | None = None
+    accuracy: terms.Budget | None = None  # of the rows' training, where a command names neither budget nor metrics
+    recipe: terms.Recipe | None = None  # of the published accuracies
     # What a command adds; no entries of a file.
     chosen: list[str] | None = field(default=None, init=False)  # the rows to measure; None: all
     added: list[str] = field(default_factory=list, init=False)  # axes of the command, as its words
@@ -332,20 +312,12 @@ def from_dict(raw: Any, file: str, folder: Path | None = None) -> Ablation:
 
 def _expanded(rows: list[Row]) -> list[Row]:
     """Rows with those of every scheme in their place."""
-    listed = {row.row for row in rows}
-    return [
-        expanded
-        for row in rows
-        for expanded in (
-            [
-                replace(row, row=scheme, model=f"pyramid_tiny_{scheme}")
-                for scheme in declared("schemes")
-                if scheme not in listed
-            ]
-            if row.row == EVERY_SCHEME
-            else [row]
-        )
-    ]
+    schemes = [scheme for scheme in declared("schemes") if scheme not in {row.row for row in rows}]
+    expanded: list[Row] = []
+    for row in rows:
+        every = [replace(row, row=scheme, model=f"pyramid_tiny_{scheme}") for scheme in schemes]
+        expanded += every if row.row == EVERY_SCHEME else [row]
+    return expanded
 
 
 def _check_training(row: Row, ablation: Ablation, where: str) -> None:
@@ -436,10 +408,12 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
     axes = {}
     for axis, values in ablation.vary.items():
         fixed = getattr(settings, axis.removeprefix("clip."), None) if axis in AXES and axis != "model" else None
-        axes[axis] = [fixed] if fixed is not None else _left_open(values, settings) if axis == "clip" else values
+        if axis == "clip":  # without what the settings fix
+            free = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in values]
+            values = _distinct(free)
+        axes[axis] = values if fixed is None else [fixed]
         if settings.quick and fixed is None:
-            small = [_quick(axis, value) for value in axes[axis]]
-            axes[axis] = [value for number, value in enumerate(small) if value not in small[:number]]
+            axes[axis] = _distinct([_quick(axis, value) for value in axes[axis]])
     entries = []
     every = list(itertools.product(*axes.values()))
     few = [point for point in every if sum(a != b for a, b in zip(point, every[0], strict=True)) < 2]
@@ -472,13 +446,11 @@ def check_changes(ablation: Ablation, settings: Settings) -> None:
         try:
             model_changes.check(row.changes | settings.model, axes | row.dial)
         except KeyError as error:
-            raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {_message(error)}") from None
+            raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {text_of(error)}") from None
 
 
-def _left_open(clips: list[dict[str, int]], settings: Settings) -> list[dict[str, int]]:
-    """The values of the axis `clip` without what the settings fix, each once."""
-    free = [{name: n for name, n in clip.items() if getattr(settings, name) is None} for clip in clips]
-    return [clip for number, clip in enumerate(free) if clip not in free[:number]]
+def _distinct(values: list[Any]) -> list[Any]:
+    return [value for number, value in enumerate(values) if value not in values[:number]]
 
 
 def _quick(axis: str, value: Any) -> Any:
@@ -503,24 +475,15 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
         clip = _clip(row, chosen, settings, _named_config(model))
         config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})
     except (KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{where}: {_message(error)}") from error
+        raise UsageError(f"{where}: {text_of(error)}") from error
     case = Case(row=name, model=model, config=config.to_dict(), num_classes=row.num_classes or 400, clip=clip)
-    case = replace(case, trainable=row.trainable or case.trainable)
-    for axis in CASE_AXES:
-        value = (
-            chosen.get(axis) if getattr(settings, axis, None) is None or axis == "model" else getattr(settings, axis)
-        )
-        if value is not None and axis != "model":
-            case = replace(case, **{axis: value})
+    points = {axis: chosen[axis] for axis in CASE_AXES if axis in chosen}
+    points |= {axis: value for axis in CASE_AXES if (value := getattr(settings, axis, None)) is not None}
+    case = replace(case, **{"trainable": row.trainable or case.trainable} | points | {"model": model})
     if case.trainable != "all":
         _check_trainable(case.trainable, config, where)
-    threads = None if case.device.startswith("cuda") else settings.threads
-    return Entry(
-        replace(case, threads=threads),
-        row,
-        _comparable(row, chosen, settings),
-        _baseline(ablation, row, chosen, settings),
-    )
+    case = replace(case, threads=None if case.device.startswith("cuda") else settings.threads)
+    return Entry(case, row, _comparable(chosen, settings), _baseline(ablation, row, chosen, settings))
 
 
 def _check_trainable(name: str, config: Config, where: str) -> None:
@@ -534,7 +497,7 @@ def _check_trainable(name: str, config: Config, where: str) -> None:
     try:
         backbones.learning(model, name)
     except KeyError as error:
-        raise UsageError(f"{where}: trainable: {_message(error)}") from None
+        raise UsageError(f"{where}: trainable: {text_of(error)}") from None
 
 
 def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:
@@ -550,33 +513,26 @@ def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Se
 def _clip(row: Row, chosen: dict[str, Any], settings: Settings, config: Config) -> Clip:
     """The clip of a case: the model's own, then the row's, the axis', the run's. Images stay single frames."""
     nominal = config.clip
-    clip = Clip(frames=nominal.t, size=nominal.h)
-    clip = replace(clip, **row.clip)
+    clip = {"frames": nominal.t, "size": nominal.h} | row.clip
     if settings.quick:
-        small = _quick("clip", {"frames": clip.frames, "size": clip.size})
+        small = _quick("clip", clip)
         fitting = config.shrunk(1, None, (small["frames"], small["size"], small["size"])).clip
-        clip = replace(clip, frames=fitting.t, size=fitting.h)
-    clip = replace(clip, **{n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen})
-    clip = replace(clip, **chosen.get("clip", {}))
+        clip |= {"frames": fitting.t, "size": fitting.h}
+    clip |= {n: chosen[f"clip.{n}"] for n in CLIP_AXES if f"clip.{n}" in chosen} | chosen.get("clip", {})
     overrides = {n: getattr(settings, n) for n in CLIP_AXES if getattr(settings, n) is not None}
     if nominal.t == 1:
         overrides.pop("frames", None)
-    clip = replace(clip, path=settings.path, digest=settings.digest, **overrides)
-    return clip
+    return Clip(path=settings.path, digest=settings.digest, **clip | overrides)
 
 
-def _comparable(row: Row, chosen: dict[str, Any], settings: Settings) -> bool | str:
+def _comparable(chosen: dict[str, Any], settings: Settings) -> bool | str:
     """True, or why the counts of this case may not stand beside the published ones."""
     if settings.quick:
         return "quick mode: a small clip"
     overrides = [f"clip.{n}={getattr(settings, n)}" for n in CLIP_AXES if getattr(settings, n) is not None]
     overrides += [f"model.{path}={_text(value)}" for path, value in settings.model.items()]
-    axes = [
-        _point(axis, value)
-        for axis, value in chosen.items()
-        if axis.startswith("clip") or axis not in CASE_AXES
-        if value != {}
-    ]
+    further = {axis: value for axis, value in chosen.items() if axis not in CASE_AXES and value != {}}
+    axes = [_point(axis, value) for axis, value in further.items()]
     if overrides:
         return f"{', '.join(overrides)} set on the command line"
     if axes:
@@ -605,8 +561,3 @@ def _point(axis: str, value: Any) -> str:
 
 def _text(value: Any) -> str:
     return str(value).replace(" ", "").replace("'", "")
-
-
-def _message(error: Exception) -> str:
-    """The text of an error; a KeyError prints its key quoted, which is for programs."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -9,15 +9,10 @@ from harness.spec.names import Dtype
 
 @dataclass(frozen=True)
 class Machine:
-    """Values for the options of these names of `harness.run`.
+    """Values for the options of these names of `harness.run`."""
 
-    Args:
-        batch_size: clips per forward pass.
-        time_limit: seconds for one visit to a case.
-    """
-
-    batch_size: int
-    time_limit: float
+    batch_size: int  # clips per forward pass
+    time_limit: float  # seconds for one visit to a case
     device: str = "cuda"
     dtype: Dtype = "bfloat16"
 

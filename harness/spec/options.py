@@ -13,11 +13,11 @@ import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from attention_zoo.registry import nearest
 from harness.spec import reader
-from harness.spec.reader import UsageError, described, kinds_of, typed
+from harness.spec.reader import UsageError, described, kinds_of, plain, typed
 from records import terminal
 
 CHANGES = "_changes"
@@ -37,25 +37,15 @@ def option(default: Any = MISSING, meaning: str = "", *, written: tuple[str, ...
 
 @dataclass(frozen=True)
 class Command:
-    """One command line.
+    """One command line."""
 
-    Args:
-        name: as typed.
-        purpose: what it does.
-        options: a dataclass.
-        examples: arguments to copy, and what they do.
-        without: what is printed where nothing is given; None: a command without arguments is a slip.
-        more: paragraphs at the end of the help.
-        word: the argument that a word without `=` was meant to be, or None.
-    """
-
-    name: str
+    name: str  # as typed
     purpose: str
-    options: type
-    examples: tuple[tuple[str, str], ...] = ()
-    without: Callable[[], str] | None = None
-    more: Callable[[], list[str]] = list
-    word: Callable[[str], str | None] = lambda word: None
+    options: type  # a dataclass
+    examples: tuple[tuple[str, str], ...] = ()  # arguments to copy, and what they do
+    without: Callable[[], str] | None = None  # what is printed where nothing is given; None: that is a slip
+    more: Callable[[], list[str]] = list  # paragraphs at the end of the help
+    word: Callable[[str], str | None] = lambda word: None  # the argument that a word without `=` was meant to be
 
 
 def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) -> int:
@@ -176,16 +166,12 @@ def _is_dict(kind: Any) -> bool:
 
 
 def _is_list(kind: Any) -> bool:
-    return (get_args(kind)[0] if get_origin(kind) is Annotated else kind) is list or _origin(kind) in (list, tuple)
-
-
-def _origin(kind: Any) -> Any:
-    return get_origin(get_args(kind)[0]) if get_origin(kind) is Annotated else get_origin(kind)
+    return plain(kind) is list or get_origin(plain(kind)) in (list, tuple)
 
 
 def _is_text(kind: Any) -> bool:
-    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return plain is str or (get_origin(plain) is Literal and all(isinstance(word, str) for word in get_args(plain)))
+    kind = plain(kind)
+    return kind is str or (get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)))
 
 
 def help_text(command: Command) -> str:

@@ -26,6 +26,11 @@ class UsageError(ValueError):
     """Something said in a file or on a command line that cannot be; the message names place, value and way out."""
 
 
+def text_of(error: Exception) -> str:
+    """What an error says; a KeyError prints its key quoted, which is for programs."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
 # Kinds of values. Strict, because true is no number and "8" no count; `Meaning` is what an error and a help call them.
 
 
@@ -85,20 +90,20 @@ def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
     for step in error["loc"]:
         if step == "[key]":  # of a mapping whose keys are known
             return f"{where}: unknown entry {'.'.join(path)}; {nearest(path[-1], get_args(keys))}"
-        plain, arguments = _plain(kind), get_args(_plain(kind))
+        bare, arguments = plain(kind), get_args(plain(kind))
         if isinstance(raw, Section):
             line = raw.lines.get(step, line)
-        if is_dataclass(plain) and step in (hints := kinds_of(plain)):
+        if is_dataclass(bare) and step in (hints := kinds_of(bare)):
             kind, raw = hints[step], raw.get(step) if isinstance(raw, Mapping) else getattr(raw, step, None)
             path.append(step)
-        elif get_origin(plain) is dict and step in raw:
+        elif get_origin(bare) is dict and step in raw:
             keys, kind, raw = arguments[0], arguments[1], raw[step]
             path.append(str(step))
-        elif get_origin(plain) in (list, tuple) and isinstance(step, int) and step < len(raw):
+        elif get_origin(bare) in (list, tuple) and isinstance(step, int) and step < len(raw):
             kind, raw = arguments[0 if arguments[-1] is Ellipsis or len(arguments) == 1 else step], raw[step]
             listed = not path
-            if is_dataclass(_plain(kind)):  # of several, each has its own name, which its first entry is
-                first = fields(_plain(kind))[0].name
+            if is_dataclass(plain(kind)):  # of several, each has its own name, which its first entry is
+                first = fields(plain(kind))[0].name
                 name = raw.get(first, step + 1) if isinstance(raw, Mapping) else step + 1
                 where, path = f"{where}, {first} {name!r}", []
         else:  # an unknown entry; or a member of a union, and then the whole value is wrong
@@ -109,18 +114,18 @@ def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
         return f"{place}: {error['ctx']['error']}"
     if error["type"] == "unexpected_keyword_argument":
         entry = str(error["loc"][-1])
-        return f"{place}: unknown entry {entry!r}; {nearest(entry, [f.name for f in fields(_plain(kind))])}"
+        return f"{place}: unknown entry {entry!r}; {nearest(entry, [f.name for f in fields(plain(kind))])}"
     if error["type"] == "missing" and path and path[-1] == error["loc"][-1]:
         return f"{place} is missing"
-    if get_origin(_plain(kind)) is Literal:
-        hint = nearest(str(raw), map(str, get_args(_plain(kind))))
+    if get_origin(plain(kind)) is Literal:
+        hint = nearest(str(raw), map(str, get_args(plain(kind))))
         return f"{place} is {raw!r}; {hint}" if path else f"{place}: unknown; {hint}"
     if listed and not path:
         return f"{place}: {raw!r} is not {described(kind)}"
     return f"{place}{f' is {raw!r},' if path else ' is'} not {described(kind)}"
 
 
-def _plain(kind: Any) -> Any:
+def plain(kind: Any) -> Any:
     """A kind without what is noted about it, and without none where one other is left."""
     while get_origin(kind) is Annotated or get_origin(kind) in (Union, types.UnionType):
         inside = get_args(kind)[:1] if get_origin(kind) is Annotated else set(get_args(kind)) - {type(None)}

@@ -42,42 +42,31 @@ Draw = Literal["proportional", "balanced"]
 class Optimisation:
     """The optimizer, its groups of parameters and its learning rate over time.
 
-    Args:
-        epochs: may be fractional.
-        batch_size: clips of one optimizer step, over all devices and accumulated micro-batches.
-        lr: of the classifier.
-        backbone_lr: of the rest; see `harness.training.optimizer` for what `groups` puts where.
-        groups: "paper" decays every parameter; "code" follows the name rules of the released codes, with what they
-            really do; "plain" decays no 1-D tensor (norms, biases).
-        warmup_epochs: linear warm-up per step from `warmup_start` of the rate, on top of the schedule.
-        schedule: "cosine_per_epoch" changes once an epoch, at its whole number; "cosine" and "linear" at each step;
-            "step" multiplies by `milestone_factor` at each of the `milestones`.
-        end_lr: what the rate falls to at the end, as a share of itself.
-        clip_norm: the largest norm of the gradient of all parameters; None for no clipping.
-        milestones: epochs.
-        momentum, nesterov: of "sgd".
-        muon: beside "adamw": Muon steps the matrices of the backbone, at so many times `backbone_lr`; 0 for not.
+    `groups` (see `harness.training.optimizer`): "paper" decays every parameter; "code" follows the name rules of the
+    released codes, with what they really do; "plain" decays no 1-D tensor (norms, biases). `schedule`:
+    "cosine_per_epoch" changes once an epoch, at its whole number; "cosine" and "linear" at each step; "step" multiplies
+    by `milestone_factor` at each of the `milestones`, which are epochs.
     """
 
-    epochs: Positive = 30.0
-    batch_size: Count = 64
-    lr: FromZero = 1e-3  # 0 is a control: what a table says of a training that cannot learn
-    backbone_lr: FromZero = 1e-4
+    epochs: Positive = 30.0  # may be fractional
+    batch_size: Count = 64  # clips of one optimizer step, over all devices and accumulated micro-batches
+    lr: FromZero = 1e-3  # of the classifier; 0 is a control: what a table says of a training that cannot learn
+    backbone_lr: FromZero = 1e-4  # of the rest
     groups: Groups = "paper"
     weight_decay: FromZero = 0.02
     betas: tuple[Part, Part] = (0.9, 0.999)
     eps: Positive = 1e-8
-    warmup_epochs: FromZero = 2.5
-    warmup_start: Share = 0.1
+    warmup_epochs: FromZero = 2.5  # linear per step, on top of the schedule,
+    warmup_start: Share = 0.1  # from this share of the rate
     schedule: Schedule = "cosine"
-    end_lr: Share = 0.0
-    clip_norm: Positive | None = None
+    end_lr: Share = 0.0  # what the rate falls to at the end, as a share of itself
+    clip_norm: Positive | None = None  # the largest norm of the gradient of all parameters; None for no clipping
     milestones: tuple[FromZero, ...] = ()
     milestone_factor: Share = 0.1
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Part = 0.9
+    momentum: Part = 0.9  # of "sgd", as is the next
     nesterov: Flag = True
-    muon: FromZero = 0.0
+    muon: FromZero = 0.0  # beside "adamw": Muon steps the backbone's matrices, at so many times `backbone_lr`; 0: not
 
     def __post_init__(self):
         if self.muon and self.optimizer != "adamw":
@@ -115,43 +104,26 @@ class Testing:
 
 @dataclass(frozen=True, config=STRICT)
 class TokenLabels:
-    """Token labelling: a trained teacher, the annotator, gives every position of the last map its own soft label.
+    """Token labelling: a trained teacher, the annotator, gives every position of the last map its own soft label."""
 
-    Args:
-        teacher: name of the teacher's model.
-        checkpoint: file of its weights; None until somebody has one.
-        weight: of the loss of the pooled scores; the positions' loss weighs 1 - weight.
-        top_k: of a position's teacher scores, those below the k-th largest are set to 0 before the softmax.
-        dropout: of the student's head over positions.
-        grouping: which time steps of a longer teacher map are averaged, see `token_labels.reconciled`.
-    """
-
-    teacher: str = "dualformer_base"
-    checkpoint: str | None = None
-    weight: Share = 0.5
-    top_k: Count = 5
-    dropout: Part = 0.5
-    grouping: Grouping = "neighbours"
+    teacher: str = "dualformer_base"  # name of the teacher's model
+    checkpoint: str | None = None  # file of its weights; None until somebody has one
+    weight: Share = 0.5  # of the loss of the pooled scores; the positions' loss weighs 1 - weight
+    top_k: Count = 5  # a position's teacher scores below the k-th largest are set to 0 before the softmax
+    dropout: Part = 0.5  # of the student's head over positions
+    grouping: Grouping = "neighbours"  # time steps of a longer teacher map averaged, see `token_labels.reconciled`
 
 
 @dataclass(frozen=True, config=STRICT)
 class OfSet:
-    """What is otherwise for one of several data sets; None as the recipe says for all.
+    """What is otherwise for one of several data sets; None as the recipe says for all."""
 
-    Args:
-        weight: of its loss.
-        copies: how often the set is in an epoch, where clips are drawn in proportion.
-        flip: chance of a mirrored clip; a set where left and right matter has none in any case.
-        sampling, stride: how frames are chosen.
-        clips, crops: views in testing.
-    """
-
-    weight: FromZero = 1.0
-    copies: Count = 1
-    flip: Share | None = None
-    sampling: Kind | None = None
+    weight: FromZero = 1.0  # of its loss
+    copies: Count = 1  # how often the set is in an epoch, where clips are drawn in proportion
+    flip: Share | None = None  # chance of a mirrored clip; a set where left and right matter has none in any case
+    sampling: Kind | None = None  # how frames are chosen, as is the next
     stride: Count | None = None
-    clips: Count | None = None
+    clips: Count | None = None  # views in testing, as is the next
     crops: Count | None = None
 
 
@@ -159,28 +131,19 @@ class OfSet:
 class ManySets:
     """Training on several data sets at once, see `harness.training.many_sets`. Defaults are those of the released code.
 
-    Args:
-        draw: "proportional" takes each clip of an epoch once, "balanced" as many of each set in each batch.
-        hidden: width between the two linear maps of each set's classifier.
-        expander: the same of the expander, 2048 in the supplement.
-        dropout: of the classifiers.
-        projections: whether scores of each set are projected onto the classes of each other.
-        projection_weight: of the mean loss of the projections onto a clip's set.
-        informative: weight of the informative loss; 0 leaves it out.
-        std_weight, cov_weight: of its two terms.
-        sets: what is otherwise for a set, by its name.
+    `draw`: "proportional" takes each clip of an epoch once, "balanced" as many of each set in each batch.
     """
 
     draw: Draw = "proportional"
-    hidden: Count = 2048
-    expander: Count = 4096
-    dropout: Part = 0.5
-    projections: Flag = True
-    projection_weight: FromZero = 1.0
-    informative: FromZero = 0.1
-    std_weight: FromZero = 25.0
+    hidden: Count = 2048  # width between the two linear maps of each set's classifier
+    expander: Count = 4096  # the same of the expander, 2048 in the supplement
+    dropout: Part = 0.5  # of the classifiers
+    projections: Flag = True  # whether scores of each set are projected onto the classes of each other
+    projection_weight: FromZero = 1.0  # of the mean loss of the projections onto a clip's set
+    informative: FromZero = 0.1  # weight of the informative loss; 0 leaves it out
+    std_weight: FromZero = 25.0  # of its two terms, as is the next
     cov_weight: FromZero = 1.0
-    sets: dict[str, OfSet] = field(default_factory=dict)
+    sets: dict[str, OfSet] = field(default_factory=dict)  # what is otherwise for a set, by its name
 
     def of(self, name: str) -> OfSet:
         return self.sets.get(name, OfSet())
@@ -190,41 +153,30 @@ class ManySets:
 class Recipe:
     """Everything that decides how a model is trained and tested, but not on which machine.
 
-    Args:
-        source: where the values come from, in words.
-        recipe_source: whose values these are: "paper", "code", or "own" for recipes of this project.
-        model, model_changes: what was trained, as `backbones.create` takes it; None where we do not have the model.
-        data: name of the data set.
-        drop_path, dropout: of the model; None leaves the model's own.
-        initial: what training starts from, in words.
-        linear_maps: how random linear maps start: as "published" (normal, deviation 0.02, for widths of hundreds), or
-            "fan_in" (one over the root of the inputs), without which models of a quarter of the width learn little
-            for epochs: their branches start at almost nothing.
-        token_labels: None for training without them.
-        many_sets: of a training on several data sets; None: of one, or of several with what `ManySets` says by itself.
-        notes: what the fields cannot say.
-        differs: dotted path -> {"paper": value, "code": value}, where both state one and they differ.
-        assumed: dotted path -> reason, for each value that the chosen source does not state.
+    `linear_maps` says how random linear maps start: as "published" (normal, deviation 0.02, for widths of hundreds), or
+    "fan_in" (one over the root of the inputs), without which models of a quarter of the width learn little for epochs:
+    their branches start at almost nothing. `differs` holds {"paper": value, "code": value} by dotted path, where both
+    state one and they differ, `assumed` a reason for each value that the chosen source does not state.
     """
 
     name: str
-    source: str = ""
-    recipe_source: Literal["paper", "code", "own"] = "own"
-    model: str | None = None
+    source: str = ""  # where the values come from, in words
+    recipe_source: Literal["paper", "code", "own"] = "own"  # whose values these are; "own": of this project
+    model: str | None = None  # what was trained, with its changes; None where we do not have the model
     model_changes: dict[str, Any] = field(default_factory=dict)
-    data: str | None = None
+    data: str | None = None  # name of the data set
     sampling: Sampling = field(default_factory=Sampling)
     augmentation: Augmentation = field(default_factory=Augmentation)
     mixing: Mixing = field(default_factory=Mixing)
     optimisation: Optimisation = field(default_factory=Optimisation)
     testing: Testing = field(default_factory=Testing)
-    drop_path: Part | None = None
+    drop_path: Part | None = None  # None leaves the model's own, as of the next
     dropout: Part | None = None
-    initial: str | None = None
+    initial: str | None = None  # what training starts from, in words
     linear_maps: Literal["published", "fan_in"] = "published"
-    token_labels: TokenLabels | None = None
-    many_sets: ManySets | None = None
-    notes: tuple[str, ...] = ()
+    token_labels: TokenLabels | None = None  # None for training without them
+    many_sets: ManySets | None = None  # None: of one data set, or of several with what `ManySets` says by itself
+    notes: tuple[str, ...] = ()  # what the fields cannot say
     differs: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, str] = field(default_factory=dict)
 
@@ -360,13 +312,9 @@ def _unstated(values: Mapping[str, Any]) -> list[str]:
     sections = {name: values.get(name) or {} for name in SECTIONS}
     optimisation, mixing = sections["optimisation"], sections["mixing"]
     silent = {
-        "testing.size",
-        "token_labels.checkpoint",
-        "augmentation.mirror",
-        "augmentation.antialias",
-        "optimisation.muon",
+        "testing.size", "token_labels.checkpoint", "augmentation.mirror", "augmentation.antialias", "optimisation.muon",
         "many_sets.sets",
-    }
+    }  # fmt: skip
     if optimisation.get("schedule") == "step":
         silent |= {"optimisation.end_lr"}
     else:
@@ -415,7 +363,7 @@ def _merge(into: dict[str, Any], content: Mapping[str, Any]) -> None:
 def _read(name: str) -> dict[str, Any]:
     """One file, its fields known, and each of its values with who states it."""
     path = FOLDER / f"{name}.yaml"
-    content = dict(_parsed(path))  # a copy: the file is read once
+    content = dict(_parsed(path))  # a copy
     allowed = {*WRITTEN, "base", "own", "states"}
     for key in content:
         if key not in allowed:
@@ -438,33 +386,23 @@ def _read(name: str) -> dict[str, Any]:
     return content | {key: attributed(content[key]) for key in STATED if key in content}
 
 
-@cache
-def _parsed(path: Path) -> Mapping[str, Any]:
-    return reader.read(path)
+_parsed = cache(reader.read)  # a file builds on others that many share
 
 
 def _assign(state: dict[str, Any], path: str, value: Any) -> None:
-    head, dot, rest = path.partition(".")
+    head, _, rest = path.partition(".")
     if head not in state or head == "name":
         allowed = [name for name in state if name != "name"]
         raise UsageError(f"a recipe has no field {head!r} (path {path!r}); {nearest(head, allowed)}")
-    if not dot:
-        state[head] = value
-    elif head in FREE:
-        state[head][rest] = value
-    elif head in SECTIONS:
-        inside = [f.name for f in fields(SECTIONS[head])]
-        if rest not in inside and not (head == "many_sets" and rest.startswith("sets.")):
-            raise UsageError(f"{head} has no field {rest!r} (path {path!r}); {nearest(rest, inside)}")
-        rest, *inner = rest.split(".", 1)
-        state[head] = dict(state[head] or {})
-        if inner:  # of one of several data sets: many_sets.sets.NAME.weight
-            name, _, entry = inner[0].partition(".")
-            entries = dict(state[head].get(rest) or {})
-            value = entries | {name: {**entries.get(name, {}), entry: value} if entry else value}
-        state[head][rest] = value
-    else:
-        raise UsageError(f"the path {path!r} goes on after {head!r}, which is the single value {state[head]!r}")
+    *outer, last = [head, rest] if head in FREE and rest else path.split(".")
+    section = state
+    for key in outer:
+        if section.get(key) is None and key in SWITCHED:
+            section[key] = {}
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise UsageError(f"the path {path!r} goes on after {key!r}, which is the single value {section!r}")
+    section[last] = value
 
 
 def _plain(value: Any) -> Any:

@@ -41,33 +41,25 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Step:
-    """An ablation with settings.
-
-    Args:
-        step: its name, and that of its folder where `folder` names none.
-        seconds: the most that it may take.
-        needs: it is not begun with less time left, in seconds.
-        rows, vary, baseline, question, metrics, figures: what differs from the ablation's own.
-        settings: of all its cases, such as `dtype`.
-        accuracy: the budget of training.
-    """
+    """An ablation with settings."""
 
     __pydantic_config__ = STRICT
 
-    step: str
-    seconds: Positive
+    step: str  # its name, and that of its folder where `folder` names none
+    seconds: Positive  # the most that it may take
     ablation: one_of("ablation", case.names)
-    needs: Positive = 5.0
+    needs: Positive = 5.0  # seconds; it is not begun with less time left
     folder: str | None = None
+    # What differs from the ablation's own.
     question: str | None = None
     rows: list[str] | None = None
     vary: Vary | None = None
     baseline: str | None = None
     metrics: list[terms.Metric] | None = None
     figures: list[terms.Figure] | None = None
-    settings: StepSettings = field(default_factory=StepSettings)
+    settings: StepSettings = field(default_factory=StepSettings)  # of all its cases, such as `dtype`
     rounds: Count = 1
-    accuracy: terms.Budget | None = None
+    accuracy: terms.Budget | None = None  # of training
 
     def composed(self, quick: bool = False) -> Ablation:
         """The ablation as this step has it; in quick mode its first row. Raises: UsageError."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from harness.clips.loading import Decoded, Keys, TrainingClips, preload, training_batches
+from harness.clips.loading import Decoded, Keys, TrainingClips, loaded, preload
 from harness.clips.several import SetClips, SetKeys, seed_of
 from harness.datasets import DataSet
 from harness.progress import line
@@ -57,17 +56,12 @@ def frames(
     for dataset, (key, source) in zip(sets, sources.items(), strict=True):
         if key not in kept:
             with line(console) as say:
-                report = partial(_told_of_decoding, say, split)
                 decoded = preload(
                     dataset, short_side, job.threads or 0,
-                    antialias=smooth, shared=shared, processes=processes, say=report,
+                    antialias=smooth, shared=shared, processes=processes, say=say,
                 )  # fmt: skip
             kept[key] = Kept(source, decoded)
     return [kept[key].frames for key in sources]
-
-
-def _told_of_decoding(say: Callable[[str], None], split: str, done: int, count: int) -> None:
-    say(f"decoding {split} {done}/{count}")
 
 
 def keys(sets: list[DataSet], job: Job, micro: int, **places: int) -> Keys:
@@ -102,15 +96,15 @@ def batches(
         )
     clips = SetClips(parts) if job.sets else parts[0]
     order = keys(sets, job, schedule.micro, first=counters.step, last=schedule.last, rank=group.rank, world=group.world)
-    loaded = training_batches(clips, order, workers=job.workers, pin=group.device.type == "cuda")
-    return _counted(loaded, clips.path, job, counters)
+    taken = loaded(clips, order, workers=job.workers, pin=group.device.type == "cuda")
+    return _counted(taken, clips.path, job, counters)
 
 
 def _counted(
-    loaded: Iterator[dict[str, Any]], path: Callable[[int], str], job: Job, counters: Counters
+    batches: Iterator[dict[str, Any]], path: Callable[[int], str], job: Job, counters: Counters
 ) -> Iterator[dict[str, Any]]:
     failed: set[int] = set()  # files told of
-    for batch in loaded:
+    for batch in batches:
         counters.replaced += int(batch["replaced"].sum())
         for index in set(batch["failed"]) - failed:
             failed.add(index)

@@ -13,7 +13,7 @@ from harness.datasets import DataSet
 from harness.datasets.several import digest
 from harness.training import state
 from harness.training.distributed import Group
-from harness.training.job import Job, Result, TrainingError, first_difference
+from harness.training.job import Job, Result, TrainingError
 from harness.training.state import storing
 from harness.video import file_digest
 from records.record import write_json, write_text
@@ -33,7 +33,7 @@ def stored_result(job: Job) -> Result | None:
     _check_same(job, job.identity(), _read(folder / JOB)["identity"])
     if not (folder / RESULT).exists():
         return None
-    result = Result.from_dict(_read(folder / RESULT))
+    result = Result(**_read(folder / RESULT))
     return result if result.controls or not job.controls else None
 
 
@@ -78,13 +78,12 @@ def _begun(folder: Path) -> bool:
 
 
 def _check_same(job: Job, identity: dict[str, Any], stored: dict[str, Any]) -> None:
-    differs = first_difference(identity, stored)
-    if differs is not None:
-        name, ours, theirs = differs
-        raise TrainingError(
-            f"{job.folder} holds another run: its {name} is {_short(theirs)}, this one's is {_short(ours)}; "
-            "give another out=, or remove that folder to begin anew"
-        )
+    for key in identity | stored:
+        if identity.get(key) != stored.get(key):
+            raise TrainingError(
+                f"{job.folder} holds another run: its {key} is {_short(stored.get(key))}, this one's is "
+                f"{_short(identity.get(key))}; give another out=, or remove that folder to begin anew"
+            )
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,17 +28,13 @@ FREE = (
     "folder", "root", "workers", "threads", "preload", "save_every_seconds", "log_every", "tensorboard", "controls",
     "strategy", "activation_checkpointing", "evaluate_every", "checkpoint", "minutes",
 )  # fmt: skip
-WORDS = (
-    "source",
-    "recipe_source",
-    "model",
-    "model_changes",
-    "data",
-    "initial",
-    "notes",
-    "differs",
-    "assumed",
-)  # of a recipe
+WORDS = (  # of a recipe
+    "source", "recipe_source", "model", "model_changes", "data", "initial", "notes", "differs", "assumed",
+)  # fmt: skip
+YOUNGER = {  # choices that the first runs did not have: their digests are without them
+    "recipe.augmentation.mirror": False, "recipe.augmentation.antialias": False, "recipe.optimisation.muon": 0.0,
+    "recipe.many_sets": None, "trainable": "all", "until_flat": False, "sets": {},
+}  # fmt: skip
 
 
 class TrainingError(RuntimeError):
@@ -89,24 +85,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Settings):
-    """A training run, of which `Settings` explain most. Weights and optimizer stay in float32, whatever `dtype` is.
+    """A training run, of which `Settings` explain most. Weights and optimizer stay in float32, whatever `dtype` is."""
 
-    Args:
-        config: what is built of `model`, the name that people know it by (the config's `to_dict`).
-        recipe: how it is trained and tested.
-        classes: number of classes, as the data set has; of several, of all together.
-        sets: of several data sets, which `data` then lists, their names and numbers of classes.
-        folder: receives job.json, log.jsonl, checkpoints/, predictions.npz and result.json.
-        data_options: further options of the data set.
-    """
-
-    config: dict[str, Any]
-    recipe: Recipe
-    classes: int
-    folder: Path
+    config: dict[str, Any]  # what is built of `model`, the name that people know it by (the config's `to_dict`)
+    recipe: Recipe  # how it is trained and tested
+    classes: int  # as many as the data set has; of several, all together
+    folder: Path  # receives job.json, log.jsonl, checkpoints/, predictions.npz and result.json
     strategy: str = "single"
-    data_options: dict[str, Any] = field(default_factory=dict)
-    sets: dict[str, int] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)  # further options of the data set
+    sets: dict[str, int] = field(default_factory=dict)  # of several data sets: their names and numbers of classes
 
     @property
     def many_sets(self) -> ManySets:
@@ -131,30 +118,16 @@ class Job(Settings):
         """What the weights depend on, as JSON values, nested values at dotted paths."""
         raw = {key: value for key, value in self.to_dict().items() if key not in FREE}
         raw["recipe"] = {key: value for key, value in raw["recipe"].items() if key not in WORDS}
-        for choice in ("mirror", "antialias"):  # the runs of before there were these choices are without them
-            if not raw["recipe"]["augmentation"][choice]:
-                raw["recipe"]["augmentation"].pop(choice)
-        if not raw["recipe"]["optimisation"]["muon"]:
-            raw["recipe"]["optimisation"].pop("muon")
-        if raw["trainable"] == "all":  # nor had they this one
-            raw.pop("trainable")
-        if not raw["until_flat"]:
-            raw.pop("until_flat")
-        if raw["recipe"]["token_labels"]:
-            raw["recipe"]["token_labels"].pop("checkpoint")
-        raw["recipe"]["many_sets"] = asdict(self.many_sets)
-        if not self.sets:  # nor these
-            raw.pop("sets"), raw["recipe"].pop("many_sets")
+        raw["recipe"]["many_sets"] = asdict(self.many_sets) if self.sets else None
         data = Path(self.data).name if isinstance(self.data, str) else [Path(word).name for word in self.data]
-        return _flat(raw | {"device": self.device.partition(":")[0], "data": data})
+        flat = _flat(raw | {"device": self.device.partition(":")[0], "data": data})
+        flat.pop("recipe.token_labels.checkpoint", None)
+        return {key: value for key, value in flat.items() if YOUNGER.get(key, ...) != value}
 
     @property
     def digest(self) -> str:
         """Names the run: equal jobs have equal digests, wherever their folders are."""
         return digest(self.identity())
-
-    def changed(self, **values: Any) -> Job:
-        return replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -200,13 +173,6 @@ class Result:
         """Percent."""
         return self.scores["top1"]["value"]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> Result:
-        return cls(**raw)
-
 
 def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
@@ -225,14 +191,6 @@ def model_config(model: str, recipe: Recipe, changes: dict[str, Any] | None = No
     values = {"clip": [recipe.sampling.frames, size, size], "drop_path": recipe.drop_path, "dropout": recipe.dropout}
     values = {name: value for name, value in values.items() if value is not None}
     return backbones.config(model).changed(values | (changes or {})).to_dict()
-
-
-def first_difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first field in which two identities differ: (name, here, there)."""
-    for key in [*first, *(key for key in second if key not in first)]:
-        if first.get(key) != second.get(key):
-            return key, first.get(key), second.get(key)
-    return None
 
 
 def _flat(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:

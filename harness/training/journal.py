@@ -10,9 +10,9 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -27,9 +27,6 @@ from harness.training.job import Job, Result, TrainingError, digest
 from harness.training.start import Schedule
 from harness.training.state import storing
 from records import provenance
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 WATCHED = 20  # steps whose mean loss is compared with that of guessing
 DIVERGED = 4.0  # times the loss of guessing
@@ -62,21 +59,15 @@ class Counters:
         return max((entry["top1"] for entry in self.history), default=-1.0)
 
 
-class Board:
-    """TensorBoard's writer, or nothing."""
-
-    def __init__(self, writer: SummaryWriter | None):
-        self.writer = writer
-
-    def add(self, name: str, value: float, step: int) -> None:
-        if self.writer is not None:
-            self.writer.add_scalar(name, value, step)
+Scalar = Callable[[str, float, int], None]
+"""Takes name, value and step of what TensorBoard is to show."""
 
 
 @contextlib.contextmanager
-def board(job: Job) -> Iterator[Board]:
+def board(job: Job) -> Iterator[Scalar]:
+    """TensorBoard's writer of scalars where the job asks for one, else nothing."""
     if not job.tensorboard:
-        yield Board(None)
+        yield lambda name, value, step: None
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -84,11 +75,8 @@ def board(job: Job) -> Iterator[Board]:
         raise TrainingError(
             "tensorboard=true needs the package tensorboard: pip install attention-zoo[tensorboard], or leave it out"
         ) from error
-    writer = SummaryWriter(str(job.folder / "tensorboard"))
-    try:
-        yield Board(writer)
-    finally:
-        writer.close()
+    with SummaryWriter(str(job.folder / "tensorboard")) as writer:
+        yield writer.add_scalar
 
 
 class Journal:
@@ -126,19 +114,17 @@ class Journal:
         return [(loss, right) for loss, right in self.group.mean(local).tolist()]
 
     def _lost(self, problem: str, step: int) -> str:
-        last = state.last_good(self.job.folder)
-        fallback = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         return (
             f"{problem} (step {step} of {self.schedule.last}, learning rate {self._rate(step):.3g}, dtype "
-            f"{self.job.dtype}); {fallback}. Try a lower recipe.optimisation.lr and backbone_lr, a longer warm-up, "
-            "recipe.optimisation.clip_norm=1, or float32, in another out="
+            f"{self.job.dtype}); {state.last_good_in_words(self.job.folder)}. Try a lower recipe.optimisation.lr and "
+            "backbone_lr, a longer warm-up, recipe.optimisation.clip_norm=1, or float32, in another out="
         )
 
     def _rate(self, step: int) -> float:
         optimisation = self.job.recipe.optimisation
         return optimisation.lr * self.schedule.rate(step - 1, optimisation)
 
-    def log(self, board: Board) -> None:
+    def log(self, add: Scalar) -> None:
         """One line of log.jsonl; the steps since the last one are done with."""
         counters, job, mixing = self.counters, self.job, self.job.recipe.mixing
         recorded = self.watch()
@@ -162,7 +148,7 @@ class Journal:
                 file.write(json.dumps(self.line) + "\n")
             for name in ("loss", "lr", "top1", "clips_per_second"):
                 if self.line[name] is not None:
-                    board.add(name, self.line[name], counters.step)
+                    add(name, self.line[name], counters.step)
 
     def _count_right(self, first: int, shares: list[float]) -> None:
         """Adds the shares of right answers of the steps from `first` on (from 0) to their tenths of the course."""
@@ -205,62 +191,59 @@ class Journal:
             + (f", about {duration(remaining)} left" if remaining else "")
         )
 
+    def outcome(
+        self,
+        predictions: Predictions,
+        controls: dict[str, Predictions],
+        sets: dict[str, Predictions],
+        *,
+        content: dict[str, Any],
+        labels: list[list[int]],
+        kernel: str,
+        model: Backbone,
+        seconds: float,
+    ) -> Result:
+        """What result.json holds. `sets`: predictions of each of several data sets, of which `predictions` are all.
 
-def outcome(
-    job: Job,
-    schedule: Schedule,
-    group: Group,
-    counters: Counters,
-    predictions: Predictions,
-    controls: dict[str, Predictions],
-    sets: dict[str, Predictions],
-    *,
-    content: dict[str, Any],
-    labels: list[list[int]],
-    kernel: str,
-    model: Backbone,
-    seconds: float,
-) -> Result:
-    """What result.json holds. `sets`: predictions of each of several data sets, of which `predictions` are all.
-
-    `content`: digests of the data, by split; `labels`: of what is trained on, by data set; `seconds`: of all starts of
-    the run.
-    """
-    scores, device = score(predictions), str(group.device)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    train_seconds, test_seconds = counters.training_seconds, counters.evaluating_seconds
-    return Result(
-        scores=scores.to_dict(),
-        controls={order: score(control).to_dict() for order, control in controls.items()},
-        steps=counters.step,
-        epochs=counters.step / schedule.per_epoch,
-        loss=counters.loss,
-        parameters=sum(p.numel() for p in model.parameters()),
-        trained=trained if model.learns != "all" else None,
-        seconds={"train": round(train_seconds, 3), "evaluate": round(test_seconds, 3), "total": round(seconds, 3)},
-        clips_per_second=counters.clips / max(train_seconds, 1e-9),
-        data_wait=counters.waiting_seconds / max(train_seconds, 1e-9),
-        replaced=counters.replaced,
-        coverage=scores.coverage,
-        job=job.digest,
-        recipe=digest(job.recipe.to_dict()),
-        data={"train": content["data.train"], "test": content[f"data.{job.test_split}"]},
-        checkpoint=f"{state.FOLDER}/{state.name_of(counters.step)}/{state.WEIGHTS}",
-        provenance={
-            **provenance.collect(),
-            **provenance.of_torch(device),
-            "machine": provenance.machine(device),
-            "kernel": kernel,
-            "processes": group.world,
-            "strategy": job.strategy,
-            "micro_batch": schedule.micro,
-            "workers": job.workers,
-            DECODERS: predictions.facts.get(RUN, {}).get(DECODERS, {}),  # of the test videos
-        },
-        history=counters.history,
-        sets={name: score(set_predictions).to_dict() for name, set_predictions in sets.items()},
-        training=_learning(job, counters, labels),
-    )
+        `content`: digests of the data, by split; `labels`: of what is trained on, by data set; `seconds`: of all starts
+        of the run.
+        """
+        job, schedule, group, counters = self.job, self.schedule, self.group, self.counters
+        scores, device = score(predictions), str(group.device)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        train_seconds, test_seconds = counters.training_seconds, counters.evaluating_seconds
+        return Result(
+            scores=scores.to_dict(),
+            controls={order: score(control).to_dict() for order, control in controls.items()},
+            steps=counters.step,
+            epochs=counters.step / schedule.per_epoch,
+            loss=counters.loss,
+            parameters=sum(p.numel() for p in model.parameters()),
+            trained=trained if model.learns != "all" else None,
+            seconds={"train": round(train_seconds, 3), "evaluate": round(test_seconds, 3), "total": round(seconds, 3)},
+            clips_per_second=counters.clips / max(train_seconds, 1e-9),
+            data_wait=counters.waiting_seconds / max(train_seconds, 1e-9),
+            replaced=counters.replaced,
+            coverage=scores.coverage,
+            job=job.digest,
+            recipe=digest(job.recipe.to_dict()),
+            data={"train": content["data.train"], "test": content[f"data.{job.test_split}"]},
+            checkpoint=f"{state.FOLDER}/{state.name_of(counters.step)}/{state.WEIGHTS}",
+            provenance={
+                **provenance.collect(),
+                **provenance.of_torch(device),
+                "machine": provenance.machine(device),
+                "kernel": kernel,
+                "processes": group.world,
+                "strategy": job.strategy,
+                "micro_batch": schedule.micro,
+                "workers": job.workers,
+                DECODERS: predictions.facts.get(RUN, {}).get(DECODERS, {}),  # of the test videos
+            },
+            history=counters.history,
+            sets={name: score(set_predictions).to_dict() for name, set_predictions in sets.items()},
+            training=_learning(job, counters, labels),
+        )
 
 
 def _learning(job: Job, counters: Counters, labels: list[list[int]]) -> dict[str, Any]:

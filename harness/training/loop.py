@@ -35,7 +35,7 @@ from harness.training.distributed import Group
 from harness.training.feed import Kept
 from harness.training.folder import PREDICTIONS, RESULT, cut_log, store_job, stored_result
 from harness.training.job import Job, Result, Stopped, TrainingError
-from harness.training.journal import Counters, Journal, board, outcome
+from harness.training.journal import Counters, Journal, board
 from harness.training.start import check_device, check_views, data_sets, new_model, objective, schedule, unreached
 from harness.training.state import storing
 from harness.training.step import Learner
@@ -82,15 +82,13 @@ def train(
     try:
         if job.threads:
             torch.set_num_threads(job.threads)
-        with precision.exact(), distributed.group(job) as group, torch.random.fork_rng(_cuda_devices(group)):
+        with precision.exact(), distributed.group(job) as group:
             console = console if group.first else Console(quiet=True)
-            return _Run(job, group, console, stop, {} if decoded is None else decoded, beside).result()
+            devices = [group.device] if group.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                return _Run(job, group, console, stop, {} if decoded is None else decoded, beside).result()
     finally:
         torch.set_num_threads(threads)
-
-
-def _cuda_devices(group: Group) -> list[torch.device]:
-    return [group.device] if group.device.type == "cuda" else []
 
 
 class _Run:
@@ -141,15 +139,14 @@ class _Run:
                 controls[order] = self._evaluated(order, f"{PREDICTIONS}-{order}")
         result = None
         if self.group.first:
-            result = outcome(
-                job, self.schedule, self.group, counters, together(predictions),
-                {order: together(by_set) for order, by_set in controls.items()},
+            result = self.journal.outcome(
+                together(predictions), {order: together(by_set) for order, by_set in controls.items()},
                 predictions if job.sets else {}, content=self.content,
                 labels=[[item.label for item in dataset.items] for dataset in self.training], kernel=self.kernel,
                 model=self.model, seconds=self._seconds(),
             )  # fmt: skip
             with storing(job.folder):
-                write_json(result.to_dict(), job.folder / RESULT)
+                write_json(asdict(result), job.folder / RESULT)
         return self.group.agreed(result)
 
     def _train(self) -> None:
@@ -163,19 +160,19 @@ class _Run:
         begun = saved = time.monotonic()
         first = counters.step
         logged = job if group.first else replace(job, tensorboard=False)
-        with between_steps(self.stop), line(self.console) as say, board(logged) as logs:
+        with between_steps(self.stop), line(self.console) as say, board(logged) as add:
             while counters.step < last:
                 self.learner.step(batches)
                 step = counters.step
                 if step % self.schedule.every == 0 or step == last:
-                    journal.log(logs)
+                    journal.log(add)
                     if step < last:
                         say(journal.in_words((time.monotonic() - begun) / (step - first)))
                 elif group.device.type == "cpu" and group.world == 1:
                     journal.watch()
                 if evaluate and step % evaluate == 0 and step < last:
                     self._evaluate_now()
-                    logs.add("top1_val", counters.history[-1]["top1"], step)
+                    add("top1_val", counters.history[-1]["top1"], step)
                 age = time.monotonic() - saved
                 stop, due = group.any(
                     self.stop is not None and self.stop(),

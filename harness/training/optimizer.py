@@ -58,7 +58,7 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
     by_settings: dict[tuple[float, float, bool], dict[str, Any]] = {}
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     for name, parameter in trained:
-        rate, decays = _settings(plain_name(name), parameter.ndim, optimisation.groups)
+        rate, decays = _settings(STUDENT.sub("", WRAPPERS.sub("", name)), parameter.ndim, optimisation.groups)
         muon = bool(optimisation.muon) and rate == "backbone_lr" and parameter.ndim == 2 and name.endswith(".weight")
         factor = optimisation.muon if muon else 1.0
         key = (factor * getattr(optimisation, rate), optimisation.weight_decay if decays else 0.0, muon)
@@ -74,18 +74,13 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
     return groups
 
 
-def plain_name(name: str) -> str:
-    """The name of a parameter in the bare model."""
-    return STUDENT.sub("", WRAPPERS.sub("", name))
-
-
 def released_rule(released_name: str) -> str:
     """The rule that decides about a parameter of a released code: the longest that its name contains."""
     return max((rule for rule in RELEASED_RULES if rule in released_name), key=len)
 
 
 def _settings(name: str, axes: int, groups: str) -> tuple[str, bool]:
-    """(which learning rate, whether the parameter is decayed)."""
+    """(which learning rate, whether the parameter is decayed), by its name in the bare model."""
     if groups == "code":
         pattern, released = next((p, r) for p, r in RELEASED_NAMES if p.match(name))
         return RELEASED_RULES[released_rule(pattern.sub(released, name, count=1))]

@@ -83,21 +83,13 @@ def data_sets(job: Job) -> dict[str, list[DataSet]]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The numbers that a job and the size of its data come to.
+    """The numbers that a job and the size of its data come to."""
 
-    Args:
-        micro: clips of a micro-batch.
-        parts: micro-batches of one process in a step.
-        per_epoch: steps of an epoch.
-        ends: the steps with which a course of the learning rate ends; the last one is the end of the training.
-        every: steps per line of the log.
-    """
-
-    micro: int
-    parts: int
-    per_epoch: int
-    ends: list[int]
-    every: int
+    micro: int  # clips of a micro-batch
+    parts: int  # micro-batches of one process in a step
+    per_epoch: int  # steps of an epoch
+    ends: list[int]  # the steps with which a course of the learning rate ends; the last ends the training
+    every: int  # steps per line of the log
 
     @property
     def last(self) -> int:
@@ -115,11 +107,6 @@ class Schedule:
         if length != self.ends[0]:
             optimisation = replace(optimisation, epochs=length / self.per_epoch)
         return lr_factor(done, self.per_epoch, optimisation)
-
-
-def data_words(job: Job) -> str:
-    """What `data` names, in words."""
-    return job.data if isinstance(job.data, str) else " and ".join(job.data)
 
 
 def guessing(job: Job) -> float:
@@ -151,25 +138,11 @@ def unreached(optimisation: Optimisation, schedule: Schedule) -> list[str]:
 
 def schedule(job: Job, group: Group, count: int) -> Schedule:
     """Of `count` training videos. Raises: TrainingError, where the batch does not fit them or cannot be split."""
-    micro, parts = _parts(job, group, count)
-    optimisation = job.recipe.optimisation
-    per_epoch = count // optimisation.batch_size
-    steps = max(1, round(optimisation.epochs * per_epoch))
-    return Schedule(
-        micro=micro,
-        parts=parts,
-        per_epoch=per_epoch,
-        ends=[min(steps, job.max_steps or steps)],
-        every=job.log_every or max(1, per_epoch // LINES_PER_EPOCH),
-    )
-
-
-def _parts(job: Job, group: Group, count: int) -> tuple[int, int]:
-    """Clips of a micro-batch, and micro-batches of one process in a step. Raises: TrainingError."""
     batch, world = job.recipe.optimisation.batch_size, group.world
     if count < batch:
+        names = job.data if isinstance(job.data, str) else " and ".join(job.data)
         raise TrainingError(
-            f"a batch of {batch} is more than the {count} training videos of {data_words(job)}; "
+            f"a batch of {batch} is more than the {count} training videos of {names}; "
             f"give recipe.optimisation.batch_size={count} or less"
         )
     micro = job.micro_batch or batch // world
@@ -180,7 +153,15 @@ def _parts(job: Job, group: Group, count: int) -> tuple[int, int]:
             f"a batch of {batch} cannot be split into micro-batches of {micro} on {world} "
             f"{'processes' if world > 1 else 'process'}; allowed: {hint}"
         )
-    return micro, batch // (micro * world)
+    per_epoch = count // batch
+    steps = max(1, round(job.recipe.optimisation.epochs * per_epoch))
+    return Schedule(
+        micro=micro,
+        parts=batch // (micro * world),
+        per_epoch=per_epoch,
+        ends=[min(steps, job.max_steps or steps)],
+        every=job.log_every or max(1, per_epoch // LINES_PER_EPOCH),
+    )
 
 
 def new_model(job: Job, kernel: str, console: Console) -> Backbone:
@@ -230,9 +211,7 @@ def objective(job: Job, model: Backbone, device: torch.device) -> tuple[nn.Modul
     return student, token_labels.TokenLabelling(teacher.to(device), settings, autocast(job, device))
 
 
-def initialise(
-    model: nn.Module, checkpoint: str | os.PathLike[str], inflate: bool = False, rule: str = "paper"
-) -> list[str]:
+def initialise(model: nn.Module, checkpoint: str | os.PathLike[str], inflate: bool = False) -> list[str]:
     """Fills a model with the weights of a file. Returns what a reader of the run should know, in sentences.
 
     A classifier of another number of classes stays as initialised. So do pooling kernels of another clip length, as in
@@ -241,7 +220,7 @@ def initialise(
 
     Args:
         model: a `Backbone`, or what wraps one as its `student`.
-        inflate: the file is of an image model; see `backbones.inflate`, also for `rule`.
+        inflate: the file is of an image model; see `backbones.inflate`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -250,18 +229,18 @@ def initialise(
     model = getattr(model, "student", model)
     assert isinstance(model, Backbone)
     if inflate:
-        return _inflated(model, Path(checkpoint), rule)
+        return _inflated(model, Path(checkpoint))
     report = load_checkpoint(model, checkpoint, strict=False)
     fresh = [key for key in (*report.mismatched, *report.missing) if key.startswith(CLASSIFIER)]
-    misfits = [key for key in (*report.mismatched, *report.missing, *report.unexpected) if key not in fresh]
-    added = [key for key in report.missing if any(part(model, name).search(key) for name in model.tunable)]
-    added = [key for key in added if key not in fresh]
-    misfits = [key for key in misfits if key not in added]
+    tunable = [part(model, name) for name in model.tunable]
+    added = [key for key in report.missing if key not in fresh and any(pattern.search(key) for pattern in tunable)]
+    accepted = {*fresh, *added}
+    misfits = [key for key in (*report.mismatched, *report.missing, *report.unexpected) if key not in accepted]
     # Other attention makes other pooling kernels too, and then they are no matter of the clip.
     same_attention = not {"attention", "stages"} & set(report.config_differs)
     pooling = [key for key in misfits if same_attention and POOLING.search(key)]
     if len(misfits) > len(pooling):
-        misfit_text = _misfit(report, {*fresh, *added, *pooling})
+        misfit_text = _misfit(report, accepted | set(pooling))
         raise CheckpointError(
             f"{checkpoint} (layout: {report.layout}) does not fit the model\n{misfit_text}\n"
             "  make the model with the file's config; weights of an image model need inflate=true"
@@ -293,12 +272,10 @@ def _misfit(report: LoadReport, accepted: set[str]) -> str:
     )
 
 
-def _inflated(model: Backbone, path: Path, rule: str) -> list[str]:
-    report = backbones.inflate(path, model, rule=rule)
-    notes = [
-        f"{len(report.copied)} tensors copied and {len(report.inflated)} inflated from {path.name} ({report.layout}, "
-        f"rule {rule})"
-    ]
+def _inflated(model: Backbone, path: Path) -> list[str]:
+    report = backbones.inflate(path, model)
+    counts = f"{len(report.copied)} tensors copied and {len(report.inflated)} inflated"
+    notes = [f"{counts} from {path.name} ({report.layout}, rule paper)"]
     if report.averaging:
         notes.append(f"{len(report.averaging)} tensors of pooling steps start as a mean over the tokens behind a key")
     if report.fresh:

@@ -8,7 +8,6 @@ written last.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ import pickle
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from backbones.checkpoint import load_checkpoint, parted, save_checkpoint
 from backbones.family import Backbone
 from harness.training import distributed
 from harness.training.job import TrainingError
+from harness.video import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _write(folder: Path, model: Backbone, state: dict[str, Any]) -> None:
     save_checkpoint(model, folder / WEIGHTS)
     with (folder / STATE).open("wb") as file:
         torch.save(state, file)
-    sums = {name: _digest(folder / name) for name in (WEIGHTS, STATE)}
+    sums = {name: file_digest(folder / name) for name in (WEIGHTS, STATE)}
     (folder / SUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
     for name in (WEIGHTS, STATE, SUMS):
         with (folder / name).open("rb+") as file:
@@ -106,25 +106,28 @@ def _not_written(folder: Path, size: int, error: Exception) -> str:
     free = "an unknown number of"
     with contextlib.suppress(OSError):
         free = f"{shutil.disk_usage(folder).free:,}"
-    last = last_good(folder)
-    fallback = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
     return (
         f"the checkpoint cannot be written to {folder}: {str(error).splitlines()[0]}. It needs about {size:,} bytes, "
-        f"{free} are free; {fallback}. Make room, or move the folder and give its new place as out=; the same command "
-        "then goes on from there"
+        f"{free} are free; {last_good_in_words(folder)}. Make room, or move the folder and give its new place as "
+        "out=; the same command then goes on from there"
     )
 
 
-def last_good(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole."""
+def last_good(folder: Path, damaged: Callable[[Path, Damaged], None] = lambda path, error: None) -> Path | None:
+    """The newest checkpoint that is whole; `damaged` is told of those above it."""
     for step in steps(folder):
         path = folder / FOLDER / name_of(step)
         try:
             check(path)
-        except Damaged:
-            continue
-        return path
+            return path
+        except Damaged as error:
+            damaged(path, error)
     return None
+
+
+def last_good_in_words(folder: Path) -> str:
+    last = last_good(folder)
+    return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
 
 
 def check(path: Path) -> None:
@@ -132,7 +135,7 @@ def check(path: Path) -> None:
     try:
         sums = json.loads((path / SUMS).read_text(encoding="utf-8"))
         for name in (WEIGHTS, STATE):
-            if sums.get(name) != _digest(path / name):
+            if sums.get(name) != file_digest(path / name):
                 raise Damaged(f"{path / name} is damaged: it is not what was written")
     except FileNotFoundError as error:
         raise Damaged(f"{path} is damaged: it lacks {Path(error.filename).name}") from None
@@ -145,19 +148,15 @@ def newest(folder: Path) -> Path | None:
 
     What a killed run was about to write or to delete goes.
     """
+
+    def set_aside(path: Path, error: Damaged) -> None:
+        aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:4]}")
+        logger.warning("%s; set aside as %s, the checkpoint before it is used", error, aside.name)
+        with contextlib.suppress(OSError):  # a folder that cannot be renamed is passed over all the same
+            os.replace(path, aside)
+
     _remove_temporary(folder / FOLDER)
-    for step in steps(folder):
-        path = folder / FOLDER / name_of(step)
-        try:
-            check(path)
-        except Damaged as error:
-            aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:4]}")
-            logger.warning("%s; set aside as %s, the checkpoint before it is used", error, aside.name)
-            with contextlib.suppress(OSError):  # a folder that cannot be renamed is passed over all the same
-                os.replace(path, aside)
-            continue
-        return path
-    return None
+    return last_good(folder, set_aside)
 
 
 def load(path: Path, model: Backbone) -> dict[str, Any]:
@@ -165,18 +164,14 @@ def load(path: Path, model: Backbone) -> dict[str, Any]:
 
     Raises: Damaged, CheckpointError, TrainingError.
     """
-    state = _read_state(path / STATE)
-    load_checkpoint(model, path / WEIGHTS)
-    return state
-
-
-def _read_state(path: Path) -> dict[str, Any]:
+    file = path / STATE
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise Damaged(f"{path} is damaged: {(str(error).splitlines() or [''])[0]}") from error
+        raise Damaged(f"{file} is damaged: {(str(error).splitlines() or [''])[0]}") from error
     if state.get("format") != FORMAT:
-        raise TrainingError(f"{path} has the format {state.get('format')}, this version reads {FORMAT}")
+        raise TrainingError(f"{file} has the format {state.get('format')}, this version reads {FORMAT}")
+    load_checkpoint(model, path / WEIGHTS)
     return state
 
 
@@ -246,11 +241,6 @@ def _remove_temporary(root: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync_folder(path: Path) -> None:
     """The names in a folder are on the disk, too."""
     if os.name != "posix":
@@ -268,8 +258,7 @@ def storing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        last = last_good(folder)
-        fallback = f"; the last good checkpoint is {last}" if last else ""
         raise TrainingError(
-            f"{folder} cannot be written to: {error}{fallback}. Make room, then give the same command again"
+            f"{folder} cannot be written to: {error}; {last_good_in_words(folder)}. Make room, then give the same "
+            "command again"
         ) from error

@@ -19,20 +19,16 @@ from records.record import Measurement, Quantity
 
 @dataclass(frozen=True)
 class Metric:
-    """`measures` holds the quantities that `run` returns; `order` sorts timed metrics that share a `process`.
-
-    A metric of `once` is measured in the first round only. What one metric of a process lacks, memory or support, the
-    ones after it lack too. `seconds(quick)` is about how long a visit takes where that does not follow from the samples
-    of a series: what a plan says.
-    """
+    """What can be measured. What one metric of a process lacks, memory or support, the ones after it lack too."""
 
     name: str
     run: Callable[[Any], list[Measurement]]
-    measures: dict[str, Quantity]  # by name
+    measures: dict[str, Quantity]  # by name, what `run` returns
     timed: bool
-    order: int
+    order: int  # of timed metrics that share a process
     process: str
-    once: bool = False
+    once: bool = False  # measured in the first round only
+    # About how long a visit takes, in quick mode or not, where that does not follow from the samples of a series.
     seconds: Callable[[bool], float] | None = None
 
     def missing(self, reason: str, *, retry: bool, details: dict[str, Any] | None = None) -> list[Measurement]:

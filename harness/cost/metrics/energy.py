@@ -44,11 +44,7 @@ def energy(workload: Workload) -> list[Measurement]:
                 done += together
             samples.append((read() - begin) / 1e3 / (done * workload.case.batch_size))
             passes.append(done)
-    details = {
-        "how": "NVML energy counter of the whole device",
-        "passes": passes,
-        **workload.what_ran(),
-    }
+    details = {"how": "NVML energy counter of the whole device", "passes": passes, **workload.what_ran()}
     return [ENERGY.of(samples, details)]
 
 

@@ -24,17 +24,18 @@ def macs(case: Case) -> list[Measurement]:
     Raises: CountError, when the two counts differ.
     """
     counted = count(case)
+    attention, mlp, projections = (counted.by_group.get(group, 0) for group in ("attention", "mlp", "projections"))
     details = {
         "counter": "FlopCounterMode / 2 on the meta device, kernel reference",
         "closed_form": counted.closed_form,
         # Not a quantity of its own: records of before would be incomplete for want of it.
-        "linear_maps": counted.linear_maps,
+        "linear_maps": mlp + projections,
     }
     return [
         MACS.of([counted.macs], details),
         MACS_WITH_CLASSIFIER.of([counted.macs + counted.classifier_macs], details),
         LAYERNORM.of([counted.layernorm_elements]),
         BATCHNORM.of([counted.batchnorm_elements]),
-        ATTENTION.of([counted.attention_products]),
-        MLPS.of([counted.mlp_macs]),
+        ATTENTION.of([attention]),
+        MLPS.of([mlp]),
     ]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from harness.cost.build import build, example
+from harness.cost.count import count
 from harness.cost.metrics import register
-from harness.cost.operators import macs_by_group
 from harness.spec.case import Case
 from records.groups import WITH_PRODUCTS
 from records.record import Measurement, Quantity
@@ -18,18 +14,10 @@ MEASURES = {group: Quantity(f"macs_{group}", "counted", f"multiply-adds in {grou
 @register("operator_macs", *MEASURES.values(), order=2)
 def operator_macs(case: Case) -> list[Measurement]:
     """Of one view, classifier included (it is the whole of the rest); the groups sum to `macs_with_classifier`."""
-    counted = split(case)
-    assert set(counted) <= set(WITH_PRODUCTS), (
-        f"multiply-adds in {sorted(set(counted) - set(WITH_PRODUCTS))}, which should hold none"
-    )
+    counted = count(case).by_group
+    if not counted:
+        return [quantity.absent("public code shows no blocks") for quantity in MEASURES.values()]
+    strangers = sorted(set(counted) - set(WITH_PRODUCTS))
+    assert not strangers, f"multiply-adds in {strangers}, which should hold none"
     details = {"counter": "FlopCounterMode / 2 by module on the meta device, kernel reference"}
     return [quantity.of([counted.get(group, 0)], details) for group, quantity in MEASURES.items()]
-
-
-def split(case: Case) -> dict[str, int]:
-    """Multiply-adds by group."""
-    model = build(case, device="meta", kernel="reference").requires_grad_(False)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(example(case, batch_size=1))
-    return macs_by_group(model, counter.get_flop_counts())

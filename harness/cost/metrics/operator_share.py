@@ -90,20 +90,17 @@ def _marked(model: nn.Module, inside: dict[str, str]) -> Iterator[None]:
     The parts of an MLP are all in one group and get no hooks, nor do linear maps of a scheme, whose operators are known
     by name: with hooks on them another program would be profiled than is timed.
     """
-    open_marks, hooks = [], []
+    open_marks = []
 
     def enter(name: str) -> None:
         open_marks.append(record_function(MARK + name))
         open_marks[-1].__enter__()
 
-    for name, module in model.named_modules():
-        parent = inside[name.rpartition(".")[0]]
-        if name and (inside[name] == parent or (parent == "attention" and isinstance(module, nn.Linear))):
-            continue
-        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
-        hooks.append(module.register_forward_hook(lambda *_: open_marks.pop().__exit__(None, None, None)))
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            parent = inside[name.rpartition(".")[0]]
+            if name and (inside[name] == parent or (parent == "attention" and isinstance(module, nn.Linear))):
+                continue
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+            hooks.enter_context(module.register_forward_hook(lambda *_: open_marks.pop().__exit__(None, None, None)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attention_zoo import kernels
-from harness.cost import card, memory
+from harness.cost import memory
 from harness.cost.build import build
 from harness.cost.metrics import register
 from harness.cost.workload import Workload
@@ -30,7 +30,7 @@ def peak_memory(workload: Workload) -> list[Measurement]:
 def measured(
     workload: Workload,
     quantity: Quantity,
-    run: Callable[[Workload], None] | None = None,
+    run: Callable[[Workload], object] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> list[Measurement]:
     """What `run` needs at its peak, by default a forward pass; `facts` go into the details."""
@@ -40,38 +40,17 @@ def measured(
         cure = "use compile=false" if workload.case.compile else "kernel flex is compiled when it runs; use another"
         reason = f"{memory.COMPILERS_OWN}; {cure}"
         return [quantity.absent(reason, details=surroundings)]
-    peak, details = _cuda(workload, run) if on_cuda else _cpu(workload, run)
+    if on_cuda:
+        peak, details = memory.allocated(workload.device, lambda: run(workload))
+    else:
+        _exercise_libraries(workload)
+        # The model is built there: its weights belong to the growth.
+        peak, details, _ = memory.growth(lambda: workload.model, lambda: run(workload))
     if workload.case.compile:
         details["holds"] = "the weights are in it twice: as constants of the compiled program, and of the eager model"
     weights = [*workload.eager.parameters(), *workload.eager.buffers()]
     details["weights_bytes"] = sum(t.numel() * t.element_size() for t in weights)
     return [quantity.of([peak], details | surroundings)]
-
-
-def _cuda(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dict[str, Any]]:
-    run(workload)  # libraries allocate their workspaces in the first pass
-    workload.synchronize()
-    torch.cuda.reset_peak_memory_stats(workload.device)
-    run(workload)
-    workload.synchronize()
-    details = {
-        "how": "peak of torch's allocator",
-        "reserved_bytes": torch.cuda.max_memory_reserved(workload.device),
-        **card.memory(workload.device),
-    }
-    return torch.cuda.max_memory_allocated(workload.device), details
-
-
-def _cpu(workload: Workload, run: Callable[[Workload], None]) -> tuple[int, dict[str, Any]]:
-    _exercise_libraries(workload)
-    with memory.freed_at_once():
-        memory.release()
-        baseline = memory.resident()
-        workload.model  # noqa: B018  (built here: its weights belong to the growth)
-        memory.release()
-        with memory.Peak() as peak:
-            run(workload)
-    return max(0, peak.bytes - baseline), {"how": peak.how, "baseline_bytes": baseline}
 
 
 def _forward(workload: Workload) -> None:

@@ -23,11 +23,8 @@ from harness.spec.case import Case
 from records import provenance
 from records.record import Measurement, Quantity
 
-TITLES = {
-    "space": "recall in space", "time": "recall in time", "order": "order of two events", "majority": "majority",
-    "motion": "motion over a moving ground", "cut": "match across a cut",
-}  # fmt: skip
-PROBES = {name: Quantity(f"probe_{name}", "probed", title, "percent", "higher") for name, title in TITLES.items()}
+PROBES = {name: Quantity(f"probe_{name}", "probed", task.title, "percent", "higher") for name, task in TASKS.items()}
+RECALL = ("space", "time")
 RATE = 600.0  # maps a second that one process trains on, in a scheme of middling speed: for a plan
 
 
@@ -36,14 +33,26 @@ def predicted(questions: int, maps: int) -> float:
     return -(-questions // provenance.default_threads()) * maps / RATE
 
 
-def _seconds(quick: bool) -> float:
-    return predicted(len(PROBES), (QUICK if quick else FULL).maps)
+def _effort(quick: bool) -> Effort:
+    return QUICK if quick else FULL
 
 
-@register("probes", *PROBES.values(), timed=True, process="probes", seconds=_seconds)
+@register(
+    "probes", *PROBES.values(), timed=True, process="probes",
+    seconds=lambda quick: predicted(len(PROBES), _effort(quick).maps),
+)  # fmt: skip
 def probes(workload: Workload) -> list[Measurement]:
     """Mean accuracy over the values of each question's dial; each value, the reach and the curve are in the details."""
-    return probed(workload, tuple(PROBES), QUICK if workload.effort.quick else FULL)
+    return probed(workload, tuple(PROBES), _effort(workload.effort.quick))
+
+
+@register(
+    "recall", *(PROBES[name] for name in RECALL), timed=True, process="recall",
+    seconds=lambda quick: predicted(len(RECALL), _effort(quick).maps),
+)  # fmt: skip
+def recall(workload: Workload) -> list[Measurement]:
+    """Two of the questions alone, in a third of the trainings: what a dial of a scheme does to how far it sees."""
+    return probed(workload, RECALL, _effort(workload.effort.quick))
 
 
 def probed(workload: Workload, names: tuple[str, ...], effort: Effort) -> list[Measurement]:

@@ -37,11 +37,7 @@ def stage_share(workload: Workload) -> list[Measurement]:
         passes = [_timed(workload) for _ in range(PASSES)]
         peaks = _peaks(workload)
     middle = {stage: sorted(times[stage] for times in passes)[PASSES // 2] for stage in passes[0]}
-    details = {
-        "parts_ms": middle,
-        "peak_bytes": peaks,
-        **workload.what_ran(),
-    }
+    details = {"parts_ms": middle, "peak_bytes": peaks, **workload.what_ran()}
     return [STAGE_TIME.of([sum(times.values()) for times in passes], details)]
 
 
@@ -94,13 +90,10 @@ def _peaks(workload: Workload) -> dict[str, int]:
 @contextlib.contextmanager
 def _at_stages(model: nn.Module, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
     """While open, both are called with the stage around each of its modules."""
-    modules, hooks = dict(model.named_modules()), []
-    for stage, names in stages_of(model).items():
-        for name in names:
-            hooks.append(modules[name].register_forward_pre_hook(lambda *_, stage=stage: enter(stage)))
-            hooks.append(modules[name].register_forward_hook(lambda *_, stage=stage: leave(stage)))
-    try:
+    modules = dict(model.named_modules())
+    with contextlib.ExitStack() as hooks:
+        for stage, names in stages_of(model).items():
+            for name in names:
+                hooks.enter_context(modules[name].register_forward_pre_hook(lambda *_, stage=stage: enter(stage)))
+                hooks.enter_context(modules[name].register_forward_hook(lambda *_, stage=stage: leave(stage)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

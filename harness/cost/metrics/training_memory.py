@@ -9,13 +9,11 @@ comes before the backward pass has made all gradients, these are too small by wh
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from attention_zoo import kernels
-from harness.cost import card, memory
+from harness.cost import memory
 from harness.cost.build import build
 from harness.cost.metrics import get, register
 from harness.cost.training_step import TrainingStep, size
@@ -43,44 +41,20 @@ def training_memory(workload: Workload) -> list[Measurement]:
     if workload.case.compile and not on_cuda:
         reason = f"{memory.COMPILERS_OWN}; use compile=false"
         return get("training_memory").missing(reason, retry=False, details=details)
-    peak, parts, how = _cuda(workload) if on_cuda else _cpu(workload)
-    persistent = sum(parts.values())
-    parts["activations"] = max(0, peak - persistent)
+    if on_cuda:
+        step = workload.training
+        parts = step.first()
+        peak, how = memory.allocated(workload.device, step)
+        parts["input"] = how["input_bytes"] = size([step.clips, step.targets])
+    else:
+        workload.input  # noqa: B018  (decoded here: it does not belong to the growth)
+        _exercise_libraries(workload)
+        peak, how, parts = memory.growth(lambda: workload.training.first(), lambda: workload.training())
+    parts["activations"] = max(0, peak - sum(parts.values()))
     how |= {"buffers_bytes": parts["buffers"], "activations_are": "the peak minus all else, gradients in full"}
     how["optimizer"] = workload.training.optimizer_text
     values = {"training_memory": peak} | {f"training_{part}": parts[part] for part in PARTS}
     return [quantity.of([values[quantity.name]], details | how) for quantity in MEASURES]
-
-
-def _cuda(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
-    step = workload.training
-    parts = step.first()
-    step()  # libraries allocate their workspaces in the first steps
-    workload.synchronize()
-    torch.cuda.reset_peak_memory_stats(workload.device)
-    step()
-    workload.synchronize()
-    parts["input"] = size([step.clips, step.targets])
-    how = {
-        "how": "peak of torch's allocator",
-        "reserved_bytes": torch.cuda.max_memory_reserved(workload.device),
-        "input_bytes": parts["input"],
-        **card.memory(workload.device),
-    }
-    return torch.cuda.max_memory_allocated(workload.device), parts, how
-
-
-def _cpu(workload: Workload) -> tuple[int, dict[str, int], dict[str, Any]]:
-    workload.input  # noqa: B018  (decoded here: it does not belong to the growth)
-    _exercise_libraries(workload)
-    with memory.freed_at_once():
-        memory.release()
-        baseline = memory.resident()
-        parts = workload.training.first()
-        memory.release()
-        with memory.Peak() as peak:
-            workload.training()
-    return max(0, peak.bytes - baseline), parts, {"how": peak.how, "baseline_bytes": baseline}
 
 
 def _exercise_libraries(workload: Workload) -> None:
