@@ -206,7 +206,7 @@ def _in_words(words: str, by_key: dict[tuple, Ranking | None]) -> str:
 def _ranking_table(keys: list[tuple], ranked: dict[str, dict[tuple, Ranking | None]], costs: dict[str, str]) -> str:
     groups = []
     for name, by_key in ranked.items():
-        cells = {key: found.cells if found else (MISSING, MISSING) for key, found in by_key.items()}
+        cells = {key: ranking.cells if ranking else (MISSING, MISSING) for key, ranking in by_key.items()}
         least, most = (lambda key, place=place, cells=cells: cells[key][place] for place in (0, 1))
         groups.append([(f"least {costs[name]}", least), ("most", most)])
     return "\n\n".join(tables_of(keys, ("clip", _clip), groups))

@@ -104,13 +104,13 @@ def summary(table: AblationTable) -> list[str]:
 
 def _checked(table: AblationTable) -> list[tuple[float, Row, Measurement]]:
     """What was held against an exact result: its share of the tolerance, the largest first."""
-    found = [
+    shares = [
         (measured.value / tolerance, row, measured)
         for row in table.measured
         for measured in row.record.measurements.values()
         if measured.samples and (tolerance := measured.details.get("tolerance"))
     ]
-    return sorted(found, key=lambda shared: -shared[0])
+    return sorted(shares, key=lambda shared: -shared[0])
 
 
 def _tolerance_line(table: AblationTable) -> str:

@@ -31,7 +31,7 @@ def section(table: AblationTable) -> str:
 def _columns(table: AblationTable, title: str, part: tuple[str, str, bool]) -> Columns:
     name, detail, share = part
     visits = {row.name: m.said(detail) if (m := row.measurement(name)) else [] for row in table.rows}
-    by_row = {row: medians(said) for row, said in visits.items()}
+    by_row = {row: medians(of_row) for row, of_row in visits.items()}
     stages = dict.fromkeys(stage for parts in by_row.values() for stage in parts)
     return [(f"{stage}, {title}", partial(_cell, by_row, stage, share)) for stage in stages]
 

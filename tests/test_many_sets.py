@@ -370,7 +370,8 @@ def test_balanced_batches_hold_as_much_of_each_set_and_go_through_it_in_turns():
     ],
 )
 def test_slips_are_told_at_once(words, told, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(motion, "_rendered", lambda name, split, root, cache: listed_only(split))
+    monkeypatch.setattr(motion.store, "ready", lambda version, split, cache: {"split": split})
+    monkeypatch.setattr(motion, "listed", lambda root, manifest: listed_only(manifest["split"]))
     assert train_command.main(["model=multitrain_small_16f", "recipe=quick", f"out={tmp_path / 'x'}", *words]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -132,6 +132,8 @@ def rows(ablation: str) -> tuple[CountedRow, ...]:
         counted = count.count(entry.case)
         values = vars(counted) | {"params_with_classifier": counted.params + counted.classifier_params}
         values |= {"macs_with_classifier": counted.macs + counted.classifier_macs}
+        attention, mlp, projections = (counted.by_group.get(name, 0) for name in ("attention", "mlp", "projections"))
+        values |= {"attention_products": attention, "mlp_macs": mlp, "linear_maps": mlp + projections}
         published = paper.row(entry.row.published) if entry.row.published else None
         made.append(
             CountedRow(

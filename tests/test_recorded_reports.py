@@ -92,8 +92,8 @@ def assert_counts_are_of_this_code(records):
     for recorded in records:
         if "benchmarks" not in recorded.case["model"]:  # public code may not be installed
             counted = count(Case.from_dict(recorded.case))
-            found = {name: recorded.get(name) for name in ("params", "macs")}
-            values = {name: measured.value for name, measured in found.items() if measured and measured.samples}
+            stored = {name: recorded.get(name) for name in ("params", "macs")}
+            values = {name: measured.value for name, measured in stored.items() if measured and measured.samples}
             assert values == {name: getattr(counted, name) for name in values}, recorded.row
 
 

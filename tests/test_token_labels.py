@@ -178,10 +178,10 @@ def test_teacher_from_a_file(tmp_path):
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path):
     """The released code loads what matches, which may be nothing."""
     state = small().state_dict()
-    wrong = {f"wrapped.{key}": value for key, value in state.items()}
-    save_file(wrong, tmp_path / "wrapped.safetensors")
+    wrong = {f"surprise{number}": tensor for number, tensor in enumerate(state.values())}
+    save_file(wrong, tmp_path / "strange.safetensors")
     with pytest.raises(backbones.CheckpointError):
-        annotator(tmp_path / "wrapped.safetensors", CLASSES, small().config)
+        annotator(tmp_path / "strange.safetensors", CLASSES, small().config)
     del state["norm.bias"]
     path = tmp_path / "part.safetensors"
     save_file(state, path)

@@ -144,7 +144,7 @@ def test_frozen_batch_norm_keeps_its_statistics(data, tmp_path):
 
 def test_an_unknown_part_is_named(data, tmp_path):
     with pytest.raises(TrainingError, match="trainable=adaptors: unknown part 'adaptors'.* 'adapters'"):
-        train(adapters(data, tmp_path / "run").changed(trainable="adaptors"))
+        train(replace(adapters(data, tmp_path / "run"), trainable="adaptors"))
 
 
 # What it costs

@@ -424,8 +424,8 @@ def resolve(ablation: Ablation, settings: Settings) -> list[Entry]:
             for turned in itertools.product(*(_ends(values, settings) for values in row.dial.values())):
                 chosen, dial = dict(zip(axes, point, strict=True)), dict(zip(row.dial, turned, strict=True))
                 entries.append(_entry(ablation, row, chosen, dial, settings))
-    there = {entry.case.row for entry in entries}  # quick mode may have a row at a value where its baseline is not
-    return [replace(entry, baseline=entry.baseline if entry.baseline in there else None) for entry in entries]
+    rows = {entry.case.row for entry in entries}  # quick mode may have a row at a value where its baseline is not
+    return [replace(entry, baseline=entry.baseline if entry.baseline in rows else None) for entry in entries]
 
 
 def _ends(values: list[Any], settings: Settings) -> list[Any]:
