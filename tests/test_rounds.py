@@ -74,9 +74,9 @@ def test_what_was_timed_of_a_model_that_is_made_no_more_is_marked_wherever_it_st
 
     monkeypatch.setattr(sweep, "measure", counted)
     assert go(tmp_path, names=["params", "macs"], rounds=2, rows=("one",)) == 0
-    one = latencies(folder)["one"]
+    latency = latencies(folder)["one"]
     why = "of an earlier model, whose multiply-adds were 1 and are 2"
-    assert (one.details["outdated"], len(one.samples)) == (why, 2)
+    assert (latency.details["outdated"], len(latency.samples)) == (why, 2)
     report = " ".join((folder / "report.md").read_text().split())
     assert "commit c0ffee / decade / c0ffee, outdated" in report
     assert f"Outdated: {why}; force=true measures it again." in report
