@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -144,13 +145,14 @@ def attention(
     return joined(parts, query_blocks)
 
 
-class Choosing(Projected):
+class Choosing(Projected, ABC):
     """Blocks of queries choose blocks of keys. A subclass says in `cuts` what blocks are, and chooses in `choice`."""
 
+    @abstractmethod
     def cuts(self, grid: Grid, device: torch.device) -> tuple[Blocks, Blocks]:
         """Of queries, and of keys."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choice(
         self,
         q: Float[Tensor, "b n m c"],
@@ -159,9 +161,8 @@ class Choosing(Projected):
         key_blocks: Blocks,
     ) -> Tensor:
         """Numbers of key blocks where each query block has equally many, else a table; without gradients."""
-        raise NotImplementedError
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         cuts = self.cuts(grid, q.device)
         keys, values = split(k, cuts[1]), split(v, cuts[1])
         with torch.no_grad():

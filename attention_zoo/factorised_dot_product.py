@@ -27,7 +27,7 @@ class FactorisedDotProductAttention(Projected):
         super().__init__(dim, num_heads, grid, kernel)
         self.over_time = num_heads // 2
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         results = []
         if self.over_time:
             heads = (part[:, :, : self.over_time] for part in (q, k, v))

@@ -36,7 +36,7 @@ class LinearAttention(Projected):
         self.rotary = rotary
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=1e-5) if norm else None for _ in range(2))
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         if self.norm_q is not None:
             q, k = (norm(part.flatten(2)).view(v.shape) for norm, part in ((self.norm_q, q), (self.norm_k, k)))
         q, k, v = (part.transpose(1, 2) for part in (q.relu(), k.relu(), v))

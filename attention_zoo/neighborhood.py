@@ -62,7 +62,7 @@ class NeighborhoodAttention(Projected):
                 "its own window; allowed: at most the window along each axis"
             )
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         return near(q, k, v, self._key(grid), self.kernel)
 
     def _key(self, grid: Grid) -> tuple:

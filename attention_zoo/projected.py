@@ -1,4 +1,4 @@
-"""What most schemes have around attention: a linear map to queries, keys and values, and one of what was found."""
+"""What most schemes have around attention: a linear map to queries, keys and values, and one of the weighted sums."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from attention_zoo.windows import grid_of
 
 
 class Projected(nn.Module):
-    """A subclass says in `found` what each token finds, and in `products` what that costs.
+    """A subclass computes in `attention` what lies between the maps, and says in `products` what that costs.
 
-    One that has more around its attention, such as class tokens, writes `forward` and `macs` itself; one whose tokens
+    One that has more around its attention, such as class tokens, writes `forward` and `macs` instead; one whose tokens
     do not reach everything writes `reach`.
     """
 
@@ -24,19 +24,19 @@ class Projected(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b t h w d"]:
         q, k, v = projected(x, self.qkv, self.num_heads)
-        return self.proj(self.found(q, k, v, grid_of(x)).flatten(2)).view(x.shape)
+        return self.proj(self.attention(q, k, v, grid_of(x)).flatten(2)).view(x.shape)
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
-        """What the tokens of a map of this grid find, from queries, keys and values "b n m c"."""
-        raise NotImplementedError
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+        """The weighted sums for the tokens of a map of this grid, from queries, keys and values "b n m c"."""
+        raise NotImplementedError(f"{type(self).__name__} has neither attention nor a forward of its own")
 
     def macs(self) -> int:
         """Four projections of every token, and what comes between them."""
         return 4 * self.grid.tokens * self.dim**2 + self.products()
 
     def products(self) -> int:
-        """Multiply-adds of scores and weighted sums, and of what else `found` has."""
-        raise NotImplementedError
+        """Multiply-adds of scores and weighted sums, and of what else `attention` has."""
+        raise NotImplementedError(f"{type(self).__name__} has neither products nor macs of its own")
 
     def reach(self, prefix: int = 0) -> Bool[Tensor, "n n"]:
         """Everything."""

@@ -69,7 +69,7 @@ class PyramidSparseAttention(Projected):
         self.mode, self.ratios, self.similarity, self.tile = mode, tuple(ratios), similarity, tile
         self.query_block, self.key_block = query_block, key_block
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         query_blocks, keys, values = self._cut(q), self._blocked(k), self._blocked(v)
         ranks = self._ranks(q, keys, query_blocks)
         pooled = {level: [part.unflatten(3, (-1, level)).mean(4) for part in (keys, values)] for level in LEVELS}

@@ -62,7 +62,7 @@ class RadialAttention(Projected):
             raise ValueError(f"block {block}, decay {decay} and threshold {threshold} must be above 0")
         self.options = rule, sink, block, decay, threshold
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         return gathered.attention(q, k, v, gathered.tables(q.device, radii, grid, *self.options), kernel=self.kernel)
 
     def products(self) -> int:

@@ -27,7 +27,7 @@ class SeparableAttention(Projected):
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = AUTO):
         super().__init__(dim, num_heads, grid, kernel)
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         over_times = over_time(q, k, v, grid.t, kernel=self.kernel)
         return over_space(q, k, over_times, grid.t, kernel=self.kernel)
 

@@ -58,7 +58,7 @@ class SlidingTileAttention(Projected):
                 f"{len(self.windows)} windows for {num_heads} heads; give one for each head, or one triple"
             )
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
         outputs = [None] * self.num_heads
         for window in dict.fromkeys(self.windows):
             heads = [head for head, head_window in enumerate(self.windows) if head_window == window]

@@ -60,8 +60,8 @@ class SparseLinearAttention(BlockTopkAttention):
         nn.init.zeros_(self.proj_l.weight)
         nn.init.zeros_(self.proj_l.bias)
 
-    def found(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
-        sparse = super().found(q, k, v, grid)
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "b n m c"]:
+        sparse = super().attention(q, k, v, grid)
         positive = FEATURES[self.feature]
         q, k, v = (part.transpose(1, 2) for part in (positive(q), positive(k), v))
         return sparse + self.proj_l(linear_attention(q, k, v, 1e-5)).transpose(1, 2)

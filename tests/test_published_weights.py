@@ -98,7 +98,7 @@ def named(tmp_path, monkeypatch):
         monkeypatch.setattr(backbones.family, "_named", lambda: known | {model: lambda: config})
         folder = tmp_path / "recipes"
         shutil.copytree(recipes.FOLDER, folder)
-        published = recipes.load(base)
+        published = recipes.load(base, "code")
         resize = 2 * round(size * published.testing.resize / published.augmentation.size / 2)
         content = {"base": base, "model": model, "sampling": {"frames": config.clip.t}, "augmentation": {"size": size}}
         if published.augmentation.crop == "random":
@@ -106,7 +106,7 @@ def named(tmp_path, monkeypatch):
         content["testing"] = {"resize": resize}
         (folder / f"{model}_k400.yaml").write_text(yaml.safe_dump(content))
         monkeypatch.setattr(recipes, "FOLDER", folder)
-        return recipes.load(f"{model}_k400")
+        return recipes.load(f"{model}_k400", "code")
 
     return name
 
@@ -210,11 +210,17 @@ def test_a_model_is_known_by_its_tensors(outlines, model, more, recipe):
 
 
 def test_a_model_that_a_recipe_changes_is_known_too():
-    recipe = recipes.load("video_swin_base_ssv2")
+    recipe = recipes.load("video_swin_base_ssv2", "code")
     with torch.device("meta"):
         state = backbones.create(recipe.model, 174, changes=recipe.model_changes).state_dict()
     name, chosen = recognised(options(data="something_something_v2"), "weights.pth", state)
     assert (name, chosen) == ("video_swin_base", recipe)
+
+
+def test_weights_are_tested_as_the_code_that_trained_them_does(outlines):
+    """X-ViT's paper states every 4th frame, its released configuration every 16th."""
+    for more, stride in (({}, 16), ({"recipe_source": "paper"}, 4)):
+        assert recognised(options(**more), "weights.pth", outlines["xvit_base_16f"])[1].sampling.stride == stride
 
 
 def test_a_model_of_another_size_is_known_where_its_size_is_said():

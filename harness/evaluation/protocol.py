@@ -35,7 +35,10 @@ class TestOptions:
     recipe: RecipeName | None = option(
         None, "how it was trained, by name: frames, stride, size, views, mean and deviation"
     )
-    recipe_source: Source = option("paper", "whose values, where paper and released code differ")
+    recipe_source: Source | None = option(
+        None,
+        "whose values, where paper and released code differ; by default the paper's, of published weights the code's",
+    )
     frames: Count | None = option(None, "frames of a clip")
     stride: Count | None = option(None, "every how many frames")
     sampling: Kind | None = option(None, "how frames are chosen")

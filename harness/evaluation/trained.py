@@ -33,6 +33,7 @@ from records import provenance
 
 JOB, BACKBONE = "job.json", "backbone.safetensors"  # as `harness.training.folder` writes them
 NO_CLASSIFIER = "{} has no classifier: a backbone alone, whose answers would be random; train it first"
+RELEASED: Source = "code"  # whose tests published weights are for, where a paper says otherwise
 ABOVE = 3  # folders above a checkpoint that may hold the job: RUN/checkpoints/step-0000100/model.safetensors
 
 
@@ -94,7 +95,7 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     if options.threads:
         torch.set_num_threads(options.threads)
     job = job_beside(path)
-    recipe = load_recipe(options.recipe, options.recipe_source) if options.recipe else job and job.recipe
+    recipe = load_recipe(options.recipe, options.recipe_source or "paper") if options.recipe else job and job.recipe
     try:
         tensors, metadata = files.read(path)
         name, of_authors = options.model or (recipe.model if recipe else None), None
@@ -220,7 +221,7 @@ def recognised(options: TestOptions, path: Path, tensors: Mapping[str, Tensor]) 
     misfits: dict[str, int] = {}
     fitting: dict[str, Recipe | None] = {}
     configs: list[backbones.Config] = []  # of those that fit: models that differ in the clip alone may be one by now
-    for name, own in candidates(options.recipe_source):
+    for name, own in candidates(options.recipe_source or RELEASED):
         changes = (own.model_changes if own else {}) | sizes
         try:
             config = backbones.config(name).changed(changes)
@@ -262,7 +263,7 @@ def tested_by(options: TestOptions, name: str, tensors: Mapping[str, Tensor]) ->
     except ValueError:  # names of no layout, which whoever loads them says
         return None
     classes = 0 if weight is None else weight.shape[0]
-    return published(name, getattr(options, "data", None), classes, options.recipe_source)
+    return published(name, getattr(options, "data", None), classes, options.recipe_source or RELEASED)
 
 
 def _model(
