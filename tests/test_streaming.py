@@ -40,16 +40,19 @@ def test_a_long_stream_gives_the_scores_of_the_clip(dtype, near):
 
 
 def test_memory_of_a_stream_is_flat_and_that_of_a_window_is_not(tmp_path):
-    """Within 2 % from 8 to 256 frames; a model of clips needs more for what it holds of each frame."""
-    streamed = [measured(tmp_path, small("rvit_small", frames)) for frames in (8, 256)]
-    short, long = (m["stream_memory"].value for m in streamed)
-    assert long == pytest.approx(short, rel=0.02)
-    assert all(m["stream_memory"].details["streamed"] and m["stream_latency"].details["streamed"] for m in streamed)
-    window = [measured(tmp_path, small("timesformer_base", frames)) for frames in (8, 256)]
-    short, long = (m["stream_memory"].value for m in window)
-    assert long > 1.5 * short
-    assert not window[0]["stream_memory"].details["streamed"]
-    assert window[0]["stream_latency"].samples
+    """From 8 to 256 frames, which themselves are 12 MiB: a stream holds none of them, a model of clips a map of each.
+
+    In bytes, since most of what models this small take is pages of libraries, up to 10 MiB more or fewer from one run
+    of the tests to the next.
+    """
+    grown = {}
+    for model in ("rvit_small", "timesformer_base"):
+        short, long = (measured(tmp_path, small(model, frames)) for frames in (8, 256))
+        grown[model] = long["stream_memory"].value - short["stream_memory"].value
+        assert [m.details["streamed"] for m in short.values()] == [model == "rvit_small"] * 2
+        assert short["stream_latency"].samples
+    assert abs(grown["rvit_small"]) < 2**20
+    assert grown["timesformer_base"] > 8 * 2**20
 
 
 def test_what_is_compiled_is_no_stream(tmp_path):
