@@ -42,8 +42,8 @@ def test_a_long_stream_gives_the_scores_of_the_clip(dtype, near):
 def test_memory_of_a_stream_is_flat_and_that_of_a_window_is_not(tmp_path):
     """From 8 to 256 frames, which themselves are 12 MiB: a stream holds none of them, a model of clips a map of each.
 
-    In bytes, since most of what models this small take is pages of libraries, up to 10 MiB more or fewer from one run
-    of the tests to the next.
+    In bytes, and no finer: most of what models this small take is pages of libraries, which differ by 1 or 2 MiB
+    between two processes, and by 10 from one run of the tests to the next.
     """
     grown = {}
     for model in ("rvit_small", "timesformer_base"):
@@ -51,7 +51,7 @@ def test_memory_of_a_stream_is_flat_and_that_of_a_window_is_not(tmp_path):
         grown[model] = long["stream_memory"].value - short["stream_memory"].value
         assert [m.details["streamed"] for m in short.values()] == [model == "rvit_small"] * 2
         assert short["stream_latency"].samples
-    assert abs(grown["rvit_small"]) < 2**20
+    assert abs(grown["rvit_small"]) < 4 * 2**20
     assert grown["timesformer_base"] > 8 * 2**20
 
 
