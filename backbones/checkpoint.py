@@ -260,9 +260,9 @@ def misfits(config: Config, tensors: Mapping[str, Tensor]) -> int | None:
     outlines = {key: tensor.to("meta") for key, tensor in tensors.items()}
     try:
         translated = renamed(outlines, family.layouts).tensors
-        classifier, several = translated.get("classifier.weight"), sets_in(translated)
+        several = sets_in(translated)
         with torch.device("meta"):
-            model = create(config, 1 if classifier is None else classifier.shape[0])
+            model = create(config, classes_in(translated) or 1)
             weights = (with_sets(model, **several) if several else model).state_dict()
         translated = renamed(outlines, family.layouts, weights).tensors
     except ValueError:
@@ -273,6 +273,14 @@ def misfits(config: Config, tensors: Mapping[str, Tensor]) -> int | None:
         if key in translated and _as_video(translated[key], weights[key]).shape == weights[key].shape
     ]
     return len(weights.keys() | translated.keys()) - len(alike)
+
+
+def classes_in(tensors: Mapping[str, Tensor]) -> int:
+    """How many classes the classifier in a translated file answers for, by its last map: 0 where there is none, or one
+    for each of several data sets (`backbones.sets.sets_in`).
+    """
+    maps = [key for key in tensors if key.startswith(CLASSIFIER) and key.endswith("weight")]
+    return 0 if not maps or sets_in(tensors) else tensors[max(maps)].shape[0]
 
 
 def _as_video(tensor: Tensor, target: Tensor) -> Tensor:

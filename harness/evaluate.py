@@ -84,9 +84,10 @@ def evaluate(options: Options) -> int:
             trained.each(options, view_counts) if dataset is None else [trained.load_trained(options, view_counts)]
         )
     except trained.SeveralSets as error:
-        if name_of(options.data) not in error.sets:
+        chosen = dataset and error.of(name_of(options.data), len(dataset.classes))
+        if not chosen:
             raise
-        several = [trained.load_trained(replace(options, set=name_of(options.data)), view_counts)]
+        several = [trained.load_trained(replace(options, set=chosen), view_counts)]
     tested = [_evaluated(options, loaded, dataset, beside=len(several) > 1) for loaded in several]
     if options.json:
         json_line({"status": int(None in tested), "tests": [test for test in tested if test]})

@@ -60,7 +60,7 @@ def predict(options: Options) -> int:
     several = trained.each(options, view_counts)
     if options.stream:
         if len(several) > 1:
-            raise trained.SeveralSets(several[0].checkpoint, [loaded.set for loaded in several])
+            raise trained.SeveralSets(several[0].checkpoint, {loaded.set: len(loaded.classes) for loaded in several})
         return _streamed(options, path, several[0])
     try:
         seen = [_predicted(options, path, loaded) for loaded in several]

@@ -1,7 +1,7 @@
 """Published weights need no more than a file and a data set: which model they are of, how their clips are made and what
 their classes are follows from them.
 
-The whole path in every published layout of video models: weights that belong to nothing, a Kinetics as it is
+The whole path in every layout that can be read: weights that belong to nothing, a Kinetics as it is
 distributed, with a list of classes in an order of its own, and a missing file. The answers to each view are held to our
 own model, whose clips are cut by hand. Layouts whose names stand in goldens alone are skipped where there are none.
 """
@@ -17,12 +17,13 @@ import pytest
 import torch
 import yaml
 from moving import moving_scene
-from test_checkpoints import CASES, CLASSES
-from test_goldens import FOLDER
-from test_layouts import FILES
+from published_layouts import LAYOUTS
+from test_checkpoints import CASES
 
 import backbones
 from backbones import checkpoint as files
+from backbones.layouts import NATIVE_NAME
+from backbones.sets import answering
 from harness import evaluate
 from harness.clips.decoding import open_video
 from harness.evaluation import trained
@@ -33,59 +34,13 @@ from harness.spec.reader import UsageError
 from harness.spec.sampling import test_indices as indices_of
 
 VIDEOS = (("juggling balls", "aaaaaaaaaaa"), ("abseiling", "bbbbbbbbbbb"), ("zumba", "ccccccccccc"))  # the last is lost
+FOR_A_START = {"image ViT (timm)": "DualPath starts from an image ViT of timm; a file of these names has no adapters"}
 
 
-def by_rule(config, classes, shapes):
-    return config, classes, {name: _values(name, tuple(shape)) for name, shape in shapes.items()}
-
-
-def _values(name, shape):
-    """Numbers of a size that a layer keeps, other ones for each name, so that different clips get different answers."""
-    random = torch.Generator().manual_seed(sum(map(ord, name)))
-    if name.endswith(("num_batches_tracked", "relative_position_index")):
-        return torch.zeros(shape, dtype=torch.int64)
-    if len(shape) < 2:
-        around = 1.0 if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "Norm.weight", "var")) else 0.0
-        return around + 0.1 * torch.randn(shape, generator=random).clamp(-2, 2)
-    return torch.randn(shape, generator=random) * (2 * shape[0] / torch.Size(shape).numel()) ** 0.5
-
-
-def of_pyramid(family):
-    config, shapes = CASES[family]
-    return by_rule(config, CLASSES, shapes())
-
-
-def vtn():
-    config, classes, state = FILES["VTN"]()
-    return by_rule(config, classes, {name: tensor.shape for name, tensor in state.items()})
-
-
-def square(layout):
-    """A file of a golden; one whose clip is no square gets positions of a clip that is."""
-    config, classes, state = FILES[layout]()
-    if config.clip.h == config.clip.w:
-        return config, classes, state
-    config = config.changed({"clip.w": config.clip.h})
-    weights = backbones.create(config, classes).state_dict()
-    translated = files.translate(state, config.family, weights)
-    others = [name for name, tensor in translated.tensors.items() if tensor.shape != weights[name].shape]
-    return config, classes, state | {translated.origin[name]: _values(name, weights[name].shape) for name in others}
-
-
-LAYOUTS = {  # layout: (the file, the name of the model, the recipe that it is tested by but for its sizes)
-    "DualFormer (mmaction)": (lambda: of_pyramid("DualFormer"), "dualformer", "dualformer_tiny_k400"),
-    "Video Swin (mmaction), image Swin": (lambda: of_pyramid("Video Swin"), "video_swin", "video_swin_tiny_k400"),
-    "VTN": (vtn, "vtn", "vtn_k400"),
-    "TimeSformer": (lambda: square("TimeSformer"), "timesformer", "timesformer_k400"),
-    "image ViT (timm, DeiT)": (
-        lambda: square("image ViT (timm, DeiT)"), "timesformer_space_only", "timesformer_space_only_k400",
-    ),
-    "MViT (SlowFast)": (lambda: square("MViT (SlowFast)"), "mvit_v2", "mvit_v2_small_k400"),
-    "ViViT": (lambda: square("ViViT"), "vivit", "vivit_base_16x2_k400"),
-    "X-ViT": (lambda: square("X-ViT"), "xvit", "xvit_k400"),
-    "VidTr": (lambda: square("VidTr"), "vidtr", "vidtr_small_k400"),
-}  # fmt: skip
-WITHOUT_GOLDENS = list(LAYOUTS)[:3]
+def test_every_layout_that_can_be_read_is_tested():
+    known = {layout.name for layout in backbones.family.layouts_of()} - {NATIVE_NAME}
+    assert set(LAYOUTS) | set(FOR_A_START) == known
+    assert not set(LAYOUTS) & set(FOR_A_START)
 
 
 @pytest.fixture
@@ -149,27 +104,48 @@ def answers(model, recipe, path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_and_a_data_set_are_enough(layout, tmp_path, named, capsys):
-    if layout not in WITHOUT_GOLDENS and not FOLDER.is_dir():
-        pytest.skip(f"no goldens in {FOLDER}, which alone have the names of {layout}")
-    make, start, base = LAYOUTS[layout]
-    config, classes, state = make()
-    recipe = named(config, start, base)
+    published = LAYOUTS[layout]
+    model, state = published.written()
+    recipe = named(published.config, published.model, published.recipe)
+    several = isinstance(published.classes, dict)
+    classes, of_set = (published.classes["kinetics"], " of kinetics") if several else (published.classes, "")
     names = kinetics(tmp_path / "k400", recipe.testing.resize, classes)
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "weights.pth")
     words = [f"checkpoint={tmp_path / 'weights.pth'}", "data=kinetics400", f"root={tmp_path / 'k400'}"]
+    if backbones.origin(recipe.model).weights == "none":  # nobody has files of such models but who trained them
+        words.append(f"model={recipe.model}")
     assert evaluate.main([*words, f"out={tmp_path / 'out'}"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"{recipe.model} from weights.pth ({layout} layout): {classes} classes; tested by the recipe" in printed
+    title = f"{recipe.model} from weights.pth ({layout} layout): {classes} classes{of_set}"
+    assert f"{title}; tested by the recipe {recipe.name}" in printed
     assert "coverage 66.7 % (2 of 3 videos; the rest count as misses)" in printed
     views = Predictions.load(tmp_path / "out" / FILE)
     assert list(views.classes) == names
-    model = backbones.create(config, classes)
-    assert backbones.load_checkpoint(model, tmp_path / "weights.pth").complete
     for number, (_, identity) in enumerate(VIDEOS[:2]):
-        expected = answers(model, recipe, tmp_path / "k400/val" / f"{identity}_000000_000010.mp4")
+        path = tmp_path / "k400/val" / f"{identity}_000000_000010.mp4"
+        expected = answers(answering(model, "kinetics") if several else model, recipe, path)
         np.testing.assert_allclose(views.scores[number], expected, rtol=0, atol=2e-5)
     assert np.isnan(views.scores[2]).all()
     assert np.ptp(views.scores[:2], axis=0).max() > 1e-4  # the two videos are told apart
+
+
+def test_the_classifier_of_a_data_set_is_found_and_tested_as_that_set_is(tmp_path, named):
+    """MultiTrain's files call the sets otherwise than we do."""
+    model, state = LAYOUTS["MultiTrain"].written()
+    recipe = named(model.config, "multitrain", "multitrain_several")
+    torch.save(state, tmp_path / "weights.pth")
+    of_set = lambda **more: options(path=tmp_path / "weights.pth", model=recipe.model, **more)  # noqa: E731
+    with pytest.raises(trained.SeveralSets, match="give set=NAME: kinetics, mit, ssv2") as error:
+        trained.load_trained(of_set(data="something_something_v2"))
+    assert [error.value.of("mit", 5), error.value.of("kinetics400", 5), error.value.of("x", 8)] == [
+        "mit",
+        "kinetics",
+        None,
+    ]
+    assert trained.SeveralSets(tmp_path, {"a": 5, "b": 5}).of("kinetics400", 5) is None
+    for data, name, views in (("kinetics400", "kinetics", (5, 1)), ("something_something_v2", "ssv2", (1, 3))):
+        testing = trained.load_trained(of_set(data=data, set=name)).protocol.testing
+        assert (testing.clips, testing.crops) == views
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +163,8 @@ def test_no_two_published_models_have_the_same_tensors(outlines):
     assert [names for names in alike.values() if len(names) > 1] == [["timesformer_space_only_base", "deit_base"]]
 
 
-def options(**more):
-    return evaluate.Options(checkpoint="weights.pth", **more)
+def options(path="weights.pth", **more):
+    return evaluate.Options(checkpoint=str(path), **more)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +177,7 @@ def options(**more):
         ("timesformer_space_only_base", {"data": "kinetics400"}, "timesformer_space_only_k400"),
         ("hiera_base_16f", {"data": "a/folder"}, "hiera_base_k400"),
         ("multitrain_small_16f", {}, "multitrain_k400_16f"),
+        ("multitrain_base_32f", {"data": "something_something_v2"}, "multitrain_several"),
         ("video_swin_large", {"data": "kinetics400"}, None),
     ],
 )

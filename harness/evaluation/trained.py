@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from backbones.sets import answering, sets_in, sets_of, with_sets
 from harness.cost.build import unavailable
 from harness.datasets import DataError
 from harness.datasets.files import class_names as names_in
+from harness.datasets.several import name_of
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
 from harness.evaluation.protocol import Protocol, TestOptions, protocol
 from harness.spec.reader import UsageError, text_of
@@ -66,9 +67,16 @@ class Trained:
 class SeveralSets(UsageError):
     """A model that answers for several data sets, none of which was chosen."""
 
-    def __init__(self, path: Path, sets: Collection[str]):
+    def __init__(self, path: Path, sets: Mapping[str, int]):
         super().__init__(f"{path} answers for several data sets; give set=NAME: {', '.join(sets)}")
-        self.sets = tuple(sets)
+        self.sets = dict(sets)  # how many classes each has
+
+    def of(self, data: str, classes: int) -> str | None:
+        """The set that a data set is: the one of its name, else the only one of as many classes. Published weights call
+        their sets otherwise than we do.
+        """
+        alike = [name for name, count in self.sets.items() if count == classes]
+        return data if data in self.sets else alike[0] if len(alike) == 1 else None
 
 
 def each(options: TestOptions, views: tuple[int, int] | None = None) -> list[Trained]:
@@ -109,7 +117,9 @@ def load_trained(options: TestOptions, views: tuple[int, int] | None = None) -> 
     except (backbones.CheckpointError, OSError) as error:
         raise UsageError(str(error)) from None
     model, set_name = _chosen_set(options, path, model)
-    recipe = recipe.of_set(set_name) if recipe and set_name else recipe
+    if recipe and set_name:
+        data = getattr(options, "data", None)
+        recipe = recipe.of_set(name_of(data) if of_authors and data else set_name)
     clip = model.clip
     if clip.h != clip.w and options.size is None:
         raise UsageError(f"the model takes clips of {clip.h} x {clip.w} pixels, crops are square; give size=...")
@@ -259,10 +269,9 @@ def candidates(recipe_source: Source) -> Iterator[tuple[str, Recipe | None]]:
 def tested_by(options: TestOptions, name: str, tensors: Mapping[str, Tensor]) -> Recipe | None:
     """The recipe of a model's published weights, on the data set that the options name or the classes tell."""
     try:
-        weight = files.translate(tensors, backbones.config(name).family).tensors.get("classifier.weight")
+        classes = files.classes_in(files.translate(tensors, backbones.config(name).family).tensors)
     except ValueError:  # names of no layout, which whoever loads them says
         return None
-    classes = 0 if weight is None else weight.shape[0]
     return published(name, getattr(options, "data", None), classes, options.recipe_source or RELEASED)
 
 
@@ -292,15 +301,14 @@ def _model(
         translated = files.translate(tensors, backbones.config(name).family).tensors
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
-    weight, several = translated.get("classifier.weight"), sets_in(translated)
-    if weight is None and not several:
+    classes, several = files.classes_in(translated), sets_in(translated)
+    if not classes and not several:
         raise UsageError(NO_CLASSIFIER.format(path))
     changes: dict[str, Any] = dict(recipe.model_changes) if recipe and recipe.model == name else {}
     for key, value in (("clip.t", options.frames), ("clip.h", options.size), ("clip.w", options.size)):
         changes |= {key: value} if value else {}
     try:
-        count = 1 if weight is None else weight.shape[0]
-        model = backbones.create(name, count, kernel=options.kernel, changes=changes | options.model_changes)
+        model = backbones.create(name, classes or 1, kernel=options.kernel, changes=changes | options.model_changes)
         if several:
             with_sets(model, **several)
     except (ValueError, KeyError) as error:

@@ -290,10 +290,11 @@ def published(model: str, data: str | None, classes: int, recipe_source: str = "
     Of the data set, where it has one; else of the data set with so many classes, in the order of the recipes' names.
     """
     answered = CLASSES.get(classes)
-    for wanted in [data, answered] if data != answered else [data]:
+    for wanted in filter(None, [data, answered] if data != answered else [data]):
         for name in names():
             written = _composed(name)
-            if wanted and written.get("data") == wanted and _of_model(written, recipe_source) == model:
+            of_sets = (written.get("many_sets") or {}).get("sets") or {}
+            if wanted in (written.get("data"), *of_sets) and _of_model(written, recipe_source) == model:
                 return load(name, recipe_source)
     return None
 
