@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attention_zoo import kernels
-    from attention_zoo.grid import Grid
+    from attention_zoo.grid import Grid, check_heads
     from attention_zoo.registry import Registry, UnknownName
     from attention_zoo.scheme import (
         AttentionScheme,
         build,
-        check_heads,
         growth_of,
         options_of,
         register,
@@ -41,7 +40,10 @@ __all__ = [
     "schemes",
     "use_kernel",
 ]
-_HOMES = {"kernels": "kernels", "Grid": "grid", "Registry": "registry", "Tokens": "tokens", "UnknownName": "registry"}
+_HOMES = {
+    "kernels": "kernels", "Grid": "grid", "check_heads": "grid", "Registry": "registry", "Tokens": "tokens",
+    "UnknownName": "registry",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

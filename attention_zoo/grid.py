@@ -46,3 +46,15 @@ class Grid(NamedTuple):
     def padded(self, size: Grid) -> Grid:
         """The smallest multiple of `size` that covers this grid."""
         return self.ceil_div(size).times(size)
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raises ValueError, naming the allowed numbers, where the heads do not divide the width."""
+    if num_heads < 1 or dim % num_heads:
+        divisors = ", ".join(str(m) for m in range(1, dim + 1) if dim % m == 0)
+        raise ValueError(f"num_heads {num_heads} does not divide dim {dim}; allowed: {divisors}")
+
+
+def pooling_kernel(stride: Grid) -> Grid:
+    """The kernel of a pooling convolution that follows from its stride where none is named."""
+    return Grid(*(s + 1 if s > 1 else 1 for s in stride))

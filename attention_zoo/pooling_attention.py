@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, pad
 
 from attention_zoo import cpu
 from attention_zoo.depthwise import depthwise
-from attention_zoo.grid import Grid
+from attention_zoo.grid import Grid, pooling_kernel
 from attention_zoo.kernels import AUTO, attend
 from attention_zoo.scheme import register
 from attention_zoo.sequence import heads, joined
@@ -118,7 +118,7 @@ class PoolingAttention(nn.Module):
         if query_kernel is None and max(query_stride) > 1:
             raise ValueError(f"query_stride {tuple(query_stride)} needs a query_kernel, such as (3, 3, 3)")
         query_kernel = None if query_kernel is None else Grid.of(query_kernel, "query_kernel")
-        key_kernel = after(key_stride) if key_kernel is None else Grid.of(key_kernel, "key_kernel")
+        key_kernel = pooling_kernel(key_stride) if key_kernel is None else Grid.of(key_kernel, "key_kernel")
         width = self.out_dim // num_heads
         self.qkv, self.proj = nn.Linear(dim, 3 * self.out_dim), nn.Linear(self.out_dim, self.out_dim)
         self.pool_q = _pool(width, query_kernel, query_stride, eps)
@@ -207,11 +207,6 @@ class PoolingAttention(nn.Module):
 def adaptive(grid: Grid) -> Grid:
     """MViT's strides for keys and values: frames stay, of height and width about `KEYS` are left."""
     return Grid(1, max(1, grid.h // KEYS), max(1, grid.w // KEYS))
-
-
-def after(stride: Grid) -> Grid:
-    """The kernel that follows from a stride where none is named."""
-    return Grid(*(s + 1 if s > 1 else 1 for s in stride))
 
 
 def _pool(width: int, kernel: Grid | None, stride: Grid, eps: float) -> Pool | None:

@@ -6,14 +6,11 @@ entry points that other installed packages declare for its group.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import pkgutil
 import re
-import sys
 from collections.abc import Callable, Iterable
-from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,9 +95,7 @@ class Registry(Generic[Entry]):
 
     def declared(self) -> tuple[str, ...]:
         """The names without importing what is not imported yet: command lines answer before torch is loaded."""
-        return (
-            self.names() if self._discovered else tuple(sorted({*self._entries, *_written(self.package, self.group)}))
-        )
+        return self.names() if self._discovered else tuple(sorted({*self._entries, *written(self.package, self.group)}))
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
@@ -142,35 +137,13 @@ def _origin(entry: object) -> str:
     return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
 
 
-def declared(kind: str) -> tuple[str, ...]:
-    """The names of all "schemes" or "kernels" as `Registry.declared` has them: to import these two loads torch."""
-    module = sys.modules.get({"schemes": "attention_zoo.scheme", "kernels": "attention_zoo.kernels"}[kind])
-    registry = getattr(module, {"schemes": "schemes", "kernels": "registry"}[kind], None)
-    if registry is not None:  # it is loaded already, and may hold more
-        return registry.names()
-    if kind == "schemes":
-        return _written("attention_zoo", "attention_zoo.schemes")
-    return _written("attention_zoo.kernels", None, r'^add\(Kernel\("(\w+)"')
-
-
-def _written(package: str, group: str | None, line: str = r'^@register\(\s*"(\w+)"') -> tuple[str, ...]:
+def written(package: str, group: str | None, line: str = r'^@register\(\s*"(\w+)"') -> tuple[str, ...]:
     """The names of a registry, read off the lines that register them; those of other packages, off entry points."""
-    folders = find_spec(package).submodule_search_locations
-    texts = (path.read_text(encoding="utf-8") for folder in folders for path in Path(folder).glob("*.py"))
-    ours = {name for text in texts for name in re.findall(line, text, re.MULTILINE)}
+    ours = {name for text in texts(package) for name in re.findall(line, text, re.MULTILINE)}
     return tuple(sorted(ours | {point.name for point in (entry_points(group=group) if group else ())}))
 
 
-@cache
-def declared_options(scheme: str) -> tuple[str, ...] | None:
-    """The options of a scheme, likewise; None for one that is no file here, or takes those of its base."""
-    decorator = f"register('{scheme}')"
-    for path in Path(__file__).parent.glob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        for node in ast.parse(text).body if f'@register("{scheme}")' in text else ():
-            if isinstance(node, ast.ClassDef) and decorator in map(ast.unparse, node.decorator_list):
-                functions = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
-                if "__init__" in functions:
-                    options = functions["__init__"].args.kwonlyargs
-                    return tuple(option.arg for option in options if option.arg != "kernel")
-    return None
+def texts(package: str) -> list[str]:
+    """The files of a package, which is not imported."""
+    folders = find_spec(package).submodule_search_locations
+    return [path.read_text(encoding="utf-8") for folder in folders for path in sorted(Path(folder).glob("*.py"))]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attention_zoo import kernels
 from attention_zoo.empty import of_any_batch
-from attention_zoo.grid import Grid
+from attention_zoo.grid import Grid, check_heads
 from attention_zoo.registry import Registry, nearest
 
 Mixed = Float[Tensor, "b t h w d"] | tuple[Float[Tensor, "b t h w d"], Float[Tensor, "b p d"]]
@@ -113,13 +113,6 @@ def build(
 def growth_of(name: str) -> Growth:
     """The exponents in theory that a scheme states; empty if it states none."""
     return getattr(schemes.get(name), "growth", {})
-
-
-def check_heads(dim: int, num_heads: int) -> None:
-    """Raises ValueError, naming the allowed numbers, where the heads do not divide the width."""
-    if num_heads < 1 or dim % num_heads:
-        divisors = ", ".join(str(m) for m in range(1, dim + 1) if dim % m == 0)
-        raise ValueError(f"num_heads {num_heads} does not divide dim {dim}; allowed: {divisors}")
 
 
 def use_kernel(model: nn.Module, kernel: str) -> nn.Module:

@@ -7,23 +7,18 @@ model.macs()                      # multiply-adds of one clip of the nominal siz
 backbones.load_checkpoint(model, "dualformer_tiny_k400.pth")
 """
 
-from backbones.checkpoint import CheckpointError, LoadReport, from_checkpoint, load_checkpoint, save_checkpoint
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from backbones.config import Config
-from backbones.family import (
-    Backbone,
-    Family,
-    Origin,
-    config,
-    create,
-    families,
-    kinds,
-    learning,
-    names,
-    origin,
-    read_config,
-)
-from backbones.inflation import InflationReport, inflate
-from backbones.pyramid import Pyramid, PyramidConfig
+from backbones.configs.pyramid import PyramidConfig
+from backbones.named import config, families, names, read_config
+
+if TYPE_CHECKING:
+    from backbones.checkpoint import CheckpointError, LoadReport, from_checkpoint, load_checkpoint, save_checkpoint
+    from backbones.family import Backbone, Family, Origin, create, kinds, learning, origin
+    from backbones.inflation import InflationReport, inflate
+    from backbones.pyramid import Pyramid
 
 __all__ = [
     "Backbone",
@@ -48,3 +43,17 @@ __all__ = [
     "read_config",
     "save_checkpoint",
 ]
+_HOMES = {
+    "checkpoint": ("CheckpointError", "LoadReport", "from_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "family": ("Backbone", "Family", "Origin", "create", "kinds", "learning", "origin"),
+    "inflation": ("InflationReport", "inflate"),
+    "pyramid": ("Pyramid",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Found on first use: configs are checked before torch is loaded."""
+    home = next((module for module, held in _HOMES.items() if name in held), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

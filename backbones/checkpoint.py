@@ -30,8 +30,9 @@ from torch import Tensor
 
 import attention_zoo
 from backbones.config import Config
-from backbones.family import Backbone, create, families, layouts_of, part, read_config
+from backbones.family import Backbone, create, families, layouts_of, part
 from backbones.layouts import NATIVE_NAME, Layout, Translated, renamed
+from backbones.named import read_config
 from backbones.sets import OF_A_SET, SetClassifiers, sets_in, with_sets
 
 logger = logging.getLogger(__name__)

@@ -13,17 +13,20 @@ import inspect
 import math
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 import attention_zoo
-from attention_zoo import Grid, UnknownName
+from attention_zoo import Grid, Registry, UnknownName, declared
 from attention_zoo.registry import nearest
 
 LEAST_WIDTH = 8  # of a shrunk model
 FIRST_FAMILY = "pyramid"  # the family of files and records that name none: they are older than the second one
 # Fields that older files and records lack: written only where they are not as by default.
 ADDED = ("mlp_rank", "stem", "drop_layers", "drop_frames", "st_adapter")
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "quick_gelu"]  # of MLPs, see `mlp.ACTIVATIONS`
 
 # Types of fields, beside `Grid`, bool, `Literal`, int (positive), tuple[int, ...] (positive, not empty) and None.
 Ratio = Annotated[float, "above 0"]
@@ -41,6 +44,9 @@ class Config(ABC):
     """
 
     family: ClassVar[str]
+    # Parts that may be trained while the rest is frozen, each a pattern of names of tensors. Checkpoints then hold that
+    # part alone.
+    tunable: ClassVar[Mapping[str, str]] = {"classifier": r"^classifier\."}
     clip: Grid
     in_channels: int
     attention: dict[str, dict[str, Any]]
@@ -134,6 +140,19 @@ class Config(ABC):
     def _set(self, name: str, value: Any) -> None:
         """For `__post_init__`: the checked value in place of what was given."""
         object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Configs:
+    """What is known of a family without its modules: the class of its configs, and its named models, looked up at each
+    call: {name: function that makes the config}.
+    """
+
+    config: type[Config]
+    models: Callable[[], Mapping[str, Callable[[], Config]]]
+
+
+configs: Registry[Configs] = Registry("model family", "backbones.configs")
 
 
 def _required(field: dataclasses.Field) -> bool:
@@ -238,12 +257,12 @@ def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
     for name, entry in plain(entries).items():
         if "." in name:
             raise ValueError(f"attention name {name!r} contains a dot, which dotted paths need")
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("scheme"), str):
+        if not isinstance(entry, Mapping) or "scheme" not in entry:
             raise ValueError(
                 f"attention.{name} {entry!r} is not a mapping with the key 'scheme'; "
-                f"schemes: {', '.join(attention_zoo.schemes.names())}"
+                f"schemes: {', '.join(declared.names('schemes'))}"
             )
-        attention_zoo.schemes.get(entry["scheme"])
+        declared.options_of(entry["scheme"])  # a scheme without options is looked up, too
         for option in entry.keys() - {"scheme"}:
             _check_option(name, entry["scheme"], option, ValueError)
         checked[name] = _tuples(dict(entry))
@@ -251,7 +270,7 @@ def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
 
 
 def _check_option(name: str, scheme: str, option: str, error: type[Exception]) -> None:
-    allowed = attention_zoo.options_of(scheme)
+    allowed = declared.options_of(scheme)
     if option not in allowed:
         raise error(f"attention.{name}: {scheme} has no option {option!r}; {nearest(option, allowed)}")
 
@@ -264,8 +283,8 @@ def patterns(field: str, stages: Any, attention: Mapping[str, Any]) -> tuple[tup
         if not isinstance(pattern, Sequence) or isinstance(pattern, str) or not pattern:
             raise ValueError(f"{pattern!r} in {field} is not a list of attention names, such as [L, G]")
         for name in pattern:
-            if not isinstance(name, str) or (name not in attention and name not in attention_zoo.schemes):
-                allowed = {*attention, *attention_zoo.schemes.names()}
+            if not isinstance(name, str) or (name not in attention and name not in declared.names("schemes")):
+                allowed = {*attention, *declared.names("schemes")}
                 raise UnknownName(f"unknown attention {name!r} in {field}; {nearest(str(name), allowed)}")
     return _tuples(list(stages))
 
@@ -273,12 +292,12 @@ def patterns(field: str, stages: Any, attention: Mapping[str, Any]) -> tuple[tup
 def _assign(state: dict[str, Any], path: str, value: Any, grids: Collection[str]) -> None:
     """Sets the value at a dotted path inside nested mappings and lists."""
     *parents, last = path.split(".")
-    node, walked = state, ""
+    node, walked, schemes = state, "", declared.names("schemes")
     for depth, key in enumerate(parents):
-        if walked == "attention" and key not in node and key in attention_zoo.schemes:
+        if walked == "attention" and key not in node and key in schemes:
             node[key] = {"scheme": key}  # a scheme that was used by its own name gets an entry
-        if depth == 2 and parents[0] == "attention" and key not in node and node.get("scheme") in attention_zoo.schemes:
-            default = attention_zoo.options_of(node["scheme"]).get(key, inspect.Parameter.empty)
+        if depth == 2 and parents[0] == "attention" and key not in node and node.get("scheme") in schemes:
+            default = declared.options_of(node["scheme"]).get(key, inspect.Parameter.empty)
             if default is not inspect.Parameter.empty:
                 node[key] = plain(default)
         node = node[_key(node, key, path, walked, grids)]

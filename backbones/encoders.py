@@ -10,10 +10,7 @@ transformer is Longformer, arXiv:2004.05150.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, no_type_check
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -28,7 +25,6 @@ from backbones.columnar import (
     ATTN,
     EPS,
     Columnar,
-    ColumnarConfig,
     VitBlock,
     jax_layout,
     jax_names,
@@ -37,63 +33,14 @@ from backbones.columnar import (
 )
 from backbones.columnar import from_image as column_from_image
 from backbones.columnar import of_image as column_of_image
-from backbones.config import Ratio, Whole, narrower
+from backbones.configs.encoders import EncodersConfig, models
 from backbones.family import Family, Origin, families
 from backbones.layouts import NATIVE_NAME, Layout, stacked
 from backbones.mlp import Mlp
 from backbones.parts import Places, initialise_linear, linear_rates
 from backbones.residual import Block
 
-Temporal = Literal["positions", "plain", "windowed"]
 WINDOWED_EPS = 1e-12  # Longformer's
-
-
-@no_type_check  # it checks its values itself and takes lists where it keeps tuples
-@dataclass(frozen=True)
-class EncodersConfig(ColumnarConfig):
-    """A columnar config for the frames, and what comes after it.
-
-    Args:
-        temporal: the second transformer: of ViT blocks with learned "positions" (ViViT), of "plain" ones without
-            positions and without biases of queries, keys and values (X-ViT), or "windowed", Longformer's (VTN).
-        temporal_depth, temporal_heads, temporal_mlp_ratio: its blocks.
-        head_width: of the hidden layer between the last norm and the classifier; 0 for none.
-        window: how many frames a frame sees in windowed attention, half of them before it.
-        max_frames: rows of the table of positions of a windowed one; two of them are no frame's.
-    """
-
-    family = "encoders"
-
-    temporal: Temporal = "positions"
-    temporal_depth: int = 4
-    temporal_heads: int = 12
-    temporal_mlp_ratio: Ratio = 4.0
-    head_width: Whole = 0
-    window: int = 18
-    max_frames: int = 288
-
-    def __post_init__(self):
-        super().__post_init__()
-        attention_zoo.check_heads(self.width, self.temporal_heads)
-        if self.class_token != "frame":
-            raise ValueError(
-                f"class_token {self.class_token!r}: the second transformer sees one of each frame: 'frame'"
-            )
-        if self.window % 2 or self.max_frames < 3:
-            raise ValueError(f"window {self.window} must be even, and max_frames {self.max_frames} 3 or more")
-
-    def _smaller(self, width: float, depth: int | None, clip: Sequence[int]) -> dict[str, Any]:
-        changes = super()._smaller(width, depth, clip)
-        changes["temporal_depth"] = min(self.temporal_depth, depth or self.temporal_depth)
-        if width != 1:
-            changes["temporal_heads"] = narrower(self.width, self.temporal_heads, width)[1]
-            changes["head_width"] = self.head_width and narrower(self.head_width, 1, width)[0]
-        return changes
-
-    def sizes(self) -> dict[str, Any]:
-        grid = self.clip.ceil_div(self.patch)
-        tokens = [list(grid), [grid.t, 1, 1]]
-        return {"blocks": [self.depth, self.temporal_depth], "widths": [self.width] * 2, "tokens": tokens}
 
 
 class WindowedAttention(nn.Module):
@@ -231,38 +178,6 @@ class Encoders(Column):
         hidden = sum(part.weight.numel() for part in self.norm.modules() if isinstance(part, nn.Linear))
         blocks = sum(block.macs() for block in self.column)
         return self.frames.macs() + blocks + hidden + self.classifier_macs(classifier)
-
-
-FRAMES = dict(class_token="frame", attention={"S": dict(scheme="space_only", prefix="own")}, blocks=(("S",),))
-VIVIT = dict(
-    **FRAMES, position="space", clip=Grid(32, 224, 224), patch=Grid(2, 16, 16), activation="gelu_tanh"
-)  # model 2
-XVIT = dict(
-    class_token="frame",
-    attention={"X": dict(scheme="space_time_mixing", segment=8)},
-    blocks=(("X",),),
-    clip=Grid(16, 224, 224),
-    temporal="plain",
-    temporal_depth=1,
-    head_width=768,
-    drop_path=0.0,
-    dropout=0.5,
-)
-VTN = dict(
-    **FRAMES, position="space", clip=Grid(250, 224, 224), temporal="windowed", temporal_depth=3, head_width=768,
-    drop_path=0.0, dropout=0.5,
-)  # fmt: skip
-
-
-def models() -> dict[str, Callable[[], EncodersConfig]]:
-    """ViViT's model 2 in two sizes, X-ViT and VTN as they were released."""
-    large = dict(width=1024, num_heads=16, depth=24, temporal_heads=16)
-    return {
-        "vivit_base_16x2_model2": partial(EncodersConfig, **VIVIT),
-        "vivit_large_16x2_model2": partial(EncodersConfig, **VIVIT, **large),
-        "xvit_base_16f": partial(EncodersConfig, **XVIT),
-        "vtn_base_250f": partial(EncodersConfig, **VTN),
-    }
 
 
 NATIVE = Layout(NATIVE_NAME, r"^frames\.column\.\d+\.")

@@ -1,12 +1,12 @@
 """Families of models: what one is, where they are found, and `create`, which builds a model of any of them.
 
-How a family is added, in one file (`backbones/<name>.py`, or any installed package), is in `docs/adding.md`.
+How a family is added is in `docs/adding.md`. Families of ours have their configs and named models in
+`backbones/configs/<name>.py`, so that a wrong value is told before torch is loaded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,15 +16,13 @@ from typing import Any
 from torch import Tensor, nn
 
 import attention_zoo
-from attention_zoo import Grid, Registry, Tokens, UnknownName
+from attention_zoo import Grid, Tokens, UnknownName
 from attention_zoo.empty import of_any_batch
 from attention_zoo.registry import nearest
-from backbones.config import FIRST_FAMILY, Config
+from backbones.config import Config
 from backbones.layouts import Layout
+from backbones.named import config, families
 from backbones.residual import Block
-
-families: Registry[Family] = Registry("model family", "backbones", group="attention_zoo.families")
-
 
 REQUIRED = ("clip", "in_channels", "num_classes", "classifier")  # of what is built
 
@@ -42,10 +40,8 @@ class Backbone(nn.Module, ABC):
     norm: nn.Module  # the final one
     classifier: nn.Module | None  # its parameters are named `classifier.*`; None where num_classes is 0
     activation_checkpointing: bool = False  # may be switched at any time; it acts in training only
-    # Parts that may be trained while the rest is frozen, each a pattern of names of tensors; `learns` is what
-    # `learning` has chosen of them. Checkpoints then hold that part alone.
-    tunable: Mapping[str, str] = {"classifier": r"^classifier\."}
-    learns: str = "all"
+    tunable: Mapping[str, str]  # as its config says; `create` sets it
+    learns: str = "all"  # what `learning` has chosen of these
 
     def train(self, mode: bool = True) -> Backbone:
         """As ever, except that BatchNorm that does not learn keeps its running statistics: they are frozen, too."""
@@ -133,20 +129,6 @@ class Family:
             raise ValueError(f"family {self.name!r}: set family = {self.name!r} in {self.config.__name__}")
 
 
-def names() -> tuple[str, ...]:
-    """The models that `create` knows by name."""
-    return tuple(_named())
-
-
-def config(name: str) -> Config:
-    """The config of a named model. Raises UnknownName (a KeyError) with the nearest name."""
-    _imported(name.rpartition(".")[0])
-    by_name = _named()
-    if name not in by_name:
-        raise UnknownName(f"unknown model {name!r}; {nearest(str(name), by_name)}")
-    return by_name[name]()
-
-
 def origin(name: str) -> Origin:
     """Where a named model comes from: the entry of its family whose name it begins with, the longest if several."""
     origins = families.get(config(name).family).origins
@@ -173,16 +155,6 @@ def part(model: Backbone, name: str) -> re.Pattern[str]:
     return re.compile("" if name == "all" else model.tunable[name])
 
 
-def read_config(values: Mapping[str, Any]) -> Config:
-    """The config that `Config.to_dict` wrote; one that names no family is a pyramid's, which was once the only one.
-
-    Raises: UnknownName (a KeyError) for an unknown family or key, ValueError for a value that is impossible or missing.
-    """
-    family = values.get("family", FIRST_FAMILY)
-    _imported(family)
-    return families.get(family).config.from_dict(values)
-
-
 def create(
     model: str | Config,
     num_classes: int = 400,
@@ -205,20 +177,8 @@ def create(
             f"family {chosen.family!r}: {type(built).__name__} lacks {', '.join(lacking)}; set them in its __init__, "
             "see backbones.family.Backbone"
         )
-    built.config = chosen
+    built.config, built.tunable = chosen, chosen.tunable
     return built
-
-
-def _imported(module: str) -> None:
-    """A family whose name is that of a module is registered by it: code of a checkout, which no entry point names."""
-    if not module or module in families.names():
-        return
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UnknownName(
-            f"unknown model family {module!r}: {error}; run from the checkout that has it, or install its package"
-        ) from error
 
 
 def layouts_of(first: str | None = None) -> tuple[Layout, ...]:
@@ -253,7 +213,3 @@ def kinds(model: Backbone) -> dict[str, str]:
 
 def _inside(name: str, parts: Mapping[str, str]) -> bool:
     return any(name.startswith(f"{part}.") for part in parts)
-
-
-def _named() -> dict[str, Callable[[], Config]]:
-    return {name: make for family in families.names() for name, make in families.get(family).models().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attention_zoo import cpu, dispatch
 from attention_zoo.cpu import onednn
 from attention_zoo.cpu.mlp import hidden_once
+from backbones.config import Activation
 
 
 class QuickGelu(nn.Module):
@@ -21,7 +22,6 @@ class QuickGelu(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "quick_gelu"]
 ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, "tanh"), "relu": nn.ReLU, "quick_gelu": QuickGelu}
 
 

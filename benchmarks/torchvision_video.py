@@ -11,8 +11,8 @@ from types import ModuleType
 from torch import nn
 
 from backbones.config import Config
+from backbones.configs.multiscale import MultiscaleConfig
 from backbones.layouts import Layout, renamed
-from backbones.multiscale import MultiscaleConfig
 from benchmarks.public import Absent, Peer, peers
 
 STAGE, BLOCK = r"^features\.(\d+)\.(\d+)\.", r"^blocks\.(\d+)\."  # features alternate stages and merging

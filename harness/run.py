@@ -246,8 +246,6 @@ def chosen(request: Options) -> tuple[list[Ablation], Settings]:
         ablations = [ablation for ablation in ablations if ablation.chosen]
     single = {name: value for name, value in overrides.items() if not isinstance(value, list)}
     settings = Settings(**single, model=request.model_changes)
-    for ablation in ablations:
-        case.check_changes(ablation, settings)
     return ablations, settings
 
 

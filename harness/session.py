@@ -49,6 +49,7 @@ def run(call: Call) -> int:
     setups = {ablation.name: setup(ablation, call.settings, call.training, whole) for ablation in call.ablations}
     _check_writable(call.out)
     call, usual = settled(call)
+    cases = [cases_of(ablation, call, usual) for ablation in call.ablations]
     import harness.sweep as sweep  # torch from here on: what is wrong so far is refused at once
     from harness.accuracy import power
 
@@ -62,8 +63,7 @@ def run(call: Call) -> int:
         call.log.print(warning, markup=False, soft_wrap=True)
     queue = sweep.queue(training, settings, call.out)
     runs = []
-    for ablation in call.ablations:
-        entries, chosen, words, folder = cases_of(ablation, call, usual)
+    for ablation, (entries, chosen, words, folder) in zip(call.ablations, cases, strict=True):
         remake = list(call.remake or _remake(ablation.name, call.arguments))
         above = folder.parent if words else None
         runs.append(

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from attention_zoo.registry import nearest
 from harness.datasets import resolve, several
-from harness.spec import model_changes, options, recipe
+from harness.spec import options, recipe
 from harness.spec.options import option
 from harness.spec.reader import Flag, UsageError
 from harness.training.job import Job, Result, Settings, Stopped, Strategy, model_config
@@ -61,8 +61,6 @@ def job(options: Options) -> Job:
         sets = several.chosen(options.data, options.root, options.data_changes)
         for source in sets:
             resolve(source.data, source.root)
-        if "." not in options.model:  # of a module that no package declares, and only it knows its fields
-            model_changes.check(options.model_changes)
         config = model_config(options.model, chosen, options.model_changes)
         counts = {source.name: len(source.load("train").classes) for source in sets}
     except (KeyError, ValueError, TypeError) as error:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 import backbones
 from backbones import Backbone, Config
-from backbones.columnar import DIVIDED, JOINT, SPACE_ONLY, VIVIT_JOINT, ColumnarConfig
-from backbones.dualpath import DualPathConfig
-from backbones.encoders import VIVIT, VTN, XVIT, EncodersConfig
-from backbones.hiera import HieraConfig
-from backbones.multiscale import MultiscaleConfig
+from backbones.configs.columnar import DIVIDED, JOINT, SPACE_ONLY, VIVIT_JOINT, ColumnarConfig
+from backbones.configs.dualpath import DualPathConfig
+from backbones.configs.encoders import VIVIT, VTN, XVIT, EncodersConfig
+from backbones.configs.hiera import HieraConfig
+from backbones.configs.multiscale import MultiscaleConfig
+from backbones.configs.vidtr import VidtrConfig
 from backbones.sets import with_sets
-from backbones.vidtr import VidtrConfig
 
 Rules = tuple[tuple[str, str], ...]
 QKV = ("query", "key", "value")

@@ -3,17 +3,14 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-import attention_zoo
 import backbones
-from attention_zoo.registry import declared_options
+from backbones.config import configs
 from harness import run, video
-from harness.spec import model_changes
 
 ROOT = Path(__file__).parents[1]
 GOOD = "ablation=pyramid_scales"
@@ -144,14 +141,28 @@ def test_errors_need_neither_torch_nor_a_trace(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_read_off_the_lines_of_models_and_schemes_is_what_they_have():
-    configs = [backbones.families.get(name).config for name in backbones.families.names()]
-    ours = [config for config in configs if config.__module__.startswith("backbones.")]
-    assert set(model_changes.model_fields()) == {field.name for config in ours for field in fields(config)}
-    for scheme in attention_zoo.schemes.names():
-        assert declared_options(scheme) == tuple(attention_zoo.options_of(scheme))
-    names = model_changes.attention_names()
-    for model in backbones.names():
-        for name, entry in backbones.config(model).attention.items():
-            assert name in names, model
-            assert entry["scheme"] in names[name] or not names[name], model
+def test_what_is_read_off_the_lines_of_schemes_is_what_they_have():
+    """In a process of its own: here schemes are loaded, and then asked themselves."""
+    code = """
+from attention_zoo import declared
+read = {scheme: [dict(declared.options_of(scheme)), declared.has(scheme, "takes_prefix"), declared.has(scheme, "step")]
+        for scheme in declared.names("schemes")}
+kernels = declared.names("kernels")
+import sys
+assert "torch" not in sys.modules
+import attention_zoo
+from attention_zoo import kernels as loaded
+assert tuple(read) == attention_zoo.schemes.names() and kernels == loaded.names()
+for scheme, (options, takes_prefix, step) in read.items():
+    made = attention_zoo.schemes.get(scheme)
+    assert options == attention_zoo.options_of(scheme), scheme
+    assert (takes_prefix, step) == (getattr(made, "takes_prefix", False), hasattr(made, "step")), scheme
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_configs_that_need_no_torch_are_those_of_the_families():
+    for name in configs.names():
+        family, known = backbones.families.get(name), configs.get(name)
+        assert (family.config, family.models) == (known.config, known.models)

@@ -16,15 +16,8 @@ import attention_zoo
 import backbones
 from attention_zoo import Grid, Tokens
 from backbones.checkpoint import translate
-from backbones.columnar import (
-    DIVIDED,
-    DIVIDED_LAYOUT,
-    JOINT,
-    SPACE_ONLY,
-    TRANSFORMERS_LAYOUT,
-    VIT_LAYOUT,
-    ColumnarConfig,
-)
+from backbones.columnar import DIVIDED_LAYOUT, TRANSFORMERS_LAYOUT, VIT_LAYOUT
+from backbones.configs.columnar import DIVIDED, JOINT, SPACE_ONLY, ColumnarConfig
 
 FORMS = {"divided_space_time": DIVIDED, "joint_space_time": JOINT, "space_only": SPACE_ONLY}
 GOLDENS = ("timesformer_divided", "timesformer_joint", "timesformer_space_only")

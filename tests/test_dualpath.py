@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
-from backbones.dualpath import CLIP, SPATIAL, DualPathConfig, frame_sinusoid, frameset
+from backbones.configs.dualpath import SPATIAL, DualPathConfig
+from backbones.dualpath import CLIP, frame_sinusoid, frameset
 from backbones.parts import through
 from harness.training.start import initialise
 from tests.test_goldens import DTYPES, FLOAT64, FOLDER, _error

@@ -13,7 +13,8 @@ import attention_zoo
 import backbones
 from attention_zoo import Grid
 from attention_zoo.laws import noise, randomised
-from backbones.hiera import HieraConfig, PooledUnits, pooled
+from backbones.configs.hiera import HieraConfig
+from backbones.hiera import PooledUnits, pooled
 
 
 def small(**changes):

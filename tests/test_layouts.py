@@ -17,6 +17,7 @@ from test_goldens import FOLDER, _with_prefix, needs_goldens
 from test_vivit import distilled
 
 import backbones
+from backbones.family import layouts_of
 from backbones.layouts import WRAPPED, detect, renamed
 from backbones.sets import with_sets
 
@@ -55,7 +56,7 @@ def test_what_does_not_fit_is_named_in_every_layout(layout, tmp_path):
     state = LAYOUTS[layout].written()[1]
     whole = backbones.load_checkpoint(empty(LAYOUTS[layout]), saved(state, tmp_path / "whole.pyth"))
     assert (whole.layout, whole.complete, whole.ignored) == (layout, True, {})
-    rules = next(known for known in backbones.family.layouts_of() if known.name == layout)
+    rules = next(known for known in layouts_of() if known.name == layout)
     ours = {name: rules.rename(rules.bare(name)).partition("#")[0] for name in state}
     lost, bent = list(state)[::7], list(state)[3::7]
     damaged = {name: torch.zeros(3) if name in bent else t for name, t in state.items() if name not in lost}
@@ -93,7 +94,7 @@ def test_code_in_a_file_of_any_layout_is_refused(layout, tmp_path):
 def test_half_of_a_tensor_is_not_taken_for_all_of_it():
     """The bias of one of DeiT's two classifiers is no mean of both."""
     _, state = distilled("timm")
-    layout = detect(state, backbones.family.layouts_of())
+    layout = detect(state, layouts_of())
     del state["head_dist.bias"]
     translated = renamed(state, [layout])
     assert translated.partial == {"classifier.bias": ["head.bias"]}

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from training_runs import data_set, job, recipe
 
 import backbones
-from backbones.multiscale import MULTI, MultiscaleConfig
+from backbones.configs.multiscale import MultiscaleConfig
+from backbones.multiscale import MULTI
 from backbones.sets import Spans, sets_of, with_sets
 from harness import evaluate, predict, projections
 from harness import train as train_command

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import attention_zoo
 import backbones
 from attention_zoo import Grid
+from backbones.configs.multiscale import MultiscaleConfig
 from backbones.layouts import renamed
-from backbones.multiscale import RELEASED, MultiscaleConfig
+from backbones.multiscale import RELEASED
 from tests.test_goldens import DTYPES, FLOAT64, FOLDER, _error
 
 GOLDENS = ("mvit_v1", "mvit_v1_stride_kernels", "mvit_v2")

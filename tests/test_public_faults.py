@@ -12,6 +12,7 @@ import torch
 
 import backbones
 from backbones import checkpoint, layouts
+from backbones.pyramid import VIDEO_SWIN
 from harness import datasets, evaluate
 from harness.clips.decoding import open_video
 from harness.datasets import several
@@ -53,9 +54,7 @@ def test_names_that_trainers_put_in_front_are_taken_off(before, tmp_path):
 
 
 def test_the_last_norm_may_be_named_after_its_stage():
-    assert (
-        layouts.detect(["backbone.layers.0.x"], [backbones.pyramid.VIDEO_SWIN]).rename("norm3.weight") == "norm.weight"
-    )
+    assert layouts.detect(["backbone.layers.0.x"], [VIDEO_SWIN]).rename("norm3.weight") == "norm.weight"
 
 
 def test_a_video_model_is_not_inflated():

@@ -13,7 +13,8 @@ from training_runs import data_set, job, recipe
 
 import backbones
 from attention_zoo import Tokens
-from backbones.dualpath import SPATIAL, frame_sinusoid, frameset
+from backbones.configs.dualpath import SPATIAL
+from backbones.dualpath import frame_sinusoid, frameset
 from harness.spec.sampling import Sampling
 from harness.training.job import Stopped, model_config
 from harness.training.loop import train

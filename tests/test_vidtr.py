@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
 from attention_zoo import Grid, Tokens
-from backbones.columnar import JOINT, ColumnarConfig
-from backbones.vidtr import CompactAttention, CrossAttention, KeptFrames, VidtrConfig
+from backbones.configs.columnar import JOINT, ColumnarConfig
+from backbones.configs.vidtr import VidtrConfig
+from backbones.vidtr import CompactAttention, CrossAttention, KeptFrames
 
 NAMES = {"nv_stem": "conv_stem", "coder.": "encoder.", ".weight": "fc.weight", ".bias": "fc.bias", "s_s": "cls_s"}
 

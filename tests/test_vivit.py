@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import backbones
 from attention_zoo import Grid
 from backbones.checkpoint import translate
-from backbones.columnar import DIVIDED, JOINT, VIVIT_DOT, VIVIT_JOINT, VIVIT_SELF, ColumnarConfig
-from backbones.encoders import VIVIT, VTN, XVIT, EncodersConfig, WindowedAttention
+from backbones.configs.columnar import DIVIDED, JOINT, VIVIT_DOT, VIVIT_JOINT, VIVIT_SELF, ColumnarConfig
+from backbones.configs.encoders import VIVIT, VTN, XVIT, EncodersConfig
+from backbones.encoders import WindowedAttention
 from backbones.mlp import Mlp
 from backbones.parts import through
 

@@ -1,8 +1,7 @@
 """What is measured: an ablation is a question with its rows, a case one fully resolved point of it.
 
 An ablation's file lists rows as data; `resolve` turns them into cases under the settings of one run (device, clip,
-quick mode). Nothing here imports torch at start-up, so that the list of ablations and every error about them come at
-once.
+quick mode). Nothing here imports torch, so that the list of ablations and every error about them come at once.
 """
 
 from __future__ import annotations
@@ -11,18 +10,18 @@ import itertools
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator
 
-from attention_zoo.registry import declared, nearest
-from harness.spec import model_changes, reader
+import backbones
+from attention_zoo import declared
+from attention_zoo.registry import nearest
+from backbones import Config
 from harness.spec import names as terms
+from harness.spec import reader
 from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, text_of, typed
 from records import record
-
-if TYPE_CHECKING:
-    from backbones.config import Config
 
 FOLDER = Path(__file__).parents[1] / "conf" / "ablation"
 SUFFIXES = (".yaml", ".yml")
@@ -312,7 +311,7 @@ def from_dict(raw: Any, file: str, folder: Path | None = None) -> Ablation:
 
 def _expanded(rows: list[Row]) -> list[Row]:
     """Rows with those of every scheme in their place."""
-    schemes = [scheme for scheme in declared("schemes") if scheme not in {row.row for row in rows}]
+    schemes = [scheme for scheme in declared.names("schemes") if scheme not in {row.row for row in rows}]
     expanded: list[Row] = []
     for row in rows:
         every = [replace(row, row=scheme, model=f"pyramid_tiny_{scheme}") for scheme in schemes]
@@ -433,22 +432,6 @@ def _ends(values: list[Any], settings: Settings) -> list[Any]:
     return [values[0], values[-1]] if settings.quick and len(values) > 2 else values
 
 
-def check_changes(ablation: Ablation, settings: Settings) -> None:
-    """Everything that an ablation and a run change in models, as far as it can be checked before torch is loaded.
-
-    Raises: UsageError naming the row.
-    """
-    axes = {axis: values for axis, values in ablation.vary.items() if axis not in AXES}
-    for row in ablation.rows:
-        model = row.model or ablation.model or ""
-        if "." in model:  # of a module that no package declares, and only it knows its fields
-            continue
-        try:
-            model_changes.check(row.changes | settings.model, axes | row.dial)
-        except KeyError as error:
-            raise UsageError(f"ablation {ablation.name}, row {row.row!r}: {text_of(error)}") from None
-
-
 def _distinct(values: list[Any]) -> list[Any]:
     return [value for number, value in enumerate(values) if value not in values[:number]]
 
@@ -480,24 +463,10 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
     points = {axis: chosen[axis] for axis in CASE_AXES if axis in chosen}
     points |= {axis: value for axis in CASE_AXES if (value := getattr(settings, axis, None)) is not None}
     case = replace(case, **{"trainable": row.trainable or case.trainable} | points | {"model": model})
-    if case.trainable != "all":
-        _check_trainable(case.trainable, config, where)
+    if (part := case.trainable) not in (parts := ["all", *config.tunable]):
+        raise UsageError(f"{where}: trainable: unknown part {part!r} to train; {nearest(part, parts)}")
     case = replace(case, threads=None if case.device.startswith("cuda") else settings.threads)
     return Entry(case, row, _comparable(chosen, settings), _baseline(ablation, row, chosen, settings))
-
-
-def _check_trainable(name: str, config: Config, where: str) -> None:
-    """That the model has such a part; only the model itself, here without memory, can say."""
-    import torch  # the model alone knows its parts
-
-    import backbones
-
-    with torch.device("meta"):
-        model = backbones.create(config, 1)
-    try:
-        backbones.learning(model, name)
-    except KeyError as error:
-        raise UsageError(f"{where}: trainable: {text_of(error)}") from None
 
 
 def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:
@@ -542,8 +511,6 @@ def _comparable(chosen: dict[str, Any], settings: Settings) -> bool | str:
 
 @lru_cache
 def _named_config(model: str) -> Config:
-    import backbones  # torch: what can be refused without it has been
-
     return backbones.config(model)
 
 

@@ -13,7 +13,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator
 
-from attention_zoo.registry import declared, nearest
+from attention_zoo import declared
+from attention_zoo.registry import nearest
 from harness.spec.reader import Meaning, Whole, one_of
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -49,7 +50,7 @@ def metrics() -> tuple[str, ...]:
 
 Cluster = Literal["slurm", "local"]
 Device = Annotated[str, AfterValidator(_device), Meaning("cpu, cuda, cuda:N")]
-Kernel = one_of("kernel", lambda: [AUTO, *declared("kernels")])
+Kernel = one_of("kernel", lambda: [AUTO, *declared.names("kernels")])
 Metric = one_of("metric", metrics)
 Figure = one_of("figure", _names_in("records.figures"))
 Recipe = one_of("recipe", _names_in("harness.spec.recipe"), "a name in harness/conf/recipe")

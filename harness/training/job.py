@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import backbones
 from harness.datasets import Split
 from harness.datasets.several import Chosen, chosen
 from harness.spec.names import Device, Dtype, Kernel
@@ -181,12 +182,10 @@ def digest(value: Any) -> str:
 def model_config(model: str, recipe: Recipe, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The config of a named model, for the clips of a recipe and with its stochastic depth and dropout.
 
-    `changes`, dotted paths and their values, have the last word. Imports torch.
+    `changes`, dotted paths and their values, have the last word.
 
     Raises: UnknownName, ValueError: there is no such model, or a change is impossible.
     """
-    import backbones  # torch: a job is read and checked without it
-
     size = recipe.augmentation.size
     values = {"clip": [recipe.sampling.frames, size, size], "drop_path": recipe.drop_path, "dropout": recipe.dropout}
     values = {name: value for name, value in values.items() if value is not None}
