@@ -17,9 +17,12 @@ import os
 import pickle
 import re
 import uuid
+from argparse import Namespace
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,7 @@ STAND_INS = {  # what is at times saved under the name of a file, by its first b
     b"version https://git-lfs": "a pointer of Git LFS to one; fetch it with `git lfs pull`",
     b"<": "a web page; copy or download it again, with an account where its source asks for one",
 }
+BUILTIN = (list, dict, set, int, float, str, bool, frozenset)  # of plain values
 LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
 PART, BACKBONE = "part", "backbone"  # in the metadata of a trained part: its name, and the digest of the frozen rest
@@ -441,7 +445,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_pickle(path: Path) -> Any:
     try:
         # Of an open file, so that PyTorch cannot go by its name.
-        with torch.serialization.safe_globals(_numbers()), path.open("rb") as file:
+        with torch.serialization.safe_globals([*_numbers(), *_settings()]), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -469,9 +473,26 @@ def _numbers() -> list[Any]:
     """NumPy's numbers, which mmcv keeps beside the weights (a best score), and its arrays, as states of random numbers
     and weights of other programs are; making them runs no code of the file."""
     makers = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
-    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u4", "u1", "b1")}
+    kinds = {type(np.dtype(kind)) for kind in "f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 b1 U1".split()}
     named = [(maker, f"numpy.{core}.multiarray.{name}") for name, maker in makers.items() for core in ("core", "_core")]
     return [np.dtype, np.ndarray, *kinds, *named]
+
+
+def _settings() -> list[Any]:
+    """What trainers keep their arguments and places in beside the weights; making these runs no code of the file."""
+    builtin = [(kind, f"{module}.{kind.__name__}") for kind in BUILTIN for module in ("builtins", "__builtin__")]
+    places = [
+        (pure, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # the second: of Python 3.13
+        for pure, names in ((PurePosixPath, ("PosixPath", "PurePosixPath")), (PureWindowsPath, ("WindowsPath",)))
+        for name in names
+    ]
+    return [Namespace, SimpleNamespace, datetime, (_plain_dict, "collections.defaultdict"), *builtin, *places]
+
+
+def _plain_dict(_factory: Any = None, *_entries: Any) -> dict[Any, Any]:
+    """What a defaultdict is read as, which PyTorch's reader would not fill."""
+    return {}
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 NATIVE_NAME = "attention-zoo"  # of the layout that each family has: its own names
 # What wrapping a module (in DDP, torch.compile, a trainer, a recogniser with a head) puts before every name.
-WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.|_forward_module\.|model\.|net\.|network\.|backbone\.)*")
+WRAPPED = re.compile(r"^(?:module\.|_forward_module\.|model\.|net\.|network\.|backbone\.)*")
+# What wrapping single blocks puts within names.
+WRAPPED_BLOCK = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 COUNTERS = re.compile(r"(?:^|\.)(?:n_averaged|total_ops|total_params|_extra_state)$")
 
 
@@ -36,6 +38,7 @@ class Layout:
 
     def bare(self, key: str) -> str:
         """A name of a file without what wrapping a module puts before it."""
+        key = WRAPPED_BLOCK.sub("", key)
         before = WRAPPED.match(key)[0]
         return key[len(before) - (len(self.own) if self.own and before.endswith(self.own) else 0) :]
 

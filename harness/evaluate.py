@@ -126,6 +126,9 @@ def _evaluated(options: Options, loaded: Trained, dataset: DataSet | None, besid
                 save_every_seconds=options.save_every_seconds,
                 facts={"model": loaded.name, "config": loaded.model.config.to_dict()},
             )
+        if reason := predictions.none_decoded():
+            print(f"error: {data} {dataset.split}: {reason}", file=sys.stderr)
+            return None
         score = scores(predictions)
     except (PredictionsError, OSError) as error:
         raise UsageError(str(error)) from error

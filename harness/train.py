@@ -136,6 +136,11 @@ def in_words(result: Result, folder: Path) -> list[str]:
         f"top-1 {figure(scores, 'top1')}, top-5 {figure(scores, 'top5')}, mean class {figure(scores, 'mean_class')}; "
         f"{scores['decoded']} of {scores['videos']} videos decoded"
     ]
+    if scores["decoded"] < scores["videos"]:
+        lines.append(
+            f"what could not be decoded counts as missed; once it can be, remove {folder}/result.json and give the "
+            "same command: it alone is tried again"
+        )
     lines += [
         f"  {name}: top-1 {figure(set_scores, 'top1')}, {set_scores['videos']} videos"
         for name, set_scores in result.sets.items()

@@ -1,8 +1,15 @@
 """Kin of public faults: other inputs of the same kinds, of which a repair of one line would have left some wrong."""
 
+import argparse
+import collections
 import copy
+import datetime
+import os
+import pathlib
 import pickle
 import re
+import time
+import types
 import unicodedata
 from fractions import Fraction
 
@@ -10,6 +17,9 @@ import av
 import numpy as np
 import pytest
 import torch
+import training_runs
+from colours import COLOURS, colour_model, colour_video
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import save_file
 from test_datasets import listed, write
@@ -17,11 +27,14 @@ from test_every_family import FAMILIES, KINDS, tiny
 from test_public_faults import SMALL
 
 import backbones
-from harness import datasets
+from harness import datasets, evaluate
+from harness.clips import loading
 from harness.clips.decoding import probe
 from harness.datasets import DataError, Item
 from harness.datasets.files import Found, class_names
 from harness.datasets.frames import picture_names, read_frames
+from harness.training import loop
+from harness.training.job import TrainingError
 
 # A name decides what a thing is
 
@@ -505,3 +518,116 @@ def test_a_model_is_traced_the_same_each_time(name):
         for _ in range(2):
             traced = torch.jit.trace(model, clip)
         torch.testing.assert_close(traced(clip), model(clip))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"args": argparse.Namespace(lr=1e-3, out=pathlib.PosixPath("/a/b")), "more": types.SimpleNamespace(x=1)},
+        {"optimizer": {"state": collections.defaultdict(dict, {0: {"step": 3}})}, "seen": collections.defaultdict(int)},
+        {"when": datetime.datetime(2021, 5, 3), "tags": {"a"}, "frozen": frozenset([1])},
+        {"best": np.float32(1.5), "count": np.int16(3), "name": np.str_("run"), "random": np.arange(3)},
+    ],
+)
+def test_what_trainers_keep_beside_weights_is_no_code(beside, tmp_path):
+    model = backbones.create("pyramid_tiny_local_window", 2, changes=SMALL)
+    torch.save({"model": model.state_dict(), **beside}, tmp_path / "w.pth")
+    assert loaded(model, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("within", ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."])
+def test_single_blocks_may_have_been_wrapped(within, tmp_path):
+    model = backbones.create("pyramid_tiny_local_window", 2, changes=SMALL)
+    wrapped = {re.sub(r"(blocks\.\d+\.)", rf"\1{within}", key): t for key, t in model.state_dict().items()}
+    assert wrapped.keys() != model.state_dict().keys()
+    torch.save({f"{within}{key}": tensor for key, tensor in wrapped.items()}, tmp_path / "w.pth")
+    assert loaded(model, tmp_path / "w.pth")
+
+
+def test_a_pipe_by_the_name_of_a_picture_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "1.jpg")
+    with pytest.raises(DataError, match=r"1.jpg: a folder or device, not a picture"):
+        read_frames(tmp_path, [0])
+
+
+# What failed once
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A video of each colour, and a checkpoint that knows colours."""
+    root = tmp_path / "colours"
+    lines = [f"{colour_video(root / f'{colour}.mp4', colour).name},{n}\n" for n, colour in enumerate(COLOURS)]
+    write(root, {"val.csv": "".join(lines), "classes.txt": "".join(f"{colour}\n" for colour in COLOURS)})
+    backbones.save_checkpoint(colour_model(), root / "model.safetensors")
+    return root
+
+
+def evaluated(root):
+    return evaluate.main(
+        [f"checkpoint={root / 'model.safetensors'}", f"data={root}", f"out={root / 'out'}", "views=1x1"]
+    )
+
+
+def test_a_disk_that_is_not_mounted_is_no_accuracy_of_0(colours, capsys):
+    for colour in COLOURS:
+        (colours / f"{colour}.mp4").rename(colours / f"{colour}.hidden")
+    assert evaluated(colours) == 1
+    assert "none of the 3 videos can be decoded; the first: " in capsys.readouterr().err
+    assert not (colours / "out" / "scores.json").exists()
+    for colour in COLOURS:
+        (colours / f"{colour}.hidden").rename(colours / f"{colour}.mp4")
+    assert evaluated(colours) == 0
+    assert "top-1       100.0 %" in capsys.readouterr().out
+
+
+def test_a_file_that_has_changed_since_is_predicted_again(colours, capsys):
+    evaluated(colours)
+    (colours / "red.mp4").write_bytes((colours / "blue.mp4").read_bytes())
+    capsys.readouterr()
+    evaluated(colours)
+    told = capsys.readouterr()
+    assert "2 of 3 videos are predicted already; the files of 1 have changed since" in told.err
+    assert "red: 0 of 1, taken for blue once" in told.out
+    (colours / "red.mp4").unlink()  # a disk that is not mounted takes nothing away that was predicted
+    evaluated(colours)
+    assert "coverage    100 %" in capsys.readouterr().out
+
+
+def test_a_training_that_tests_no_video_has_no_result(tmp_path):
+    data = training_runs.data_set(tmp_path / "data", train=4, val=3)
+    job = training_runs.job(data, tmp_path / "run", training_runs.recipe(epochs=1.0))
+    tested = sorted((data / "videos").glob("val*"))
+    for path in tested:
+        path.rename(path.with_suffix(".hidden"))
+    with pytest.raises(TrainingError, match="none of the 3 videos can be decoded.* the last good checkpoint is"):
+        loop.train(job)
+    for path in tested:
+        path.with_suffix(".hidden").rename(path)
+    assert loop.train(job).coverage == 1
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    data = training_runs.data_set(tmp_path / "data", train=4, val=3)
+    job = training_runs.job(data, tmp_path / "run", training_runs.recipe(epochs=1.0))
+    with FileLock(tmp_path / "run" / ".lock"):
+        with pytest.raises(TrainingError, match="another process trains in it"):
+            loop.train(job)
+    assert loop.train(job).steps == 1
+
+
+class Hanging(torch.utils.data.Dataset):
+    """Reads from a disk that does not answer."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        time.sleep(60)
+
+
+def test_a_read_without_an_end_is_one_line(monkeypatch):
+    monkeypatch.setattr(loading, "WAIT_SECONDS", 0.5)
+    with pytest.raises(loading.LoadingError, match="no clip has come for 0.5 s: .* does not answer") as caught:
+        list(loading.loaded(Hanging(), [[0]], list, workers=1))
+    assert "\n" not in str(caught.value)

@@ -36,6 +36,7 @@ TRIES = 10  # other clips that are tried in place of one that cannot be decoded
 ORDER, CLIP, CONTROL = 1, 2, 3  # what a random stream is for: no two purposes share one
 SHARE_OF_MEMORY = 0.8  # of what is available, that clips may take
 BLOCK_BYTES = 256 * 2**20
+WAIT_SECONDS = 900.0  # for a batch of another process: a read that hangs would never end
 AT_ONCE = 32  # videos that are decoded between two looks at the memory
 CONTEXT = "forkserver" if "forkserver" in torch.multiprocessing.get_all_start_methods() else "spawn"
 
@@ -284,7 +285,7 @@ def loaded(
 
     With workers each batch is loaded as a whole by one of these, which have one thread and leave Ctrl-C to this one.
 
-    Raises: LoadingError in one line, where memory or open files do not suffice for these processes.
+    Raises: LoadingError in one line, where memory or open files do not suffice for these processes, or none answers.
     """
     loader = DataLoader(
         clips,
@@ -295,6 +296,7 @@ def loaded(
         multiprocessing_context=_context() if workers else None,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
+        timeout=WAIT_SECONDS if workers else 0,
     )
     try:
         yield from loader
@@ -303,6 +305,11 @@ def loaded(
     except (RuntimeError, OSError) as error:
         if not workers:
             raise
+        if "timed out" in str(error):
+            raise LoadingError(
+                f"no clip has come for {WAIT_SECONDS:g} s: most often a disk or a network that does not answer; "
+                "see whether the files can be read, then give the same command again"
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise LoadingError(
             f"a process that loads clips has failed ({reason}): most often the memory, the shared memory /dev/shm or "

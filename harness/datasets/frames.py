@@ -128,6 +128,8 @@ def read_frames(folder: str | Path, indices: Sequence[int]) -> np.ndarray:
         if index in pictures:
             continue
         path = Path(folder) / names[index]
+        if path.exists() and not path.is_file():  # a pipe would be waited for without an end
+            raise DataError(f"{path}: a folder or device, not a picture")
         try:
             with Image.open(path) as picture:
                 pictures[index] = _rgb(picture)

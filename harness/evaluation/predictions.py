@@ -25,6 +25,7 @@ FILE = "predictions.npz"
 RUN = "run"  # the entry of the facts that does not decide whether two evaluations are the same
 DECODERS = "decoders"  # in it: how many of the videos each decoder has read
 ARRAYS = ("scores", "labels", "views")
+FILES = "files"  # an array that earlier versions did not write
 TEXTS = ("names", "classes", "failures", "facts")
 
 View = tuple[int, int]  # number of the clip, number of the crop
@@ -48,6 +49,7 @@ class Predictions:
     classes: list[str]
     failures: dict[str, str] = field(default_factory=dict)  # name of a video -> why it has no scores
     facts: dict[str, Any] = field(default_factory=dict)  # digests of data and weights, sampling, ...; JSON values
+    files: np.ndarray | None = None  # int64 "n 2": size and time of change of each video's file, 0 where there is none
 
     def __post_init__(self):
         self.scores = np.asarray(self.scores, np.float32)
@@ -95,6 +97,22 @@ class Predictions:
         failed = np.array([name in self.failures for name in self.names], bool)
         return np.flatnonzero(~self.decoded & ~failed)
 
+    def none_decoded(self) -> str | None:
+        """Why there is nothing to score: no video could be decoded, which is no accuracy of 0; None where some were."""
+        if not self.failures or len(self.failures) < len(self.names):
+            return None
+        reason = next(iter(self.failures.values()))
+        return (
+            f"none of the {len(self.names)} videos can be decoded; the first: {reason}. Is the disk mounted, the root "
+            "right? The same command tries them again"
+        )
+
+    def changed_since(self, earlier: Predictions) -> np.ndarray:
+        """bool "n": which files are others by now, as far as both know. One that is not there now is not."""
+        if self.files is None or earlier.files is None:
+            return np.zeros(len(self.names), bool)
+        return self.files.any(axis=1) & (self.files != earlier.files).any(axis=1)
+
     def averaged(self, views: Sequence[View] | None = None) -> np.ndarray:
         """float64 "n k": the mean of these views, of all where none are named.
 
@@ -138,6 +156,7 @@ class Predictions:
         path = Path(path)
         texts = json.dumps({"format": FORMAT} | {name: getattr(self, name) for name in TEXTS}, allow_nan=False)
         arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
+        arrays |= {} if self.files is None else {FILES: self.files}
         try:
             with written_whole(path) as file:
                 np.savez(file, texts=np.frombuffer(texts.encode(), np.uint8), **arrays)
@@ -153,7 +172,7 @@ class Predictions:
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ARRAYS}
+                arrays = {name: file[name] for name in (*ARRAYS, FILES) if name in file or name != FILES}
                 texts = json.loads(file["texts"].tobytes())
             version = texts.get("format")
             if version == FORMAT:

@@ -70,6 +70,7 @@ def predict(
     }
     labels = [item.label for item in dataset.items]
     empty = Predictions.empty(video_names(dataset), labels, clips.views, dataset.classes, known_facts)
+    empty.files = np.array([_mark(dataset.path(item)) for item in dataset.items], np.int64).reshape(-1, 2)
     return predicted(model, clips, empty, protocol, say=say, keep=keep, save_every_seconds=save_every_seconds)
 
 
@@ -195,6 +196,15 @@ def video_names(dataset: DataSet) -> list[str]:
     return names
 
 
+def _mark(path: Path) -> tuple[int, int]:
+    """What tells a file from another one of its name."""
+    try:
+        state = path.stat()
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
 def weights_digest(model: nn.Module) -> str:
     """sha256 over names and values of all weights and buffers."""
     total = hashlib.sha256()
@@ -225,10 +235,15 @@ def _resume(result: Predictions, keep: Path | None, say: Say | None) -> dict[str
                 f"{keep} holds the predictions of another evaluation: {fact} is {_short(before)} there and "
                 f"{_short(now)} here; write to another place, or remove the file"
             )
-    done = int(stored.decoded.sum())
+    changed = result.changed_since(stored) & stored.decoded
     result.scores = stored.scores  # and not the failures: a file may have been repaired, a disk mounted since
-    if say is not None and done:
-        say(f"{done} of {len(stored.names)} videos are predicted already")
+    result.scores[changed] = np.nan
+    if result.files is not None and stored.files is not None:
+        result.files = np.where(result.files.any(axis=1, keepdims=True), result.files, stored.files)
+    done = int(result.decoded.sum())
+    if say is not None and (done or changed.any()):
+        again = f"; the files of {changed.sum()} have changed since" if changed.any() else ""
+        say(f"{done} of {len(stored.names)} videos are predicted already{again}")
     return stored.facts.get(RUN, {})
 
 

@@ -5,9 +5,13 @@ Data and initial weights are told apart by their content, not by where they lie.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from harness.datasets import DataSet
 from harness.datasets.several import digest
@@ -18,7 +22,7 @@ from harness.training.state import storing
 from harness.video import file_digest
 from records.record import write_json, write_text
 
-JOB, LOG, RESULT, PREDICTIONS = "job.json", "log.jsonl", "result.json", "predictions"
+JOB, LOG, RESULT, PREDICTIONS, LOCK = "job.json", "log.jsonl", "result.json", "predictions", ".lock"
 BACKBONE = "backbone.safetensors"  # the weights that a run of a part alone began with, where no file gave them
 
 
@@ -35,6 +39,38 @@ def stored_result(job: Job) -> Result | None:
         return None
     result = Result(**_read(folder / RESULT))
     return result if result.controls or not job.controls else None
+
+
+@contextlib.contextmanager
+def held(folder: Path, group: Group) -> Iterator[None]:
+    """The folder is this run's alone: two at once would cut each other's log and delete each other's checkpoints.
+
+    Raises: TrainingError, in every process of the run.
+    """
+    lock, reason = FileLock(folder / LOCK), None
+    if group.first:
+        try:
+            with storing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(NotImplementedError):  # the file system has no locks
+                    if not _taken(lock):
+                        reason = f"{folder}: another process trains in it; wait for it to end, or give another out="
+        except TrainingError as error:
+            reason = str(error)
+    if reason := group.agreed(reason):
+        raise TrainingError(reason)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)  # the system lets go of it however this process ends
+    except Timeout:
+        return False
+    return True
 
 
 def store_job(job: Job, data: dict[str, list[DataSet]], micro_batch: int, group: Group) -> dict[str, Any]:

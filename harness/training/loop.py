@@ -33,7 +33,7 @@ from harness.progress import line
 from harness.training import distributed, feed, state
 from harness.training.distributed import Group
 from harness.training.feed import Kept
-from harness.training.folder import PREDICTIONS, RESULT, cut_log, store_job, stored_result
+from harness.training.folder import PREDICTIONS, RESULT, cut_log, held, store_job, stored_result
 from harness.training.job import Job, Result, Stopped, TrainingError
 from harness.training.journal import Counters, Journal, board
 from harness.training.start import check_device, check_views, data_sets, new_model, objective, schedule, unreached
@@ -85,7 +85,7 @@ def train(
         with precision.exact(), distributed.group(job) as group:
             console = console if group.first else Console(quiet=True)
             devices = [group.device] if group.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):
+            with held(job.folder, group), torch.random.fork_rng(devices):
                 return _Run(job, group, console, stop, {} if decoded is None else decoded, beside).result()
     finally:
         torch.set_num_threads(threads)
@@ -276,5 +276,7 @@ class _Run:
                     job, group, order=order, batch_size=batch, preloaded=frames, say=say, keep=keep,
                     step=self.counters.step,
                 )  # fmt: skip
+            if reason := group.agreed(predictions[set_name].none_decoded() if group.first else None):
+                raise TrainingError(f"{dataset.name} {dataset.split}: {reason}; {state.last_good_in_words(job.folder)}")
         self.counters.evaluating_seconds += time.monotonic() - begun
         return predictions
