@@ -173,14 +173,14 @@ def summary(table: AblationTable) -> list[str]:
     """What was learnt, in a line."""
     if not names(table):
         return []
-    if table.quick:
-        return ["Probes: a few steps of training each, which show that all works, and nothing else."]
     disagreements = findings(table)
     answers = {row.name: [points(row.measurement(name)) for name in names(table)] for row in table.measured}
     passed = [row for row, every in answers.items() if all(of and not any(p.fails for p in of) for of in every)]
     asked = [row.measurement(name) for row in table.measured for name in names(table)]
     seeds = {len(measured.visits) for measured in asked if measured is not None} - {0}
-    over = counted(max(seeds, default=0), "seed")
+    over = counted(max(seeds, default=0), "seed") + (
+        " of a short training; the full form decides" if table.quick else ""
+    )
     return [
         f"Probes ({over}): every question to the end of its dial is answered by {listed(passed) or 'no row'}; reach "
         f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_text(table)}".strip()

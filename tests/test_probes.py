@@ -210,12 +210,18 @@ def test_every_round_is_a_seed_and_a_run_goes_on_with_the_next(tmp_path):
     assert len(measured.said("curve")) == 2
 
 
-def test_a_quick_report_says_nothing_of_what_was_learnt(tmp_path):
-    answer = {"by_dial": [100.0], "reach": 100.0, "curve": [50.0] * 10}
-    folder = folder_of(tmp_path / "quick" / "probes", full={"space": answer})
-    assert probes.summary(table.load(folder)) == [
-        "Probes: a few steps of training each, which show that all works, and nothing else."
-    ]
+def test_the_short_form_already_tells_what_sees_from_what_does_not(tmp_path):
+    """Minutes for all schemes, so that a look costs little; it says of itself that the full form decides."""
+    names = ("space", "time", "cut")
+    answers = {
+        row: {name: train(TASKS[name], blocks, 0, QUICK) for name in names}
+        for row, blocks in (("full", [Block("full")] * 2), ("nothing", NO_MIXING))
+    }
+    loaded = table.load(folder_of(tmp_path / "quick" / "probes", **answers))
+    text = probes.summary(loaded)[0]
+    assert text.startswith("Probes (1 seed of a short training; the full form decides)")
+    assert "95 % or more at the easy end of 3 of 3 questions" in text
+    assert probes.controls(loaded).given_away == []
 
 
 def test_a_plan_of_probes_knows_their_trainings_and_not_the_clip():

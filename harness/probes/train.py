@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import attention_zoo
 from harness.probes.tasks import Task
+from harness.training.optimizer import set_lr, with_muon
 
 DIM, HEADS = 48, 2
 LOUD = 8.0
@@ -23,12 +24,16 @@ TEST_SEED = 10**6  # of the maps that all seeds and schemes are asked about
 
 @dataclass(frozen=True)
 class Effort:
-    """Steps of training, each on `batch` maps, with the largest learning rate; maps `tested` for each dial value."""
+    """Steps of training, each on `batch` maps, with the largest learning rate; maps `tested` for each dial value.
+
+    `muon`: the rate at which Muon steps the matrices of the blocks, beside AdamW for the rest; 0: AdamW steps all.
+    """
 
     steps: int = 300
     batch: int = 32
     rate: float = 6e-3
     tested: int = 256
+    muon: float = 0.0
 
     @property
     def maps(self) -> int:
@@ -36,7 +41,8 @@ class Effort:
         return self.steps * self.batch
 
 
-FULL, QUICK = Effort(), Effort(steps=20, batch=16, tested=32)  # the latter only shows that all works
+# Muon learns five of the questions in a fifth of the steps, but over five seeds not every time the motion; AdamW does.
+FULL, QUICK = Effort(), Effort(steps=60, rate=1e-2, tested=64, muon=6e-2)
 
 
 @dataclass(frozen=True)
@@ -99,17 +105,18 @@ def train(
         torch.manual_seed(seed)
         model = Probe(task, blocks, kernel)
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=effort.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_then_cosine(step / effort.steps))
+    optimiser = _optimiser(model, effort)
+    for group in optimiser.param_groups:
+        group["initial_lr"] = group["lr"]
     right = []
-    for _ in range(effort.steps):
+    for step in range(effort.steps):
+        set_lr(optimiser, _warm_then_cosine(step / effort.steps))
         sample = task.sample(effort.batch, generator)
         scores = model(sample.x, sample.query)
         optimiser.zero_grad()
         F.cross_entropy(scores, sample.answer).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
         right.append((scores.argmax(1) == sample.answer).float().mean())
     curve = [100 * part.mean().item() for part in torch.stack(right).tensor_split(PARTS)]
     return {"curve": [round(part, 1) for part in curve], **_tested(model.eval(), task, effort.tested)}
@@ -118,6 +125,14 @@ def train(
 def _places(n: int) -> Float[Tensor, "n d"]:
     """Of an axis, as they begin: each its own direction, and one along which all are in order, so that two compare."""
     return 0.5 * (torch.randn(n, DIM) + torch.linspace(-3.0, 3.0, n)[:, None] * torch.randn(DIM))
+
+
+def _optimiser(model: Probe, effort: Effort) -> torch.optim.Optimizer:
+    blocks = {id(weight) for part in (model.attention, model.mlps) for weight in part.parameters() if weight.ndim == 2}
+    matrices = [weight for weight in model.parameters() if effort.muon and id(weight) in blocks]
+    others = [weight for weight in model.parameters() if not effort.muon or id(weight) not in blocks]
+    adamw = torch.optim.AdamW(others, lr=effort.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    return with_muon(adamw, matrices, lr=effort.muon, weight_decay=0.01) if matrices else adamw
 
 
 def _warm_then_cosine(done: float) -> float:

@@ -105,8 +105,15 @@ def optimizer(model: nn.Module, optimisation: Optimisation) -> torch.optim.Optim
     adamw = torch.optim.AdamW(others, betas=optimisation.betas, eps=optimisation.eps, fused=True)
     if not matrices:
         return adamw
-    # Orthogonal steps as large as AdamW's, so that its rates and decay keep their meaning.
-    return Side(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"), adamw)
+    return with_muon(adamw, matrices)
+
+
+def with_muon(adamw: torch.optim.Optimizer, matrices: list[Any], **settings: float) -> Side:
+    """Muon for `matrices` (tensors, or groups of them) beside AdamW for the rest.
+
+    Its orthogonal steps are as large as AdamW's, so that rates and decay keep their meaning.
+    """
+    return Side(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings), adamw)
 
 
 class Side(torch.optim.Optimizer):

@@ -86,6 +86,7 @@ def measured(
     if isinstance(result, str):
         return PROBES[name].absent(result, details={"machine": details["machine"]})
     task = TASKS[name]
+    muon = f", Muon at {effort.muon:g} for the matrices of the blocks" if effort.muon else ""
     settings = {
         "asks": task.asks,
         "dial": task.dial,
@@ -93,7 +94,7 @@ def measured(
         "grid": list(task.grid),
         "chance": 100 / task.classes,
         "tested": effort.tested,
-        "trained": f"{effort.steps} steps of {effort.batch} maps, largest learning rate {effort.rate:g}",
+        "trained": f"{effort.steps} steps of {effort.batch} maps, largest learning rate {effort.rate:g}{muon}",
         "last_maps": effort.steps // 10 * effort.batch,
         "blocks": [f"{block.scheme} {block.options}" if block.options else block.scheme for block in blocks],
     }
