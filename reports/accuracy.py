@@ -53,6 +53,11 @@ def budget(table: AblationTable, name: str) -> str:
     return str(next(iter(said(table, name, "budget")), "unnamed budget"))
 
 
+def effort(table: AblationTable, name: str) -> str:
+    """The budget, and that training did not start from random weights, where it did not."""
+    return f"{budget(table, name)}, warm start" if any(said(table, name, "initial")) else budget(table, name)
+
+
 def names(table: AblationTable) -> list[str]:
     """The accuracies that were asked for in any row: the built-in data first, budgets from small to large."""
     return sorted_names(measured for row in table.measured for measured in row.record.measurements.values())

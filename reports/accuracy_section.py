@@ -27,7 +27,7 @@ def main_columns(table: AblationTable, notes: Notes) -> list[Columns]:
     blocks: list[Columns] = []
     for name in accuracy.names(table):
         mark = notes.mark(f"measured here on {accuracy.setting(table, name)}")
-        heading = f"top-1 ↑, %, measured, {accuracy.budget(table, name)}: mean (95 % interval){mark}"
+        heading = f"top-1 ↑, %, measured, {accuracy.effort(table, name)}: mean (95 % interval){mark}"
         blocks.append([(heading, lambda row, name=name: value(table, row, name, notes))])
         if accuracy.full_column(table, name):
             blocks[-1].append(

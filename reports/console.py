@@ -94,4 +94,6 @@ def _accuracy_heading(measured: list[Measurement]) -> str:
         parts.append(f"{details['frames']}x{details['size']}x{details['size']}")
     if details.get("width_factor", 1) != 1:
         parts.append(f"width factor {details['width_factor']:g}")
+    if "initial" in details:
+        parts.append("warm start")
     return f"top-1 ↑ ({', '.join(parts)})"

@@ -27,6 +27,7 @@ from harness.spec import budget, case
 from harness.spec import recipe as recipes
 from harness.spec.budget import Budget, Training, shrunk
 from harness.spec.reader import UsageError, typed
+from harness.video import file_digest
 from records.record import read_record
 
 # As small as a pyramid goes: one narrow stage after another, few clips, two epochs.
@@ -109,6 +110,40 @@ def test_a_row_of_half_the_frames_trains_on_half_the_frames():
             ablation, entry, Setup(budget.load("quick")), 12, 0, Path(".")
         ).recipe.sampling.frames
     assert frames["16x4, window (8,7,7)"] * 2 == frames["32x2, window (8,7,7), default"]
+
+
+def test_every_row_starts_from_the_weights_of_its_own_network(tmp_path, clips, capsys):
+    """Made by the same command on other data; the record says which they are, beside the accuracy of a cold start."""
+    ablation, start, out = "position_encoding", tmp_path / "start", tmp_path / "out"
+    rows, data = ["rows=[1,2]", "seeds=[3]"], data_set(tmp_path / "others", train=8, val=6)
+    assert ran(start, clips, "rows=[1,2]", "seeds=[0]", ablation=ablation) == 0
+    made = {}
+    for path in results(start):
+        stored = json.loads((path.parent / "job.json").read_text())["job"]
+        made[stored["config"]["position"]] = file_digest(
+            plan.weights(path.parent, json.loads(path.read_text())["checkpoint"])
+        )
+    assert len(set(made.values())) == 2
+    for more in ([], [f"initial={start}"]):
+        assert ran(out, clips, f"data={data}", *rows, *more, ablation=ablation) == 0
+    for file in out.glob(f"{ablation}/[nr]*.json"):
+        record = read_record(file)
+        cold, warm = (record.get(f"top1_quick_{plan.data_slug(str(data))}{end}") for end in ("", "_warm"))
+        assert ("initial" in cold.details, cold.title + ", warm start") == (False, warm.title)
+        digest = warm.details["initial"]["sha256"]
+        assert digest == made.pop(record.case["config"]["position"])
+        folders = list(out.glob(f"training/*-from-{digest[:8]}"))
+        assert [json.loads((folder / "job.json").read_text())["content"]["checkpoint"] for folder in folders] == [
+            digest
+        ]
+    assert not made
+    report = (out / ablation / "report.md").read_text()
+    assert report.count("top-1 ↑, %, measured, quick: mean") == report.count("measured, quick, warm start: mean") == 1
+    assert "warm start" in " ".join(capsys.readouterr().out.split())
+    assert ran(out, clips, "rows=[3]", "seeds=[3]", f"initial={start}", ablation=ablation) == 2
+    assert "no finished training there is of this network" in " ".join(capsys.readouterr().err.split())
+    assert ran(out, clips, f"initial={tmp_path / 'nothing'}", ablation=ablation) == 2
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 def test_tables_share_the_training_of_a_row_that_they_have_in_common(tmp_path):

@@ -26,10 +26,11 @@ from harness.spec.names import AUTO
 from harness.spec.reader import UsageError, text_of
 from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
+from harness.training.folder import JOB, RESULT
 from harness.training.job import Job, Result, TrainingError
+from harness.video import file_digest
 from records.record import slug
 
-RESULT = "result.json"
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens
 SET = "set"  # of a row that is trained on several data sets: the one whose accuracy is the row's
 SMALL_MACS = 10**9  # of a model that is compared with another by running both
@@ -53,8 +54,7 @@ class Task:
         result = self.teacher.result()
         if result is None:
             return None
-        weights = self.teacher.job.folder / result.checkpoint
-        file = weights / "model.safetensors" if weights.is_dir() else weights
+        file = weights(self.teacher.job.folder, result.checkpoint)
         recipe = self.job.recipe.changed({"token_labels.checkpoint": str(file)})
         return replace(self.job, recipe=recipe)
 
@@ -84,6 +84,36 @@ class Task:
     @property
     def label(self) -> str:
         return f"{self.entry.case.row} · seed {self.seed}"
+
+
+def weights(folder: Path, checkpoint: str) -> Path:
+    """The file of the final weights of a run."""
+    path = folder / checkpoint
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def initial(given: str, job: Job) -> Path:
+    """The weights that a training starts from: the file itself, or those of the same network in a folder of trainings,
+    of the lowest seed, so that all seeds start alike. Raises: ValueError, where there are none.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path
+    finished = []
+    for file in path.glob(f"training/*/{RESULT}"):
+        try:
+            made = Job.from_dict(json.loads((file.parent / JOB).read_text(encoding="utf-8"))["job"], file.parent)
+            checkpoint = json.loads(file.read_text(encoding="utf-8"))["checkpoint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"initial={given}: {file.parent} cannot be read ({error})") from None
+        finished.append((made.seed, file.parent.name, made.config, weights(file.parent, checkpoint)))
+    for _, _, config, found in sorted(finished, key=lambda entry: entry[:2]):
+        if config == job.config or same_network(config, job.config, job.classes):
+            return found
+    raise ValueError(
+        f"initial={given}: no finished training there is of this network; the same command with data=motion_small "
+        f"(or other data) and out={given} makes one for each row"
+    )
 
 
 def tasks(ablation: Ablation, entries: list[Entry], setup: Setup, classes: int, out: Path) -> list[Task]:
@@ -197,6 +227,12 @@ def job(ablation: Ablation, entry: Entry, setup: Setup, classes: int, seed: int,
         **settings | data_settings | row_settings,
     )
     name = f"{slug(job.model)}-{setup.budget.name}-{data_slug(job.data)}-seed{seed}-{job.digest}"
+    if setup.training.initial is not None:
+        try:
+            job = replace(job, checkpoint=str(initial(setup.training.initial, job)))
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from None
+        name = f"{name}-from-{file_digest(job.checkpoint)[:8]}"  # a job's digest is without what it starts from
     return replace(job, folder=out / "training" / name)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.spec.budget import Budget, Training
+from harness.spec.reader import UsageError
 from harness.spec.recipe import load
 from records.record import slug
 
@@ -35,14 +36,16 @@ class Setup:
     def recorded(self) -> dict[str, float]:
         """What the budget's file records, where it is of these trainings: nothing for other data, epochs or recipes."""
         asked = self.training
-        other = asked.recipe or asked.recipe_changes or asked.epochs is not None or self.quick
+        other = asked.recipe or asked.recipe_changes or asked.epochs is not None or asked.initial or self.quick
         return {} if other or self.data_name != self.budget.data else dict(self.budget.recorded)
 
     @property
     def measurement(self) -> str:
-        """The name under which a record holds the accuracy: data sets and budgets never share one."""
-        name = f"top1_{self.budget.name}"
-        return name if self.data_name == self.budget.data else f"{name}_{data_slug(self.data_name)}"
+        """The name under which a record holds the accuracy: data sets, budgets and starts never share one."""
+        parts = [f"top1_{self.budget.name}"]
+        parts += [] if self.data_name == self.budget.data else [data_slug(self.data_name)]
+        parts += ["warm"] if self.training.initial else []
+        return "_".join(parts)
 
 
 def data_slug(data: str | list[str]) -> str:
@@ -54,6 +57,8 @@ def data_slug(data: str | list[str]) -> str:
 def check(setup: Setup) -> None:
     """What can be wrong before any data is looked at. Raises: UsageError."""
     training = setup.training
+    if training.initial is not None and not Path(training.initial).expanduser().exists():
+        raise UsageError(f"initial={training.initial}: no such file or folder")
     if training.recipe is not None or training.recipe_changes:
         name = training.recipe or setup.budget.recipe or "quick"
         load(name, training.recipe_source).changed(training.recipe_changes)

@@ -34,6 +34,7 @@ from harness.spec.names import AUTO
 from harness.spec.reader import UsageError
 from harness.store import Store
 from harness.training.job import Job, Result
+from harness.video import file_digest
 from records import provenance
 from records.learning import QUICK_MODE
 from records.record import Measurement, Quantity, Visit
@@ -187,13 +188,15 @@ def _measurement(setup: Setup, tasks: list[Task], results: dict[int, Result], wh
         "dtype": job.dtype,
         "device": job.device,
     }
+    if job.checkpoint is not None:
+        details["initial"] = {"file": Path(job.checkpoint).name, "sha256": file_digest(job.checkpoint)}
     if job.max_steps is not None:
         details["steps"] = job.max_steps
     elif scored_set is None and len(tasks) < setup.recorded.get("seeds", 0):
         details["recorded"] = setup.recorded
     if tasks[0].same_as is not None:
         details["same_network_as"] = tasks[0].same_as
-    title = f"top-1, {setup.budget.name} on {details['data']}"
+    title = f"top-1, {setup.budget.name} on {details['data']}{', warm start' if job.checkpoint else ''}"
     quantity = Quantity(setup.measurement, "scored", title, "percent", "higher")
     if why:
         details["failed"] = {str(seed): reason for seed, reason in why.items()}

@@ -56,6 +56,11 @@ class Training:
     recipe_source: Source = option("paper", "whose values, where a paper and its code differ")
     recipe_changes: dict[str, Any] = option({}, "changes the recipe, as recipe.optimisation.epochs=20")
     data_changes: dict[str, Any] = option({}, "an option of the data set, as data.sided=true")
+    initial: str | None = option(
+        None,
+        "weights that trainings start from: a file for all rows, or the out= of a run that trained the same networks, "
+        "on the built-in data for instance; none: random ones",
+    )
     jobs: Count | None = option(None, "trainings side by side; none: one per GPU, or per core of a CPU")
     cluster: terms.Cluster | None = option(None, "hand the trainings to a queue, a job each")
     cluster_changes: dict[str, Any] = option({}, "for the queue, as cluster.slurm_partition=gpu")
