@@ -141,7 +141,7 @@ def test_every_row_starts_from_the_weights_of_its_own_network(tmp_path, clips, c
     assert report.count("top-1 ↑, %, measured, quick: mean") == report.count("measured, quick, warm start: mean") == 1
     assert "warm start" in " ".join(capsys.readouterr().out.split())
     assert ran(out, clips, "rows=[3]", "seeds=[3]", f"initial={start}", ablation=ablation) == 2
-    assert "no finished training there is of this network" in " ".join(capsys.readouterr().err.split())
+    assert "it holds no finished training of this network" in " ".join(capsys.readouterr().err.split())
     assert ran(out, clips, f"initial={tmp_path / 'nothing'}", ablation=ablation) == 2
     assert "no such file or folder" in capsys.readouterr().err
 

@@ -49,8 +49,8 @@ def named(tmp_path, monkeypatch):
 
     def name(config, start, base):
         model, size = f"{start}_of_this_test", config.clip.h
-        known = backbones.family._named()
-        monkeypatch.setattr(backbones.family, "_named", lambda: known | {model: lambda: config})
+        known = backbones.named._named()
+        monkeypatch.setattr(backbones.named, "_named", lambda: known | {model: lambda: config})
         folder = tmp_path / "recipes"
         shutil.copytree(recipes.FOLDER, folder)
         published = recipes.load(base, "code")

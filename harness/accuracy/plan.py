@@ -92,11 +92,11 @@ def weights(folder: Path, checkpoint: str) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-def initial(given: str, job: Job) -> Path:
+def initial(source: str, job: Job) -> Path:
     """The weights that a training starts from: the file itself, or those of the same network in a folder of trainings,
     of the lowest seed, so that all seeds start alike. Raises: ValueError, where there are none.
     """
-    path = Path(given).expanduser()
+    path = Path(source).expanduser()
     if path.is_file():
         return path
     finished = []
@@ -105,14 +105,14 @@ def initial(given: str, job: Job) -> Path:
             made = Job.from_dict(json.loads((file.parent / JOB).read_text(encoding="utf-8"))["job"], file.parent)
             checkpoint = json.loads(file.read_text(encoding="utf-8"))["checkpoint"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"initial={given}: {file.parent} cannot be read ({error})") from None
+            raise ValueError(f"initial={source}: {file.parent} cannot be read ({error})") from None
         finished.append((made.seed, file.parent.name, made.config, weights(file.parent, checkpoint)))
-    for _, _, config, found in sorted(finished, key=lambda entry: entry[:2]):
+    for _, _, config, file in sorted(finished, key=lambda entry: entry[:2]):
         if config == job.config or same_network(config, job.config, job.classes):
-            return found
+            return file
     raise ValueError(
-        f"initial={given}: no finished training there is of this network; the same command with data=motion_small "
-        f"(or other data) and out={given} makes one for each row"
+        f"initial={source}: it holds no finished training of this network; the same command with data=motion_small "
+        f"(or other data) and out={source} makes one for each row"
     )
 
 
