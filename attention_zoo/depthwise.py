@@ -7,7 +7,6 @@ In a compiled graph and for gradients of gradients PyTorch's own is used.
 from __future__ import annotations
 
 import functools
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -17,7 +16,11 @@ from attention_zoo import cpu, dispatch
 from attention_zoo.cpu.depthwise import Stride, blocks_of, convolved, differentiable, taps_of
 from attention_zoo.fastest import Way, fastest
 
-_TRITON = find_spec("triton") is not None
+try:
+    from attention_zoo._depthwise_triton import depthwise as triton_depthwise
+    from attention_zoo._pooling_triton import block_sums
+except ImportError:  # Triton is not on every machine
+    triton_depthwise = block_sums = None
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Stride = (1, 1, 1)) -> Tensor:
@@ -44,7 +47,7 @@ def pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if _trains_on_cpu(x, weight):
         return differentiable(*dispatch.autocast(x, weight, bias), None)
     ways = {"convolution": functools.partial(convolved, stride=None), "sums": _summed}
-    if x.device.type == "cuda" and _TRITON:
+    if x.device.type == "cuda" and block_sums is not None:
         ways["triton"] = _triton_pooled
     return fastest("pooling", ways, x, weight, bias)
 
@@ -59,8 +62,6 @@ def _summed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _triton_pooled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    from attention_zoo._pooling_triton import block_sums  # Triton is not on every machine
-
     return block_sums(x, weight, bias)
 
 
@@ -76,7 +77,7 @@ def with_residual(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _ways(x: Tensor) -> dict[str, Way]:
     ways = {"channels last": convolved, "channels first": _channels_first, "frames": _frames}
-    return ways | ({"triton": _triton} if x.device.type == "cuda" and _TRITON else {})
+    return ways | ({"triton": _triton} if x.device.type == "cuda" and triton_depthwise is not None else {})
 
 
 def _added(way: Way, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -84,8 +85,6 @@ def _added(way: Way, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool = False) -> Tensor:
-    from attention_zoo._depthwise_triton import depthwise as triton_depthwise  # Triton is not on every machine
-
     return triton_depthwise(x, weight, bias, residual)
 
 

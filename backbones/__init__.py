@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from backbones.config import Config
 from backbones.configs.pyramid import PyramidConfig
+from backbones.files import CheckpointError
 from backbones.named import config, families, names, read_config
 
 if TYPE_CHECKING:
-    from backbones.checkpoint import CheckpointError, LoadReport, from_checkpoint, load_checkpoint, save_checkpoint
+    from backbones.checkpoint import LoadReport, from_checkpoint, load_checkpoint, save_checkpoint
     from backbones.family import Backbone, Family, Origin, create, kinds, learning, origin
     from backbones.inflation import InflationReport, inflate
     from backbones.pyramid import Pyramid
@@ -44,7 +45,7 @@ __all__ = [
     "save_checkpoint",
 ]
 _HOMES = {
-    "checkpoint": ("CheckpointError", "LoadReport", "from_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "checkpoint": ("LoadReport", "from_checkpoint", "load_checkpoint", "save_checkpoint"),
     "family": ("Backbone", "Family", "Origin", "create", "kinds", "learning", "origin"),
     "inflation": ("InflationReport", "inflate"),
     "pyramid": ("Pyramid",),

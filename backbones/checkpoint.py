@@ -9,7 +9,6 @@ such a file loads onto the same backbone and onto no other.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import logging
@@ -34,6 +33,7 @@ from torch import Tensor
 import attention_zoo
 from backbones.config import Config
 from backbones.family import Backbone, create, families, layouts_of, part
+from backbones.files import CheckpointError, check_file, is_safetensors
 from backbones.layouts import NATIVE_NAME, Layout, Translated, renamed
 from backbones.named import read_config
 from backbones.sets import OF_A_SET, SetClassifiers, sets_in, with_sets
@@ -43,23 +43,10 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 ENTRIES = ("state_dict", "model_state", "model")  # where training codes keep the state dict inside a checkpoint
 CLASSIFIER = "classifier."
-STAND_INS = {  # what is at times saved under the name of a file, by its first bytes
-    b"version https://git-lfs": "a pointer of Git LFS to one; fetch it with `git lfs pull`",
-    b"<": "a web page; copy or download it again, with an account where its source asks for one",
-}
 BUILTIN = (list, dict, set, int, float, str, bool, frozenset)  # of plain values
-LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 COMPILED = re.compile(r"^(?:_orig_mod\.)+")  # what torch.compile puts before names
 PART, BACKBONE = "part", "backbone"  # in the metadata of a trained part: its name, and the digest of the frozen rest
 SETS = "sets"  # in the metadata of a model that was trained on several data sets: its classifiers
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, or one that does not fit the model; the message names the file and the remedy."""
-
-    def for_commands(self) -> str:
-        """The message without the remedy that only programs have."""
-        return "\n".join(line for line in str(self).splitlines() if "strict=False" not in line)
 
 
 @dataclass(frozen=True)
@@ -394,35 +381,10 @@ def from_checkpoint(
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict of a file, as named there, and its metadata (empty for `.pth`)."""
-    _check_file(path)
-    if _is_safetensors(path):  # whatever its name ends in
+    check_file(path)
+    if is_safetensors(path):  # whatever its name ends in
         return _read_safetensors(path)
     return _state_dict(path, _read_pickle(path)), {}
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
-    if not path.exists():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else None
-        close = difflib.get_close_matches(path.name, siblings or [], n=1)
-        hint = f"did you mean {path.with_name(close[0])}?" if close else "check the path"
-        where = "" if siblings is not None else f" (nor a folder {path.parent})"
-        raise FileNotFoundError(f"there is no checkpoint {path}{where}; {hint}")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty (0 bytes); copy or download it again")
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do, or has their name and does not begin as PyTorch's do."""
-    with path.open("rb") as file:
-        first = file.read(64)
-    for start, what in STAND_INS.items():
-        if first.lstrip().startswith(start):
-            raise CheckpointError(f"{path} is not a readable checkpoint but {what}")
-    if first[8:9] == b"{" and int.from_bytes(first[:8], "little") <= LARGEST_HEADER:
-        return True
-    return path.suffix == ".safetensors" and not first.startswith((b"PK", b"\x80"))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -262,9 +262,12 @@ def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
                 f"attention.{name} {entry!r} is not a mapping with the key 'scheme'; "
                 f"schemes: {', '.join(declared.names('schemes'))}"
             )
-        declared.options_of(entry["scheme"])  # a scheme without options is looked up, too
+        defaults = declared.options_of(entry["scheme"])
         for option in entry.keys() - {"scheme"}:
             _check_option(name, entry["scheme"], option, ValueError)
+            sizes = defaults[option]
+            if isinstance(sizes, tuple) and list(map(type, sizes)) == [int] * 3 and isinstance(entry[option], list):
+                Grid.of(entry[option], f"attention.{name}: {option}")
         checked[name] = _tuples(dict(entry))
     return checked
 

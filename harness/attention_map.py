@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import sys
 
-from harness.clips.decoding import VideoError
+from harness.evaluation import protocol
 from harness.evaluation.overlay import OverlayOptions
-from harness.predict import checked_clip, named
 from harness.spec import options
-from harness.spec.reader import UsageError
-from records.terminal import json_line
+from harness.spec.options import Work
 
 COMMAND = options.Command(
     "python -m harness.attention_map",
@@ -32,38 +30,13 @@ COMMAND = options.Command(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return options.run(COMMAND, attention_map, argv)
+    return options.run(COMMAND, checked, argv)
 
 
-def attention_map(options: OverlayOptions) -> int:
-    """Returns the exit status. Raises: UsageError."""
-    path = checked_clip(options.clip)
-    png = options.png("attention_map", path)
-
-    # torch and matplotlib: a slip above is told at once
-    from harness.evaluation import attention, pictures, trained, views
-
-    loaded = trained.load_trained(options, (1, 1))
-    try:
-        pixels = views.views_of(path, loaded.protocol)
-    except VideoError as error:
-        raise UsageError(named(path, error)) from None
-    try:
-        looks = attention.looks(loaded.model, views.normalised_for(pixels, loaded.protocol))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    block = list(loaded.model.blocks())[-1]
-    print(f"{path.name}: {looks[0].reader} in {block} of {loaded.name}; {loaded.protocol}")
-    frames = pixels[0].permute(1, 2, 3, 0).numpy()
-    files = []
-    for look in looks:
-        where = png.with_name(f"{png.stem}-{look.path}.png") if look.path else png
-        title = f"attention of {look.reader} · {block}" + (f" · {look.path}" if look.path else "")
-        drawn, heat = frames[list(look.frames)], look.heat.cpu().numpy()
-        files += pictures.write(where, drawn, heat, title, options, "attention", look.frames)
-    if options.json:
-        json_line({"status": 0, "clip": str(path), "model": loaded.name, "block": block, "files": files})
-    return 0
+def checked(options: OverlayOptions) -> Work:
+    path = protocol.checked_clip(options.clip)
+    protocol.checked(options, None)
+    return Work("harness.evaluation.seen:attention_map", (options, path, options.png("attention_map", path)))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import session
+from harness.accuracy import power
 from harness.accuracy.setup import Setup
 from harness.call import Call
-from harness.cost import metrics
+from harness.cost import errors, metrics
+from harness.cost.count import count
+from harness.session import Checked, metrics_of
 from harness.spec.case import Case, Entry, Settings, case_id, program
 from harness.spec.effort import effort_for
 from harness.spec.suite import Step, Suite
@@ -45,15 +47,14 @@ class Estimate:
     measured_memory: bool
 
 
-def show(call: Call) -> int:
+def show(request: Checked) -> int:
     """Print the plan of a call. Raises: UsageError for what could not be measured."""
-    call, usual = session.settled(call)
+    call = request.call
     settings, console, out = call.settings, call.console, call.out
     known = guessed = trained = size = 0.0
     planned: dict[str, dict[str, dict[str, float]]] = {}
-    for ablation in call.ablations:
-        _, chosen, _, folder = session.cases_of(ablation, call, usual)
-        metric_names = session.metrics_of(ablation, call.metrics)
+    for ablation, (_, chosen, _, folder) in zip(call.ablations, request.cases, strict=True):
+        metric_names = metrics_of(ablation, call.metrics)
         console.print(f"{ablation.name}: {ablation.question}", markup=False, soft_wrap=True)
         what = f"{len(chosen)} case{'s' * (len(chosen) != 1)}; {', '.join(metric_names) or 'no metrics'}"
         console.print(f"  {what}", markup=False, soft_wrap=True)
@@ -70,8 +71,7 @@ def show(call: Call) -> int:
             figures = {"seconds": estimate.known + estimate.guessed, "visits": estimate.visits}
             figures |= {"macs": estimate.macs, "memory": estimate.memory}
             planned.setdefault(ablation.name, {})[entry.case.row] = figures
-        setup = session.setup(ablation, settings, call.training, call.metrics is None)
-        if setup is not None:
+        if (setup := request.setups[ablation.name]) is not None:
             trained += _show_trainings(setup, chosen, folder, console)
     device = "cuda" if (settings.device or "cpu").startswith("cuda") else "cpu"
     console.print(
@@ -90,8 +90,6 @@ def show(call: Call) -> int:
 
 def _show_trainings(setup: Setup, chosen: list[Entry], folder: Path, console: Console) -> float:
     """How many trainings, how long they take, and which differences they can tell. Returns the seconds, if known."""
-    from harness.accuracy import power  # scipy
-
     slots = setup.training.jobs or provenance.default_threads()
     setup, told = power.settled(setup, chosen, lambda entry: _record(folder, entry), slots)
     count = len(chosen) * len(setup.training.seeds)
@@ -129,8 +127,6 @@ def predicted(step: Step, settings: Settings, known: set[str]) -> float:
     """Seconds of a step where no record is there yet. `known` are rows and comparisons of the steps before it, which it
     shares, and is added to.
     """
-    from harness.cost import errors  # torch
-
     seconds, ablation = 0.0, step.composed(settings.quick)
     for entry in step.entries(settings):
         programs = {name: f"{name} {program(entry.case.to_dict())}" for name in ablation.metrics}
@@ -149,8 +145,6 @@ def predicted(step: Step, settings: Settings, known: set[str]) -> float:
 
 def estimated(case: Case, record: Record | None, names: list[str], rounds: int, quick: bool) -> Estimate:
     """What is left to do of a case, and how long it takes."""
-    from harness.cost.count import count  # torch: the counts of models
-
     counts = count(case)
     recorded = (lambda name: record.get(name)) if record else (lambda name: None)
     chosen = [metrics.get(name) for name in metrics.names() if name in names]

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from backbones.files import CheckpointError, check_file
 from harness.spec import options
-from harness.spec.options import option
-from harness.spec.reader import Count, Flag
+from harness.spec.options import Work, option
+from harness.spec.reader import Count, Flag, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +39,17 @@ COMMAND = options.Command(
 )
 
 
-def work(options: Options) -> int:
+def checked(options: Options) -> Work:
     path = Path(options.checkpoint).expanduser()
-
-    from harness.evaluation import projections, trained  # torch: a slip above is told at once
-
-    def class_names(name: str, count: int) -> list[str]:
-        if name in options.classes:
-            return trained.class_names(Path(str(options.classes[name])).expanduser(), count)
-        return (job and trained.names_beside(job.folder, name, count)) or [f"class {n}" for n in range(count)]
-
-    job = trained.job_beside(path)
-    for key, weight in projections.projections(path).items():
-        sources, targets = map(class_names, key, reversed(weight.shape))
-        print(f"{key[0]} to {key[1]}")
-        for pair in projections.related(weight, options.top, options.by, options.unique_sources):
-            print(f"{pair.weight:9.3f}  {sources[pair.source]}  ->  {targets[pair.target]}")
-    return 0
+    try:
+        check_file(path)
+    except (CheckpointError, OSError) as error:
+        raise UsageError(str(error)) from None
+    return Work("harness.evaluation.projections:tell", (options, path))
 
 
 def main(argv: list[str] | None = None) -> int:
-    return options.run(COMMAND, work, argv)
+    return options.run(COMMAND, checked, argv)
 
 
 if __name__ == "__main__":

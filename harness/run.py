@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness import plan, session, suite
+from harness import session
 from harness.call import TIME_LIMIT, Call
 from harness.deadline import Deadline
 from harness.progress import console_of_errors
@@ -23,9 +23,9 @@ from harness.spec import budget, case, machines, names, options
 from harness.spec import suite as suites
 from harness.spec.budget import Training
 from harness.spec.case import Ablation, Settings
-from harness.spec.options import option
+from harness.spec.options import Work, option
 from harness.spec.reader import Count, Flag, Positive, UsageError, Whole
-from records import terminal
+from records import provenance, terminal
 from records.visits import QUICK_ROUNDS, ROUNDS
 
 SUITE_OPTIONS = (
@@ -178,10 +178,10 @@ PROGRAM = options.Command(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0 done, 1 a case failed, 2 a wrong command, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    return options.run(PROGRAM, lambda request: _work(request, argv), argv)
+    return options.run(PROGRAM, lambda request: _checked(request, argv), argv)
 
 
-def _work(request: Options, argv: list[str]) -> int:
+def _checked(request: Options, argv: list[str]) -> Work:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else terminal.columns())
     if request.metrics == [] and request.accuracy in (None, names.OFF):
         raise UsageError(f"metrics is an empty list and accuracy is off; allowed: {', '.join(names.metrics())}")
@@ -193,14 +193,10 @@ def _work(request: Options, argv: list[str]) -> int:
     ablations, settings = chosen(request)
     call = asked(request, ablations, settings, Path(request.out), argv, console)
     if request.plan:
-        return plan.show(call)
+        return Work("harness.plan:show", (session.checked(call, writes=False),))
     if request.quick and request.rows is None:  # rows that are named are all tried
         call = replace(call, deadline=Deadline.after(QUICK_SECONDS * len(ablations), QUICK_GRACE))
-    status = session.run(call)
-    for omission in call.deadline.left_out:
-        way_on = "the same command goes on there, rows=[...] tries some alone"
-        call.log.print(f"quick mode ends after two minutes: {omission} are left out; {way_on}", markup=False)
-    return status
+    return Work("harness.measuring:command", (session.checked(call),))
 
 
 def on_machine(request: Options) -> Options:
@@ -269,7 +265,7 @@ def asked(
     )
 
 
-def _suite(request: Options, argv: list[str], console: Console) -> int:
+def _suite(request: Options, argv: list[str], console: Console) -> Work:
     """A suite instead of an ablation."""
     plain = Options()
     for f in fields(Options):
@@ -283,9 +279,16 @@ def _suite(request: Options, argv: list[str], console: Console) -> int:
     steps = whole.chosen(request.steps)
     settings = Settings(device=request.device, quick=request.quick, threads=request.threads)
     given_out = any(word.startswith("out=") for word in argv)
-    out = Path(request.out) if given_out else suite.folder(whole, settings)
+    out = Path(request.out) if given_out else folder(whole, settings)
     call = asked(request, [], settings, out, argv, console)
-    return plan.show_suite(whole, steps, call) if request.plan else suite.run(whole, steps, call)
+    return Work("harness.plan:show_suite" if request.plan else "harness.suite:run", (whole, steps, call))
+
+
+def folder(suite: suites.Suite, settings: Settings) -> Path:
+    """Where records go unless a command says otherwise."""
+    if settings.quick:
+        return Path("outputs")
+    return Path("results", provenance.device_slug(settings.device or suite.device))
 
 
 if __name__ == "__main__":

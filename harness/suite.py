@@ -14,25 +14,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import session
+from harness import measuring
 from harness.call import Call
+from harness.cost.build import unavailable
 from harness.deadline import Deadline
-from harness.session import COMMAND
+from harness.session import COMMAND, folder_of
 from harness.spec import budget
 from harness.spec.budget import Training
 from harness.spec.case import Settings
 from harness.spec.reader import UsageError
 from harness.spec.suite import Step, Suite
-from records import provenance
 from records.record import RecordError
 from records.terminal import json_line
-
-
-def folder(suite: Suite, settings: Settings) -> Path:
-    """Where records go unless a command says otherwise."""
-    if settings.quick:
-        return Path("outputs")
-    return Path("results", provenance.device_slug(settings.device or suite.device))
+from reports import cost_page
 
 
 def run(suite: Suite, steps: list[Step], call: Call) -> int:
@@ -56,8 +50,8 @@ def run(suite: Suite, steps: list[Step], call: Call) -> int:
             deadline.left_out.append(f"{step.step}: {why}")
             continue
         of_step = _call_of(suite, step, call, Deadline(min(deadline.at, time.monotonic() + step.seconds)))
-        statuses.append(session.run(of_step))
-        measured = session.folder_of(call.out, step.folder or step.step, call.quick)
+        statuses.append(measuring.run(of_step))
+        measured = folder_of(call.out, step.folder or step.step, call.quick)
         call = replace(call, earlier=(*call.earlier, measured))
         deadline.left_out += [f"{step.step}: {omission}" for omission in of_step.deadline.left_out]
         if statuses[-1] == 130:
@@ -104,8 +98,6 @@ def _call_of(suite: Suite, step: Step, call: Call, deadline: Deadline) -> Call:
 
 
 def _check_device(suite: Suite, settings: Settings) -> None:
-    from harness.cost.build import unavailable  # loads torch
-
     reason = unavailable(settings.device)
     if reason:
         smallest = f"{COMMAND} suite={suite.name} device=cpu quick=true"
@@ -113,8 +105,6 @@ def _check_device(suite: Suite, settings: Settings) -> None:
 
 
 def _cost_page(folder: Path, console: Console) -> None:
-    from reports import cost_page  # loads scipy
-
     try:
         console.print(f"  {cost_page.build(folder)}", markup=False, soft_wrap=True)
     except RecordError as error:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
+import backbones
 from attention_zoo.registry import nearest
-from harness.datasets import resolve, several
+from backbones.files import check_file
+from harness.datasets import several
 from harness.spec import options, recipe
-from harness.spec.options import option
+from harness.spec.options import Work, option
 from harness.spec.reader import Flag, UsageError
-from harness.training.job import Job, Result, Settings, Stopped, Strategy, model_config
-from harness.training.stopping import stopping
+from harness.training.job import Job, Settings, Strategy, model_config
 from records import provenance
-from records.terminal import json_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +57,16 @@ def job(options: Options) -> Job:
         chosen = recipe.load(options.recipe, options.recipe_source).changed(options.recipe_changes)
         sets = several.chosen(options.data, options.root, options.data_changes)
         for source in sets:
-            resolve(source.data, source.root)
+            source.check()
         config = model_config(options.model, chosen, options.model_changes)
+        if options.trainable not in (parts := ["all", *backbones.read_config(config).tunable]):
+            raise UsageError(
+                f"trainable: unknown part {options.trainable!r} to train; {nearest(options.trainable, parts)}"
+            )
+        if options.checkpoint is not None:
+            check_file(Path(options.checkpoint).expanduser())
         counts = {source.name: len(source.load("train").classes) for source in sets}
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
         raise UsageError(str(error.args[0]) if error.args else str(error)) from error
     check_sets(chosen, options.data, counts)
     strategy = options.strategy
@@ -99,69 +102,12 @@ def check_sets(chosen: recipe.Recipe, data: str | list[str], sets: Collection[st
             raise UsageError(f"recipe.many_sets.sets: {name!r} is no data set of this run; {nearest(name, sets)}")
 
 
-def work(options: Options) -> int:
-    chosen = job(options)
-
-    from harness.training import loop  # torch: a wrong command is refused without it
-
-    first = int(os.environ.get("RANK", "0")) == 0
-    if first and (warning := provenance.crowded(threads=options.threads, workers=options.workers)):
-        print(warning, file=sys.stderr)
-    try:
-        with stopping() as stop:
-            result = loop.train(chosen, Console(stderr=True), stop)
-    except Stopped as stopped:
-        if first:
-            print(stopped, file=sys.stderr)
-        return 130
-    except loop.ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if first:
-        print("\n".join(in_words(result, chosen.folder)))
-    if first and options.json:
-        json_line({"status": 0, "folder": str(chosen.folder), **asdict(result)})
-    return 0
-
-
-def in_words(result: Result, folder: Path) -> list[str]:
-    """The result as a person reads it."""
-
-    def figure(scores: dict[str, Any], name: str) -> str:
-        value = scores[name]
-        return f"{value['value']:.2f} % [{value['low']:.2f}, {value['high']:.2f}]"
-
-    scores = result.scores
-    lines = [
-        f"top-1 {figure(scores, 'top1')}, top-5 {figure(scores, 'top5')}, mean class {figure(scores, 'mean_class')}; "
-        f"{scores['decoded']} of {scores['videos']} videos decoded"
-    ]
-    if scores["decoded"] < scores["videos"]:
-        lines.append(
-            f"what could not be decoded counts as missed; once it can be, remove {folder}/result.json and give the "
-            "same command: it alone is tried again"
-        )
-    lines += [
-        f"  {name}: top-1 {figure(set_scores, 'top1')}, {set_scores['videos']} videos"
-        for name, set_scores in result.sets.items()
-    ]
-    lines += [f"control, {order} frames: top-1 {figure(control, 'top1')}" for order, control in result.controls.items()]
-    if result.training:
-        end = f"at the end of training {result.training['curve'][-1]:.1f} % of its clips were answered right"
-        lines.append(f"{result.trouble}: {end}" if result.trouble else end)
-    seconds = result.seconds
-    part = "" if result.trained is None else f" ({result.trained / 1e6:.3f} M trained)"
-    lines.append(
-        f"{result.steps} steps in {seconds['train']:.0f} s ({result.clips_per_second:.1f} clips/s, "
-        f"{100 * result.data_wait:.0f} % waiting for data), evaluation {seconds['evaluate']:.0f} s; "
-        f"{result.parameters / 1e6:.3f} M parameters{part}, "
-        f"{result.replaced} clip{'s' * (result.replaced != 1)} replaced"
-    )
-    return [*lines, f"{folder}: result.json, {result.checkpoint}"]
+def checked(options: Options) -> Work:
+    return Work("harness.training.command:train", (job(options), options.json))
 
 
 def main(argv: list[str] | None = None) -> int:
-    return options.run(COMMAND, work, argv)
+    return options.run(COMMAND, checked, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.clips import decoding
-from harness.clips.decoding import VideoError
+from harness.clips.decoding import ELSE, VideoError
+from harness.clips.transforms import centre_view
 from harness.motion.drawing import pictures
 from harness.motion.encoding import encode
 from harness.motion.store import Version, drawn_scene
@@ -25,7 +26,6 @@ from records.record import write_bytes
 SAMPLE = "sample_scene.mp4"
 SCENE = Version("sample", size=240, frames=80, rate=30, train=1, val=0, test=0)
 CHASE = 3  # of its pairs of classes: two objects before a panning photograph
-ELSE = "or leave clip out to use the built-in sample"
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,11 @@ class Decoded:
         return hashlib.sha256(shape.encode() + np.ascontiguousarray(self.frames).tobytes()).hexdigest()
 
 
-def check_file(path: str | Path) -> None:
-    """Raises: VideoError, when there is no readable file whose first frame decodes."""
-    try:
-        decoding.check_file(path)
-        decoding.probe(path)
-    except VideoError as error:
-        raise VideoError(f"clip={error}, {ELSE}") from None
-
-
-def file_digest(path: str | Path) -> str:
-    """sha256 of a file's bytes."""
-    with Path(path).expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def decode(path: str | Path, frames: int = 32, stride: int = 2, size: int = 224) -> Decoded:
     """Decode one clip; the result says with which decoder, and why not with decord where that was installed.
 
     Raises: VideoError naming the file, when it is missing, empty, truncated, without a video stream or not decodable.
     """
-    from harness.clips.transforms import centre_view  # torch: a command line checks a file without it
-
     for name, value in (("frames", frames), ("stride", stride), ("size", size)):
         if value < 1:
             raise ValueError(f"clip.{name} is {value}; allowed: 1 or more")

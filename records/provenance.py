@@ -182,31 +182,6 @@ def gpu() -> list[dict[str, str]]:
     return [dict(zip(keys, map(str.strip, line.split(",")), strict=False)) for line in lines if line.count(",") == 2]
 
 
-def of_torch(device: str) -> dict[str, Any]:
-    """What the measuring process itself sees: versions, precision flags and, on CUDA, the card."""
-    import torch  # reports ask this file without it
-
-    facts: dict[str, Any] = {
-        "torch": torch.__version__,
-        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "threads": torch.get_num_threads(),
-    }
-    if device.startswith("cuda"):
-        properties = torch.cuda.get_device_properties(torch.device(device))
-        facts |= {
-            "gpu": properties.name,
-            "capability": f"{properties.major}.{properties.minor}",
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "l2_bytes": properties.L2_cache_size,
-        }
-    else:
-        facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    return facts
-
-
 @lru_cache
 def machine(device: str) -> str:
     """The hardware and software that timings depend on; measurements of two machines must not share a table."""

@@ -54,13 +54,12 @@ def counted(scores: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     return counts, [str(name) for name in classes]
 
 
-def picture(scores: dict[str, Any], kind: str = "png") -> bytes:
-    """The confusion matrix as the bytes of a PNG, SVG or PDF; the same scores give the same. Raises: ValueError."""
+def picture(scores: dict[str, Any], file: Path = Path("confusion.png")) -> bytes:
+    """The confusion matrix as the bytes of such a file; the same scores give the same. Raises: ValueError."""
     counts, classes = counted(scores)
-    from reports import confusion_figure, drawing  # matplotlib takes a second: a slip is answered before
+    from reports import confusion_figure  # matplotlib takes a second: a slip is answered before
 
-    with drawing.styled():
-        return drawing.rendered(*confusion_figure.matrix(scores, counts, classes), [kind]).files[kind]
+    return confusion_figure.picture(scores, counts, classes, file)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,9 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("figure", type=Path, metavar="OUT.png", help="the picture to write, or OUT.svg, OUT.pdf")
     options = parser.parse_args(arguments)
     try:
-        from reports.drawing import format_of  # matplotlib, as above
-
-        print(write_bytes(picture(read(options.scores), format_of(options.figure)), options.figure))
+        print(write_bytes(picture(read(options.scores), options.figure), options.figure))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """The picture of a confusion matrix, legible from two classes to some hundred."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from reports.drawing import FAINT, INK, MEASURED, sheet
+from reports.drawing import FAINT, INK, MEASURED, picture_of, sheet
 from reports.text import counted as words
 
 NUMBERS = 24  # up to so many classes each cell holds its number
@@ -16,6 +17,10 @@ LONGEST = 32  # letters of a name
 LARGEST = 20  # of the mistakes, listed beside a matrix whose numbers cannot be read
 LETTER = 0.077  # inches of a letter at size 9
 LISTED = 5.0  # inches that the list of mistakes takes
+
+
+def picture(scores: dict[str, Any], counts: np.ndarray, classes: list[str], file: Path) -> bytes:
+    return picture_of(lambda: matrix(scores, counts, classes), file)
 
 
 def matrix(scores: dict[str, Any], counts: np.ndarray, classes: list[str]) -> tuple[Figure, str]:

@@ -9,7 +9,7 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,13 @@ def format_of(path: Path) -> str:
     if name not in FORMATS:
         raise ValueError(f"{path}: a figure ends in {', '.join(f'.{ending}' for ending in FORMATS)}")
     return name
+
+
+def picture_of(draw: Callable[[], tuple[Figure, str]], file: Path) -> bytes:
+    """One figure as the bytes of a file that is to be written. Raises: ValueError."""
+    kind = format_of(file)
+    with styled():
+        return rendered(*draw(), [kind]).files[kind]
 
 
 def about(table: AblationTable, **extra: list[str]) -> str:

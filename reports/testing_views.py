@@ -37,13 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         curve = read(options.views)
-        from reports import drawing  # matplotlib takes a second: a slip is answered before
-        from reports.figures import testing_views
+        from reports.figures import testing_views  # matplotlib takes a second: a slip is answered before
 
-        kind = drawing.format_of(options.figure)
-        with drawing.styled():
-            drawn = drawing.rendered(*testing_views.of_curves([curve], str(options.views.name)), [kind])
-        print(write_bytes(drawn.files[kind], options.figure))
+        print(write_bytes(testing_views.picture(curve, options.views.name, options.figure), options.figure))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -12,7 +12,7 @@ from small_cases import LITTLE, clip_file, tiny
 from test_harness import Meter, ablation, go
 from test_reports import one_record, write
 
-from harness import run, session, sweep
+from harness import measuring, run, sweep
 from harness.call import Call
 from harness.cost import beside
 from harness.cost.workload import Workload
@@ -160,12 +160,12 @@ def test_it_is_measured_again_by_the_run_that_timed_it(tmp_path, monkeypatch):
         return [latency.of([next(levels[of.row])], {"machine": provenance.machine("cpu")})]
 
     monkeypatch.setattr(sweep, "measure", measure)
-    assert session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1)) == 0
+    assert measuring.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1)) == 0
     assert asked == [small, large, small]
     assert {record.row: record.get("latency").value for record in read_records(tmp_path / "trial")} == {
         small: 10.0,
         large: 20.0,
     }
     assert "Warnings" not in (tmp_path / "trial" / "report.md").read_text()
-    assert session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1)) == 0
+    assert measuring.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=1)) == 0
     assert len(asked) == 3, "what is there is not timed again"

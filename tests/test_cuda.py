@@ -20,6 +20,7 @@ from attention_zoo import Grid, depthwise, fastest, kernels, sequence
 from harness import precision
 from harness.accuracy import pool
 from harness.cost import card, child, measure, memory, metrics, workload
+from harness.cost.facts import of_torch
 from harness.cost.workload import Workload
 from harness.evaluation.attention import looks
 from harness.evaluation.gradcam import heat_maps
@@ -221,7 +222,7 @@ def test_float32_is_float32_while_it_is_wanted_and_what_was_set_after_it():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     try:
         with precision.exact():
-            facts = provenance.of_torch("cpu")
+            facts = of_torch("cpu")
             assert facts["tf32_matmul"] is facts["tf32_cudnn"] is False
         assert torch.backends.cudnn.allow_tf32
         assert torch.backends.cuda.matmul.allow_tf32

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import doctor
+from harness import checkup, doctor
 from records import provenance
 
 
@@ -28,16 +28,18 @@ def test_one_screen_with_a_line_for_everything(tmp_path, capsys):
 
 Usage = namedtuple("Usage", "free")
 FAULTS = {
-    "load": lambda _: doctor.load(3.0 * (psutil.cpu_count() or 1)),
-    "disk": lambda patch: patch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(2**20)) or doctor.disk(Path("x")),
+    "load": lambda _: checkup.load(3.0 * (psutil.cpu_count() or 1)),
+    "disk": lambda patch: (
+        patch.setattr(checkup.shutil, "disk_usage", lambda _: Usage(2**20)) or checkup.disk(Path("x"))
+    ),
     "shared": lambda patch: (
-        patch.setattr(doctor, "SHARED", Path("/")),
-        patch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(2**20)),
-        doctor.shared_memory(),
+        patch.setattr(checkup, "SHARED", Path("/")),
+        patch.setattr(checkup.shutil, "disk_usage", lambda _: Usage(2**20)),
+        checkup.shared_memory(),
     )[-1],
-    "huge pages": lambda patch: patch.setattr(provenance, "huge_pages", lambda: "never") or doctor.huge_pages(),
-    "threads": lambda patch: patch.setenv("OMP_NUM_THREADS", "4096") or doctor.threads(),
-    "open files": lambda patch: patch.setattr(resource, "getrlimit", lambda _: (26, 26)) or doctor.open_files(),
+    "huge pages": lambda patch: patch.setattr(provenance, "huge_pages", lambda: "never") or checkup.huge_pages(),
+    "threads": lambda patch: patch.setenv("OMP_NUM_THREADS", "4096") or checkup.threads(),
+    "open files": lambda patch: patch.setattr(resource, "getrlimit", lambda _: (26, 26)) or checkup.open_files(),
 }
 
 
@@ -49,11 +51,11 @@ def test_a_fault_has_a_remedy(name, monkeypatch):
 
 
 def test_a_governor_that_saves_power_is_a_fault(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "GOVERNOR", tmp_path / "governor")
-    assert doctor.governor().remedy is None
+    monkeypatch.setattr(checkup, "GOVERNOR", tmp_path / "governor")
+    assert checkup.governor().remedy is None
     for mode, fault in (("performance", False), ("powersave", True)):
         (tmp_path / "governor").write_text(f"{mode}\n")
-        assert bool(doctor.governor().remedy) == fault
+        assert bool(checkup.governor().remedy) == fault
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import attention_zoo
-from harness import plan, run, session, store, sweep
+from harness import measuring, plan, run, store, sweep
 from harness.call import Call
 from harness.cost import metrics
 from harness.spec import case, names
@@ -81,7 +81,7 @@ class Meter:
 
 def go(out, names=("params", "latency"), rows=("one", "two", "three"), settings=None, **options):
     options = {"rounds": 1} | options
-    return session.run(Call([ablation(rows)], settings or Settings(threads=1), list(names), out, **options))
+    return measuring.run(Call([ablation(rows)], settings or Settings(threads=1), list(names), out, **options))
 
 
 # rows become cases
@@ -403,9 +403,9 @@ def test_timings_of_every_setting_are_on_the_page_of_costs(tmp_path, monkeypatch
 
 def test_a_value_of_an_axis_goes_on_from_the_records_of_all_values(tmp_path, monkeypatch):
     meter, trial = Meter(monkeypatch), ablation(["one"], vary={"batch_size": [1, 2]})
-    assert session.run(Call([trial], Settings(), ["params"], tmp_path)) == 0
+    assert measuring.run(Call([trial], Settings(), ["params"], tmp_path)) == 0
     assert len(meter.asked) == 2
-    assert session.run(Call([trial], Settings(batch_size=2), ["params"], tmp_path)) == 0
+    assert measuring.run(Call([trial], Settings(batch_size=2), ["params"], tmp_path)) == 0
     assert len(meter.asked) == 2
     assert len(read_manifest(tmp_path / "trial" / "batch-size-2")["rows"]) == 1
     assert len(read_manifest(tmp_path / "trial")["rows"]) == 2
@@ -416,7 +416,7 @@ def test_one_table_that_cannot_be_made_costs_no_other_its_report(tmp_path, monke
     first, last = (
         replace(ablation(), name=name, figures=figures) for name, figures in (("first", ["costt"]), ("last", []))
     )
-    assert session.run(Call([first, last], Settings(), ["params"], tmp_path)) == 1
+    assert measuring.run(Call([first, last], Settings(), ["params"], tmp_path)) == 1
     assert "failed: no report of first: " in capsys.readouterr().err
     assert (tmp_path / "last" / "report.md").is_file()
     assert "last/report.md" in (tmp_path / "report.md").read_text()

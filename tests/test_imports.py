@@ -47,8 +47,8 @@ def imported_by(file):
 PRINTING = {  # what of the harness shows figures and tables to whoever typed a command
     "harness/clips/throughput.py",
     "harness/compare.py",
-    "harness/evaluate.py",
-    "harness/session.py",
+    "harness/evaluation/tested.py",
+    "harness/measuring.py",
     "harness/suite.py",
     "harness/sweep.py",
 }
@@ -98,17 +98,33 @@ def test_some_packages_are_imported_late(file):
 
 
 MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for file, path in FILES.items()}
-MOST_LATE = 65  # imports inside of functions in all rooms; 232 there were once
+MOST_LATE = 11  # imports inside of functions in all rooms; 232 there were once
+DOORS = {  # what imports by a name that is only known when it runs, and why
+    "attention_zoo/__init__.py": "names of the package are found on first use",
+    "attention_zoo/declared.py": "a scheme of another package is asked for its options",
+    "attention_zoo/registry.py": "whatever lies in a package registers itself",
+    "backbones/__init__.py": "names of the package are found on first use",
+    "backbones/named.py": "a family of another package by its dotted name",
+    "harness/packages.py": "packages that may be missing or are slow, by a table of reasons",
+    "harness/spec/names.py": "what only a room above knows is asked there",
+    "harness/spec/options.py": "what a command does once it is checked",
+    "reports/figures/__init__.py": "figures by name",
+}
+BY_NAME = {"import_module", "resolve_name", "__import__"}
 
 
 def imported_modules(file):
-    """Modules of this project that a file imports when it runs, wherever in it, apart from those for annotations."""
+    """Modules of this project that a file imports when it runs, wherever in it, apart from those for annotations; what
+    a command does once it is checked, `Work("module:function")`, is imported too.
+    """
     for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8"), filename=file)):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for inner in ast.walk(node):
                 inner.for_annotations = True
         if getattr(node, "for_annotations", False):
             continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and ":" in node.value:
+            yield from {node.value.partition(":")[0]} & MODULES.keys()
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -160,6 +176,33 @@ def test_imports_inside_of_functions_have_a_reason(file):
 def test_imports_inside_of_functions_are_few():
     counts = {file: len(late_imports(file)[0]) for file in FILES}
     assert sum(counts.values()) <= MOST_LATE, counts
+
+
+def test_what_is_imported_by_name_goes_through_few_doors():
+    calls = {
+        file
+        for file in FILES
+        for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_NAME
+    }
+    assert calls == set(DOORS)
+
+
+def works():
+    """What commands do once they are checked, by the file of the command."""
+    for file in FILES:
+        for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Work":
+                words = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
+                yield from ((file, word) for word in words if isinstance(word, str))
+
+
+def test_what_a_command_does_is_a_function_that_is_there():
+    assert len(list(works())) >= 10
+    for file, name in works():
+        module, _, function = name.partition(":")
+        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (file, name)
 
 
 def loaded_after(code):

@@ -25,7 +25,7 @@ from small_cases import TINY
 from test_harness import ablation
 
 import reports.build  # noqa: F401  (loaded here, so that no run has to)
-from harness import session, video
+from harness import measuring, video
 from harness.call import Call
 from harness.cost import metrics, process
 from harness.spec import case
@@ -78,7 +78,7 @@ def start(trial, out, force=False):
             # A dirty checkout is not continued by another run; here every run is of one clean commit.
             provenance.commit = lambda: {"commit": "c0ffee", "dirty": False}
             tempfile.tempdir = str(out)  # a killed run leaves its scratch folder behind
-            status = session.run(Call([trial], Settings(threads=1), list(NAMES), out, rounds=ROUNDS, force=force))
+            status = measuring.run(Call([trial], Settings(threads=1), list(NAMES), out, rounds=ROUNDS, force=force))
         finally:
             os._exit(status)
     return run

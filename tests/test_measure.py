@@ -19,6 +19,7 @@ import attention_zoo
 from backbones.pyramid import Pyramid
 from harness.cost import count, measure, metrics, process
 from harness.cost.build import build, example, unavailable
+from harness.cost.facts import of_torch
 from harness.spec.effort import Effort
 from harness.spec.names import DTYPES
 from records import provenance
@@ -448,7 +449,7 @@ def test_sampling_ends_by_number_and_time():
 
 
 def test_provenance_says_what_a_reader_needs_and_nothing_private():
-    facts = provenance.collect() | provenance.of_torch("cpu")
+    facts = provenance.collect() | of_torch("cpu")
     for key in (
         "commit",
         "dirty",

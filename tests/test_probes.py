@@ -197,12 +197,12 @@ def test_blocks_are_those_of_the_first_stage_with_small_options_and_what_a_case_
 
 @pytest.mark.slow
 def test_every_round_is_a_seed_and_a_run_goes_on_with_the_next(tmp_path):
-    from harness import session
+    from harness import measuring
 
     ablation = case.load("probes")
     case.choose([ablation], ["no mixing"])
     for rounds in (1, 2):
-        assert session.run(Call([ablation], case.Settings(quick=True), None, tmp_path, rounds=rounds)) == 0
+        assert measuring.run(Call([ablation], case.Settings(quick=True), None, tmp_path, rounds=rounds)) == 0
         (path,) = (p for p in (tmp_path / "quick" / "probes").glob("*.json") if p.name != MANIFEST)
         measured = read_record(path).get("probe_space")
         assert [visit.round for visit in measured.visits] == list(range(1, rounds + 1))

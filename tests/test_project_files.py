@@ -58,7 +58,7 @@ def test_every_direct_dependency_is_pinned_within_its_range():
 
 
 ROOMS = ("attention_zoo", "backbones", "records", "harness", "reports")
-IN_A_CALL = {"import_module", "find_spec"}  # with a name: what they look for is used like an import
+IN_A_CALL = {"import_module", "find_spec", "late"}  # with a name: what they look for is used like an import
 THROUGH_OTHERS = {"to_markdown": "tabulate", "torch.utils.tensorboard": "tensorboard"}  # pandas and torch import these
 BESIDE_A_GPU = {"natten", "fastvideo_kernel", "spas_sage_attn"}  # built there by who wants them: no extra can name them
 BY_OTHER_NAMES = {"pynvml": "nvidia-ml-py"}  # of what need not be installed where tests run

@@ -13,9 +13,10 @@ import torch
 import backbones
 from backbones import checkpoint, layouts
 from backbones.pyramid import VIDEO_SWIN
-from harness import datasets, evaluate
+from harness import datasets
 from harness.clips.decoding import open_video
 from harness.datasets import several
+from harness.evaluation import tested
 from harness.spec import options, recipe
 from harness.spec.reader import UsageError
 from harness.training import start
@@ -158,17 +159,17 @@ class Answering:
 
 def test_a_list_without_names_is_of_all_classes_of_the_checkpoint(tmp_path, capsys):
     part = datasets.load("mmaction", "val", tmp_path / "l", **listed(tmp_path / "l", "a.mp4 3\nb.mp4 7\n"))
-    whole = evaluate.of_checkpoint(part, "l", Answering(10))
+    whole = tested.of_checkpoint(part, "l", Answering(10))
     assert len(whole.classes) == 10
     assert [item.label for item in whole.items] == [3, 7]
     assert "l names no classes: its labels, up to 7, are taken as the checkpoint's, of 10" in capsys.readouterr().out
-    assert evaluate.of_checkpoint(part, "l", Answering(8)) is part
-    named = evaluate.of_checkpoint(part, "l", Answering(8, names=tuple("abcdefgh")))
+    assert tested.of_checkpoint(part, "l", Answering(8)) is part
+    named = tested.of_checkpoint(part, "l", Answering(8, names=tuple("abcdefgh")))
     assert named.classes == tuple("abcdefgh")
     with pytest.raises(UsageError, match="l has 8 classes, the checkpoint answers for 5: .*data.classes=FILE"):
-        evaluate.of_checkpoint(part, "l", Answering(5))
+        tested.of_checkpoint(part, "l", Answering(5))
     with pytest.raises(UsageError, match="l has 8 classes, the checkpoint answers for 10"):
-        evaluate.of_checkpoint(replace(part, classes=tuple("abcdefgh")), "l", Answering(10))
+        tested.of_checkpoint(replace(part, classes=tuple("abcdefgh")), "l", Answering(10))
 
 
 @pytest.mark.parametrize(

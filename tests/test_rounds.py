@@ -188,14 +188,14 @@ def test_lack_of_memory_in_the_first_round_is_the_result_of_all(tmp_path, monkey
 
 @pytest.mark.parametrize("why", [FULL, {"missing": "stopped at the time limit of 900 s", "retry": True}])
 def test_larger_clips_of_what_did_not_fit_are_not_tried(why, tmp_path, monkeypatch, capsys):
-    from harness import session
+    from harness import measuring
 
     clips = [{"frames": n, "size": size} for n, size in ((2, 32), (4, 32), (8, 32), (2, 64), (4, 64))]
     trial = ablation(["one", "two"], vary={"clip": clips})
     meter = Meter(monkeypatch, {("one · clip.frames=4, clip.size=32", "latency"): why})
 
     def go(**options):
-        return session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2, **options))
+        return measuring.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2, **options))
 
     again = bool(why["retry"])
     assert go() == (1 if again else 0)
@@ -341,11 +341,11 @@ def test_a_visit_that_ran_something_else_is_seen():
 
 
 def test_memory_has_a_sample_in_every_round_and_a_ratio(tmp_path, monkeypatch):
-    from harness import session
+    from harness import measuring
 
     meter = Meter(monkeypatch)
     trial = ablation(["one", "two"], baseline="one")
-    assert session.run(Call([trial], Settings(threads=1), ["latency", "peak_memory"], tmp_path, rounds=3)) == 0
+    assert measuring.run(Call([trial], Settings(threads=1), ["latency", "peak_memory"], tmp_path, rounds=3)) == 0
     assert timed(meter) == ["one", "two", "two", "one", "one", "two"]  # no visit more than latency alone has
     loaded = table.load(tmp_path / "trial")
     for row in loaded.rows:
@@ -371,11 +371,11 @@ def test_a_baseline_that_is_no_row_is_named():
 
 
 def test_ratios_to_the_baseline_reach_report_and_csv(tmp_path, monkeypatch):
-    from harness import session
+    from harness import measuring
 
     Meter(monkeypatch)
     trial = ablation(["one", "two"], baseline="one")
-    assert session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2)) == 0
+    assert measuring.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=2)) == 0
     folder = tmp_path / "trial"
     for row in read_manifest(folder)["rows"]:
         assert row["baseline"] == "one"
@@ -393,7 +393,7 @@ def test_ratios_to_the_baseline_reach_report_and_csv(tmp_path, monkeypatch):
 
 def test_rows_that_were_not_measured_in_turn_are_not_paired(tmp_path, monkeypatch):
     """The row is repeated on a day when everything takes twice as long."""
-    from harness import session
+    from harness import measuring
 
     trial, day = ablation(["one", "two"], baseline="one"), [1.0]
 
@@ -406,7 +406,7 @@ def test_rows_that_were_not_measured_in_turn_are_not_paired(tmp_path, monkeypatc
         return loaded.ratio(loaded.rows[1], "latency")
 
     def go(**options):
-        return session.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=3, **options))
+        return measuring.run(Call([trial], Settings(threads=1), ["latency"], tmp_path, rounds=3, **options))
 
     monkeypatch.setattr(sweep, "measure", meter)
     assert go() == 0

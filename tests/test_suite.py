@@ -147,7 +147,7 @@ def test_a_step_takes_over_the_rows_that_an_earlier_one_measured(tmp_path, capsy
 
 def test_the_time_of_a_visit_is_that_of_the_device_that_a_suite_is_for(tmp_path, monkeypatch):
     limits = []
-    monkeypatch.setattr("harness.session.run", lambda call: limits.append(call.visit_seconds) or 0)
+    monkeypatch.setattr("harness.measuring.run", lambda call: limits.append(call.visit_seconds) or 0)
     timed = replace(small(), time_limit=7.0)
     go(timed, tmp_path)
     go(replace(timed, device="cuda"), tmp_path, device="cpu")

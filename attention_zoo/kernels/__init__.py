@@ -40,8 +40,7 @@ class Kernel:
     """A way to compute attention. `missing(device, dtype, backward)` is the reason it cannot run so, or None.
 
     `windows` is a way to attend inside windows of a whole map, `few_keys` one for many queries of few keys with the
-    linear maps around them, without gradients; both are for heads of so many `channels`. `prepare()` loads what they
-    need, before a compiler or a counter looks.
+    linear maps around them, without gradients; both are for heads of so many `channels`.
 
     Published kernels compute a rule as a whole: `neighborhood(q, k, v, grid, window, stride, dilation, causal)` on
     (b, n, m, c), and `blocks(q, k, v, query_sizes, key_sizes, chosen)` attention of blocks (b, m, blocks, slots, c) of
@@ -57,7 +56,6 @@ class Kernel:
     neighborhood: Callable[..., Tensor] | None = None
     blocks: Callable[..., Tensor] | None = None
     channels: tuple[int, ...] = ()
-    prepare: Callable[[], None] = lambda: None
 
 
 def add(kernel: Kernel) -> Kernel:
@@ -156,9 +154,7 @@ def known_faster() -> dict[tuple[str, str, str, bool], str]:
 def check_name(name: str) -> str:
     """Returns `name` if it is a kernel or `auto`, raises UnknownName if not."""
     names()  # finds the kernels now: a compiler that traces a first forward pass cannot trace imports
-    for kernel in set(known_faster().values()) if name == AUTO else {name}:
-        registry.get(kernel).prepare()
-    return name
+    return name if name == AUTO else registry.get(name).name
 
 
 def attend(

@@ -8,6 +8,7 @@ import shutil
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from attention_zoo.kernels import Kernel, add
 
@@ -24,17 +25,12 @@ def _compiled(*_key):
 
     A PyTorch that cannot keep them apart tries the guards all the same.
     """
-    # Imported here: it loads PyTorch's compiler, which takes longer than everything else that lists kernels.
-    from torch.nn.attention.flex_attention import flex_attention
-
     # Static shapes: a dynamic kernel is compiled once but runs slower, and a model has few distinct shapes.
     return torch.compile(flex_attention, dynamic=False, **APART)
 
 
 def _call(*tensors: Tensor, score_mod=None, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():  # inside of a compiled model
-        from torch.nn.attention.flex_attention import flex_attention  # late, as above
-
         return flex_attention(*tensors, score_mod=score_mod)
     inputs = [*tensors, bias] if bias is not None else tensors
     compiled = _compiled(*((x.shape, x.dtype, x.device) for x in inputs))

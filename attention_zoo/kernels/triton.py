@@ -4,7 +4,6 @@ written to it, and many queries of few keys with their linear maps. Elsewhere Py
 
 from __future__ import annotations
 
-import importlib
 from importlib.util import find_spec
 
 import torch
@@ -14,6 +13,12 @@ from attention_zoo import dispatch
 from attention_zoo.kernels import Kernel, add
 from attention_zoo.kernels.sdpa import sdpa
 
+try:
+    from attention_zoo.kernels._few_keys import WIDEST, few_keys_attend, pyramid_attend
+    from attention_zoo.kernels._windows import window_attend
+except ImportError:
+    WIDEST = 0  # Triton is not on every machine; `_missing` says so
+
 CHANNELS = (16, 32, 64, 128)  # of a head: what tensor cores multiply without padding
 
 
@@ -22,8 +27,6 @@ def windows(
     padded: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...],
 ) -> Tensor:  # fmt: skip
     """See `_windows.window_attend`."""
-    from attention_zoo.kernels._windows import window_attend  # Triton is not on every machine
-
     bias = None if bias is None else bias.to(qkv.dtype).contiguous()
     qkv, padding, bias = dispatch.autocast(qkv, padding, bias)
     keep = torch.is_grad_enabled() and (qkv.requires_grad or (bias is not None and bias.requires_grad))
@@ -33,8 +36,6 @@ def windows(
 
 def few_keys(x: Tensor, q: nn.Linear, k: Tensor, v: Tensor, proj: nn.Linear) -> Tensor:
     """From tokens (b, n, d) to tokens, by way of keys and values (b, m, s, c)."""
-    from attention_zoo.kernels._few_keys import WIDEST, few_keys_attend, pyramid_attend  # Triton, as above
-
     d = x.shape[-1]
     as_built = all(
         type(part) is nn.Linear and part.bias is not None and not dispatch.watched(part) for part in (q, proj)
@@ -43,13 +44,6 @@ def few_keys(x: Tensor, q: nn.Linear, k: Tensor, v: Tensor, proj: nn.Linear) -> 
         return proj(few_keys_attend(*dispatch.autocast(q(x), k, v)))
     x, wq, bq, k, v, wo, bo = dispatch.autocast(x, q.weight, q.bias, k, v, proj.weight, proj.bias)
     return pyramid_attend(x, wq, bq, k, v, wo, bo)
-
-
-def prepare() -> None:
-    """Loads the programs: a counter that is open when they are loaded has no formula for them."""
-    if find_spec("triton") is not None and torch.cuda.is_available():
-        for name in ("_windows", "_few_keys"):
-            importlib.import_module(f"attention_zoo.kernels.{name}")
 
 
 def _missing(device: torch.device, dtype: torch.dtype, backward: bool) -> str | None:
@@ -64,5 +58,5 @@ def _missing(device: torch.device, dtype: torch.dtype, backward: bool) -> str | 
     return None
 
 
-PROGRAMS = {"windows": windows, "few_keys": few_keys, "channels": CHANNELS, "prepare": prepare}
+PROGRAMS = {"windows": windows, "few_keys": few_keys, "channels": CHANNELS}
 add(Kernel("triton", sdpa, needs="Triton and a CUDA GPU", missing=_missing, **PROGRAMS))

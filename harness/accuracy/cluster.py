@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.accuracy import pool
 from harness.accuracy.pool import Done
+from harness.packages import late
 from harness.spec.reader import UsageError
 from records.record import write_json
 
@@ -30,7 +31,7 @@ def launcher(name: str, parameters: dict[str, Any], out: Path, device: str) -> C
     Raises: UsageError, for an unknown parameter, or where submitit is not installed or Slurm is not there.
     """
     try:
-        import submitit
+        submitit = late("submitit")
     except ImportError as error:
         raise UsageError("cluster needs submitit: pip install 'attention-zoo[cluster]'") from error
     folder = out / "training" / "queue"
@@ -62,8 +63,7 @@ def launcher(name: str, parameters: dict[str, Any], out: Path, device: str) -> C
 
 def _submitted(executor: Any, run: Any, folder: Path, cluster: str) -> Any:
     """The queue's job for a training: the one that is queued already, or a new one."""
-    import submitit  # not on every machine; `launcher` has found it
-
+    submitit = late("submitit")  # `launcher` has found it
     note = run.folder / SUBMITTED
     if note.exists():
         entry = json.loads(note.read_text(encoding="utf-8"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.datasets import DataError
+from harness.datasets.several import chosen
 from harness.spec.budget import Budget, Training
-from harness.spec.reader import UsageError
+from harness.spec.reader import UsageError, text_of
 from harness.spec.recipe import load
 from records.record import slug
 
@@ -59,6 +61,13 @@ def check(setup: Setup) -> None:
     training = setup.training
     if training.initial is not None and not Path(training.initial).expanduser().exists():
         raise UsageError(f"initial={training.initial}: no such file or folder")
+    if training.cluster is None and training.cluster_changes:
+        raise UsageError("cluster.FIELD needs cluster=slurm")
+    try:
+        for source in chosen(setup.data_name, training.root, training.data_changes) if training.data else ():
+            source.check()
+    except (DataError, KeyError) as error:
+        raise UsageError(text_of(error)) from error
     if training.recipe is not None or training.recipe_changes:
         name = training.recipe or setup.budget.recipe or "quick"
         load(name, training.recipe_source).changed(training.recipe_changes)

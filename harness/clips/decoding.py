@@ -19,21 +19,24 @@ still mean something to the decoder are found by nobody.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate, groupby
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from harness.packages import late
+
 Container = Stream = Packet = Frame = Any  # those of PyAV, which is imported late
 
+ELSE = "or leave clip out to use the built-in sample"
 NO_DECORD = "decord is not installed"
 NO_STREAM = "no video stream, perhaps only sound"
 REENCODE = "re-encode it (`ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4`) or use another file"
@@ -152,7 +155,7 @@ def open_video(path: str | Path, pyav: bool = False) -> Video:
     if pyav:
         return Video(path, layout, layout.facts)
     try:
-        import decord
+        decord = late("decord")
     except ImportError:
         return Video(path, layout, replace(layout.facts, fallback=NO_DECORD))
     if layout.distrust:
@@ -182,6 +185,21 @@ def check_file(path: str | Path) -> None:
         raise VideoError(f"{path}: the file is empty (0 bytes); fetch or export it again")
 
 
+def check_clip(path: str | Path) -> None:
+    """Raises: VideoError, when there is no readable file whose first frame decodes."""
+    try:
+        check_file(path)
+        probe(path)
+    except VideoError as error:
+        raise VideoError(f"clip={error}, {ELSE}") from None
+
+
+def file_digest(path: str | Path) -> str:
+    """sha256 of a file's bytes."""
+    with Path(path).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def probe(path: str | Path, whole: bool = False) -> VideoFacts:
     """The facts of a video file from its packets and first frame; with `whole`, also that every frame decodes.
 
@@ -204,7 +222,7 @@ def _layout(path: Path) -> _Layout:
     Raises: VideoError without the file's name; whatever PyAV raises.
     """
     with _opened(path) as container:
-        cover = _av().stream.Disposition.attached_pic
+        cover = late("av").stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams:
             raise VideoError(NO_STREAM)
@@ -394,16 +412,9 @@ def _difference(reader: Any, layout: _Layout) -> str | None:
 # Reading with PyAV
 
 
-@cache
-def _av() -> ModuleType:
-    import av  # loads ffmpeg, which who only names a file need not wait for
-
-    return av
-
-
 def _opened(path: Path) -> Container:
     # A playlist by the name of a video must not fetch anything.
-    container = _av().open(str(path), options={"protocol_whitelist": "file"})
+    container = late("av").open(str(path), options={"protocol_whitelist": "file"})
     for stream in container.streams.video:
         stream.thread_type = "NONE"  # loaders run a process for each core
     return container
@@ -428,7 +439,7 @@ def _first_frame(container: Container, stream: Stream) -> Frame:
 
 def _mirrored(frame: Frame) -> bool:
     """Whether the file's matrix for display turns pictures over, which no rotation does."""
-    matrix = frame.side_data.get(_av().sidedata.sidedata.Type.DISPLAYMATRIX)
+    matrix = frame.side_data.get(late("av").sidedata.sidedata.Type.DISPLAYMATRIX)
     if matrix is None:
         return False
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
@@ -548,4 +559,4 @@ def _first_line(error: Exception, path: Path) -> str:
 
 
 def _pyav_name() -> str:
-    return f"PyAV {_av().__version__}"
+    return f"PyAV {late('av').__version__}"

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.packages import late
 from harness.spec.clip import RAND_AUGMENT_SCALE, rand_augment_settings
 
 PROBABILITY = 0.5  # that a drawn operation is carried out
@@ -50,8 +51,7 @@ def rand_augmented(frames: Float[Tensor, "t 3 h w"], setting: str, random: torch
 def operations() -> dict[str, Callable[[Tensor, float, int], Tensor]]:
     """Each operation as a function of frames `t 3 h w` (0-1), level (0-1) and sign (1 or -1), in the order of draws."""
     try:
-        from kornia import enhance
-        from kornia.geometry.transform import warp_affine
+        enhance, warp_affine = late("kornia.enhance"), late("kornia.geometry.transform").warp_affine
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(INSTALL, name=error.name) from error
 

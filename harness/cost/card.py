@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from harness.packages import late
+
 NOT_INSTALLED = "the package nvidia-ml-py, which reads it, is not installed"
 THROTTLES = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a card down; 1 is idle, 2 a clock that was set
     0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost", 0x20: "software thermal",
@@ -24,8 +26,7 @@ def handle(device: torch.device) -> tuple[Any, Any]:
 
     By the bus, which numbers devices alike for torch and NVML whatever CUDA_VISIBLE_DEVICES says.
     """
-    import pynvml  # not on every machine
-
+    pynvml = late("pynvml")
     pynvml.nvmlInit()
     properties = torch.cuda.get_device_properties(device)
     bus = f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"

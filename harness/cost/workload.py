@@ -41,6 +41,7 @@ from attention_zoo import fastest, kernels
 from harness.clips.transforms import normalise
 from harness.cost import beside, card, memory
 from harness.cost.build import build
+from harness.cost.facts import of_torch
 from harness.cost.training_step import TrainingStep, targets
 from harness.spec.case import Case
 from harness.spec.effort import Effort
@@ -214,7 +215,7 @@ class Workload:
 
     def surroundings(self) -> dict[str, Any]:
         """Where this process measures; part of every timed measurement."""
-        return {"machine": self.machine, "started": provenance.now(), **provenance.of_torch(self.case.device)}
+        return {"machine": self.machine, "started": provenance.now(), **of_torch(self.case.device)}
 
     def time(self, *phases: Callable[[], Any]) -> tuple[list[Run], dict[str, Any]]:
         """Warm up until the time has settled, then take samples for as long as the effort says.

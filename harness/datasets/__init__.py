@@ -175,6 +175,15 @@ def load(name: str, split: str, root: str | Path | None = None, **options: Any) 
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; {nearest(split, SPLITS)}")
+    name, root, options = checked(name, root, options)
+    dataset = get(name).load(split, root, **options)
+    if not dataset.items:
+        raise DataError(f"{name} {split} in {dataset.root}: lists no videos")
+    return dataset
+
+
+def checked(name: str, root: str | Path | None, options: Mapping[str, Any]) -> tuple[str, Path | None, dict[str, Any]]:
+    """Registered name, root and options, of which nothing is listed yet. Raises: DataError."""
     name, root = resolve(name, root)
     source = get(name)
     unknown = [option for option in options if option not in source.options]
@@ -189,10 +198,7 @@ def load(name: str, split: str, root: str | Path | None = None, **options: Any) 
             raise DataError(
                 f"{option}={value!r} is not {' or '.join(kinds.get(kind, kind.__name__) for kind in allowed)}"
             )
-    dataset = source.load(split, root, **options)
-    if not dataset.items:
-        raise DataError(f"{name} {split} in {dataset.root}: lists no videos")
-    return dataset
+    return name, root, options
 
 
 def understood(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_zoo.registry import nearest
-from harness.datasets import DataError, DataSet, load, understood
+from harness.datasets import DataError, DataSet, checked, load, understood
 
 RESERVED = dir(dict) + ["train", "eval", "forward", "type", "half", "float", "double", "to"]  # of modules by name
 
@@ -22,6 +22,10 @@ class Chosen:
     data: str
     root: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """What can be wrong before anything is listed. Raises: DataError."""
+        checked(self.data, self.root, self.options)
 
     def load(self, split: str) -> DataSet:
         """Raises: DataError."""

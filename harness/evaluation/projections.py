@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import backbones
 from backbones.checkpoint import read
+from harness.evaluation.protocol import class_names
+from harness.evaluation.trained import job_beside, names_beside
 from harness.spec.reader import UsageError
 from harness.training.many_sets import RELEASED
 from harness.training.state import STATE
@@ -60,3 +63,20 @@ def _sets(heads: dict[str, Tensor]) -> list[str]:
     ends = {key[place + 1 :] for key in heads for place in range(len(key)) if key[place] == "_"}
     names = sorted(starts & ends)
     return [n for n in names if all(f"{n}_{o}" in heads or o == n or f"{o}_{n}" not in heads for o in names)]
+
+
+def tell(options: Any, path: Path) -> int:
+    """Prints what the options of `harness.projections` ask for. Returns the exit status. Raises: UsageError."""
+
+    def names_of(name: str, count: int) -> list[str]:
+        if name in options.classes:
+            return class_names(Path(str(options.classes[name])).expanduser(), count)
+        return (job and names_beside(job.folder, name, count)) or [f"class {n}" for n in range(count)]
+
+    job = job_beside(path)
+    for key, weight in projections(path).items():
+        sources, targets = map(names_of, key, reversed(weight.shape))
+        print(f"{key[0]} to {key[1]}")
+        for pair in related(weight, options.top, options.by, options.unique_sources):
+            print(f"{pair.weight:9.3f}  {sources[pair.source]}  ->  {targets[pair.target]}")
+    return 0

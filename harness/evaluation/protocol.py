@@ -7,17 +7,27 @@ its checkpoints; else by the model's own clip and the defaults.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
+import backbones
+from backbones.files import CheckpointError, check_file
+from harness.clips.decoding import VideoError
+from harness.clips.decoding import check_file as check_video
+from harness.datasets import DataError, DataSet
+from harness.datasets import load as load_data
+from harness.datasets.files import class_names as names_in
 from harness.spec.clip import Augmentation
 from harness.spec.names import Device, Dtype, Kernel
 from harness.spec.names import Recipe as RecipeName
 from harness.spec.options import option
-from harness.spec.reader import Count, Flag, Meaning, Number, UsageError, typed
+from harness.spec.reader import Count, Flag, Meaning, Number, UsageError, text_of, typed
 from harness.spec.recipe import Recipe, Source, Testing
+from harness.spec.recipe import load as load_recipe
 from harness.spec.sampling import Kind, Sampling
 
 Three = Annotated[tuple[Number, Number, Number], Meaning("three numbers, as in [104,117,128]")]
+OUT = Path("outputs/evaluation")
 WITHOUT = "a model without trained weights answers at random"
 
 
@@ -97,6 +107,45 @@ class Protocol:
         return f"{views} of {frames}{step}{kind}, {self.size} x {self.size} pixels of short side {t.resize}"
 
 
+def class_names(path: Path, count: int | None = None) -> list[str]:
+    """Names of classes, as data sets read them (`harness.datasets.files`).
+
+    Raises: UsageError, when there is no such file, or not `count` names in it.
+    """
+    if not path.is_file():
+        why = "a folder, not a file" if path.is_dir() else "no such file"
+        raise UsageError(f"classes={path}: {why}; give a text file with the name of one class a line, or leave it out")
+    try:
+        names = list(names_in(path))
+    except DataError as error:
+        raise UsageError(f"classes={error}") from None
+    if count is not None and len(names) != count:
+        raise UsageError(
+            f"classes={path} has {len(names)} names, the checkpoint answers for {count} classes; "
+            "give the list that it was trained with, or leave classes out to see numbers"
+        )
+    return names
+
+
+def checked(options: TestOptions, views: str | None) -> tuple[Path, tuple[int, int] | None]:
+    """The file of weights and the (clips, crops) that options name, all else of them looked at as far as can be before
+    torch is loaded. Raises: UsageError.
+    """
+    path, counts = Path(options.checkpoint).expanduser(), parsed_views(views)
+    recipe = load_recipe(options.recipe, options.recipe_source or "paper") if options.recipe else None
+    try:
+        check_file(path)
+        if options.model is not None:
+            backbones.config(options.model).changed(options.model_changes)
+    except (CheckpointError, OSError, KeyError, ValueError) as error:
+        raise UsageError(text_of(error)) from None
+    if options.classes:
+        class_names(Path(options.classes).expanduser())
+    if recipe or options.size:  # else the size is the model's, which its file says
+        protocol(options, recipe, frames=1, size=options.size or 0, views=counts, order="ordered")
+    return path, counts
+
+
 def parsed_views(text: str | None) -> tuple[int, int] | None:
     """(clips, crops) of "4x1". Raises: UsageError."""
     if text is None:
@@ -135,3 +184,29 @@ def protocol(
 def _ordinal(number: int) -> str:
     ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
+
+
+def checked_clip(text: str) -> Path:
+    """The path of a video file. Raises: UsageError, before anything slow is done."""
+    path = Path(text).expanduser()
+    try:
+        check_video(path)
+    except VideoError as error:
+        raise UsageError(named(path, error)) from None
+    return path
+
+
+def named(path: Path, error: object) -> str:
+    """The error of a decoder, which names the path in one way or another, as one of the option `clip`."""
+    text = str(error).removeprefix("clip=")
+    for spelling in (path.absolute(), path):
+        text = text.removeprefix(f"{spelling}: ")
+    return f"clip={path}: {text}"
+
+
+def listed(options: Any, name: str, root: str | None, more: dict[str, Any]) -> DataSet:
+    """The data set that options name. Raises: UsageError."""
+    try:
+        return load_data(name, options.split, root, **more)
+    except DataError as error:
+        raise UsageError(str(error)) from None

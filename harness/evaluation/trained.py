@@ -20,11 +20,9 @@ from backbones.family import Backbone
 from backbones.layouts import NATIVE_NAME
 from backbones.sets import answering, sets_in, sets_of, with_sets
 from harness.cost.build import unavailable
-from harness.datasets import DataError
-from harness.datasets.files import class_names as names_in
 from harness.datasets.several import name_of
 from harness.evaluation.predictions import FILE, Predictions, PredictionsError
-from harness.evaluation.protocol import Protocol, TestOptions, protocol
+from harness.evaluation.protocol import Protocol, TestOptions, class_names, protocol
 from harness.spec.reader import UsageError, text_of
 from harness.spec.recipe import Recipe, Source, published
 from harness.spec.recipe import load as load_recipe
@@ -166,26 +164,6 @@ def _trained_on(job: Job, set_name: str | None) -> dict[str, Any]:
         return {key: getattr(job, key) for key in ("data", "root", "data_options")}
     source = next((source for source in job.chosen_data if source.name == set_name), None)
     return {"data": source.data, "root": source.root, "data_options": source.options} if source else {}
-
-
-def class_names(path: Path, count: int | None = None) -> list[str]:
-    """Names of classes, as data sets read them (`harness.datasets.files`).
-
-    Raises: UsageError, when there is no such file, or not `count` names in it.
-    """
-    if not path.is_file():
-        why = "a folder, not a file" if path.is_dir() else "no such file"
-        raise UsageError(f"classes={path}: {why}; give a text file with the name of one class a line, or leave it out")
-    try:
-        names = list(names_in(path))
-    except DataError as error:
-        raise UsageError(f"classes={error}") from None
-    if count is not None and len(names) != count:
-        raise UsageError(
-            f"classes={path} has {len(names)} names, the checkpoint answers for {count} classes; "
-            "give the list that it was trained with, or leave classes out to see numbers"
-        )
-    return names
 
 
 def job_beside(checkpoint: Path) -> Job | None:

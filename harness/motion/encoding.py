@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from harness.packages import late
+
 
 def encode(pictures: np.ndarray, file: Path | BinaryIO, rate: int = 30, quality: int = 20) -> None:
     """Write uint8 `t h w 3` RGB pictures (even height and width) as H.264, or MPEG-4 where libx264 is missing.
@@ -15,8 +17,7 @@ def encode(pictures: np.ndarray, file: Path | BinaryIO, rate: int = 30, quality:
     before it, and a clip coded backwards decodes to the same pictures backwards. `quality`: 0 loses nothing but colour
     resolution, 51 is worst.
     """
-    import av  # slow, and not needed to list data sets
-
+    av = late("av")
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(file) if isinstance(file, Path) else file, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=rate)

@@ -6,6 +6,7 @@ A field of the dataclass is an option; its type says what may be given, `option`
 
 from __future__ import annotations
 
+import pkgutil
 import shlex
 import sys
 import textwrap
@@ -48,15 +49,28 @@ class Command:
     word: Callable[[str], str | None] = lambda word: None  # the argument that a word without `=` was meant to be
 
 
-def run(command: Command, work: Callable[[Any], int], argv: list[str] | None) -> int:
-    """Parse, then work. Returns the exit status: that of `work`, 2 for a wrong command, 130 when interrupted.
-
-    A `UsageError` of `work` reads like one of the parser. Modules that are slow to import belong inside `work`.
+@dataclass(frozen=True)
+class Work:
+    """What a command does once it is checked: a function, named "module:function" as an entry point is, and what it is
+    given. Its module is loaded when it is called, and torch with it: this is the one door of all commands.
     """
-    return terminal.until_closed(lambda: _run(command, work, sys.argv[1:] if argv is None else argv))
+
+    function: str
+    arguments: tuple[Any, ...] = ()
+
+    def __call__(self) -> int:
+        return pkgutil.resolve_name(self.function)(*self.arguments)
 
 
-def _run(command: Command, work: Callable[[Any], int], argv: list[str]) -> int:
+def run(command: Command, check: Callable[[Any], Work], argv: list[str] | None) -> int:
+    """Parse, check, work. Returns the exit status: that of the work, 2 for a wrong command, 130 when interrupted.
+
+    A `UsageError` of `check` or of the work reads like one of the parser.
+    """
+    return terminal.until_closed(lambda: _run(command, check, sys.argv[1:] if argv is None else argv))
+
+
+def _run(command: Command, check: Callable[[Any], Work], argv: list[str]) -> int:
     try:
         if any(argument in ("-h", "--help") for argument in argv):
             print(help_text(command))
@@ -64,7 +78,7 @@ def _run(command: Command, work: Callable[[Any], int], argv: list[str]) -> int:
         if not argv and command.without is not None:
             print(command.without())
             return 0
-        return work(parse(command, argv))
+        return check(parse(command, argv))()
     except UsageError as error:
         print(f"error: {error}\n`{command.name} --help` explains the options.", file=sys.stderr)
         if "json=true" in argv and any(f.name == "json" for f in fields(command.options)):

@@ -22,6 +22,11 @@ from backbones.family import Backbone, create
 from backbones.sets import as_in
 from harness.training.job import Job, TrainingError
 
+if dist.is_available():  # in this build of torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import distribute_tensor
+
 TIMEOUT = timedelta(minutes=30)  # one process may decode, save or evaluate while the others wait
 
 
@@ -127,10 +132,6 @@ def wrapped(model: nn.Module, group: Group, blocks: list[nn.Module]) -> nn.Modul
         option = renamed if renamed in inspect.signature(ddp).parameters else "broadcast_buffers"
         return ddp(model, device_ids=devices, gradient_as_bucket_view=True, **{option: False})
     if group.strategy == "fsdp":
-        # Not in every build of torch, and slow to load
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         mesh = init_device_mesh(group.device.type, (group.world,))
         for block in blocks:
             fully_shard(block, mesh=mesh)
@@ -159,8 +160,6 @@ def like(tensor: Tensor, example: Tensor) -> Tensor:
     """A full tensor, spread over the processes as `example` is."""
     if not hasattr(example, "full_tensor"):
         return tensor.to(example.device)
-    from torch.distributed.tensor import distribute_tensor  # likewise
-
     return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements)
 
 

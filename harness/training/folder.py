@@ -13,13 +13,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from harness.clips.decoding import file_digest
 from harness.datasets import DataSet
 from harness.datasets.several import digest
 from harness.training import state
 from harness.training.distributed import Group
 from harness.training.job import Job, Result, TrainingError
 from harness.training.state import storing
-from harness.video import file_digest
 from records.record import write_json, write_text
 
 JOB, LOG, RESULT, PREDICTIONS, LOCK = "job.json", "log.jsonl", "result.json", "predictions", ".lock"

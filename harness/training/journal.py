@@ -17,8 +17,10 @@ from typing import Any
 import torch
 
 from backbones import Backbone
+from harness.cost.facts import of_torch
 from harness.evaluation.predictions import DECODERS, RUN, Predictions
 from harness.evaluation.scores import scores as score
+from harness.packages import late
 from harness.progress import duration
 from harness.training import start, state
 from harness.training.distributed import Group
@@ -70,12 +72,12 @@ def board(job: Job) -> Iterator[Scalar]:
         yield lambda name, value, step: None
         return
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        tensorboard = late("torch.utils.tensorboard")
     except ImportError as error:
         raise TrainingError(
             "tensorboard=true needs the package tensorboard: pip install attention-zoo[tensorboard], or leave it out"
         ) from error
-    with SummaryWriter(str(job.folder / "tensorboard")) as writer:
+    with tensorboard.SummaryWriter(str(job.folder / "tensorboard")) as writer:
         yield writer.add_scalar
 
 
@@ -231,7 +233,7 @@ class Journal:
             checkpoint=f"{state.FOLDER}/{state.name_of(counters.step)}/{state.WEIGHTS}",
             provenance={
                 **provenance.collect(),
-                **provenance.of_torch(device),
+                **of_torch(device),
                 "machine": provenance.machine(device),
                 "kernel": kernel,
                 "processes": group.world,

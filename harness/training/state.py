@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from backbones.checkpoint import load_checkpoint, parted, save_checkpoint
 from backbones.family import Backbone
+from harness.clips.decoding import file_digest
 from harness.training import distributed
 from harness.training.job import TrainingError
-from harness.video import file_digest
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """Accuracy against the clips and crops of a test, and against the cost of all views, for each row tested so."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from reports import accuracy, views
-from reports.drawing import FAMILIES, INK, MARKERS, PRINTED, about, log10, log_limits, sheet
+from reports.drawing import FAMILIES, INK, MARKERS, PRINTED, about, log10, log_limits, picture_of, sheet
 from reports.table import AblationTable
 from reports.text import counted
 from reports.views import Curve, Point
@@ -18,6 +19,10 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     """Two panels for each row."""
     curves = [curve for name in accuracy.names(table) for curve in views.curves(table, name)]
     return of_curves(curves, about(table)) if curves else None
+
+
+def picture(curve: Curve, foot: str, file: Path) -> bytes:
+    return picture_of(lambda: of_curves([curve], foot), file)
 
 
 def of_curves(curves: Sequence[Curve], foot: str = "") -> tuple[Figure, str]:

@@ -13,6 +13,7 @@ import torch
 from harness.cost.build import build, example
 from harness.cost.metrics import register
 from harness.cost.workload import Workload
+from harness.packages import late
 from records.record import Measurement, Quantity
 
 FVCORE = Quantity("fvcore_macs", "counted", "operations as fvcore counts", "MAC", "lower")
@@ -25,11 +26,9 @@ def fvcore_macs(workload: Workload) -> list[Measurement]:
     fvcore traces a model that runs on real tensors, so this takes the memory of explicit scores, in a process of its
     own: where they do not fit, that is the result.
     """
-    from fvcore.nn import FlopCountAnalysis  # slow to load, and every measuring process has this module
-
     case = replace(workload.case, num_classes=0, dtype="float32")
     model = build(case, device="cpu", kernel="reference")
     with torch.inference_mode():
-        analysis = FlopCountAnalysis(model, example(case, batch_size=1, device="cpu"))
+        analysis = late("fvcore.nn").FlopCountAnalysis(model, example(case, batch_size=1, device="cpu"))
         total = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
     return [FVCORE.of([int(total)], {"counter": "fvcore FlopCountAnalysis on the CPU, kernel reference"})]

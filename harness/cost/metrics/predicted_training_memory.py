@@ -19,6 +19,7 @@ from harness.cost.build import build, example
 from harness.cost.metrics import register
 from harness.cost.training_step import TrainingStep
 from harness.cost.workload import Workload
+from harness.packages import late
 from harness.spec.case import Case
 from records.record import Measurement, Quantity
 
@@ -88,11 +89,10 @@ def peak(step: TrainingStep) -> tuple[int, dict[str, int]]:
 
     Raises: ImportError, without torch's tracker.
     """
-    from torch.distributed._tools.mem_tracker import MemTracker  # private, so it may be missing
-
+    tracker_of_torch = late("torch.distributed._tools.mem_tracker")
     device = step.clips.device
     step.first()
-    tracker = MemTracker()
+    tracker = tracker_of_torch.MemTracker()
     tracker.track_external(step.model, step.optimizer, step.clips, step.targets)
     with tracker:
         step()
