@@ -18,6 +18,7 @@ import torch
 
 import backbones
 from harness.accuracy.setup import BUILT_IN, QUICK_STEPS, Setup, data_slug
+from harness.clips.decoding import file_digest
 from harness.datasets import DataError
 from harness.datasets.several import chosen
 from harness.spec.budget import NOMINAL_FRAMES, shrunk
@@ -28,7 +29,6 @@ from harness.spec.recipe import Recipe
 from harness.spec.recipe import load as load_recipe
 from harness.training.folder import JOB, RESULT
 from harness.training.job import Job, Result, TrainingError
-from harness.video import file_digest
 from records.record import slug
 
 TEACHER = "teacher"  # in a row's `training`: the row above it whose model labels the tokens

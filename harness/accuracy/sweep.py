@@ -25,6 +25,7 @@ import backbones
 from harness import datasets
 from harness.accuracy import plan, pool
 from harness.accuracy.plan import Setup, Task
+from harness.clips.decoding import file_digest
 from harness.deadline import Deadline, OutOfTime
 from harness.evaluation.predictions import Predictions
 from harness.evaluation.scores import by_views
@@ -34,7 +35,6 @@ from harness.spec.names import AUTO
 from harness.spec.reader import UsageError
 from harness.store import Store
 from harness.training.job import Job, Result
-from harness.video import file_digest
 from records import provenance
 from records.learning import QUICK_MODE
 from records.record import Measurement, Quantity, Visit
