@@ -187,7 +187,7 @@ class Choosing(Projected, ABC):
 
 
 def _run(q, k, v, chosen, key_blocks: Blocks, forbidden, group: int, kernel: str) -> Float[Tensor, "x 1 s c"]:
-    head = torch.arange(len(q), device=q.device) // group * key_blocks.count  # the first block of each row's head
+    head = torch.arange(q.shape[0], device=q.device) // group * key_blocks.count  # the first block of each row's head
     if chosen.dtype != torch.bool:
         return _rows(q, k, v, chosen, head, forbidden, kernel)
     indices, choices = zip(*_equal(chosen), strict=True)
@@ -213,12 +213,12 @@ def _rows(q, k, v, chosen, head, forbidden, kernel: str) -> Float[Tensor, "x 1 s
     def piece(rows: slice) -> Tensor:
         return _attended(q[rows], k, v, chosen[rows], head[rows], forbidden, kernel)
 
-    return in_pieces(piece, len(q), 2 * (q[0].numel() + chosen.shape[1] * k.shape[1]), q)
+    return in_pieces(piece, q.shape[0], 2 * (q.shape[2] * q.shape[3] + chosen.shape[1] * k.shape[1]), q)
 
 
 def _attended(q, k, v, chosen, head, forbidden, kernel: str) -> Float[Tensor, "x 1 s c"]:
     index = (head[:, None] + chosen).flatten()
-    keys, values = (x.index_select(0, index).view(len(q), 1, -1, q.shape[-1]) for x in (k, v))
+    keys, values = (x.index_select(0, index).view(q.shape[0], 1, -1, q.shape[-1]) for x in (k, v))
     bias = None if forbidden is None else forbidden[chosen].flatten(1)[:, None, None]
     return attend(q, keys, values, bias, kernel=kernel)
 

@@ -54,9 +54,9 @@ def over_time(
     q: Float[Tensor, "b n m c"], k: Float[Tensor, "b n m c"], v: Float[Tensor, "b n m c"], t: int, *, kernel: str
 ) -> Float[Tensor, "b n m c"]:
     """Each token over its place at all times."""
-    clips = len(q)
+    places = q.shape[1] // t
     q, k, v = (rearrange(x, "b (t s) m c -> (b s) m t c", t=t) for x in (q, k, v))
-    return rearrange(attend(q, k, v, kernel=kernel), "(b s) m t c -> b (t s) m c", b=clips)
+    return rearrange(attend(q, k, v, kernel=kernel), "(b s) m t c -> b (t s) m c", s=places)
 
 
 def over_space(

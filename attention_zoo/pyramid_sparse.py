@@ -78,7 +78,7 @@ class PyramidSparseAttention(Projected):
         for size, numbers in query_blocks.runs:
             index = query_blocks.tokens[numbers, :size]
             queries = rows.index_select(2, index.flatten()).view(-1, 1, size, q.shape[-1])
-            head = torch.arange(len(queries), device=q.device) // len(numbers) * keys.shape[2]
+            head = torch.arange(queries.shape[0], device=q.device) // len(numbers) * keys.shape[2]
             choices = list(self._choices(ranks[:, :, numbers].flatten(0, 2)))
             results = [_attended(queries[i], head[i], chosen, pooled, filled, self.kernel) for i, chosen in choices]
             back = torch.cat([i for i, _ in choices]).argsort()
@@ -101,7 +101,7 @@ class PyramidSparseAttention(Projected):
         """Blocks of keys by falling importance where each row has the same levels; else the level of each block."""
         sample = _repeated(q, query_blocks.slots)[..., ::SAMPLE, :], keys[..., ::SAMPLE, :]
         if cpu.inference(q):
-            numbers = len(q) * self.num_heads * sample[0].shape[3] * sample[1][0, 0, ..., 0].numel()
+            numbers = q.shape[0] * self.num_heads * sample[0].shape[3] * sample[1][0, 0, ..., 0].numel()
             pieces = sample[0].split(cpu.chunk_length(q, query_blocks.count, 2 * numbers), 2)
             shares = torch.cat([importance(piece, sample[1]) for piece in pieces], 2)
         else:
@@ -159,7 +159,7 @@ class PyramidSparseAttention(Projected):
 
     def _choices(self, ranks: Int[Tensor, "x blocks"]) -> Iterator[tuple[Int[Tensor, " y"], dict[int, Tensor]]]:
         """Rows with equally many blocks at each level, and which."""
-        every = torch.arange(len(ranks), device=ranks.device)
+        every = torch.arange(ranks.shape[0], device=ranks.device)
         if self._static():
             lengths = self._lengths(ranks.shape[1])
             if not any(lengths):
@@ -265,7 +265,7 @@ def _attended(
         if 1 not in chosen or not filled:
             return weight[None, None, None] if max(chosen) > 1 else None
         fine = slots[chosen[1][rows]].flatten(1)  # level 1 comes first
-        coarse = weight[sizes[1] :].expand(len(fine), -1)
+        coarse = weight[sizes[1] :].expand(fine.shape[0], -1)
         return torch.cat([fine, coarse], 1)[:, None, None]
 
     def part(rows: slice) -> Tensor:
@@ -275,9 +275,9 @@ def _attended(
         )
         return attend(q[rows], keys, values, bias(rows), kernel=kernel)
 
-    return gathered.in_pieces(part, len(q), 2 * (q[0].numel() + sum(sizes.values()) * q.shape[-1]), q)
+    return gathered.in_pieces(part, q.shape[0], 2 * (q.shape[2] * q.shape[3] + sum(sizes.values()) * q.shape[-1]), q)
 
 
 def _rows(x: Float[Tensor, "b m blocks slots c"], head: Tensor, numbers: Tensor) -> Float[Tensor, "x 1 keys c"]:
     picked = x.reshape(-1, x.shape[3] * x.shape[4]).index_select(0, (head[:, None] + numbers).flatten())
-    return picked.view(len(numbers), 1, -1, x.shape[-1])
+    return picked.view(numbers.shape[0], 1, -1, x.shape[-1])

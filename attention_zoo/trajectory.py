@@ -109,12 +109,12 @@ class TrajectoryAttention(Projected):
     def _attended(self, q, frame, keys, values, along) -> Float[Tensor, "b n d"]:
         """What the queries of some tokens find, before the last projection."""
         tokens = self._tokens(q.transpose(1, 2), keys, values, along).transpose(1, 2)  # b n t d
-        own_frame = tokens.gather(2, frame[:, None, None].expand(len(tokens), -1, 1, tokens.shape[-1]))
+        own_frame = tokens.gather(2, frame[:, None, None].expand(tokens.shape[0], -1, 1, tokens.shape[-1]))
         query = rearrange(self.proj_q(own_frame), "b n f (m c) -> (b n) m f c", m=self.num_heads)
         key, value = rearrange(self.proj_kv(tokens), "b n f (kv m c) -> kv (b n) m f c", kv=2, m=self.num_heads)
         if not self.intended:
             value = rearrange(tokens, "b n f (m c) -> (b n) m f c", m=self.num_heads)
-        return rearrange(attend(query, key, value, kernel=self.kernel), "(b n) m 1 c -> b n (m c)", b=len(q))
+        return rearrange(attend(query, key, value, kernel=self.kernel), "(b n) m 1 c -> b n (m c)", n=q.shape[1])
 
     def _attended_sooner(self, q, frame, keys, values, along) -> Float[Tensor, "b n d"]:
         """The same in another order, for inference: q'.(W x) is (W'q').x, a map of one query instead of t tokens.
@@ -146,17 +146,17 @@ class TrajectoryAttention(Projected):
 
     def _tokens(self, q, keys, values, along) -> Float[Tensor, "b t n d"]:
         """The token that each query finds in each frame."""
-        b, t = keys.shape[:2]
+        t = keys.shape[1]
         if along is None:
             queries = q[:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
             tokens = attend(queries, keys.flatten(0, 1), values.flatten(0, 1), kernel=self.kernel)
-            return rearrange(tokens, "(b f) m n c -> b f n (m c)", b=b)
+            return rearrange(tokens, "(b f) m n c -> b f n (m c)", f=t)
         queries = along.queries[:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
         at_landmarks = attend(queries, keys.flatten(0, 1), values.flatten(0, 1), kernel=self.kernel)
         shares = (q @ along.keys.mT * q.shape[-1] ** -0.5).softmax(-1)
         if along.between is not None:
             shares = shares @ along.between
-        tokens = shares @ rearrange(at_landmarks, "(b f) m r c -> b m r (f c)", b=b)
+        tokens = shares @ rearrange(at_landmarks, "(b f) m r c -> b m r (f c)", f=t)
         return rearrange(tokens, "b m n (f c) -> b f n (m c)", f=t)
 
     def _prefix(self, prefix: Float[Tensor, "b p d"], k: Tensor, v: Tensor) -> Float[Tensor, "b p d"]:
@@ -209,7 +209,7 @@ def means_of_runs(x: Float[Tensor, "b n m c"], t: int, count: int) -> Float[Tens
     )
     lengths = short + (torch.arange(count, device=x.device) >= first_long)
     by_place = x.unflatten(1, (t, -1)).transpose(1, 2).flatten(1, 2)
-    return x.new_zeros(len(x), count, *x.shape[2:]).index_add(1, run, by_place) / lengths[:, None, None]
+    return x.new_zeros(x.shape[0], count, *x.shape[2:]).index_add(1, run, by_place) / lengths[:, None, None]
 
 
 def iterated_inverse(matrix: Float[Tensor, "b m r r"]) -> Float[Tensor, "b m r r"]:
