@@ -4,6 +4,7 @@ import argparse
 import collections
 import copy
 import datetime
+import json
 import os
 import pathlib
 import pickle
@@ -631,3 +632,35 @@ def test_a_read_without_an_end_is_one_line(monkeypatch):
     with pytest.raises(loading.LoadingError, match="no clip has come for 0.5 s: .* does not answer") as caught:
         list(loading.loaded(Hanging(), [[0]], list, workers=1))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("result.json", b'{"new": 1}', "is of another version of this project .*remove it, and the same command tests"),
+        ("result.json", b"[]", "cannot be read .it holds list"),
+        ("result.json", b"\xd9", "cannot be read"),
+        ("job.json", b"{}", "holds another run: its model is null"),
+        ("job.json", b"\xd9", "cannot be read"),
+    ],
+)
+def test_a_run_of_another_version_is_one_line(file, content, message, tmp_path):
+    job = training_runs.job(tmp_path, tmp_path / "run", training_runs.recipe(epochs=1.0))
+    (tmp_path / "run").mkdir()
+    for name in ("job.json", "result.json"):
+        (tmp_path / "run" / name).write_text(json.dumps({"identity": job.identity()}))
+    (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(TrainingError, match=message):
+        loop.train(job)
+
+
+def test_an_id_is_no_label(tmp_path):
+    root = write(tmp_path, {"train.csv": "a.mp4,0\nb.mp4,99999999999\n", "train.txt": "a.mp4 0\nb.mp4 20210503\n"})
+    for name in ("csv", "mmaction"):
+        with pytest.raises(DataError, match="line 2: .* is above 999999, as an id of a video is"):
+            datasets.load(name, "train", root)
+
+
+def test_seconds_may_have_a_decimal_comma(tmp_path):
+    root = write(tmp_path, {"train.csv": "path;label;start;end\na.mp4;0;0,5;2,25\n"})
+    assert datasets.load("csv", "train", root).items == (Item("a.mp4", 0, 0.5, 2.25),)

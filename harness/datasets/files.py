@@ -41,6 +41,7 @@ ANNOTATION_FOLDERS = ("", "annotations", "annotation", "labels", "splits")
 # A path that holds what parts it from its label, and one that is parted by a sign.
 QUOTED = re.compile(r'"((?:[^"]|"")+)"\s*[,;\s]\s*"?([^\s"]+)"?')
 PARTED = re.compile(r"(.+?)\s*[,;]\s*(\d+)")
+LARGEST_LABEL = 999_999  # every number up to the largest label is a class
 DEEPEST = 6  # folders below the root in which videos are looked for
 
 
@@ -277,6 +278,10 @@ def find_class_names(
 def label_of(text: str, classes: Sequence[str] | None, path: Path, number: int, line: str | Sequence[str]) -> int:
     """The label that a list gives as a number. Raises: DataError, when it is none or there are fewer classes."""
     label = whole_number(text, path, number, line, "a line that ends in a label, a whole number from 0")
+    if label > LARGEST_LABEL:
+        raise bad(
+            path, number, line, f"labelled with a class: {label} is above {LARGEST_LABEL}, as an id of a video is"
+        )
     if classes is not None and label >= len(classes):
         raise bad(
             path,

@@ -281,7 +281,7 @@ def _seconds(row: list[str], columns: dict[str, int], name: str, path: Path, num
     try:
         seconds = 0.0
         for part in text.split(":"):  # also hours and minutes, as 00:01:02.5
-            seconds = 60 * seconds + float(part)
+            seconds = 60 * seconds + float(part.replace(",", "."))  # as tables in many languages write them
     except ValueError:
         raise bad(path, number, row, f"cut at a number of seconds ({name} {text!r})") from None
     if not 0 <= seconds < float("inf"):

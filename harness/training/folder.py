@@ -34,10 +34,17 @@ def stored_result(job: Job) -> Result | None:
     folder = job.folder
     if not _begun(folder):
         return None
-    _check_same(job, job.identity(), _read(folder / JOB)["identity"])
+    _check_same(job, job.identity(), _read(folder / JOB).get("identity", {}))
     if not (folder / RESULT).exists():
         return None
-    result = Result(**_read(folder / RESULT))
+    try:
+        result = Result(**_read(folder / RESULT))
+    except TypeError as error:
+        reason = str(error).partition("() ")[2]
+        raise TrainingError(
+            f"{folder / RESULT} is of another version of this project ({reason}); remove it, and the same command "
+            "tests the trained weights again"
+        ) from error
     return result if result.controls or not job.controls else None
 
 
@@ -84,7 +91,7 @@ def store_job(job: Job, data: dict[str, list[DataSet]], micro_batch: int, group:
     if group.first:
         path = job.folder / JOB
         if _begun(job.folder):
-            _check_same(job, content, _read(path)["content"])
+            _check_same(job, content, _read(path).get("content", {}))
         else:
             stored = {"identity": job.identity(), "content": content, "job": job.to_dict()}
             with storing(job.folder):
@@ -129,6 +136,9 @@ def _short(value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}")
+        return content
+    except (OSError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove its folder to begin anew") from error

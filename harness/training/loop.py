@@ -201,7 +201,13 @@ class _Run:
         newest = self.group.agreed(state.newest(folder) if self.group.first else None)
         if newest is not None:
             saved = state.load(newest, self.model)
-            counters = Counters(**saved["counters"])
+            try:
+                counters = Counters(**saved["counters"])
+            except TypeError as error:
+                reason = str(error).partition("() ")[2]
+                raise TrainingError(
+                    f"{newest} is of another version of this project ({reason}); go on with it"
+                ) from error
             self.schedule.ends.extend([2 ** (n + 1) * self.schedule.last for n in range(len(counters.courses))])
             if not self.group.first:  # what the processes have counted together is the first one's now
                 counters.replaced = 0
