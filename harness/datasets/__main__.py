@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     name, rest = argv[1], argv[2:]
     data_options, mine = _parted(name, rest, command.options)
     action = check if command is CHECK else show
-    return run(command, lambda options: action(name, data_options, options), mine)
+    return run(command, lambda options: partial(action, name, data_options, options), mine)
 
 
 def overview() -> str:

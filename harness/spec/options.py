@@ -62,7 +62,7 @@ class Work:
         return pkgutil.resolve_name(self.function)(*self.arguments)
 
 
-def run(command: Command, check: Callable[[Any], Work], argv: list[str] | None) -> int:
+def run(command: Command, check: Callable[[Any], Callable[[], int]], argv: list[str] | None) -> int:
     """Parse, check, work. Returns the exit status: that of the work, 2 for a wrong command, 130 when interrupted.
 
     A `UsageError` of `check` or of the work reads like one of the parser.
@@ -70,7 +70,7 @@ def run(command: Command, check: Callable[[Any], Work], argv: list[str] | None) 
     return terminal.until_closed(lambda: _run(command, check, sys.argv[1:] if argv is None else argv))
 
 
-def _run(command: Command, check: Callable[[Any], Work], argv: list[str]) -> int:
+def _run(command: Command, check: Callable[[Any], Callable[[], int]], argv: list[str]) -> int:
     try:
         if any(argument in ("-h", "--help") for argument in argv):
             print(help_text(command))
