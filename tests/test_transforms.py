@@ -81,6 +81,7 @@ def test_lists_from_a_file_are_taken_as_tuples():
         ({"jitter": "0.4"}, "jitter is '0.4'"),
         ({"mean": (0.5, 0.5)}, "mean is .* a list of 3"),
         ({"std": (0.225, 0.225, 0.225)}, "multiply by 255"),
+        ({"mean": (0.485, 0.456, 0.406)}, "multiply by 255"),
         ({"rand_augment": "m7-n4"}, "n4-m7"),
         ({"rand_augment": "n0-m7"}, "n4-m7"),
         ({"rand_augment": "n4-m11"}, "0-10"),

@@ -45,6 +45,15 @@ def _grows(pair: tuple) -> tuple:
 
 
 Area = Annotated[Number, Field(gt=0, le=1), Meaning("a share of the frame, above 0 and at most 1")]
+
+
+def _of_bytes(mean: float) -> float:
+    if 0 < mean < 1:  # 0 itself is a mean: that of none
+        raise ValueError(f"{mean:g} is a mean on the scale 0-1; ours is 0-255: multiply by 255")
+    return mean
+
+
+Mean = Annotated[Number, AfterValidator(_of_bytes)]
 Deviation = Annotated[Number, Field(ge=1), Meaning("1 or more, on the scale 0-255: multiply by 255")]
 
 
@@ -73,7 +82,7 @@ class Augmentation:
     rand_augment: Annotated[str, AfterValidator(_valid)] | None = None
     erasing: Share = 0.0  # probability that a box of the clip becomes noise
     jitter: Share = 0.0  # brightness, contrast and saturation change by factors up to 1 - jitter and 1 + jitter
-    mean: tuple[Number, Number, Number] = MEAN  # RGB on the scale 0-255, as `std`
+    mean: tuple[Mean, Mean, Mean] = MEAN  # RGB on the scale 0-255, as `std`
     std: tuple[Deviation, Deviation, Deviation] = STD
 
     def __post_init__(self):
