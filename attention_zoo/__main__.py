@@ -8,14 +8,11 @@ make a scheme fast.
 
 from __future__ import annotations
 
-import inspect
-import platform
+import pkgutil
 import sys
+from typing import Any
 
-import torch
-
-import attention_zoo.laws as laws
-from attention_zoo import UnknownName, kernels, options_of, schemes
+from attention_zoo import UnknownName, declared
 from attention_zoo._settings import end_quietly
 
 USAGE = """python -m attention_zoo                every scheme with its options and defaults; the kernels that run here
@@ -27,47 +24,28 @@ python -m attention_zoo speedup NAME   whether a block-sparse kernel can make it
 Options of the scheme go after the name: 'window=[5,5,5]'."""
 
 
+# Each loads what it needs: torch, and matplotlib, which takes longer to load than the listing to print.
+PICTURES = {"draw": "_draw:draw", "gallery": "_gallery:gallery", "speedup": "_speedup:speedup"}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    match sys.argv[1:] if arguments is None else arguments:
-        case []:
-            listing()
-            return 0
-        case ["-h" | "--help"]:
-            print(USAGE)
-            return 0
-        case ["check", _, *_] as command:
-            return checked(command[1:])
-        case ["draw" | "gallery" | "speedup" as word, *command]:
-            return printed(word, command)
-        case command:
-            print(f"error: {' '.join(command)!r} is no command; there are:\n{USAGE}", file=sys.stderr)
-            return 2
-
-
-def checked(names: list[str]) -> int:
-    """Says of each scheme whether it obeys the laws."""
-    status = 0
-    for name in names:
-        try:
-            broken = laws.check(name)
-        except (UnknownName, ImportError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        print(broken or f"{name} obeys all {len(laws.LAWS)} laws")
-        status = 1 if broken else status
-    return status
-
-
-def printed(word: str, command: list[str]) -> int:
-    """Says where a picture is, or what was found out."""
-    # matplotlib takes longer to load than the listing to print
-    from attention_zoo import _draw, _gallery, _speedup
-
-    commands = {"draw": _draw.draw, "gallery": _gallery.gallery, "speedup": _speedup.speedup}
+    """Returns the exit status. A scheme that nobody has is refused before torch is loaded."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        print(commands[word](command))
-    except (UnknownName, ValueError, OSError) as error:  # the last: nothing can be written there
+        match arguments:
+            case []:
+                _at("_listing:listing")()
+            case ["-h" | "--help"]:
+                print(USAGE)
+            case ["check", _, *_]:
+                for name in arguments[1:]:
+                    declared.options_of(name)
+                return _at("_listing:checked")(arguments[1:])
+            case ["draw" | "gallery" | "speedup" as word, *command]:
+                print(_at(PICTURES[word])(command))
+            case command:
+                raise ValueError(f"{' '.join(command)!r} is no command; there are:\n{USAGE}")
+    except (UnknownName, ImportError, ValueError, OSError) as error:  # the last: nothing can be written there
         print(f"error: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:
@@ -76,39 +54,8 @@ def printed(word: str, command: list[str]) -> int:
     return 0
 
 
-def listing() -> None:
-    print(f"attention schemes (torch {torch.__version__}, Python {platform.python_version()})")
-    width = max(map(len, [*schemes.names(), *kernels.names()]))
-    for name in schemes.names():
-        print(f"  {name:<{width}} {_summary(schemes.get(name))}")
-        for option, default in options_of(name).items():
-            print(f"  {'':<{width}}   {option} = {default!r}")
-    for device in ("cpu", "cuda"):
-        print(f"\nkernels on {device}{_device_note(device)}")
-        for name in kernels.names():
-            print(f"  {name:<{width}} {_availability(name, device)}")
-    print(f"\nkernel=auto stands for {kernels.resolve('auto', 'cpu', torch.float32)}")
-
-
-def _summary(scheme: type) -> str:
-    """The first line of the scheme's module docstring."""
-    text = inspect.getdoc(inspect.getmodule(scheme)) or inspect.getdoc(scheme) or ""
-    return text.splitlines()[0] if text else ""
-
-
-def _device_note(device: str) -> str:
-    if device == "cuda":
-        return f" ({torch.cuda.get_device_name()})" if torch.cuda.is_available() else " (no CUDA device here)"
-    return f" ({torch.get_num_threads()} threads)"
-
-
-def _availability(name: str, device: str) -> str:
-    if device == "cuda" and not torch.cuda.is_available():
-        return f"needs {kernels.registry.get(name).needs}; not available: no CUDA device here"
-    if reason := kernels.missing(name, device, torch.float32):
-        return f"not available: {reason}"
-    reason = kernels.missing(name, device, torch.float32, backward=True)
-    return f"forward only: {reason}" if reason else "forward and backward"
+def _at(function: str) -> Any:
+    return pkgutil.resolve_name(f"attention_zoo.{function}")
 
 
 if __name__ == "__main__":

@@ -101,9 +101,11 @@ MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."):
 MOST_LATE = 11  # imports inside of functions in all rooms; 232 there were once
 DOORS = {  # what imports by a name that is only known when it runs, and why
     "attention_zoo/__init__.py": "names of the package are found on first use",
+    "attention_zoo/__main__.py": "what a command does once it is checked",
     "attention_zoo/declared.py": "a scheme of another package is asked for its options",
     "attention_zoo/registry.py": "whatever lies in a package registers itself",
     "backbones/__init__.py": "names of the package are found on first use",
+    "backbones/__main__.py": "what a command does once it is checked",
     "backbones/named.py": "a family of another package by its dotted name",
     "harness/packages.py": "packages that may be missing or are slow, by a table of reasons",
     "harness/spec/names.py": "what only a room above knows is asked there",
@@ -220,6 +222,15 @@ def test_attention_alone_loads_no_other_room_and_nothing_late():
 def test_models_load_no_harness():
     loaded = loaded_after("import backbones; backbones.names()")
     assert not loaded & {"harness", "reports", *LATE}
+
+
+@pytest.mark.parametrize(
+    "command", [("attention_zoo", "check", "windw"), ("backbones", "describe", "dualformer_tinny")]
+)
+def test_a_name_that_nobody_has_is_refused_without_torch(command):
+    module, *words = command
+    loaded = loaded_after(f"from {module}.__main__ import main; assert main({words}) == 2")
+    assert "torch" not in loaded
 
 
 def test_reports_are_made_without_torch():
