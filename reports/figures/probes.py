@@ -18,7 +18,7 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     rows = [row for row in table.measured if any(probes.points(row.measurement(name)) for name in names)]
     if not rows:
         return None
-    figure = sheet(TALL * len(rows) + 1.1, about(table))
+    figure = sheet(TALL * len(rows) + 1.2, about(table, device=["trained here on a CPU, nothing timed"]))
     grid = figure.subplots(len(rows), len(names), squeeze=False, sharex="col", sharey=True)
     for panels, row in zip(grid, rows, strict=True):
         panels[0].set_ylabel(row.name, rotation=0, ha="right", va="center", fontsize=8)
@@ -40,7 +40,7 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
             axes.plot(wrong, [points[place].accuracy.value for place in wrong], "o", color=BLIND, ms=5)
     for column, name in enumerate(names):
         measured = next((m for row in rows if (m := row.measurement(name)) and m.samples), None)
-        grid[0][column].set_title(quantities[name].title, fontsize=8.5)
+        grid[0][column].set_title(textwrap.fill(quantities[name].title, 20), fontsize=8.5)
         if measured is not None:
             values = measured.details["values"]
             grid[-1][column].set_xticks(range(len(values)), [f"{value:g}" for value in values], fontsize=7.5)
