@@ -1,5 +1,7 @@
 """What each scheme can see: one small panel for each row and question, accuracy against the dial beside its reach."""
 
+import textwrap
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
