@@ -257,7 +257,7 @@ def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
     for name, entry in plain(entries).items():
         if "." in name:
             raise ValueError(f"attention name {name!r} contains a dot, which dotted paths need")
-        if not isinstance(entry, Mapping) or "scheme" not in entry:
+        if not isinstance(entry, Mapping) or isinstance(entry.get("scheme", []), list | dict):
             raise ValueError(
                 f"attention.{name} {entry!r} is not a mapping with the key 'scheme'; "
                 f"schemes: {', '.join(declared.names('schemes'))}"

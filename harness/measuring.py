@@ -36,7 +36,7 @@ def command(request: Checked) -> int:
     call, status = request.call, carry_out(request)
     for omission in call.deadline.left_out:
         way_on = "the same command goes on there, rows=[...] tries some alone"
-        call.log.print(f"quick mode ends after two minutes: {omission} are left out; {way_on}", markup=False)
+        call.log.print(f"the time of quick mode is over: {omission} are left out; {way_on}", markup=False)
     return status
 
 

@@ -195,7 +195,10 @@ def _checked(request: Options, argv: list[str]) -> Work:
     if request.plan:
         return Work("harness.plan:show", (session.checked(call, writes=False),))
     if request.quick and request.rows is None:  # rows that are named are all tried
-        call = replace(call, deadline=Deadline.after(QUICK_SECONDS * len(ablations), QUICK_GRACE))
+        call = replace(
+            call,
+            deadline=Deadline.after(QUICK_SECONDS * sum(ablation.quick_times for ablation in ablations), QUICK_GRACE),
+        )
     return Work("harness.measuring:command", (session.checked(call),))
 
 

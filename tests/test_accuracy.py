@@ -27,7 +27,7 @@ from harness.spec import budget, case
 from harness.spec import recipe as recipes
 from harness.spec.budget import Budget, Training, shrunk
 from harness.spec.reader import UsageError, typed
-from harness.video import file_digest
+from harness.clips.decoding import file_digest
 from records.record import read_record
 
 # As small as a pyramid goes: one narrow stage after another, few clips, two epochs.

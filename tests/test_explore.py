@@ -177,8 +177,9 @@ def test_a_point_that_is_pointed_at_says_its_interval(page, held):
     page.run("Plotly.Fx.hover('plot', [{curveNumber: 0, pointNumber: 0}])")
     (words,) = page.run("[...document.querySelectorAll('.hovertext')].map(text => text.textContent)")
     (row,) = (row for row in held["rows"] if row["row"] == "LG1 in every stage" and row["ablation"] == "pyramid_scales")
-    low, high = (f"{value:.0f}" for value in row["values"]["latency"][1:])
-    assert f"({low}–{high})" in words
+    low, high = row["values"]["latency"][1:]
+    hovered = re.search(r"latency, ms: [\d.,]+ \(([\d.,]+)–([\d.,]+)\)", words)
+    assert [float(end.replace(",", "")) for end in hovered.groups()] == pytest.approx([low, high], rel=1e-3)
     page.run("Plotly.Fx.unhover('plot')")
     choose(page, text="")
 

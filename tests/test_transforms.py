@@ -79,7 +79,7 @@ def test_lists_from_a_file_are_taken_as_tuples():
         ({"flip": 1.5}, "flip is 1.5, not a number from 0 to 1"),
         ({"erasing": float("nan")}, "erasing is nan"),
         ({"jitter": "0.4"}, "jitter is '0.4'"),
-        ({"mean": (0.5, 0.5)}, "mean is .* a list of 3"),
+        ({"mean": (127.5, 127.5)}, "mean is .* a list of 3"),
         ({"std": (0.225, 0.225, 0.225)}, "multiply by 255"),
         ({"mean": (0.485, 0.456, 0.406)}, "multiply by 255"),
         ({"rand_augment": "m7-n4"}, "n4-m7"),

@@ -175,6 +175,7 @@ class Ablation:
     )
     figures: list[terms.Figure] = field(default_factory=list)
     size_note: str | None = None
+    quick_times: Count = 1  # the usual time of quick mode that this one takes
     in_all: Flag = True  # whether `ablation=all`, the tables of costs, takes it
     baseline: str | None = None
     accuracy: terms.Budget | None = None  # of the rows' training, where a command names neither budget nor metrics
