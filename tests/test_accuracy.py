@@ -22,12 +22,12 @@ from harness import datasets, run, session
 from harness.accuracy import plan, pool
 from harness.accuracy.plan import Setup
 from harness.clips import loading
+from harness.clips.decoding import file_digest
 from harness.clips.loading import preload
 from harness.spec import budget, case
 from harness.spec import recipe as recipes
 from harness.spec.budget import Budget, Training, shrunk
 from harness.spec.reader import UsageError, typed
-from harness.clips.decoding import file_digest
 from records.record import read_record
 
 # As small as a pyramid goes: one narrow stage after another, few clips, two epochs.
