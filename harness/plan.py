@@ -32,6 +32,7 @@ COMPILED, CHECKED = 25.0, 4.5  # seconds to compile a model, and to compare one 
 COUNTING = 1.0  # seconds for the counts of one case
 STEP = 3  # a training step computes about three forward passes
 RECORD_BYTES = 20_000
+QUICK_MINUTES = 2  # of an ablation in quick mode, what was in work at its end among them
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -82,7 +83,8 @@ def show(request: Checked) -> int:
         soft_wrap=True,
     )
     if call.quick and any(ablation.chosen is None for ablation in call.ablations):
-        console.print("quick mode ends after about two minutes for each ablation, and says what it left out")
+        minutes = QUICK_MINUTES * sum(ablation.quick_times for ablation in call.ablations)
+        console.print(f"quick mode ends after about {minutes} minutes, and says what it left out")
     if call.as_json:
         json_line({"status": 0, "seconds": known + guessed + trained, "ablations": planned})
     return 0

@@ -78,7 +78,7 @@ class Measuring:
     vary: dict[str, Any] = option({}, "an axis more: a list of values for any dotted path, as vary.position=[peg,none]")
     model_changes: dict[str, Any] = option({}, "changes every row's model, as model.attention.L.window=[4,7,7]")
     quick: Flag = option(
-        False, "small clips, few samples, a few steps of one training; every row and value once, two minutes at most"
+        False, "small clips, few samples, a few steps of one training; every row and value once, in two minutes"
     )
     force: Flag = option(False, "measure again what is there")
     rounds: Count | None = option(

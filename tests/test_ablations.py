@@ -98,7 +98,7 @@ def test_a_plan_says_what_cannot_be_built_here(tmp_path, capsys, monkeypatch):
     assert run.main(["ablation=position_encoding", "quick=true", "plan=true", f"out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("not measured: torchvision does not load; install it") == 3
-    assert "quick mode ends after about two minutes" in printed
+    assert "quick mode ends after about 2 minutes" in printed
 
 
 def test_quick_mode_tries_each_kind_of_case_first():
