@@ -288,8 +288,9 @@ def _params(row: Row, name: str) -> str:
 
 
 def summary(table: AblationTable) -> list[str]:
-    """A sentence for each accuracy, and one more where a record of more seeds says how far to believe it."""
-    lines = [line(table, name) for name in accuracy.names(table) for line in (accuracy.summary, accuracy.recorded)]
+    """For each accuracy: what more views buy, where they were tested; what it is; what a record of more seeds says."""
+    told = (views.summary, accuracy.summary, accuracy.recorded)
+    lines = [line(table, name) for name in accuracy.names(table) for line in told]
     return [sentence(line) for line in lines if line]
 
 

@@ -107,6 +107,17 @@ def _model(row: Row) -> str:
     return str(row.published.settings.get("model") or re.sub(r"\s*\(.*\)$", "", row.published.name))
 
 
+def summary(table: AblationTable, name: str) -> str:
+    """What the most views of each row buy over the fewest; empty where views were not tested."""
+    texts = []
+    for curve in curves(table, name):
+        few, many = (choose(curve.points, key=lambda point: point.views) for choose in (min, max))
+        beyond = "" if few.low <= many.top1 <= few.high else ", beyond the interval of the first"
+        views = f"from {few.clips}x{few.crops} to {many.clips}x{many.crops} views"
+        texts.append(f"{few.top1:.1f} to {many.top1:.1f} % {views}{beyond} ({curve.title})")
+    return f"more views (clips x crops) at test time: {'; '.join(texts)}" if texts else ""
+
+
 def section(table: AblationTable, name: str) -> list[str]:
     """The parts of a report on testing views; none where no row has them."""
     drawn = curves(table, name)

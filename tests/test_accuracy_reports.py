@@ -516,6 +516,7 @@ def test_views_are_drawn_and_tabled_from_a_file(tmp_path, capsys):
 def test_views_stand_in_the_report_of_an_ablation(tmp_path):
     folder = ablation(tmp_path, trained(70.0, by_views=BY_VIEWS, macs=2e9), figures=["testing_views"])
     report, _ = built(folder)
+    assert "- More views (clips x crops) at test time: 80.4 to 81.4 % from 1x1 to 4x3 views" in report
     assert "#### What more views at test time buy" in report
     assert "| 4 | 3 | 12 | 24.0 | 81.4 (79.0–82.0) |" in report
     assert (folder / "testing_views.png").read_bytes().startswith(b"\x89PNG")
