@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ def gallery(arguments: Sequence[str]) -> str:
         raise ValueError(f"out {folder} is no folder: make it, or say another one with out=FOLDER")
     every = [shown(name, grid) for name in schemes.names()]
     picture = folder / "gallery.png"
-    drawn(every, grid, query).savefig(picture, dpi=110, metadata={"Software": None})
+    words = ["python", "-m", "attention_zoo", "gallery", *(word for word in arguments if not word.startswith("out="))]
+    about = f"clip of {grid.t}x{grid.h}x{grid.w} tokens · {shlex.join(words)}"
+    drawn(every, grid, query).savefig(picture, dpi=110, metadata={"Software": None, "Description": about})
     (folder / "gallery.md").write_text(page(every, grid, picture.name), encoding="utf-8")
     return f"{folder / 'gallery.md'}\n{picture}"
 

@@ -11,7 +11,7 @@ not learn, or was still learning at its end, is never a plain figure (`learning`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from statistics import fmean
@@ -392,6 +392,18 @@ def said(table: AblationTable, name: str, key: str) -> list[Any]:
     """The values that an entry of the details takes over the rows, each once."""
     values = [value for m in _measurements(table, name) for value in m.said(key)]
     return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
+def circumstances(table: AblationTable, names: Collection[str]) -> dict[str, list[str]]:
+    """What stands at the foot of a figure of these accuracies: all of their trainings, nothing of what rows cost."""
+    facts = {
+        word: list(dict.fromkeys(str(value) for name in names for value in said(table, name, key)))
+        for key, word in {"machine": "device", "dtype": "dtype", "batch_size": "batch", "commit": "commit"}.items()
+    }
+    sizes = [(m.details.get("frames"), m.details.get("size")) for name in names for m in _measurements(table, name)]
+    clips = dict.fromkeys(f"{frames} frames, {size}x{size} pixels" for frames, size in sizes if frames and size)
+    facts["commit"] = list(dict.fromkeys(commit[:10] for commit in facts["commit"]))
+    return facts | {"clip": list(clips), "mode": [], "threads": []}
 
 
 def _measurements(table: AblationTable, name: str) -> Iterable[Measurement]:

@@ -116,8 +116,8 @@ def about(table: AblationTable, **extra: list[str]) -> str:
     parts = parts or ["counted, on no device"]
     parts += [f"{key} {_alike(facts[key], key)}" for key in ("batch", "threads") if facts.get(key)]
     parts += [_clips(facts["clip"])] if facts.get("clip") else []
-    commits = _alike(facts.get("commit") or [], "commit")
-    parts += [commits if commits.endswith("commits") else f"commit {commits}"] if commits else []
+    commits = dict.fromkeys(commit for several in facts.get("commit") or [] for commit in several.split(" / "))
+    parts += [f"commit {' / '.join(commits)}"] if commits else []
     outdated = sum(OUTDATED in row.facts().get("commit", "") for row in table.measured)
     parts += [f"{counted(outdated, 'row')} {OUTDATED}"] if outdated else []
     words = [word for word in table.arguments if word.partition("=")[0] not in PARTIAL]
@@ -238,9 +238,9 @@ def place_labels(
 ) -> None:
     """Write names (x, y, text, colour, weight) beside their points, in their order, each where it covers least.
 
-    `lines` are the corners of lines to keep clear of. In a `crowded` figure names may also stand further away, with a
-    line to their points, and keep a distance from each other. To be called last: what changes the layout moves the
-    points.
+    `lines` are the corners of lines to keep clear of. A name that stands away from its point has a line to it; in a
+    `crowded` figure names may stand further away still, and keep a distance from each other. To be called last: what
+    changes the layout moves the points.
     """
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     axes.figure.draw_without_rendering()
@@ -271,7 +271,7 @@ def place_labels(
                 places.append((hidden + 1e6 * outside, len(places), box))
         _, number, box = min(places)
         note.xyann = ((box[0] - x) / unit, (box[1] - y) / unit)
-        if crowded and number >= 16:  # beyond the two nearest distances: which point is meant is not plain
+        if number >= 16:  # beyond the two nearest distances: which point is meant is not plain
             near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
             ends = axes.transData.inverted().transform([(x, y), near])
             axes.plot(*zip(*ends, strict=True), color=FAINT, lw=0.5, zorder=2)

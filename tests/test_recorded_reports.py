@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from harness.cost.count import count
 from harness.spec.case import Case
@@ -78,6 +79,21 @@ def test_a_report_answers_first_and_says_how_to_build_it(folder):
     for row in re.findall(r"^\|.*\|$", page, flags=re.M):
         cells = [cell.strip() for cell in row.strip("|").split(" | ")[1:]]
         assert not cells or not all(cell.startswith("—") for cell in cells), f"a row without a figure: {row}"
+
+
+@pytest.mark.parametrize(
+    "picture",
+    sorted([*RESULTS.rglob("*.png"), *(ROOT / "docs").glob("*.png")]),
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_a_picture_says_what_it_was_made_on_and_by_what_command(picture):
+    with Image.open(picture) as image:
+        about = image.text["Description"]
+    assert re.search(r" · python -m [a-z_]+[. ][a-z]+", about)
+    if RESULTS in picture.parents:
+        assert re.search(r" · commit [0-9a-f]{10}", about)
+        scored = picture.stem in ("accuracy_cost", "testing_views")  # what was trained was trained on a machine
+        assert not (scored and about.startswith("counted"))
 
 
 def test_the_page_of_costs_opens_every_section_with_one_table():

@@ -16,8 +16,6 @@ from reports import accuracy
 from reports.drawing import FAINT, INK, PRINTED, WIDTH, about, look, pareto, sheet, wrapped
 from reports.table import AblationTable, Row
 
-ABOUT = {"machine": "device", "dtype": "dtype", "batch_size": "batch", "commit": "commit"}  # of a training: at the foot
-
 
 def draw(table: AblationTable) -> tuple[Figure, str] | None:
     """Two panels for each accuracy that two rows have; one mark alone says no more than its number."""
@@ -25,14 +23,8 @@ def draw(table: AblationTable) -> tuple[Figure, str] | None:
     panels = {name: rows for name, rows in panels.items() if len(rows) > 1}
     if not panels:
         return None
-    trained = {key: [value for name in panels for value in accuracy.said(table, name, key)] for key in ABOUT}
-    trained["commit"] = [commit[:10] for commit in trained["commit"]]
-    trained = {ABOUT[key]: list(dict.fromkeys(map(str, values))) for key, values in trained.items()}
     heights = [max(2.6, 0.34 * len(rows) + 1.1) for rows in panels.values()]
-    measured = (row.measurement(name) for name in panels for row in table.rows)
-    sizes = [(m.details.get("frames"), m.details.get("size")) for m in measured if m]
-    clips = list(dict.fromkeys(f"{frames} frames, {size}x{size} pixels" for frames, size in sizes if frames and size))
-    figure = sheet(sum(heights) + 0.4, about(table, mode=[], threads=[], clip=clips, **trained))
+    figure = sheet(sum(heights) + 0.4, about(table, **accuracy.circumstances(table, panels)))
     parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     costs = []
     for part, (name, rows) in zip(parts, panels.items(), strict=True):

@@ -17,8 +17,10 @@ from reports.views import Curve, Point
 
 def draw(table: AblationTable) -> tuple[Figure, str] | None:
     """Two panels for each row."""
-    curves = [curve for name in accuracy.names(table) for curve in views.curves(table, name)]
-    return of_curves(curves, about(table)) if curves else None
+    curves = {name: views.curves(table, name) for name in accuracy.names(table)}
+    foot = about(table, **accuracy.circumstances(table, [name for name, shown in curves.items() if shown]))
+    drawn = [curve for shown in curves.values() for curve in shown]
+    return of_curves(drawn, foot) if drawn else None
 
 
 def picture(curve: Curve, foot: str, file: Path) -> bytes:
