@@ -31,7 +31,7 @@ import backbones
 from harness import datasets, evaluate
 from harness.clips import loading
 from harness.clips.decoding import probe
-from harness.datasets import DataError, Item
+from harness.datasets import DataError, Item, check
 from harness.datasets.files import Found, class_names
 from harness.datasets.frames import picture_names, read_frames
 from harness.training import loop
@@ -593,6 +593,26 @@ def test_a_file_that_has_changed_since_is_predicted_again(colours, capsys):
     (colours / "red.mp4").unlink()  # a disk that is not mounted takes nothing away that was predicted
     evaluated(colours)
     assert "coverage    100 %" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_rewritten_in_place_is_predicted_again(tmp_path, capsys):
+    backbones.save_checkpoint(colour_model(), tmp_path / "model.safetensors")
+    for colour in COLOURS:
+        folder = tmp_path / "val" / colour / "clip"
+        folder.mkdir(parents=True)
+        for number in (1, 2):
+            Image.new("RGB", (32, 32), colour).save(folder / f"{number}.png")
+    assert evaluated(tmp_path) == 0
+    Image.new("RGB", (32, 32), "black").save(tmp_path / "val" / "red" / "clip" / "2.png")
+    capsys.readouterr()
+    assert evaluated(tmp_path) == 0
+    assert "2 of 3 videos are predicted already; the files of 1 have changed since" in capsys.readouterr().err
+
+
+def test_a_path_that_is_too_long_for_a_file_is_missing(tmp_path):
+    item = Item(f"{'x' * 300}.mp4", 0)
+    looked = check.look_at(check.Job(str(tmp_path / item.path), item, whole=False))
+    assert (looked.problem, looked.reason) == ("missing", "File name too long")
 
 
 def test_a_training_that_tests_no_video_has_no_result(tmp_path):

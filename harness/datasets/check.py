@@ -7,6 +7,7 @@ Files are opened in processes of their own: one that brings its decoder down is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -95,7 +96,8 @@ def look_at(job: Job) -> Look:
     except (FileNotFoundError, NotADirectoryError):
         return Look("missing", PROBLEMS["missing"])
     except OSError as error:
-        return Look("unreadable", error.strerror or str(error))
+        there = error.errno != errno.ENAMETOOLONG  # no file can have such a name
+        return Look("unreadable" if there else "missing", error.strerror or str(error))
     except Exception as error:  # whatever a library raises about a file is a fact about that file, and ends no walk
         return Look("undecodable", f"{type(error).__name__}: {_plain(error, job.path)}")
 

@@ -7,6 +7,7 @@ of a batch never mix, so the predictions do not depend on it beyond rounding.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -197,12 +198,15 @@ def video_names(dataset: DataSet) -> list[str]:
 
 
 def _mark(path: Path) -> tuple[int, int]:
-    """What tells a file from another one of its name."""
+    """What tells a file from another one of its name: its size and its time; of a folder those of all in it."""
     try:
-        state = path.stat()
+        states = [path.stat()]
+        if path.is_dir():  # whose own state says nothing of a picture that is rewritten in place
+            with os.scandir(path) as entries:
+                states += [entry.stat() for entry in entries if entry.is_file()]
     except OSError:
         return 0, 0
-    return state.st_size, state.st_mtime_ns
+    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
 def weights_digest(model: nn.Module) -> str:
