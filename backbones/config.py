@@ -247,6 +247,9 @@ CHECKS = {
     tuple[int, ...]: positive_integers,
     Steps: functools.partial(positive_integers, empty=True),
 }
+NONE = " | None"
+# Of annotations of a scheme's options, as they are written.
+OPTIONS = {"bool": boolean, "int": integer, "float": functools.partial(number, zero=True)}
 
 
 def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
@@ -262,14 +265,32 @@ def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
                 f"attention.{name} {entry!r} is not a mapping with the key 'scheme'; "
                 f"schemes: {', '.join(declared.names('schemes'))}"
             )
-        defaults = declared.options_of(entry["scheme"])
+        kinds = declared.kinds_of(entry["scheme"])
         for option in entry.keys() - {"scheme"}:
             _check_option(name, entry["scheme"], option, ValueError)
-            sizes = defaults[option]
-            if isinstance(sizes, tuple) and list(map(type, sizes)) == [int] * 3 and isinstance(entry[option], list):
-                Grid.of(entry[option], f"attention.{name}: {option}")
+            _check_kind(f"attention.{name}: {option}", entry[option], kinds.get(option, ""))
         checked[name] = _tuples(dict(entry))
     return checked
+
+
+def _check_kind(where: str, value: Any, kind: str | tuple[str, ...]) -> None:
+    """A value of an option against the words that it may be, or its annotation; what else a scheme asks of it, it says
+    itself where it is built.
+    """
+    if isinstance(kind, tuple):
+        choice(where, value, kind)
+        return
+    if kind.endswith(NONE) and value is None:
+        return
+    kind = kind.removesuffix(NONE)
+    if kind in ("Sequence[int]", "tuple[int, int, int]"):
+        Grid.of(value, where)
+    elif kind.startswith("Sequence[Sequence[int]") and isinstance(value, list):
+        for size in value:
+            if not isinstance(size, str):
+                Grid.of(size, where)
+    elif kind in OPTIONS:
+        OPTIONS[kind](where, value)
 
 
 def _check_option(name: str, scheme: str, option: str, error: type[Exception]) -> None:

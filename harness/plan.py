@@ -16,7 +16,7 @@ from harness.accuracy import power
 from harness.accuracy.setup import Setup
 from harness.call import Call
 from harness.cost import errors, metrics
-from harness.cost.count import count
+from harness.cost.count import CountError, count
 from harness.session import Checked, metrics_of
 from harness.spec.case import Case, Entry, Settings, case_id, program
 from harness.spec.effort import effort_for
@@ -64,7 +64,8 @@ def show(request: Checked) -> int:
             record, number = _record(folder, entry, console), numbers[entry.row.row]
             try:
                 estimate = estimated(entry.case, record, metric_names, call.visits, call.quick)
-            except NotImplementedError as error:  # public code that is not installed
+            # Public code that is not installed, a model that cannot be built so, a scheme that miscounts itself.
+            except (NotImplementedError, ValueError, CountError) as error:
                 console.print(f"  {number:>3}  {entry.case.row}: not measured: {error}", markup=False, soft_wrap=True)
                 continue
             console.print(_line(number, entry, estimate), markup=False, soft_wrap=True)

@@ -185,6 +185,12 @@ def test_networks_with_the_same_weights_may_differ_in_their_windows():
     assert same == [False, True, True, False]
 
 
+def test_a_network_that_cannot_be_built_is_the_same_as_no_other():
+    sound = backbones.config("dualformer_tiny").changed({"clip": [4, 32, 32]})
+    broken = sound.changed({"attention.G2.branches": ["stagd"]})
+    assert not plan.same_network(sound.to_dict(), broken.to_dict(), 3)
+
+
 def test_seeds_and_data_make_trainings_of_their_own(tmp_path):
     ablation = case.load("position_encoding")
     entry = case.resolve(ablation, case.Settings())[0]

@@ -450,6 +450,19 @@ def test_unknown_names_are_told_the_nearest(changes, message):
 
 
 @pytest.mark.parametrize(
+    "entry",
+    [
+        {"scheme": "sliding_tile", "window": [[3, 3, 3], [1, 3, 3]]},
+        {"scheme": "mixture_of_blocks", "chunk": [4, None, 7]},
+        {"scheme": "global_pyramid", "scales": [[8, 7, 7], "whole"]},
+        {"scheme": "block_topk", "tile": None},
+    ],
+)
+def test_an_option_may_be_all_that_its_scheme_takes(entry):
+    assert backbones.config("dualformer_tiny").changed({"attention.L": entry}).attention["L"]["scheme"]
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_heads": [2, 4, 8, 15]}, "stage 3: num_heads 15 does not divide dim 512; allowed: 1, 2, 4, 8"),
@@ -470,6 +483,12 @@ def test_unknown_names_are_told_the_nearest(changes, message):
         ({"stages": [["L"], ["L"], ["L"], "LG"]}, "'LG' in stages is not a list of attention names"),
         ({"attention.L": {"window": [8, 7, 7]}}, "not a mapping with the key 'scheme'"),
         ({"attention.L": {"scheme": "local_window", "windw": [8, 7, 7]}}, "did you mean 'window'"),
+        ({"attention.L.relative_bias": 1}, "attention.L: relative_bias 1 is not true or false"),
+        ({"attention.G2.scales": [[8, 7, 7], [4, 4]]}, r"scales \[4, 4\] is not three positive integers"),
+        ({"attention.G2.downsample": "convv"}, "did you mean 'conv'"),
+        ({"attention.L": {"scheme": "block_topk", "tile": 8}}, "tile 8 is not three positive integers"),
+        ({"attention.L": {"scheme": "block_topk", "keep": "all"}}, "keep 'all' is not a number at least 0"),
+        ({"attention.L": {"scheme": "mixture_of_blocks", "topk": 0}}, "topk 0 is not a whole number from 1 on"),
         ({"attention.L.window": {1, 2}}, "cannot be written as JSON"),
         ({"attention.L": 3}, "attention.L 3 is not a mapping with the key 'scheme'"),
         ({"attention.L.window": [4, 7, 7], "attention.L": 3}, "not a mapping with the key 'scheme'"),

@@ -51,6 +51,9 @@ WRONG = {
     "a typo in a name of attention": ([GOOD, "model.attention.GG1.scales=[whole]"], ["did you mean 'G1'"]),
     "a typo in a scheme": ([GOOD, "model.attention.L.scheme=local_windo"], ["did you mean 'local_window'"]),
     "a number for a scheme": ([GOOD, "model.attention.L.scheme=3"], ["unknown attention scheme 3"]),
+    "a word that an option does not know": ([GOOD, "model.attention.G2.downsample=convv"], ["did you mean 'conv'?"]),
+    "a scale of two numbers": ([GOOD, "model.attention.G2.scales=[[4,4]]"], ["scales [4, 4] is not three positive"]),
+    "a word for an option's truth": ([GOOD, "model.attention.L.relative_bias=on"], ["'on' is not true or false"]),
     "an empty clip": ([GOOD, "clip="], ["clip is empty"]),
     "two clips": ([GOOD, "clip=a.mp4", "clip.path=b.mp4"], ["clip.path is given twice"]),
     "a list where one is enough": ([GOOD, "quick=[true]"], ["quick=[true] is not true or false"]),
@@ -129,6 +132,7 @@ def test_errors_need_neither_torch_nor_a_trace(tmp_path):
     rows = ["ablation=attention_schemes", "rows=ful"]
     models = [GOOD, "model.widhts=[1]"], [GOOD, "vary.positon=[peg]"], [GOOD, "model.position=pegg"]
     attention = ("G.scheme=ful", "LL.window=[1]", "L.windoww=[1]", "G2.window=[1]", "full.window=[1]")
+    attention += ("G2.downsample=convv", "G2.scales=[[4,4]]")
     entries = ([GOOD, f"model.attention.{change}"] for change in attention)
     commands = ["--help"], [], *wrong, rows, *models, *entries, [GOOD, "model.attention={L: {scheme: full, window: 1}}"]
     code = (

@@ -165,9 +165,12 @@ def schedule(job: Job, group: Group, count: int) -> Schedule:
 
 
 def new_model(job: Job, kernel: str, console: Console) -> Backbone:
-    """The model with its initial weights, the same in every process."""
+    """The model with its initial weights, the same in every process. Raises: TrainingError where it cannot be built."""
     torch.manual_seed(job.seed)
-    model = backbones.create(backbones.read_config(job.config), job.classes, kernel=kernel)
+    try:
+        model = backbones.create(backbones.read_config(job.config), job.classes, kernel=kernel)
+    except ValueError as error:  # what only a scheme itself can judge, such as windows that do not go into the map
+        raise TrainingError(f"model {job.model} cannot be built: {error}") from None
     if job.sets:
         with_sets(model, job.sets, job.many_sets.hidden, job.many_sets.dropout)
     if job.recipe.linear_maps == "fan_in":
