@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
                     declared.options_of(name)
                 return _at("_listing:checked")(arguments[1:])
             case ["draw" | "gallery" | "speedup" as word, *command]:
+                if word != "gallery" and command and "=" not in command[0]:
+                    declared.options_of(command[0])
                 print(_at(PICTURES[word])(command))
             case command:
                 raise ValueError(f"{' '.join(command)!r} is no command; there are:\n{USAGE}")

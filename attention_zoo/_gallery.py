@@ -61,6 +61,8 @@ class Shown:
 
 def gallery(arguments: Sequence[str]) -> str:
     """Writes the page and its picture and returns where they are. Raises: ValueError for a wrong argument."""
+    if words := [word for word in arguments if "=" not in word]:
+        raise ValueError(f"gallery {' '.join(words)}: it shows all schemes; say gallery out=docs, or draw NAME for one")
     settings = Settings("gallery", ["all", *arguments], "out=docs grid=4x8x8 query=2,3,4")
     folder = Path(settings.left.pop("out", "docs"))
     grid = settings.grid("grid", "4x8x8")

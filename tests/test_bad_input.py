@@ -58,6 +58,8 @@ WRONG = {
     "two clips": ([GOOD, "clip=a.mp4", "clip.path=b.mp4"], ["clip.path is given twice"]),
     "a list where one is enough": ([GOOD, "quick=[true]"], ["quick=[true] is not true or false"]),
     "an axis of nothing": ([GOOD, "vary.position=[]"], ["vary.position has no values"]),
+    "a typo in an axis of cases": ([GOOD, "vary.dtyp=[float16]"], ["unknown axis 'dtyp'; did you mean 'dtype'"]),
+    "a typo in an axis of clips": ([GOOD, "vary.clip.frame=[8]"], ["did you mean 'clip.frames'?"]),
     "an axis with a value twice": ([GOOD, "dtype=[float32,float32]"], ["axis dtype has float32 twice"]),
     "an axis of wrong names": ([GOOD, "dtype=[float32,bfloat61]"], ["did you mean 'bfloat16'"]),
     "a row that is none": ([GOOD, "rows=LG2"], ["ablation pyramid_scales: no row is called 'LG2'", "LG2, fine"]),

@@ -218,6 +218,7 @@ def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
         (raw(rows=[{"row": "a", "recipe": "quikc"}]), "recipe: unknown recipe 'quikc'; did you mean 'quick'"),
         (raw(question=None), "question is None, not a text"),
         (raw(qestion="?"), "unknown entry 'qestion'; did you mean 'question'"),
+        (raw(chosen=["a"]), "unknown entry 'chosen'; allowed: accuracy, baseline, figures, further, in_all, metrics"),
         (raw(model=None), "names no model"),
         (raw(published_rows="some"), "allowed: all, listed"),
         (raw(vary={"clip.frames": 8}), "vary.clip.frames is 8, not a list"),

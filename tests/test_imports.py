@@ -225,7 +225,13 @@ def test_models_load_no_harness():
 
 
 @pytest.mark.parametrize(
-    "command", [("attention_zoo", "check", "windw"), ("backbones", "describe", "dualformer_tinny")]
+    "command",
+    [
+        ("attention_zoo", "check", "windw"),
+        ("attention_zoo", "draw", "windw"),
+        ("attention_zoo", "speedup", "windw"),
+        ("backbones", "describe", "dualformer_tinny"),
+    ],
 )
 def test_a_name_that_nobody_has_is_refused_without_torch(command):
     module, *words = command

@@ -7,7 +7,8 @@ quick mode). Nothing here imports torch, so that the list of ablations and every
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -457,6 +458,7 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
     changes = row.changes | dial | axes | settings.model
     try:
         clip = _clip(row, chosen, settings, _named_config(model))
+        _check_axes(axes, _named_config(model))
         config = _named_config(model).changed({**changes, "clip": [clip.frames, clip.size, clip.size]})
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{where}: {text_of(error)}") from error
@@ -468,6 +470,14 @@ def _entry(ablation: Ablation, row: Row, chosen: dict[str, Any], dial: dict[str,
         raise UsageError(f"{where}: trainable: unknown part {part!r} to train; {nearest(part, parts)}")
     case = replace(case, threads=None if case.device.startswith("cuda") else settings.threads)
     return Entry(case, row, _comparable(chosen, settings), _baseline(ablation, row, chosen, settings))
+
+
+def _check_axes(axes: Collection[str], config: Any) -> None:
+    """That each begins with a field of the model; the clip's own are axes of a case. Raises: UsageError."""
+    fields_of_model = {f.name for f in fields(config)} - {"clip"}
+    for axis in axes:
+        if axis.partition(".")[0] not in fields_of_model:
+            raise UsageError(f"unknown axis {axis!r}; {nearest(axis, [*AXES, *fields_of_model])}")
 
 
 def _baseline(ablation: Ablation, row: Row, chosen: dict[str, Any], settings: Settings) -> str | None:

@@ -93,8 +93,8 @@ def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
         bare, arguments = plain(kind), get_args(plain(kind))
         if isinstance(raw, Section):
             line = raw.lines.get(step, line)
-        if is_dataclass(bare) and step in (hints := kinds_of(bare)):
-            kind, raw = hints[step], raw.get(step) if isinstance(raw, Mapping) else getattr(raw, step, None)
+        if is_dataclass(bare) and step in _entries(bare):
+            kind, raw = kinds_of(bare)[step], raw.get(step) if isinstance(raw, Mapping) else getattr(raw, step, None)
             path.append(step)
         elif get_origin(bare) is dict and step in raw:
             keys, kind, raw = arguments[0], arguments[1], raw[step]
@@ -114,7 +114,7 @@ def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
         return f"{place}: {error['ctx']['error']}"
     if error["type"] == "unexpected_keyword_argument":
         entry = str(error["loc"][-1])
-        return f"{place}: unknown entry {entry!r}; {nearest(entry, [f.name for f in fields(plain(kind))])}"
+        return f"{place}: unknown entry {entry!r}; {nearest(entry, _entries(plain(kind)))}"
     if error["type"] == "missing" and path and path[-1] == error["loc"][-1]:
         return f"{place} is missing"
     if get_origin(plain(kind)) is Literal:
@@ -123,6 +123,11 @@ def _message(kind: Any, raw: Any, error: Any, where: str) -> str:
     if listed and not path:
         return f"{place}: {raw!r} is not {described(kind)}"
     return f"{place}{f' is {raw!r},' if path else ' is'} not {described(kind)}"
+
+
+def _entries(dataclass: type) -> list[str]:
+    """What may be said; the other fields are the program's own."""
+    return [f.name for f in fields(dataclass) if f.init]
 
 
 def plain(kind: Any) -> Any:
