@@ -53,5 +53,5 @@ def recorded_words(recorded: Mapping[str, float]) -> str:
         return ""
     return (
         f"over {recorded['seeds']:g} seeds, in the committed record, the default model comes to "
-        f"{recorded['top1']:.1f} %, and rows vary by {recorded['spread']:.1f} points"
+        f"{recorded['top1']:.1f} %, and a row varies by {recorded['spread']:.1f} points over seeds"
     )

@@ -472,13 +472,13 @@ def verdict_counts(orderings: Iterable[Ordering]) -> dict[str, int]:
 
 
 def summary(table: AblationTable, name: str) -> str | None:
-    """One sentence on an accuracy: what became of the paper's order; None where nothing was measured."""
+    """One sentence on an accuracy: what became of the paper's order first; None where nothing was measured."""
     measured = [row for row in table.rows if row.value(name) is not None]
     if not measured:
         return None
     best, least = (choose(measured, key=lambda row: accuracy(row.measurement(name)).value) for choose in (max, min))
     values = [f"{accuracy(row.measurement(name)).value:.1f} % ({row.name})" for row in (least, best)]
-    span = f"Top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
+    span = f"top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
     wrong = [f"{row.name}: {text}" for row in measured if (text := learning_text(row.measurement(name)))]
     span += f" (not as they stand: {'; '.join(wrong)})" if wrong else ""
     span += "".join(f", {mean:.1f} % with {CONTROLS[key]}" for key, mean in control_means(measured, name).items())
@@ -487,7 +487,7 @@ def summary(table: AblationTable, name: str) -> str | None:
         return f"{span}."
     kinds = [ordering.kind for ordering in judgements.values()]
     if all(kind == ONE_SEED for kind in kinds):
-        return f"{span}; {ONE_SEED} of the ordering."
+        return f"{ONE_SEED} of the ordering; {span}."
     bases = list(dict.fromkeys(row.baseline for row in table.rows if row.name in judgements))
     base = bases[0] if len(bases) == 1 else "their baselines"
     counts = verdict_counts(judgements.values())
@@ -495,21 +495,23 @@ def summary(table: AblationTable, name: str) -> str | None:
     if sum(counts.values()) == 1:
         ((kind, (row,)),) = judged.items()
         lacking = f"; {more_words(judgements[row])}" if kind == NOT_DISTINGUISHABLE else ""
-        return f"{span}; the one order against {base} that the paper prints ({row}) is {kind}{lacking}."
+        return f"The one order against {base} that the paper prints ({row}) is {kind}{lacking}; {span}."
     if counts:
-        parts = [
-            f"{n} {k}" + (f" ({', '.join(judged[k])})" if k != NOT_DISTINGUISHABLE else _lacking(judgements, judged[k]))
-            for k, n in counts.items()
-        ]
-        return f"{span}; of the {sum(counts.values())} orders against {base} that the paper prints: {', '.join(parts)}."
+        words = {
+            kind: _lacking(judgements, rows) if kind == NOT_DISTINGUISHABLE else _named(table, rows, name)
+            for kind, rows in judged.items()
+        }
+        verdicts = ", ".join(f"{n} {kind} ({words[kind]})" for kind, n in counts.items())
+        return f"Of the {sum(counts.values())} orders against {base} that the paper prints: {verdicts}; {span}."
     tested = {row: ordering for row, ordering in judgements.items() if ordering.difference}
     if not tested:
-        return f"{span}; no order could be tested."
+        return f"No order could be tested; {span}."
     told = {row: o.direction.removesuffix(" here") for row, o in tested.items() if o.distinguishable}
-    named = f" ({', '.join(f'{row} {direction}' for row, direction in told.items())})" if told else ""
-    words = f"{len(told)} of {len(tested)} rows can be told from {base}{named}"
-    lacking = _lacking(judgements, [row for row in tested if row not in told])
-    return f"{span}; {words}{lacking}, and the paper prints no order of them."
+    details = [", ".join(f"{row} {direction}" for row, direction in told.items())]
+    details.append(_lacking(judgements, [row for row in tested if row not in told]))
+    within = "; of the others ".join(part for part in details if part)
+    words = f"{len(told)} of {len(tested)} rows can be told from {base} ({within})"
+    return f"{words}, and the paper prints no order of them; {span}."
 
 
 def recorded(table: AblationTable, name: str) -> str | None:
@@ -519,9 +521,18 @@ def recorded(table: AblationTable, name: str) -> str | None:
 
 
 def _lacking(judgements: dict[str, Ordering], rows: list[str]) -> str:
-    """How many more seeds rows need that were not told from their baseline, from the fewest to the most."""
+    """How many more seeds would tell rows that were not told from their baseline; empty where none lack any."""
     more = sorted(ordering.more for row in rows if (ordering := judgements[row]).more)
-    if not more:
-        return ""
-    span = f"{more[0]}" if more[0] == more[-1] else f"{more[0]} to {more[-1]}"
-    return f" (the others would need about {span} more seeds)" if len(more) == len(rows) else f" ({span} more seeds)"
+    beyond, parts = len(rows) - len(more), []
+    if more:
+        span = f"{more[0]}" if more[0] == more[-1] else f"{more[0]} to {more[-1]}"
+        parts.append(f"{len(more)} would take about {span} more {'seed' if more[-1] == 1 else 'seeds'}")
+    if beyond:
+        parts.append(f"{beyond} {'' if more else 'would take '}more than {power.MOST}{'' if more else ' seeds'}")
+    return ", ".join(parts)
+
+
+def _named(table: AblationTable, rows: list[str], name: str) -> str:
+    """Rows in words; what is one network with another of them, and so one test, is said to be so."""
+    twins = {row.name: row.measurement(name).details.get("same_network_as") for row in table.measured}
+    return ", ".join(f"{row}, the same network at this size" if twins.get(row) in rows else row for row in rows)

@@ -44,7 +44,7 @@ from records.record import (
     read_record,
 )
 from records.visits import by_seed, seed_by_seed, taken
-from reports import statistics
+from reports import probes, statistics
 from reports.markdown import NOT_DISTINGUISHABLE, ratio_text
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row, facts, ratio_of, visits
@@ -480,10 +480,11 @@ def _text(measurement: Measurement) -> str:
     """A measurement as a cell: exact where it is exact."""
     if measurement.missing:
         return f"— ({measurement.missing})"
-    value = measurement.value
+    value, wrong = measurement.value, probes.training_text(measurement)
     if measurement.unit == "bytes" and measurement.ran:
         return f"{value / 2**20:,.0f} MiB"
-    return f"{value:,} {measurement.unit}" if isinstance(value, int) else f"{value:.4g} {measurement.unit}"
+    text = f"{value:,} {measurement.unit}" if isinstance(value, int) else f"{value:.4g} {measurement.unit}"
+    return text + (f": {wrong}" if wrong else "")
 
 
 # what is shown

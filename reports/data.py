@@ -41,6 +41,8 @@ def _long_line(table: AblationTable, row: Row, measured: Measurement) -> dict[st
     line |= {"samples": len(measured.samples), "visits": len(measured.visits), "baseline": row.baseline}
     line |= {key: row.facts().get(key) for key in FACTS}
     line["value"], interval = accuracy.figure(row, measured)
+    if measured.kind == "probed" and measured.samples:
+        line["training"] = probes.trained(measured)[1] or "learnt"
     if measured.kind == "scored":
         line["training"] = accuracy.learning_word(measured)
         column, judged = accuracy.full_column(table, name), accuracy.judge_full(table, row, name)

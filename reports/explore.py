@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from records.record import MANIFEST, Measurement, write_text
-from reports import accuracy, exponents, table
+from reports import accuracy, exponents, probes, table
 from reports.table import AblationTable, Row
 from reports.text import unit
 
@@ -60,7 +60,8 @@ def data(tables: Mapping[Path, AblationTable], broken: Mapping[str, str]) -> dic
     """Columns by name with what they are, and rows with [value, low, high] of each in the unit that is shown.
 
     A circumstance is a number: its place among all values that circumstances take, `facts`. `smaller` holds, by
-    accuracy, the costs of the model that was trained where that is not the row's own.
+    accuracy, the costs of the model that was trained where that is not the row's own; `training`, what is the matter
+    with the training behind one.
     """
     columns: dict[str, dict[str, str]] = {"tokens": TOKENS}
     rows, facts = [], {}
@@ -95,6 +96,7 @@ def _row(where: Path, ablation: AblationTable, row: Row) -> dict[str, Any]:
         for name, measured in row.record.measurements.items()
         if measured.kind == "scored" and measured.samples and accuracy.not_full(row, measured)
     }
+    training = {name: text for name, m in row.record.measurements.items() if (text := probes.training_text(m))}
     verdicts = {"macs": str(row.verdict_flops), "params": str(row.verdict_params)}
     return {
         "row": row.name,
@@ -106,6 +108,7 @@ def _row(where: Path, ablation: AblationTable, row: Row) -> dict[str, Any]:
         "values": values,
         "smaller": smaller,
         "missing": missing,
+        "training": training,
         "verdicts": {key: judged for key, judged in verdicts.items() if judged},
     }
 

@@ -17,10 +17,10 @@ from records import means
 from records.intervals import Interval
 from records.learning import trouble
 from records.record import Measurement
+from reports import accuracy
 from reports.table import AblationTable, Row
 from reports.text import MISSING, ROW, Columns, Notes, counted, listed, table_lines
 
-SURE = 80.0  # percent of the queries within reach, from which on a failure is the scheme's own
 HALF = 0.5  # of the way from chance to what is allowed: below it a value of the dial counts as failed
 LEARNABLE = 95.0  # percent that full attention has at the easy end of a question, or the question proves nothing
 NEAR_NONE = 10.0  # percent of the queries within reach, up to which nothing is there to be learnt
@@ -49,8 +49,8 @@ class Point:
 
     @property
     def blind(self) -> bool:
-        """Whether reach says yes and the probe, with its interval, says no."""
-        return self.reach >= SURE and self.accuracy.high < self.chance + HALF * (self.allowed - self.chance)
+        """Whether reach says yes, to some queries at least, and the probe, with its interval, says no."""
+        return self.reach >= NEAR_NONE and self.accuracy.high < self.chance + HALF * (self.allowed - self.chance)
 
     @property
     def leaks(self) -> bool:
@@ -86,6 +86,20 @@ def trained(measured: Measurement) -> tuple[float, str | None]:
     return curve[-1], trouble(curve, measured.details["last_maps"] * len(measured.visits), measured.details["chance"])
 
 
+def training_text(measured: Measurement) -> str:
+    """What is the matter with the training behind a probe or any other accuracy, in words; empty where nothing is."""
+    curves = measured.of_visits("curve")
+    if measured.kind != "probed" or not curves or not all(curves):
+        return accuracy.learning_text(measured) if measured.kind == "scored" else ""
+    end, wrong = trained(measured)
+    return f"{wrong} (train {end:.0f} %)" if wrong else ""
+
+
+def out_of_reach(measured: Measurement) -> bool:
+    """Whether nothing of a question can be learnt, at any value of its dial."""
+    return max(measured.details["reach"]) < NEAR_NONE
+
+
 def columns(table: AblationTable, notes: Notes) -> Columns:
     """A column for each question: accuracy where the dial is easiest, and the value from which on it fails."""
     quantities = table.quantities()
@@ -102,7 +116,7 @@ def _cell(row: Row, name: str, notes: Notes) -> str:
     end, wrong = trained(measured)
     if any(point.blind for point in answered):
         text = f"**{text}: blind**"
-    elif max(point.reach for point in answered) < NEAR_NONE:
+    elif out_of_reach(measured):
         return f"{text}: out of reach"
     return text + (f": {wrong} (train {end:.0f})" if wrong else "")
 
@@ -114,10 +128,15 @@ def findings(table: AblationTable) -> list[str]:
         answered = points(row.measurement(name))
         blind, leaking = [p for p in answered if p.blind], [p for p in answered if p.leaks]
         for some, says in ((blind, "reach says yes, the probe no"), (leaking, "reach says no, the probe yes")):
-            places = ", ".join(f"{p.value:g} ({p.accuracy.value:.0f} %)" for p in some)
+            places = ", ".join(f"{p.value:g} ({_of_allowed(p)})" for p in some)
             dial = row.measurement(name).details["dial"] if some else ""
             lines += [f"{row.name}, {quantities[name].title}: {says} at {places} {dial}"] if some else []
     return lines
+
+
+def _of_allowed(point: Point) -> str:
+    allowed = f", {point.allowed:.0f} % allowed" if 0 < point.reach < 100 else ""
+    return f"{point.accuracy.value:.0f} %{allowed}"
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,8 @@ def _controls_text(table: AblationTable) -> str:
         )
     if held.nothing:
         passed = len(held.nothing) - len(held.given_away)
-        clauses.append(f"rows that reach nothing of a question are at chance in {passed} of {len(held.nothing)}")
+        asked = counted(len(held.nothing), "question")
+        clauses.append(f"rows that reach nothing of a question are at chance in {passed} of {asked}")
     clauses += [f"**{titles[name].title} is not learnt even so: its failures say nothing**" for name in held.unlearnt]
     clauses += [f"**{titles[name].title} can be answered without attention**" for name in held.given_away]
     return f"Controls: {'; '.join(clauses)}." if clauses else ""
@@ -198,7 +218,13 @@ def section(table: AblationTable) -> str:
         "A probe is two blocks of a scheme with all else the same, trained on one question about maps of tokens; the "
         "answer is read at the marked token. In the main table: accuracy at the easy end of the dial with its 95 % "
         "interval, and the first value at which it is not halfway from chance to 100 %. In the tables below, after "
-        "the bar: the percentage of what the answers depend on that lies within reach of two blocks, in closed form."
+        "the bar: the percentage of what the answers depend on that lies within reach of two blocks, in closed form. "
+        "Reach and probe disagree where the accuracy, with its interval, is not halfway from chance to what this "
+        f"allows, if that is {NEAR_NONE:g} % or more."
+    )
+    options = _options(table)
+    parts += [f"Schemes with options are probed with these alone; others may see more or less: {options}."] * bool(
+        options
     )
     for name in questions:
         example = next(m for row in table.measured if (m := row.measurement(name)) and m.samples)
@@ -210,6 +236,18 @@ def section(table: AblationTable) -> str:
         )
         parts.append(table_lines(table.measured, _dial_columns(name, example)))
     return "\n\n".join(parts)
+
+
+def _options(table: AblationTable) -> str:
+    """The options of each row's schemes, where the rows are schemes; those along a dial have them in their names."""
+    of_rows = {}
+    for row in table.measured:
+        measured = next((m for name in names(table) if (m := row.measurement(name)) and m.samples), None)
+        if measured is not None and not row.dial:
+            of_rows |= {row.name: [block for block in dict.fromkeys(measured.details["blocks"]) if "{" in block]}
+    return "; ".join(
+        f"{row}: {', '.join(f'`{block}`' for block in blocks)}" for row, blocks in of_rows.items() if blocks
+    )
 
 
 def _dial_columns(name: str, example: Measurement) -> Columns:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from reports import probes
+from reports.accuracy import learning_words
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row
 from reports.text import MISSING, Columns, Notes, listed
@@ -108,6 +109,14 @@ def _whole(points: float | None) -> str:
     return MISSING if points is None else f"{round(points) + 0:d}".replace("-", "−")
 
 
+def _recall(table: AblationTable, row: Row) -> str:
+    """Recall, and what is the matter with the trainings behind it where there was something to learn."""
+    measured = [row.measurement(name) for name in probes.names(table)]
+    wrong = [probes.trained(m)[1] for m in measured if m and m.samples and not probes.out_of_reach(m)]
+    words = ", ".join(learning_words([word for word in wrong if word]))
+    return _whole(gain(table, row)) + (f": {words}" if words else "")
+
+
 def _time(ratio: Ratio | None) -> str:
     """Percent of the time saved, with its interval."""
     if ratio is None:
@@ -130,7 +139,7 @@ def columns(table: AblationTable, notes: Notes) -> Columns:
         return None if share is None else 100 * share
 
     return [
-        ("recall ↑, %", lambda row: _whole(gain(table, row))),
+        ("recall ↑, %", lambda row: _recall(table, row)),
         ("multiply-adds saved ↑, %", lambda row: _whole(macs(row))),
         ("time saved ↑, % (95 % interval)", lambda row: _time(savings[row.name].ratio)),
         ("gap ↓, points" + notes.mark(GAP), lambda row: _whole(savings[row.name].gap)),

@@ -96,7 +96,9 @@ def curves(table: AblationTable, name: str) -> list[Curve]:
         if tests:
             data = accuracy.data_of(table, name)
             printed = () if accuracy.is_built_in(table, name) else published(_model(row), data)
-            drawn.append(Curve(row.name, points(tests), accuracy.macs_per_view(row, name), printed))
+            wrong = accuracy.learning_text(measured)
+            title = f"{row.name}, {wrong}" if wrong else row.name
+            drawn.append(Curve(title, points(tests), accuracy.macs_per_view(row, name), printed))
     return drawn
 
 
@@ -125,7 +127,7 @@ def section(table: AblationTable, name: str) -> list[str]:
         return []
     parts = ["##### What more views at test time buy"]
     for curve in drawn:
-        parts += [*([f"{curve.title}:"] if len(drawn) > 1 else []), markdown(curve)]
+        parts += [f"{curve.title}:", markdown(curve)]
     parts.append(
         "All of a row's tests come from one set of predictions: the probabilities of the views are averaged, so the "
         "points of a row share their errors. The intervals are those of a share of the test videos."

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,8 @@ from harness.spec import budget, case
 from harness.spec import recipe as recipes
 from harness.spec.budget import Budget, Training, shrunk
 from harness.spec.reader import UsageError, typed
-from records.record import read_record
+from records.record import MANIFEST, read_record, write_record
+from reports import compare
 
 # As small as a pyramid goes: one narrow stage after another, few clips, two epochs.
 SMALL = [
@@ -280,6 +282,17 @@ def test_no_training_that_did_not_learn_is_a_plain_figure(tmp_path, clips, capsy
     assert of_row[f"{name}_training"] == "has not learnt"
     whole = next(line for line in csv.DictReader((tmp_path / "results.csv").open(encoding="utf-8")) if line["training"])
     assert (whole["measurement"], whole["training"]) == (name, "has not learnt")
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    held = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page)[1])
+    assert re.fullmatch(marked, held["rows"][0]["training"][name])
+    better = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-better")
+    (path,) = (p for p in (better / "temporal_controls").glob("*.json") if p.name != MANIFEST)
+    of_record = read_record(path)
+    gained = of_record.get(name)
+    visits = tuple(replace(visit, samples=(100.0,)) for visit in gained.visits)
+    write_record(replace(of_record, measurements={name: replace(gained, visits=visits)}), path.parent)
+    compare.main([str(tmp_path), str(better)])
+    assert len(re.findall(marked, " ".join(capsys.readouterr().out.split()))) == 2
 
 
 def test_quick_mode_trains_a_few_steps_and_says_so_wherever_the_accuracy_stands(tmp_path, clips, capsys):

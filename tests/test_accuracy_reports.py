@@ -205,15 +205,45 @@ def test_an_order_is_confirmed_contradicted_or_not_distinguishable():
     noisy = samples | {"worse": trained(69.0, 73.0, 67.0)}
     assert kinds(noisy)["worse"] == accuracy.NOT_DISTINGUISHABLE
     assert accuracy.summary(rows_of(samples), "top1_quick") == (
-        "Top-1 on built-in data (motion), quick, 8x64x64, width factor 0.25, 3 seeds: 65.2 % (worse) to 75.3 % "
-        "(level); of the 2 orders against base that the paper prints: 1 confirmed (worse), 1 contradicted (better)."
+        "Of the 2 orders against base that the paper prints: 1 confirmed (worse), 1 contradicted (better); top-1 on "
+        "built-in data (motion), quick, 8x64x64, width factor 0.25, 3 seeds: 65.2 % (worse) to 75.3 % (level)."
     )
+
+
+def test_the_first_line_says_how_many_seeds_each_order_would_take():
+    """A difference that no number of seeds tells is not among those that a few more would tell."""
+    drift = np.array([0.0, 2.0, -1.5])
+    samples = {
+        "base": trained(*(70 + drift)),
+        "worse": trained(69.0, 73.0, 67.0),
+        "better": trained(*(70 + drift + [0.25, 0, -0.25])),
+    }
+    judged = accuracy.orderings(rows_of(samples), "top1_quick")
+    assert (judged["worse"].kind, judged["better"].more) == (accuracy.NOT_DISTINGUISHABLE, None)
+    words = f"(1 would take about {judged['worse'].more} more seeds, 1 more than 1000); "
+    assert f"2 not distinguishable at this scale {words}" in accuracy.summary(rows_of(samples), "top1_quick")
+    unsaid = {"base": samples["base"], "ours": samples["better"], "level": samples["worse"]}
+    assert accuracy.summary(rows_of(unsaid), "top1_quick").startswith(
+        f"0 of 2 rows can be told from base (1 would take about {judged['worse'].more} more seeds, 1 more than 1000), "
+    )
+
+
+def test_orders_of_one_network_are_not_told_as_two():
+    low = np.array([60.0, 62.0, 58.5])
+    samples = {
+        "base": trained(*(low + 10)),
+        "worse": trained(*low),
+        "better": trained(*low, same_network_as="worse"),
+    }
+    named = accuracy._named(rows_of(samples), ["worse", "better"], "top1_quick")
+    assert named == "worse, better, the same network at this size"
 
 
 def test_few_seeds_are_set_beside_the_record_of_more():
     few = rows_of({"base": trained(91.0, 92.0, 93.0, recorded={"top1": 96.25, "spread": 2.5, "seeds": 8})})
     assert accuracy_section.summary(few)[-1] == (
-        "Over 8 seeds, in the committed record, the default model comes to 96.2 %, and rows vary by 2.5 points."
+        "Over 8 seeds, in the committed record, the default model comes to 96.2 %, and a row varies by 2.5 points over "
+        "seeds."
     )
     assert len(accuracy_section.summary(rows_of({"base": trained(91.0, 92.0, 93.0)}))) == 1
 
@@ -233,7 +263,7 @@ def test_what_cannot_be_tested_says_why():
     base = trained(70.0, 72.0, 68.0)
     one_seed = {"base": base, "worse": trained(60.0)}
     assert kinds(one_seed) == {"worse": "one seed: no test"}
-    assert accuracy.summary(rows_of(one_seed), "top1_quick").endswith("one seed: no test of the ordering.")
+    assert accuracy.summary(rows_of(one_seed), "top1_quick").startswith("one seed: no test of the ordering; ")
     assert kinds({"worse": trained(60.0, 61.0)}) == {}
     for changed in (dict(data_digest="other"), dict(videos=390), dict(epochs=9.0), dict(seeds=[7, 8, 9])):
         other = accuracy.orderings(rows_of({"base": base, "worse": trained(60.0, 61.0, 59.0, **changed)}), "top1_quick")
@@ -335,7 +365,7 @@ def test_the_report_shows_accuracy_with_its_setting_and_its_verdict(tmp_path):
     assert "#### Does the data need time?" in report
     assert "frames shuffled | top-1, %, a single frame |" in report
     assert "Guessing among 10 classes gives 10.0 %." in report
-    assert "- Top-1 on built-in data (motion), quick" in report
+    assert "; top-1 on built-in data (motion), quick" in report
     assert "![Measured top-1 accuracy of each row; lines are 95 % intervals](accuracy_cost.png)" in report
     assert "Further measurements" not in report  # an accuracy is no timing
     assert " accuracy=quick  # measures what has no record yet" in report
@@ -408,7 +438,7 @@ def test_the_terminal_shows_percent_interval_and_seeds(tmp_path):
     text = console.export_text()
     assert "70.2 % [65.6–74.3], 3 seeds" in text
     assert "top-1 ↑ (motion, quick, 8x64x64, width factor 0.25)" in text
-    assert "that the paper prints (LG1) is confirmed." in " ".join(text.split())
+    assert "that the paper prints (LG1) is confirmed; top-1 on" in " ".join(text.split())
 
 
 def test_rows_without_timings_keep_the_words_for_the_clip(tmp_path):
@@ -519,5 +549,9 @@ def test_views_stand_in_the_report_of_an_ablation(tmp_path):
     assert "- More views (clips x crops) at test time: 80.4 to 81.4 % from 1x1 to 4x3 views" in report
     assert "#### What more views at test time buy" in report
     assert "| 4 | 3 | 12 | 24.0 | 81.4 (79.0–82.0) |" in report
+    visits = (Visit((12.0,), details=seen(12)),)
+    still = Measurement(**vars(trained(12.0, by_views=BY_VIEWS)) | {"visits": visits})
+    (curve,) = views.curves(rows_of({"DualFormer-T": still}), "top1_quick")
+    assert curve.title == "DualFormer-T, has not learnt (train 12 %)"
     assert (folder / "testing_views.png").read_bytes().startswith(b"\x89PNG")
     assert isinstance(table.load(folder).paper, PaperTable)

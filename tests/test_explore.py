@@ -12,7 +12,7 @@ from reports import explore, table
 from tests import browser
 
 RECORDED = Path(__file__).parents[1] / "results" / "cpu-amd-epyc-2-cores"
-ABLATIONS = ("pyramid_scales", "temporal_controls", "kernels")
+ABLATIONS = ("pyramid_scales", "temporal_controls", "kernels", "multi_training")
 NASTY = '<img src=x onerror=console.error(1)> & "quoted" </script>'
 
 pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded run in this checkout")
@@ -182,6 +182,14 @@ def test_a_point_that_is_pointed_at_says_its_interval(page, held):
     assert [float(end.replace(",", "")) for end in hovered.groups()] == pytest.approx([low, high], rel=1e-3)
     page.run("Plotly.Fx.unhover('plot')")
     choose(page, text="")
+
+
+def test_an_accuracy_of_a_training_that_did_not_learn_says_so(page, held):
+    choose(page, x="params", y="top1_quick", ablation="multi_training", text="")
+    accuracies = dict(zip(cells(page, 0), cells(page, 2), strict=True))
+    assert accuracies["long range, alone"].endswith(": has not learnt (train 50 %)")
+    assert sum("learnt" in text for text in accuracies.values()) == 1
+    choose(page, ablation="")
 
 
 def test_no_latency_is_set_against_the_accuracy_of_another_model(page, held):

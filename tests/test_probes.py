@@ -2,6 +2,8 @@
 attention passes, a scheme that does less than it states is found out, and what did not learn is called so.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_cases import tiny
@@ -143,6 +145,26 @@ def test_what_sees_more_than_it_states_is_told_too(tmp_path):
     assert lines == [
         "wide, recall in time: reach says no, the probe yes at 2 (100 %), 3 (100 %), 5 (100 %), 7 (100 %) frames apart"
     ]
+
+
+def test_a_scheme_that_answers_nothing_of_what_it_partly_reaches_is_found_out(tmp_path):
+    """Half of the answers within reach allow 56 %; windows that have these are no finding, one that guesses is."""
+    partly = {"curve": [56.0] * 10, "by_dial": [56.0] * 5, "reach": [50.0] * 5}
+    guessing = partly | {"by_dial": [13.0] * 5}
+    folder = folder_of(tmp_path, local_window={"time": partly}, recurrent={"time": guessing})
+    text = build.build(folder) and (folder / "report.md").read_text()
+    places = ", ".join(f"{value} (13 %, 56 % allowed)" for value in TASKS["time"].values)
+    assert f"- recurrent, recall in time: reach says yes, the probe no at {places} frames apart." in text
+    assert "- local_window" not in text
+
+
+def test_the_report_says_with_which_options_a_scheme_was_probed(tmp_path):
+    answer = {"curve": [100.0] * 10, "by_dial": [100.0] * 5, "reach": [100.0] * 5}
+    measured = metric.measured("time", [Block("global_pyramid", {"scales": [[2, 2, 2]]})] * 2, 1, BRIEF, answer, {})
+    folder_of(tmp_path, full={"time": answer})
+    record = read_record(tmp_path / "full-0.json")
+    write_record(replace(record, measurements={measured.name: measured}), tmp_path)
+    assert "full: `global_pyramid {'scales': [[2, 2, 2]]}`." in probes.section(table.load(tmp_path))
 
 
 def test_a_question_is_held_to_its_controls(tmp_path):

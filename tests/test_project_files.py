@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 import attention_zoo
 import backbones
+from reports import probes, table
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -192,6 +193,12 @@ def test_the_accuracy_of_eight_seeds_is_the_same_wherever_it_stands():
     recorded = yaml.safe_load(read("harness/conf/budget/quick.yaml"))["recorded"]
     assert recorded["spread"] == round(fmean(variance(samples) for samples in trained) ** 0.5, 1)
     assert (recorded["top1"], recorded["seeds"]) == (float(mean), 8)
+
+
+def test_the_pages_count_the_findings_of_the_probes_as_their_report_does():
+    lines = probes.findings(table.load(ROOT / "results/cpu-amd-epyc-2-cores/probes"))
+    for page in ("README.md", "docs/accuracy.md"):
+        assert f"in {len(lines)} pairs of scheme and question" in " ".join(read(page).split())
 
 
 PROSE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "DECISIONS.md"]

@@ -60,6 +60,14 @@ def test_the_gap_is_multiply_adds_saved_less_time_saved(folder):
     }
 
 
+def test_recall_of_a_training_that_did_not_learn_is_no_plain_figure(tmp_path):
+    folder = folder_of(tmp_path, full=(100, 100.0, 90.0, None), narrow=(40, 90.0, 12.0, "window"))
+    build.build(folder)
+    report = (folder / "report.md").read_text()
+    assert "| full | 90 | 0 |" in report
+    assert "| narrow | 12: has not learnt | 60 |" in report
+
+
 def test_a_front_holds_what_nothing_beats_in_both(folder):
     rows = table.load(folder)
     assert [row.name for row in sparsity.front(rows, "macs")] == ["narrow", "wide", "full"]

@@ -121,7 +121,7 @@ def settled(
 
 def _told(varies: Spread, seeds: int, tests: int, why: str) -> str:
     if varies.points is None:
-        return f"power: {seeds} seeds; no record says by how much accuracies vary over seeds{why}"
+        return f"power: {seeds} seed{'s' * (seeds > 1)}; no record says by how much accuracies vary over seeds{why}"
     videos = f" on {varies.videos} test videos (one is {100 / varies.videos:.2g} points)" if varies.videos else ""
     if seeds < 2:
         return (
