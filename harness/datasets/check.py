@@ -96,8 +96,8 @@ def look_at(job: Job) -> Look:
     except (FileNotFoundError, NotADirectoryError):
         return Look("missing", PROBLEMS["missing"])
     except OSError as error:
-        there = error.errno != errno.ENAMETOOLONG  # no file can have such a name
-        return Look("unreadable" if there else "missing", error.strerror or str(error))
+        possible = error.errno != errno.ENAMETOOLONG  # no file can have such a name
+        return Look("unreadable" if possible else "missing", error.strerror or str(error))
     except Exception as error:  # whatever a library raises about a file is a fact about that file, and ends no walk
         return Look("undecodable", f"{type(error).__name__}: {_plain(error, job.path)}")
 
