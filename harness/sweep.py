@@ -403,7 +403,7 @@ def _in_words(measured: list[Measurement]) -> str:
             phrases.append(f"{m.name} — {m.missing}")
         elif is_shown(m):
             phrases.append(f"{m.title} {human(m)}")
-    return ", ".join(dict.fromkeys([*phrases, *disturbed]))
+    return ", ".join(dict.fromkeys([*phrases, *disturbed])) or "measured; the report shows it"
 
 
 def _failures(row: str, measured: list[Measurement]) -> list[str]:

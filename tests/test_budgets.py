@@ -5,6 +5,7 @@ import pytest
 from small_cases import LITTLE, clip_file, tiny
 from test_reports import one_record, write
 
+from harness import sweep
 from harness.cost import metrics
 from harness.cost.count import count
 from harness.cost.metrics import stage_share
@@ -61,6 +62,7 @@ def test_each_stage_of_a_pass_is_timed_and_its_memory_seen(tmp_path):
     assert not [m for m in workload.eager.modules() if m._forward_hooks or m._forward_pre_hooks]
     (absent,) = stage_share.stage_share(Workload(tiny(compile=True), tmp_path / "clip.npy", LITTLE, "a machine"))
     assert "compile=false" in absent.missing
+    assert sweep._in_words([measured]) == "measured; the report shows it"  # which no one number tells
 
 
 def built(folder, records, **manifest):

@@ -70,7 +70,9 @@ def test_the_list_that_ships_is_what_the_committed_records_say(tmp_path, capsys)
     assert isinstance(json.loads(faster.LIST.read_text()), list)
 
 
-def test_a_folder_that_is_not_there_leaves_the_list_alone(tmp_path, capsys):
-    assert faster.main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "faster.json")]) == 2
+def test_a_folder_without_records_leaves_the_list_alone(tmp_path, capsys):
+    folders = (tmp_path / "nowhere", ROOT / "results" / "cpu-amd-epyc-2-cores" / "kernels")  # the one of an ablation
+    for folder in folders:
+        assert faster.main([str(folder), "--out", str(tmp_path / "faster.json")]) == 2
+        assert f"{folder.name} holds no records; give the folder" in capsys.readouterr().err
     assert not (tmp_path / "faster.json").exists()
-    assert "nowhere is not a folder" in capsys.readouterr().err
