@@ -29,7 +29,7 @@ class Options(TestOptions):
     data_changes: dict[str, Any] = option({}, "an option of the data set, as python -m harness.datasets lists them")
     views: str | None = option(None, "clips x crops, as in views=4x1; for trained models as in their recipe, else 4x1")
     order: Order | None = option(None, "order of frames: a control, or as trained")
-    workers: Whole = option(0, "processes that decode")
+    workers: Whole = option(0, "processes that decode; 0: this one; it waits without a limit for a disk that is silent")
     out: str | None = option(None, f"folder for predictions and scores; a new one in {protocol.OUT} if left out")
     save_every_seconds: FromZero = option(60.0, "how often unfinished predictions are written")
 

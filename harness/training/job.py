@@ -61,7 +61,9 @@ class Settings:
     kernel: Kernel = option("auto", "what computes attention")
     compile: Flag = option(False, "compile the model by torch.compile")
     threads: Count | None = option(None, "threads of PyTorch on the CPU; none: one per physical core")
-    workers: Whole = option(0, "processes that load clips; 0: clips are loaded between steps")
+    workers: Whole = option(
+        0, "processes that load clips; 0: this one, between steps; it waits without a limit for a disk that is silent"
+    )
     micro_batch: Count | None = option(None, "clips of one forward pass; the rest of a batch is accumulated")
     preload: Flag = option(False, "decode every clip once, into memory; for small data sets")
     order: Order = option("ordered", "a control: train and test on shuffled or single frames")
