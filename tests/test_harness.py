@@ -217,6 +217,10 @@ def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
         (raw(rows=[{"row": "a", "training": {"recipe.testing.clip": 3}}]), "did you mean 'clips'"),
         (raw(rows=[{"row": "a", "recipe": "quikc"}]), "recipe: unknown recipe 'quikc'; did you mean 'quick'"),
         (raw(question=None), "question is None, not a text"),
+        (
+            raw(rows=[{"row": "a", "training": {"checkpoint": "nowhere/w.pth"}}]),
+            "mine.yaml, row 'a': training.checkpoint: nowhere/w.pth: no such file; check the path",
+        ),
         (raw(qestion="?"), "unknown entry 'qestion'; did you mean 'question'"),
         (raw(chosen=["a"]), "unknown entry 'chosen'; allowed: accuracy, baseline, figures, further, in_all, metrics"),
         (raw(model=None), "names no model"),

@@ -340,6 +340,8 @@ def _check_training(row: Row, ablation: Ablation, where: str) -> None:
             if key not in kinds:
                 raise UsageError(f"{where}: unknown entry training.{key}; {nearest(key, [*kinds, 'teacher', 'set'])}")
             typed(kinds[key], value, f"{where}: training.{key}={value}")
+            if key == "checkpoint" and value is not None and not Path(value).expanduser().exists():
+                raise UsageError(f"{where}: training.checkpoint: {value}: no such file; check the path")
 
 
 def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None:
