@@ -117,6 +117,7 @@ def setup(ablation: Ablation, settings: Settings, training: Training, whole: boo
     made = Setup(
         budget.load(name),
         replace(training, data_changes=understood(training.data or budget.load(name).data, training.data_changes)),
+        ablation.name,
         device=settings.device or "cpu",
         dtype=settings.dtype,
         kernel=settings.kernel or "auto",

@@ -38,9 +38,9 @@ def test_what_cannot_be_told_at_all():
     assert power.pooled([[1.0, 3.0], [0.0, 4.0]]) == pytest.approx(math.sqrt((2 + 8) / 2))
 
 
-def plan_of(seeds, samples=None, **asked):
+def plan_of(seeds, samples=None, ablation="", **asked):
     """The seeds that a plan comes to for three rows, with what it says; `samples` of each row are their records."""
-    setup = Setup(budget.load("quick"), Training(accuracy="quick", seeds=seeds, **asked))
+    setup = Setup(budget.load("quick"), Training(accuracy="quick", seeds=seeds, **asked), ablation)
     entries = case.resolve(case.load("position_encoding"), Settings())
 
     def read(entry):
@@ -78,6 +78,7 @@ def test_without_records_the_budget_says_how_much_seeds_vary():
     assert set(recorded) == {"spread", "videos", "seconds", "top1", "seeds"}
     told = plan_of((0, 1, 2))[1]
     assert "as recorded for accuracy=quick" in told
+    assert "as recorded for scheme_accuracy" in plan_of((0, 1, 2), ablation="scheme_accuracy")[1]
     assert f"over 8 seeds, in the committed record, the default model comes to {recorded['top1']} %" in told
     assert "committed record" not in plan_of((0, 1, 2), epochs=1.0)[1]  # another recipe has another spread
     assert "one seed" in plan_of((0,))[1]

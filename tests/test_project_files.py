@@ -16,6 +16,9 @@ from packaging.requirements import Requirement
 
 import attention_zoo
 import backbones
+from records import power
+from records.record import read_record
+from records.visits import by_seed
 from reports import probes, table
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +196,24 @@ def test_the_accuracy_of_eight_seeds_is_the_same_wherever_it_stands():
     recorded = yaml.safe_load(read("harness/conf/budget/quick.yaml"))["recorded"]
     assert recorded["spread"] == round(fmean(variance(samples) for samples in trained) ** 0.5, 1)
     assert (recorded["top1"], recorded["seeds"]) == (float(mean), 8)
+
+
+def test_plans_know_how_much_each_committed_table_of_eight_seeds_varies():
+    """A plan in a new folder tells the difference that the committed records of its table tell."""
+    told = {}
+    for manifest in (ROOT / "results" / "cpu-amd-epyc-2-cores").glob("*/ablation.json"):
+        rows = json.loads(manifest.read_text())["rows"]
+        records = {row["row"]: manifest.parent / f"{row['case_id']}.json" for row in rows}
+        whole = {name: read_record(path) for name, path in records.items() if path.exists()}
+        seeds = {name: by_seed(record.get("top1_quick")) for name, record in whole.items()}
+        differences = [
+            [accuracy - seeds[row["baseline"]][seed] for seed, accuracy in seeds[row["row"]].items()]
+            for row in rows
+            if row["row"] in seeds and row.get("baseline") in seeds and row["row"] != row["baseline"]
+        ]
+        if {len(of_row) for of_row in differences} == {8}:
+            told[manifest.parent.name] = round(power.pooled(differences), 1)
+    assert yaml.safe_load(read("harness/conf/budget/quick.yaml"))["differences"] == told
 
 
 def test_the_pages_count_the_findings_of_the_probes_as_their_report_does():

@@ -52,6 +52,8 @@ def spread(setup: Setup, entries: Sequence[Entry], read: Callable[[Entry], Recor
     points, source = power.pooled(_differences(entries, of_rows), least), "of its records"
     if points is None and "spread" in recorded:
         points, source = recorded["spread"] * math.sqrt(2), f"as recorded for accuracy={setup.budget.name}"
+        if setup.ablation in setup.budget.differences:
+            points, source = setup.budget.differences[setup.ablation], f"as recorded for {setup.ablation}"
     return Spread(
         points, source, median(seconds) if seconds else recorded.get("seconds"), int(videos) if videos else None,
         power.recorded_words(recorded),

@@ -23,6 +23,7 @@ class Setup:
 
     budget: Budget
     training: Training = Training()
+    ablation: str = ""
     device: str = "cpu"
     dtype: str | None = None
     kernel: str = "auto"

@@ -72,7 +72,8 @@ class Budget:
 
     `recorded` is of the committed record on its own data, for plans where no record is at hand and for tables of fewer
     seeds: the "spread" over seeds in percentage points, pooled over the rows; the mean "top1" of the default row over
-    how many "seeds"; the test "videos"; the "seconds" of a training on one core or GPU.
+    how many "seeds"; the test "videos"; the "seconds" of a training on one core or GPU. `differences` are of the
+    committed records of single tables: how much differences to the baseline vary over seeds, in percentage points.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Budget:
     controls: Flag = True  # test the weights with frames shuffled and with a single frame too
     dtype: terms.Dtype = "float32"  # of autocast on a GPU; on a CPU it is float32
     recorded: dict[Literal["spread", "videos", "seconds", "top1", "seeds"], Number] = field(default_factory=dict)
+    differences: dict[str, Number] = field(default_factory=dict)
 
 
 def names() -> list[str]:
