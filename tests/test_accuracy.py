@@ -342,6 +342,17 @@ def test_a_worker_that_is_killed_costs_its_own_row_only(tmp_path, clips, capsys,
     assert all(record.get(name).samples for record in records(tmp_path).values())
 
 
+def test_a_worker_never_hears_ctrl_c(monkeypatch):
+    """Not even while it loads torch, which would end in a traceback."""
+    heard = []
+    process = multiprocessing.get_context("spawn").Process
+    monkeypatch.setattr(process, "start", lambda _: heard.append(signal.getsignal(signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pool._start(pool.Slot({}))
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert heard == [signal.SIG_IGN]
+
+
 @pytest.mark.parametrize("trainings, slots, beside", [(3, 2, 2), (1, 4, 1), (2, 1, 1)])
 def test_workers_are_told_how_many_share_the_memory(trainings, slots, beside, monkeypatch):
     told = []

@@ -544,3 +544,30 @@ def test_a_scheme_of_others_that_breaks_a_law_is_not_timed(monkeypatch):
     assert "macs" in latency.missing
     assert latency.missing == peak.missing
     assert not latency.retry
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
+@pytest.mark.parametrize("method", sorted({"forkserver", "spawn"} & {*multiprocessing.get_all_start_methods()}))
+def test_a_measuring_process_never_hears_ctrl_c(method):
+    """Nor does the one that it is forked from: while that loads torch, it would end with a traceback."""
+    code = (
+        "import multiprocessing, signal\nfrom harness.cost import process\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a script's background jobs
+        f"process.CONTEXT = multiprocessing.get_context({method!r})\n"
+        "print(*process.run(eval, (\"[__import__('signal').getsignal(2).name]\",), 300))\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(provenance.ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "['SIG_IGN'] None\n"), done.stdout + done.stderr
+
+
+def test_a_measuring_process_that_is_no_longer_wanted_ends_without_a_word(tmp_path, capfd):
+    """The run was interrupted, and with it went the folder of its log, while the server was still loading."""
+    spawn = multiprocessing.get_context("spawn")
+    late = spawn.Process(
+        target=process._become, args=(None, tmp_path / "gone" / "log.txt", two_answers_and_a_crash, ())
+    )
+    late.start()
+    late.join()
+    assert (late.exitcode, *capfd.readouterr()) == (1, "", "")

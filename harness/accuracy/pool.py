@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 
-from harness.cost.process import environment
+from harness.cost.process import deaf, environment
 from harness.training.job import Job, Stopped
 from harness.training.loop import train as train_job
 from records import provenance
@@ -125,7 +125,7 @@ def _start(slot: Slot) -> None:
     slot.connection, theirs = context.Pipe()
     watched, slot.alive = context.Pipe(duplex=False)
     slot.process = context.Process(target=_work, args=(theirs, watched, slot.environment), daemon=False)
-    with environment(slot.environment):  # what OpenMP reads when it is loaded
+    with deaf(), environment(slot.environment):  # what OpenMP reads when it is loaded
         slot.process.start()
     theirs.close()
     watched.close()

@@ -20,7 +20,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,12 @@ def _start(process: Any) -> None:
         CONTEXT.set_forkserver_preload(["harness.cost.child"])
         # A child would otherwise run the file of the command line again, half a second for every case.
         main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        forked = CONTEXT.get_start_method() == "forkserver"
         try:
-            process.start()
+            with deaf():
+                forkserver.ensure_running() if forked else process.start()
+            if forked:  # it waits for what the server loads, and hears Ctrl-C meanwhile
+                process.start()
         finally:
             sys.modules["__main__"] = main
 
@@ -148,6 +152,21 @@ def environment(changes: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal, but is this one's to answer: one that is started meanwhile does not
+    hear it, not even while it loads its libraries.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there may signals be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # in the measuring process
 
 
@@ -156,7 +175,10 @@ def _become(writer: Any, log: Path, work: Callable[..., Iterable[Any]], argument
     if hasattr(os, "setsid"):
         os.setsid()
     _tie_to_parent()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except FileNotFoundError:  # the run was interrupted while the server loaded, and waits for nothing
+        raise SystemExit(1) from None
     os.dup2(file, 1)
     os.dup2(file, 2)
     for answer in work(*arguments):
@@ -174,4 +196,4 @@ def _tie_to_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if not multiprocessing.parent_process().is_alive():  # it went before this one was tied to it
-        raise SystemExit("the process that asked for this measurement is gone")
+        raise SystemExit(1)
