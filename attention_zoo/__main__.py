@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from attention_zoo import UnknownName, declared
-from attention_zoo._settings import end_quietly
+from attention_zoo._settings import counting, drawing, end_quietly, showing
 
 USAGE = """python -m attention_zoo                every scheme with its options and defaults; the kernels that run here
 python -m attention_zoo check NAME     whether it obeys the laws, also one of another package; several names too
@@ -24,12 +24,16 @@ python -m attention_zoo speedup NAME   whether a block-sparse kernel can make it
 Options of the scheme go after the name: 'window=[5,5,5]'."""
 
 
-# Each loads what it needs: torch, and matplotlib, which takes longer to load than the listing to print.
-PICTURES = {"draw": "_draw:draw", "gallery": "_gallery:gallery", "speedup": "_speedup:speedup"}
+# What reads a command, and what then loads torch and matplotlib for it, which takes longer than the listing.
+PICTURES = {
+    "draw": (drawing, "_draw:draw"),
+    "gallery": (showing, "_gallery:gallery"),
+    "speedup": (counting, "_speedup:speedup"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status. A scheme that nobody has is refused before torch is loaded."""
+    """Returns the exit status. What a command says wrong is refused before torch is loaded."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         match arguments:
@@ -42,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
                     declared.options_of(name)
                 return _at("_listing:checked")(arguments[1:])
             case ["draw" | "gallery" | "speedup" as word, *command]:
-                if word != "gallery" and command and "=" not in command[0]:
-                    declared.options_of(command[0])
-                print(_at(PICTURES[word])(command))
+                read, work = PICTURES[word]
+                read(command)
+                print(_at(work)(command))
             case command:
                 raise ValueError(f"{' '.join(command)!r} is no command; there are:\n{USAGE}")
     except (UnknownName, ImportError, ValueError, OSError) as error:  # the last: nothing can be written there

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, interpolate
 
-from attention_zoo._settings import Settings
+from attention_zoo._settings import drawing
 from attention_zoo.grid import Grid
 from attention_zoo.scheme import build
 
@@ -36,16 +36,7 @@ def draw(arguments: Sequence[str]) -> Path:
         ValueError: an argument is not of the form name=value, a place is outside of the grid, an option does not exist.
         UnknownName: there is no such scheme.
     """
-    settings = Settings("draw", arguments, "grid=8x14x14 query=3,7,7 seed=0 clip=FILE.npy out=FILE.png")
-    name, grid, seed, out = (
-        settings.name,
-        settings.grid("grid", "8x14x14"),
-        settings.whole("seed", 0),
-        settings.path(".png"),
-    )
-    query = settings.place("query", grid)
-    pixels = settings.left.pop("clip", None)
-    options = settings.options()
+    name, grid, seed, out, query, pixels, options = drawing(arguments)
     tokens = None if pixels is None else _read(Path(pixels), grid, seed)
     table, how = pairs(name, grid, seed, options, tokens)
     seen = table.of(query, grid)

@@ -12,7 +12,6 @@ import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
@@ -22,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from attention_zoo._draw import DIM, HEADS, Table, image, mask, pairs
-from attention_zoo._settings import Settings
+from attention_zoo._settings import showing
 from attention_zoo.grid import Grid
 from attention_zoo.laws import noise, randomised
 from attention_zoo.scheme import build, schemes
@@ -61,16 +60,7 @@ class Shown:
 
 def gallery(arguments: Sequence[str]) -> str:
     """Writes the page and its picture and returns where they are. Raises: ValueError for a wrong argument."""
-    if words := [word for word in arguments if "=" not in word]:
-        raise ValueError(f"gallery {' '.join(words)}: it shows all schemes; say gallery out=docs, or draw NAME for one")
-    settings = Settings("gallery", ["all", *arguments], "out=docs grid=4x8x8 query=2,3,4")
-    folder = Path(settings.left.pop("out", "docs"))
-    grid = settings.grid("grid", "4x8x8")
-    query = settings.place("query", grid)
-    if settings.left:
-        raise ValueError(f"gallery has no {', '.join(settings.left)}; allowed: {settings.example}")
-    if not folder.is_dir():
-        raise ValueError(f"out {folder} is no folder: make it, or say another one with out=FOLDER")
+    folder, grid, query = showing(arguments)
     every = [shown(name, grid) for name in schemes.names()]
     picture = folder / "gallery.png"
     words = ["python", "-m", "attention_zoo", "gallery", *(word for word in arguments if not word.startswith("out="))]

@@ -1,5 +1,5 @@
-"""What is said to `draw`, `speedup` and `gallery`: a scheme, settings as name=value, and the scheme's own options; and
-how a command ends that prints.
+"""What is said to `draw`, `speedup` and `gallery`: a scheme, settings as name=value, and the scheme's own options, all
+read before torch is loaded; and how a command ends that prints.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from attention_zoo.grid import Grid
+from attention_zoo import declared
+from attention_zoo.grid import Grid, check_heads
+
+BLOCKS = ((16, 16), (64, 64), (128, 128))  # queries and keys of a tile; what is asked where no block is said
 
 
 def end_quietly() -> None:
@@ -58,9 +61,9 @@ class Settings:
             )
         return at
 
-    def path(self, ending: str) -> Path:
+    def path(self, out: str | None, ending: str) -> Path:
         """The file to write, tried before the work; its folder is made."""
-        path = Path(self.left.pop("out", f"{self.name}{ending}"))
+        path = Path(f"{self.name}{ending}" if out is None else out)
         if path.suffix != ending:
             raise ValueError(f"out={path} must end in {ending}")
         if path.is_dir():
@@ -72,8 +75,13 @@ class Settings:
         return path
 
     def options(self) -> dict[str, Any]:
-        """All that is left, as JSON has it or as it stands: window=[8,7,7], keep=0.25, rule=paper."""
-        return {option: _value(text) for option, text in self.left.items()}
+        """All that is left, as JSON has it or as it stands: window=[8,7,7], keep=0.25, rule=paper.
+
+        Raises: UnknownName.
+        """
+        options = {option: _value(text) for option, text in self.left.items()}
+        declared.check(self.name, options)
+        return options
 
     def _number(self, text: str, key: str) -> int:
         if not re.fullmatch(r"\d+", text):
@@ -86,3 +94,72 @@ def _value(text: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+class Drawing(NamedTuple):
+    """What `draw` is asked for."""
+
+    name: str
+    grid: Grid
+    seed: int
+    out: Path
+    query: list[int]
+    clip: str | None
+    options: dict[str, Any]
+
+
+class Counting(NamedTuple):
+    """What `speedup` is asked for."""
+
+    name: str
+    grid: Grid
+    seed: int
+    dim: int
+    heads: int
+    blocks: Sequence[tuple[int, ...]]
+    box: Grid
+    options: dict[str, Any]
+
+
+class Showing(NamedTuple):
+    """What `gallery` is asked for."""
+
+    folder: Path
+    grid: Grid
+    query: list[int]
+
+
+def drawing(arguments: Sequence[str]) -> Drawing:
+    """Raises: ValueError, UnknownName, as do the next."""
+    settings = Settings("draw", arguments, "grid=8x14x14 query=3,7,7 seed=0 clip=FILE.npy out=FILE.png")
+    grid, seed = settings.grid("grid", "8x14x14"), settings.whole("seed", 0)
+    query, clip, out = settings.place("query", grid), settings.left.pop("clip", None), settings.left.pop("out", None)
+    options = settings.options()
+    return Drawing(settings.name, grid, seed, settings.path(out, ".png"), query, clip, options)
+
+
+def counting(arguments: Sequence[str]) -> Counting:
+    settings = Settings("speedup", arguments, "grid=16x56x56 block=64x64 order=4x4x4 dim=96 heads=3 seed=0")
+    grid, seed, dim = settings.grid("grid", "8x14x14"), settings.whole("seed", 0), settings.whole("dim", 96)
+    heads = settings.whole("heads", max(1, dim // 32))
+    check_heads(dim, heads)
+    blocks = [settings.numbers("block", "")] if "block" in settings.left else BLOCKS
+    blocks = [tuple(block) * 2 if len(block) == 1 else tuple(block) for block in blocks]
+    if any(len(block) != 2 or min(block) < 1 for block in blocks):
+        raise ValueError(f"block {blocks[0]} is not a number of queries and one of keys; say block=128x64 or block=64")
+    box = settings.grid("order", "4x4x4")
+    return Counting(settings.name, grid, seed, dim, heads, blocks, box, settings.options())
+
+
+def showing(arguments: Sequence[str]) -> Showing:
+    if words := [word for word in arguments if "=" not in word]:
+        raise ValueError(f"gallery {' '.join(words)}: it shows all schemes; say gallery out=docs, or draw NAME for one")
+    settings = Settings("gallery", ["all", *arguments], "out=docs grid=4x8x8 query=2,3,4")
+    folder = Path(settings.left.pop("out", "docs"))
+    grid = settings.grid("grid", "4x8x8")
+    query = settings.place("query", grid)
+    if settings.left:
+        raise ValueError(f"gallery has no {', '.join(settings.left)}; allowed: {settings.example}")
+    if not folder.is_dir():
+        raise ValueError(f"out {folder} is no folder: make it, or say another one with out=FOLDER")
+    return Showing(folder, grid, query)

@@ -19,13 +19,11 @@ from torch import nn
 
 from attention_zoo import gathered
 from attention_zoo._draw import clip
-from attention_zoo._settings import Settings
+from attention_zoo._settings import counting
 from attention_zoo.blocks import tiles_of
 from attention_zoo.grid import Grid
 from attention_zoo.scheme import build
 
-EXAMPLE = "grid=16x56x56 block=64x64 order=4x4x4 dim=96 heads=3 seed=0"
-BLOCKS = ((16, 16), (64, 64), (128, 128))  # queries and keys of a tile; what is asked where no block is said
 PIECE = 2**24  # entries of a table that are looked at at once
 FEW = 4096  # pairs of a group, up to which they are marked one by one
 MOST = 3 * 2**30  # bytes of a table of pairs
@@ -69,15 +67,7 @@ def speedup(arguments: Sequence[str]) -> str:
         ValueError: an argument is wrong, a table of pairs would be too large, or the scheme is no masked attention.
         UnknownName: there is no such scheme.
     """
-    settings = Settings("speedup", arguments, EXAMPLE)
-    name = settings.name
-    grid, seed, dim = settings.grid("grid", "8x14x14"), settings.whole("seed", 0), settings.whole("dim", 96)
-    heads = settings.whole("heads", max(1, dim // 32))
-    blocks = [settings.numbers("block", "")] if "block" in settings.left else BLOCKS
-    blocks = [tuple(block) * 2 if len(block) == 1 else tuple(block) for block in blocks]
-    if any(len(block) != 2 or min(block) < 1 for block in blocks):
-        raise ValueError(f"block {blocks[0]} is not a number of queries and one of keys; say block=128x64 or block=64")
-    box, options = settings.grid("order", "4x4x4"), settings.options()
+    name, grid, seed, dim, heads, blocks, box, options = counting(arguments)
     torch.manual_seed(seed)
     module = build(name, dim, heads, grid, kernel="reference", **options).eval()
     allowed = masks(module, grid)

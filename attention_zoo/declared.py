@@ -16,10 +16,14 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
+from attention_zoo.grid import Grid
 from attention_zoo.registry import UnknownName, nearest, texts, written
+from attention_zoo.values import boolean, choice, integer, number
 
 HOMES = {"schemes": ("attention_zoo.scheme", "schemes"), "kernels": ("attention_zoo.kernels", "registry")}
 CHOICES = r"^(\w+) = Literal\[(.*?)\]"
+NONE, SEVERAL = " | None", " | Sequence["  # in annotations: an option that may be left out; one word, or a list of them
+CHECKS = {"bool": boolean, "int": integer, "float": partial(number, zero=True)}
 GROUP = "attention_zoo.schemes"  # of the entry points by which other packages have schemes
 
 
@@ -42,13 +46,42 @@ def options_of(scheme: str) -> Mapping[str, Any]:
     return _facts(scheme)[0]
 
 
-def kinds_of(scheme: str) -> Mapping[str, str | tuple[str, ...]]:
-    """What options of a scheme of this package may be: the words that are allowed, or else the annotation as written.
-    Raises: UnknownName.
+def check(scheme: str, options: Mapping[str, Any], where: str = "") -> None:
+    """Values of options against what the scheme's file says of them: the words that are allowed, or the annotation.
+    What else a scheme asks of them, it says itself where it is built. Errors begin with `where`.
+
+    Raises: UnknownName, ValueError.
     """
-    _facts(scheme)
+    options_of(scheme)
     ours = _read(scheme)
-    return {} if ours is None else ours[2]
+    for option, value in options.items():
+        check_option(scheme, option, where)
+        if ours is not None and option in ours[2]:
+            _check_kind(where + option, value, *ours[2][option])
+
+
+def check_option(scheme: str, option: str, where: str = "", error: type[Exception] = ValueError) -> None:
+    """Raises: UnknownName for the scheme, `error` for the option."""
+    if option not in (allowed := options_of(scheme)):
+        raise error(f"{where}{scheme} has no option {option!r}; {nearest(option, allowed)}")
+
+
+def _check_kind(where: str, value: Any, kind: str, words: tuple[str, ...]) -> None:
+    if words:
+        for word in value if SEVERAL in kind and isinstance(value, list | tuple) else [value]:
+            choice(where, word, words)
+        return
+    if kind.endswith(NONE) and value is None:
+        return
+    kind = kind.removesuffix(NONE)
+    if kind in ("Sequence[int]", "tuple[int, int, int]"):
+        Grid.of(value, where)
+    elif kind.startswith("Sequence[Sequence[int]") and isinstance(value, list):
+        for size in value:
+            if not isinstance(size, str):
+                Grid.of(size, where)
+    elif kind in CHECKS:
+        CHECKS[kind](where, value)
 
 
 def has(scheme: str, member: str) -> bool:
@@ -77,9 +110,9 @@ def _loaded(kind: str) -> Any:
 
 
 @cache
-def _read(scheme: str) -> tuple[dict[str, Any], frozenset[str], dict[str, str | tuple[str, ...]]] | None:
-    """Options with defaults, true members and kinds of options of a scheme of this package; None for one of another
-    package.
+def _read(scheme: str) -> tuple[dict[str, Any], frozenset[str], dict[str, tuple[str, tuple[str, ...]]]] | None:
+    """Of a scheme of this package: options with defaults, true members, and for each option its annotation and the
+    words that this allows, if any. None for a scheme of another package.
     """
     for text in texts("attention_zoo"):
         tree = ast.parse(text) if f'@register("{scheme}")' in text else ast.Module([], [])
@@ -110,9 +143,9 @@ def _words(text: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(re.findall(r'"(\w+)"', words)) for name, words in pairs}
 
 
-def _kinds(scheme: ast.ClassDef, words: dict[str, tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+def _kinds(scheme: ast.ClassDef, words: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, tuple[str, ...]]]:
     written_out = {a.arg: ast.unparse(a.annotation) for a in _start(scheme).kwonlyargs if a.annotation is not None}
-    return {option: words.get(kind, kind) for option, kind in written_out.items()}
+    return {option: (kind, words.get(kind.partition(SEVERAL)[0], ())) for option, kind in written_out.items()}
 
 
 def _members(scheme: ast.ClassDef) -> list[str]:

@@ -23,6 +23,7 @@ from attention_zoo.windows import check_choice
 WHOLE = "whole"
 Downsample = Literal["dwconv", "conv", "avgpool"]
 Branch = Literal["single", "staged", "factorised"]
+Branches = Literal["released", "single", "staged", "factorised"]
 FIRST_STEP = 7  # the staged branch of the released code pools space by 7x7 first
 
 
@@ -54,7 +55,7 @@ class GlobalPyramidAttention(nn.Module):
         *,
         scales: Sequence[Sequence[int] | str] = ((8, 7, 7), (4, 4, 4)),
         downsample: Downsample = "dwconv",
-        branches: str | Sequence[str] = "released",
+        branches: Branches | Sequence[Branch] = "released",
         kernel: str = AUTO,
     ):
         super().__init__()
@@ -202,7 +203,7 @@ def _scales(scales: Sequence[Sequence[int] | str]) -> list[Grid | None]:
     return [None if scale == WHOLE else Grid.of(scale, f"scale in {list(scales)!r}:") for scale in scales]
 
 
-def _branches(branches: str | Sequence[str], count: int) -> list[str]:
+def _branches(branches: Branches | Sequence[Branch], count: int) -> list[str]:
     if branches == "released":
         return ["single"] + ["staged"] * (count - 1)
     forms = [branches] * count if isinstance(branches, str) else list(branches)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_zoo import Grid, Tokens
-from backbones.config import integer
+from attention_zoo.values import integer
 from backbones.family import Backbone
 from backbones.parts import DropPath, channels_last, through
 from backbones.residual import Attend, Block, PerToken, Residual

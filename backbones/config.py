@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 import attention_zoo
 from attention_zoo import Grid, Registry, UnknownName, declared
 from attention_zoo.registry import nearest
+from attention_zoo.values import boolean, choice, integer, number, whole
 
 LEAST_WIDTH = 8  # of a shrunk model
 FIRST_FAMILY = "pyramid"  # the family of files and records that name none: they are older than the second one
@@ -201,40 +201,9 @@ def _types(config: type[Config]) -> dict[str, Any]:
 def positive_integers(name: str, values: Any, *, empty: bool = False) -> tuple[int, ...]:
     """A tuple of them, the empty one where that is allowed."""
     ok = isinstance(values, Sequence) and not isinstance(values, str) and (empty or len(values) > 0)
-    if not ok or not all(_whole(value) and value > 0 for value in values):
+    if not ok or not all(whole(value) and value > 0 for value in values):
         raise ValueError(f"{name} {values!r} is not a list of positive integers, such as [2, 2, 10, 4]")
     return tuple(values)
-
-
-def integer(name: str, value: Any, *, least: int = 1) -> int:
-    if not _whole(value) or value < least:
-        raise ValueError(f"{name} {value!r} is not a whole number from {least} on")
-    return value
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def number(name: str, value: Any, *, zero: bool, below: float = math.inf) -> float:
-    """A number above zero, or zero itself where that is allowed."""
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not (0 <= value < below) or (value == 0 and not zero):
-        limit = "" if below == math.inf else f" and below {below:g}"
-        raise ValueError(f"{name} {value!r} is not a number {'at least' if zero else 'above'} 0{limit}")
-    return float(value)
-
-
-def boolean(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} {value!r} is not true or false")
-    return value
-
-
-def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ValueError(f"unknown {name} {value!r}; {nearest(str(value), allowed)}")
-    return value
 
 
 CHECKS = {
@@ -247,9 +216,6 @@ CHECKS = {
     tuple[int, ...]: positive_integers,
     Steps: functools.partial(positive_integers, empty=True),
 }
-NONE = " | None"
-# Of annotations of a scheme's options, as they are written.
-OPTIONS = {"bool": boolean, "int": integer, "float": functools.partial(number, zero=True)}
 
 
 def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
@@ -265,38 +231,10 @@ def attention_entries(entries: Any) -> dict[str, dict[str, Any]]:
                 f"attention.{name} {entry!r} is not a mapping with the key 'scheme'; "
                 f"schemes: {', '.join(declared.names('schemes'))}"
             )
-        kinds = declared.kinds_of(entry["scheme"])
-        for option in entry.keys() - {"scheme"}:
-            _check_option(name, entry["scheme"], option, ValueError)
-            _check_kind(f"attention.{name}: {option}", entry[option], kinds.get(option, ""))
+        options = {option: value for option, value in entry.items() if option != "scheme"}
+        declared.check(entry["scheme"], options, f"attention.{name}: ")
         checked[name] = _tuples(dict(entry))
     return checked
-
-
-def _check_kind(where: str, value: Any, kind: str | tuple[str, ...]) -> None:
-    """A value of an option against the words that it may be, or its annotation; what else a scheme asks of it, it says
-    itself where it is built.
-    """
-    if isinstance(kind, tuple):
-        choice(where, value, kind)
-        return
-    if kind.endswith(NONE) and value is None:
-        return
-    kind = kind.removesuffix(NONE)
-    if kind in ("Sequence[int]", "tuple[int, int, int]"):
-        Grid.of(value, where)
-    elif kind.startswith("Sequence[Sequence[int]") and isinstance(value, list):
-        for size in value:
-            if not isinstance(size, str):
-                Grid.of(size, where)
-    elif kind in OPTIONS:
-        OPTIONS[kind](where, value)
-
-
-def _check_option(name: str, scheme: str, option: str, error: type[Exception]) -> None:
-    allowed = declared.options_of(scheme)
-    if option not in allowed:
-        raise error(f"attention.{name}: {scheme} has no option {option!r}; {nearest(option, allowed)}")
 
 
 def patterns(field: str, stages: Any, attention: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
@@ -351,4 +289,4 @@ def _check_attention_path(state: dict[str, Any], path: str) -> None:
     parts = path.split(".")
     entry = state["attention"].get(parts[1]) if len(parts) >= 3 and parts[0] == "attention" else None
     if isinstance(entry, dict) and isinstance(entry.get("scheme"), str) and parts[2] != "scheme":
-        _check_option(parts[1], entry["scheme"], parts[2], UnknownName)
+        declared.check_option(entry["scheme"], parts[2], f"attention.{parts[1]}: ", UnknownName)

@@ -189,7 +189,7 @@ def test_networks_with_the_same_weights_may_differ_in_their_windows():
 
 def test_a_network_that_cannot_be_built_is_the_same_as_no_other():
     sound = backbones.config("dualformer_tiny").changed({"clip": [4, 32, 32]})
-    broken = sound.changed({"attention.G2.branches": ["stagd"]})
+    broken = sound.changed({"attention.G2.branches": ["single"]})
     assert not plan.same_network(sound.to_dict(), broken.to_dict(), 3)
 
 

@@ -456,6 +456,8 @@ def test_unknown_names_are_told_the_nearest(changes, message):
         {"scheme": "mixture_of_blocks", "chunk": [4, None, 7]},
         {"scheme": "global_pyramid", "scales": [[8, 7, 7], "whole"]},
         {"scheme": "block_topk", "tile": None},
+        {"scheme": "global_pyramid", "branches": ["single", "factorised"]},
+        {"scheme": "global_pyramid", "branches": "released"},
     ],
 )
 def test_an_option_may_be_all_that_its_scheme_takes(entry):

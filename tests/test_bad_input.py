@@ -52,6 +52,7 @@ WRONG = {
     "a typo in a scheme": ([GOOD, "model.attention.L.scheme=local_windo"], ["did you mean 'local_window'"]),
     "a number for a scheme": ([GOOD, "model.attention.L.scheme=3"], ["unknown attention scheme 3"]),
     "a word that an option does not know": ([GOOD, "model.attention.G2.downsample=convv"], ["did you mean 'conv'?"]),
+    "a word in a list": ([GOOD, "model.attention.G2.branches=[stagd]"], ["unknown attention.G2: branches 'stagd'"]),
     "a scale of two numbers": ([GOOD, "model.attention.G2.scales=[[4,4]]"], ["scales [4, 4] is not three positive"]),
     "a word for an option's truth": ([GOOD, "model.attention.L.relative_bias=on"], ["'on' is not true or false"]),
     "an empty clip": ([GOOD, "clip="], ["clip is empty"]),
@@ -134,7 +135,7 @@ def test_errors_need_neither_torch_nor_a_trace(tmp_path):
     rows = ["ablation=attention_schemes", "rows=ful"]
     models = [GOOD, "model.widhts=[1]"], [GOOD, "vary.positon=[peg]"], [GOOD, "model.position=pegg"]
     attention = ("G.scheme=ful", "LL.window=[1]", "L.windoww=[1]", "G2.window=[1]", "full.window=[1]")
-    attention += ("G2.downsample=convv", "G2.scales=[[4,4]]")
+    attention += ("G2.downsample=convv", "G2.scales=[[4,4]]", "G2.branches=[stagd]")
     entries = ([GOOD, f"model.attention.{change}"] for change in attention)
     commands = ["--help"], [], *wrong, rows, *models, *entries, [GOOD, "model.attention={L: {scheme: full, window: 1}}"]
     code = (

@@ -230,10 +230,17 @@ def test_models_load_no_harness():
         ("attention_zoo", "check", "windw"),
         ("attention_zoo", "draw", "windw"),
         ("attention_zoo", "speedup", "windw"),
+        ("attention_zoo", "draw", "full", "grid=2x2"),
+        ("attention_zoo", "draw", "neighborhood", "windo=3"),
+        ("attention_zoo", "draw", "neighborhood", "window=3"),
+        ("attention_zoo", "draw", "global_pyramid", 'branches=["stagd"]'),
+        ("attention_zoo", "speedup", "full", "heads=5"),
+        ("attention_zoo", "speedup", "neighborhood", "windo=3"),
+        ("attention_zoo", "gallery", "windo=3"),
         ("backbones", "describe", "dualformer_tinny"),
     ],
 )
-def test_a_name_that_nobody_has_is_refused_without_torch(command):
+def test_what_a_command_says_wrong_is_refused_without_torch(command):
     module, *words = command
     loaded = loaded_after(f"from {module}.__main__ import main; assert main({words}) == 2")
     assert "torch" not in loaded

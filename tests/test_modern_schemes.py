@@ -980,6 +980,12 @@ def test_what_cannot_be_drawn_says_why(arguments, message):
     assert message in str(caught.value)
 
 
+def test_a_wrong_command_makes_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="no option 'windows'"):
+        draw(["full", "windows=3", f"out={tmp_path / 'new' / 'full.png'}"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_line_prints_the_error_alone():
     done = drawn_by("nothing")
     assert done.returncode == 2

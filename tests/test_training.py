@@ -317,7 +317,7 @@ def test_broken_videos_are_counted(tmp_path):
         (dict(classes=4), r"3 classes, but the job says 4"),
         (dict(strategy="ddp"), r"strategy=ddp needs processes .*torchrun --nproc-per-node N"),
         (dict(device="cuda:99"), r"device cuda:99"),
-        (dict(changes={"attention.G2.branches": ["stagd"]}), r"model dualformer_tiny cannot be built: branch 'stagd'"),
+        (dict(changes={"attention.G2.branches": ["single"]}), r"model dualformer_tiny cannot be built: 1 branches"),
     ],
 )
 def test_what_cannot_run_says_so(data, tmp_path, values, message):
