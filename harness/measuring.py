@@ -56,9 +56,6 @@ def carry_out(request: Checked) -> int:
     timed = any(metrics.get(name).timed for of_ablation in names.values() for name in of_ablation)
     if timed or any(setups.values()):
         sweep.check_machine(settings)
-    jobs = None if (settings.device or "cpu").startswith("cuda") or training.cluster else training.jobs
-    if warning := provenance.crowded(threads=settings.threads, jobs=jobs):
-        call.log.print(warning, markup=False, soft_wrap=True)
     queue = sweep.queue(training, settings, call.out)
     runs = []
     for ablation, (entries, chosen, words, folder) in zip(call.ablations, request.cases, strict=True):

@@ -39,12 +39,16 @@ class Checked:
 
 
 def checked(call: Call, writes: bool = True) -> Checked:
-    """Raises: UsageError."""
+    """Warns of more than the machine can do at once. Raises: UsageError."""
     whole = call.metrics is None
     setups = {ablation.name: setup(ablation, call.settings, call.training, whole) for ablation in call.ablations}
     if writes:
         _check_writable(call.out)
     call, usual = settled(call)
+    settings, training = call.settings, call.training
+    jobs = None if (settings.device or "cpu").startswith("cuda") or training.cluster else training.jobs
+    if warning := provenance.crowded(threads=settings.threads, jobs=jobs):
+        call.log.print(warning, markup=False, soft_wrap=True)
     return Checked(call, setups, [cases_of(ablation, call, usual) for ablation in call.ablations])
 
 

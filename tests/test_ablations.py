@@ -90,6 +90,13 @@ def test_quick_mode_ends_in_time_and_says_what_it_left_out(tmp_path, capsys, mon
     assert "left out" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["plan=true"], []])
+def test_more_threads_than_cores_are_told_once_by_a_plan_and_by_a_run(words, tmp_path, capsys):
+    counted = ["ablation=position_encoding", "rows=[1]", "metrics=[params]", "quick=true", f"out={tmp_path}"]
+    assert run.main([*counted, "threads=4096", *words]) == 0
+    assert capsys.readouterr().err.count("warning: threads=4096 on ") == 1
+
+
 def test_a_plan_says_what_cannot_be_built_here(tmp_path, capsys, monkeypatch):
     def absent(*_):
         raise NotImplementedError("torchvision does not load; install it")
