@@ -1,4 +1,6 @@
-"""Worker processes of the standard library's pool, so that none outlives the run that started it, however that ends."""
+"""Processes beside a run, which leave Ctrl-C to it; and the standard library's pool of them, of which none outlives the
+run that started it, however that ends.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,21 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield executor
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal, but is this one's to answer: one that is started meanwhile does not
+    hear it, not even while it loads its libraries.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there may signals be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _begin() -> None:

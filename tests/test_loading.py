@@ -1,6 +1,7 @@
 """Clips come out the same however they are loaded; broken files are replaced and counted, or are an error."""
 
 import math
+import signal
 from dataclasses import replace
 from fractions import Fraction
 
@@ -296,3 +297,14 @@ def shared_alone(samples):
     sample = loading.shared(samples[0])
     told = {"in_worker": torch.utils.data.get_worker_info() is not None, "was_shared": sample["views"].is_shared()}
     return sample | told
+
+
+@pytest.mark.skipif(loading.CONTEXT != "forkserver", reason="elsewhere each loader starts by itself")
+def test_the_process_that_loaders_are_forked_from_never_hears_ctrl_c(monkeypatch):
+    """While it loads torch that would end it, and the run with an error."""
+    heard = []
+    monkeypatch.setattr(loading.forkserver, "ensure_running", lambda: heard.append(signal.getsignal(signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    loading._context()
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert heard == [signal.SIG_IGN]

@@ -25,7 +25,8 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 
-from harness.cost.process import deaf, environment
+from harness.cost.process import environment
+from harness.processes import deaf
 from harness.training.job import Job, Stopped
 from harness.training.loop import train as train_job
 from records import provenance

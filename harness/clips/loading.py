@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from harness.clips.decoding import VideoError
 from harness.clips.reading import LoadingError, opened
 from harness.clips.transforms import augmented, test_view, with_short_side
 from harness.datasets import DataSet, Item, readable
+from harness.processes import deaf
 from harness.spec.clip import Augmentation
 from harness.spec.recipe import Testing
 from harness.spec.sampling import Sampling, reordered, test_indices, training_indices
@@ -335,6 +337,8 @@ def _context() -> Any:
     context = torch.multiprocessing.get_context(CONTEXT)
     if CONTEXT == "forkserver":
         context.set_forkserver_preload(["harness.clips.loading"])
+        with deaf():
+            forkserver.ensure_running()
     return context
 
 

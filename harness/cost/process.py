@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import scratch
+from harness.processes import deaf
 from records import provenance
 
 TIME_LIMIT = "time limit"  # in what `run` says of a process that took too long
@@ -150,21 +151,6 @@ def environment(changes: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal, but is this one's to answer: one that is started meanwhile does not
-    hear it, not even while it loads its libraries.
-    """
-    if threading.current_thread() is not threading.main_thread():  # only there may signals be set
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # in the measuring process
