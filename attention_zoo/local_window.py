@@ -24,6 +24,7 @@ class LocalWindowAttention(Projected):
 
     example = dict(window=(2, 3, 4))
     growth = {"frames": (1, 1), "size": (1, 1)}
+    fixed_map = True  # where windows lie follows from it
 
     def __init__(
         self,

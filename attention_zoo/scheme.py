@@ -43,12 +43,13 @@ class AttentionScheme(Protocol):
     example: dict[str, Any]  # options that fit Grid(4, 6, 8), dim 12 and two heads; tests build from these
     kernel: str  # which kernel computes the attention; may be changed at any time
 
-    # A scheme writes these six only where it differs; `build` fills in what it leaves out.
+    # A scheme writes these seven only where it differs; `build` fills in what it leaves out.
     out_grid: Grid  # of the map that comes out; left out: the one that goes in
     out_dim: int  # its width; left out: `dim`
     takes_prefix: bool  # whether class tokens may come before the map; left out: False
     growth: Growth  # exponents in theory of the attention products; left out: none is stated
     loose_reach: str  # why a token may influence another without a gradient, as by a choice; left out: it cannot
+    fixed_map: bool  # whether a compiler that leaves sizes open is told those of a clip first; left out: False
     inert: tuple[str, ...]  # parameters that cannot change the result, such as an offset of all keys; left out: none
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, *, kernel: str = kernels.AUTO): ...
@@ -103,7 +104,7 @@ def build(
     grid = Grid.of(grid)
     built = schemes.get(scheme)(dim, num_heads, grid, kernel=kernel, **options)
     for name, default in dict(
-        out_grid=grid, out_dim=dim, takes_prefix=False, growth={}, inert=(), loose_reach=""
+        out_grid=grid, out_dim=dim, takes_prefix=False, growth={}, inert=(), loose_reach="", fixed_map=False
     ).items():
         if not hasattr(built, name):
             setattr(built, name, default)

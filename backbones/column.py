@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_zoo import Grid, Tokens
 from attention_zoo.values import integer
+from attention_zoo.windows import grid_of
 from backbones.family import Backbone
 from backbones.parts import DropPath, channels_last, through
 from backbones.residual import Attend, Block, PerToken, Residual
@@ -69,7 +71,14 @@ class Classified(Backbone):
         self.classifier = nn.Linear(dim, self.num_classes) if self.num_classes else None
 
     def channels_last(self, clip: Tensor) -> Float[Tensor, "b t h w i"]:
-        return channels_last(clip, self.in_channels, self.clip)
+        """A compiler is told the sizes of the clip here where schemes fix those of their maps.
+
+        From a map alone it does not find them, and simplifies what they make of each other for minutes.
+        """
+        x = channels_last(clip, self.in_channels, self.clip)
+        if torch.compiler.is_compiling() and any(getattr(module, "fixed_map", False) for module in self.modules()):
+            grid_of(x)
+        return x
 
     def classified(self, pooled: Float[Tensor, "b *n d"]) -> Float[Tensor, "b *n k"]:
         return pooled if self.classifier is None else self.classifier(self.dropout(pooled))

@@ -79,3 +79,21 @@ def test_a_window_model_is_compiled_once_for_batches_of_any_size(name):
         clip = torch.randn(clips, 3, 24, 16, 16)
         with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=clips != 2):
             torch.testing.assert_close(compiled(clip), model(clip))
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_only_the_batch_of_a_window_model_stays_open(name):
+    """Else a compiler simplifies for minutes what the stages make of frames, height and width, which are fixed."""
+    stage = {**SMALL, "widths": [8], "num_heads": [1], "depths": [1], "temporal_pooling": []}
+    model = backbones.create(name, 2, changes={**stage, "stages": backbones.config(name).stages[:1]}).eval()
+    opened = []
+
+    def backend(graph, inputs):
+        opened.append([size for size in inputs if isinstance(size, torch.SymInt)])
+        return graph.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(model, fullgraph=True, dynamic=True, backend=backend)(torch.randn(2, 3, 24, 16, 16))
+    assert opened
+    assert all(len(sizes) == 1 for sizes in opened)
