@@ -140,7 +140,7 @@ def _options(scheme: ast.ClassDef, constants: dict[str, ast.expr]) -> dict[str, 
 def _words(text: str) -> dict[str, tuple[str, ...]]:
     """The words of each `Name = Literal["a", "b"]` of a file, and of those in other files that it may import."""
     pairs = [pair for other in [*texts("attention_zoo"), text] for pair in re.findall(CHOICES, other, re.M | re.S)]
-    return {name: tuple(re.findall(r'"(\w+)"', words)) for name, words in pairs}
+    return {name: tuple(re.findall(r'"([^"]+)"', words)) for name, words in pairs}
 
 
 def _kinds(scheme: ast.ClassDef, words: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, tuple[str, ...]]]:
