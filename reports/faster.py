@@ -79,17 +79,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=LIST, help="the list (the one that `auto` reads)")
     options, tables, wrong = parser.parse_args(arguments), [], False
     devices = sorted(path for path in options.results.glob("*") if path.is_dir())
-    folders = [folder for device in devices for folder in ablation_folders(device)]
-    if not folders:  # an empty list would take every kernel away that records know as faster
-        slip = f"error: {options.results} holds no records; give the folder that holds the devices' folders"
-        print(slip, file=sys.stderr)
-        return 2
-    for folder in folders:
+    for folder in (folder for device in devices for folder in ablation_folders(device)):
         wrong |= tell_unusable([folder])
         try:
             tables.append(load(folder))
         except UNREADABLE as error:
             print(error, file=sys.stderr)
+    if not tables:  # an empty list would take every kernel away that records know as faster
+        slip = f"error: {options.results} holds no readable records; give the folder that holds the devices' folders"
+        print(slip, file=sys.stderr)
+        return 2
     print(write_text(json.dumps(entries(tables), indent=1) + "\n", options.out))
     return int(wrong)
 

@@ -71,8 +71,11 @@ def test_the_list_that_ships_is_what_the_committed_records_say(tmp_path, capsys)
 
 
 def test_a_folder_without_records_leaves_the_list_alone(tmp_path, capsys):
-    folders = (tmp_path / "nowhere", ROOT / "results" / "cpu-amd-epyc-2-cores" / "kernels")  # the one of an ablation
-    for folder in folders:
+    broken = tmp_path / "broken" / "device" / "kernels"
+    broken.mkdir(parents=True)
+    (broken / "ablation.json").write_text("{")
+    of_one_ablation = ROOT / "results" / "cpu-amd-epyc-2-cores" / "kernels"
+    for folder in (tmp_path / "nowhere", of_one_ablation, tmp_path / "broken"):
         assert faster.main([str(folder), "--out", str(tmp_path / "faster.json")]) == 2
-        assert f"{folder.name} holds no records; give the folder" in capsys.readouterr().err
+        assert f"{folder.name} holds no readable records; give the folder" in capsys.readouterr().err
     assert not (tmp_path / "faster.json").exists()
