@@ -219,7 +219,11 @@ def test_a_case_is_named_by_all_that_defines_it_but_no_folder():
         (raw(question=None), "question is None, not a text"),
         (
             raw(rows=[{"row": "a", "training": {"checkpoint": "nowhere/w.pth"}}]),
-            "mine.yaml, row 'a': training.checkpoint: nowhere/w.pth: no such file; check the path",
+            "mine.yaml, row 'a': training.checkpoint: there is no checkpoint nowhere/w.pth (nor a folder nowhere)",
+        ),
+        (
+            raw(rows=[{"row": "a", "training": {"checkpoint": str(Path(__file__).parent)}}]),
+            "tests is a folder; give the checkpoint file in it",
         ),
         (raw(qestion="?"), "unknown entry 'qestion'; did you mean 'question'"),
         (raw(chosen=["a"]), "unknown entry 'chosen'; allowed: accuracy, baseline, figures, further, in_all, metrics"),

@@ -19,6 +19,7 @@ import backbones
 from attention_zoo import declared
 from attention_zoo.registry import nearest
 from backbones import Config
+from backbones.files import CheckpointError, check_file
 from harness.spec import names as terms
 from harness.spec import reader
 from harness.spec.reader import STRICT, Count, Flag, Meaning, UsageError, Whole, text_of, typed
@@ -340,8 +341,11 @@ def _check_training(row: Row, ablation: Ablation, where: str) -> None:
             if key not in kinds:
                 raise UsageError(f"{where}: unknown entry training.{key}; {nearest(key, [*kinds, 'teacher', 'set'])}")
             typed(kinds[key], value, f"{where}: training.{key}={value}")
-            if key == "checkpoint" and value is not None and not Path(value).expanduser().exists():
-                raise UsageError(f"{where}: training.checkpoint: {value}: no such file; check the path")
+            if key == "checkpoint" and value is not None:
+                try:
+                    check_file(Path(value).expanduser())
+                except (FileNotFoundError, CheckpointError) as error:
+                    raise UsageError(f"{where}: training.checkpoint: {error}") from None
 
 
 def _check_published(ablation: Ablation, file: str, folder: Path | None) -> None:

@@ -229,10 +229,10 @@ def initialise(model: nn.Module, checkpoint: str | os.PathLike[str], inflate: bo
         FileNotFoundError: there is no such file.
         CheckpointError: the weights do not fit. Those that do may be in the model by then.
     """
-    model = getattr(model, "student", model)
+    model, checkpoint = getattr(model, "student", model), Path(checkpoint).expanduser()
     assert isinstance(model, Backbone)
     if inflate:
-        return _inflated(model, Path(checkpoint))
+        return _inflated(model, checkpoint)
     report = load_checkpoint(model, checkpoint, strict=False)
     fresh = [key for key in (*report.mismatched, *report.missing) if key.startswith(CLASSIFIER)]
     tunable = [part(model, name) for name in model.tunable]
@@ -248,7 +248,7 @@ def initialise(model: nn.Module, checkpoint: str | os.PathLike[str], inflate: bo
             f"{checkpoint} (layout: {report.layout}) does not fit the model\n{misfit_text}\n"
             "  make the model with the file's config; weights of an image model need inflate=true"
         )
-    notes = [f"{len(report.loaded)} tensors from {Path(checkpoint).name} ({report.layout})"]
+    notes = [f"{len(report.loaded)} tensors from {checkpoint.name} ({report.layout})"]
     if fresh:
         shapes = report.mismatched.get(f"{CLASSIFIER}weight")
         why = f"the file's has {shapes[0][0]} classes, the model {model.num_classes}" if shapes else "the file has none"
