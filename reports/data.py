@@ -42,7 +42,7 @@ def _long_line(table: AblationTable, row: Row, measured: Measurement) -> dict[st
     line |= {key: row.facts().get(key) for key in FACTS}
     line["value"], interval = accuracy.figure(row, measured)
     if measured.kind == "probed" and measured.samples:
-        line["training"] = probes.trained(measured)[1] or "learnt"
+        line["training"] = probes.training_word(measured)
     if measured.kind == "scored":
         line["training"] = accuracy.learning_word(measured)
         column, judged = accuracy.full_column(table, name), accuracy.judge_full(table, row, name)

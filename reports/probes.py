@@ -23,6 +23,7 @@ from reports.text import MISSING, ROW, Columns, Notes, counted, listed, table_li
 
 HALF = 0.5  # of the way from chance to what is allowed: below it a value of the dial counts as failed
 LEARNABLE = 95.0  # percent that full attention has at the easy end of a question, or the question proves nothing
+OUT_OF_REACH = "out of reach"
 NEAR_NONE = 10.0  # percent of the queries within reach, up to which nothing is there to be learnt
 
 
@@ -86,11 +87,18 @@ def trained(measured: Measurement) -> tuple[float, str | None]:
     return curve[-1], trouble(curve, measured.details["last_maps"] * len(measured.visits), measured.details["chance"])
 
 
+def training_word(measured: Measurement) -> str:
+    """For data: what became of the trainings behind a probe."""
+    return OUT_OF_REACH if out_of_reach(measured) else trained(measured)[1] or "learnt"
+
+
 def training_text(measured: Measurement) -> str:
     """What is the matter with the training behind a probe or any other accuracy, in words; empty where nothing is."""
     curves = measured.of_visits("curve")
     if measured.kind != "probed" or not curves or not all(curves):
         return accuracy.learning_text(measured) if measured.kind == "scored" else ""
+    if out_of_reach(measured):
+        return OUT_OF_REACH
     end, wrong = trained(measured)
     return f"{wrong} (train {end:.0f} %)" if wrong else ""
 
@@ -117,7 +125,7 @@ def _cell(row: Row, name: str, notes: Notes) -> str:
     if any(point.blind for point in answered):
         text = f"**{text}: blind**"
     elif out_of_reach(measured):
-        return f"{text}: out of reach"
+        return f"{text}: {OUT_OF_REACH}"
     return text + (f": {wrong} (train {end:.0f})" if wrong else "")
 
 

@@ -190,13 +190,21 @@ def test_a_training_that_did_not_learn_or_was_not_done_is_never_a_plain_figure(t
     still = train(TASKS["time"], [Block("full")] * 2, 1, Effort(steps=20, batch=16, rate=0.0, tested=64))
     climbing = {"curve": [12.0] * 8 + [20.0, 70.0], "by_dial": [70.0] * 5, "reach": [100.0] * 5}
     done = {"curve": [12.0] * 5 + [99.0] * 5, "by_dial": [99.0] * 5, "reach": [100.0] * 5}
-    folder = folder_of(tmp_path, still={"time": still}, climbing={"time": climbing}, done={"time": done})
+    far = {"curve": [12.0] * 10, "by_dial": [12.0] * 5, "reach": [0.0] * 5}  # where there is nothing to learn
+    answers = {"still": still, "climbing": climbing, "done": done, "far": far}
+    folder = folder_of(tmp_path, **{row: {"time": answer} for row, answer in answers.items()})
     build.build(folder)
     cells = {line.split(" | ")[0][2:]: line for line in reversed((folder / "report.md").read_text().splitlines())}
     assert f"{learning.NOT_LEARNT} (train " in cells["still"]
     assert f"{learning.UNFINISHED} (train 70)" in cells["climbing"]
     assert learning.NOT_LEARNT not in cells["done"]
     assert learning.UNFINISHED not in cells["done"]
+    assert {row.name: probes.training_word(row.measurement("probe_time")) for row in table.load(folder).measured} == {
+        "still": learning.NOT_LEARNT,
+        "climbing": learning.UNFINISHED,
+        "done": "learnt",
+        "far": probes.OUT_OF_REACH,
+    }
 
 
 def test_a_grid_that_a_scheme_refuses_is_a_reason_and_not_a_failure():
