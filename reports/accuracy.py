@@ -265,8 +265,10 @@ def more_words(ordering: Ordering) -> str:
     if ordering.difference is None or ordering.distinguishable:
         return ""
     if ordering.more is None:
-        return f"more than {power.MOST} seeds would tell a difference so small"
-    return f"about {counted(ordering.more, 'seed')} more would tell it, were it what it seems"
+        return f"only more than {power.MOST} seeds would tell a difference so small"
+    return (
+        f"about {ordering.more} more {'seed' if ordering.more == 1 else 'seeds'} would tell it, were it what it seems"
+    )
 
 
 def _judged(test: Paired, p: float, published: Decimal | None) -> str:
@@ -472,46 +474,55 @@ def verdict_counts(orderings: Iterable[Ordering]) -> dict[str, int]:
 
 
 def summary(table: AblationTable, name: str) -> str | None:
-    """One sentence on an accuracy: what became of the paper's order first; None where nothing was measured."""
+    """Sentences on an accuracy: what became of the paper's order first; None where nothing was measured."""
     measured = [row for row in table.rows if row.value(name) is not None]
     if not measured:
         return None
     best, least = (choose(measured, key=lambda row: accuracy(row.measurement(name)).value) for choose in (max, min))
     values = [f"{accuracy(row.measurement(name)).value:.1f} % ({row.name})" for row in (least, best)]
-    span = f"top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
-    wrong = [f"{row.name}: {text}" for row in measured if (text := learning_text(row.measurement(name)))]
-    span += f" (not as they stand: {'; '.join(wrong)})" if wrong else ""
+    span = f"Top-1 on {setting(table, name)}: {' to '.join(values) if best is not least else values[0]}"
     span += "".join(f", {mean:.1f} % with {CONTROLS[key]}" for key, mean in control_means(measured, name).items())
+    wrong = [f"{row.name}, {text}" for row in measured if (text := learning_text(row.measurement(name)))]
+    unsound = [f"Not to be taken as they stand: {'; '.join(wrong)}"] * bool(wrong)
+    return " ".join(f"{text}." for text in [*_answers(table, name), span, *unsound])
+
+
+def _answers(table: AblationTable, name: str) -> list[str]:
+    """What became of the orders against the baseline; nothing where there are none."""
     judgements = orderings(table, name)
     if not judgements:
-        return f"{span}."
-    kinds = [ordering.kind for ordering in judgements.values()]
-    if all(kind == ONE_SEED for kind in kinds):
-        return f"{ONE_SEED} of the ordering; {span}."
-    bases = list(dict.fromkeys(row.baseline for row in table.rows if row.name in judgements))
-    base = bases[0] if len(bases) == 1 else "their baselines"
+        return []
+    if all(ordering.kind == ONE_SEED for ordering in judgements.values()):
+        return [f"{ONE_SEED[:1].upper()}{ONE_SEED[1:]} of the ordering"]
     counts = verdict_counts(judgements.values())
     judged = {kind: [row for row, ordering in judgements.items() if ordering.kind == kind] for kind in counts}
     if sum(counts.values()) == 1:
         ((kind, (row,)),) = judged.items()
         lacking = f"; {more_words(judgements[row])}" if kind == NOT_DISTINGUISHABLE else ""
-        return f"The one order against {base} that the paper prints ({row}) is {kind}{lacking}; {span}."
+        return [f"The one order that the paper prints ({row} against {_bases(table, [row])}) is {kind}{lacking}"]
     if counts:
         words = {
             kind: _lacking(judgements, rows) if kind == NOT_DISTINGUISHABLE else _named(table, rows, name)
             for kind, rows in judged.items()
         }
         verdicts = ", ".join(f"{n} {kind} ({words[kind]})" for kind, n in counts.items())
-        return f"Of the {sum(counts.values())} orders against {base} that the paper prints: {verdicts}; {span}."
+        base = _bases(table, [row for rows in judged.values() for row in rows])
+        return [f"Of the {sum(counts.values())} orders that the paper prints against {base}: {verdicts}"]
     tested = {row: ordering for row, ordering in judgements.items() if ordering.difference}
     if not tested:
-        return f"No order could be tested; {span}."
-    told = {row: o.direction.removesuffix(" here") for row, o in tested.items() if o.distinguishable}
-    details = [", ".join(f"{row} {direction}" for row, direction in told.items())]
-    details.append(_lacking(judgements, [row for row in tested if row not in told]))
-    within = "; of the others ".join(part for part in details if part)
-    words = f"{len(told)} of {len(tested)} rows can be told from {base} ({within})"
-    return f"{words}, and the paper prints no order of them; {span}."
+        return ["No order could be tested"]
+    told = [f"{row} ({o.direction.removesuffix(' here')})" for row, o in tested.items() if o.distinguishable]
+    others = [row for row, ordering in tested.items() if not ordering.distinguishable]
+    answer = f"{len(told)} of {counted(len(tested), 'row')} can be told from {_bases(table, tested)}"
+    answer += f": {'; '.join(told)}" if told else ""
+    answer += f"{'. Of the others, ' if told else '; '}{_lacking(judgements, others)}" if others else ""
+    return [answer] + ["The paper prints no order of these rows"] * (table.paper is not None)
+
+
+def _bases(table: AblationTable, rows: Collection[str]) -> str:
+    """What rows are held against, in words."""
+    bases = {row.baseline for row in table.rows if row.name in rows}
+    return bases.pop() if len(bases) == 1 else "their baselines"
 
 
 def recorded(table: AblationTable, name: str) -> str | None:
@@ -521,18 +532,18 @@ def recorded(table: AblationTable, name: str) -> str | None:
 
 
 def _lacking(judgements: dict[str, Ordering], rows: list[str]) -> str:
-    """How many more seeds would tell rows that were not told from their baseline; empty where none lack any."""
+    """How many more seeds would tell rows that were not told from their baseline."""
     more = sorted(ordering.more for row in rows if (ordering := judgements[row]).more)
-    beyond, parts = len(rows) - len(more), []
-    if more:
-        span = f"{more[0]}" if more[0] == more[-1] else f"{more[0]} to {more[-1]}"
-        parts.append(f"{len(more)} would take about {span} more {'seed' if more[-1] == 1 else 'seeds'}")
-    if beyond:
-        parts.append(f"{beyond} {'' if more else 'would take '}more than {power.MOST}{'' if more else ' seeds'}")
-    return ", ".join(parts)
+    beyond, who = len(rows) - len(more), "all" if len(rows) > 1 else "1"
+    if not more:
+        return f"{who} would take more than {power.MOST} seeds"
+    span = f"{more[0]}" if more[0] == more[-1] else f"{more[0]} to {more[-1]}"
+    words = f"would take about {span} more {'seed' if more[-1] == 1 else 'seeds'}"
+    return f"{len(more)} {words}, {beyond} more than {power.MOST}" if beyond else f"{who} {words}"
 
 
 def _named(table: AblationTable, rows: list[str], name: str) -> str:
     """Rows in words; what is one network with another of them, and so one test, is said to be so."""
-    twins = {row.name: row.measurement(name).details.get("same_network_as") for row in table.measured}
-    return ", ".join(f"{row}, the same network at this size" if twins.get(row) in rows else row for row in rows)
+    measured = {row.name: row.measurement(name) for row in table.measured}
+    twins = {row: measured[row].details.get("same_network_as") for row in rows}
+    return "; ".join(f"{row}, the same network at this size" if twins[row] in rows else row for row in rows)

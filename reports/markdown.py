@@ -185,7 +185,7 @@ def _absent_line(table: AblationTable) -> str:
             absent.setdefault(row.missing, []).append(row.name)
     sentences = []
     for reason, names in absent.items():
-        way = ": the command at the end measures what has no record yet" if reason == NOT_YET else ""
+        way = " (the command at the end measures them)" if reason == NOT_YET else ""
         sentences.append(f"{sentence(reason)[:-1]}: {listed(names)}{way}.")
     return " ".join(sentences)
 

@@ -205,7 +205,7 @@ def test_an_order_is_confirmed_contradicted_or_not_distinguishable():
     noisy = samples | {"worse": trained(69.0, 73.0, 67.0)}
     assert kinds(noisy)["worse"] == accuracy.NOT_DISTINGUISHABLE
     assert accuracy.summary(rows_of(samples), "top1_quick") == (
-        "Of the 2 orders against base that the paper prints: 1 confirmed (worse), 1 contradicted (better); top-1 on "
+        "Of the 2 orders that the paper prints against base: 1 confirmed (worse), 1 contradicted (better). Top-1 on "
         "built-in data (motion), quick, 8x64x64, width factor 0.25, 3 seeds: 65.2 % (worse) to 75.3 % (level)."
     )
 
@@ -220,11 +220,33 @@ def test_the_first_line_says_how_many_seeds_each_order_would_take():
     }
     judged = accuracy.orderings(rows_of(samples), "top1_quick")
     assert (judged["worse"].kind, judged["better"].more) == (accuracy.NOT_DISTINGUISHABLE, None)
-    words = f"(1 would take about {judged['worse'].more} more seeds, 1 more than 1000); "
+    words = f"(1 would take about {judged['worse'].more} more seeds, 1 more than 1000). "
     assert f"2 not distinguishable at this scale {words}" in accuracy.summary(rows_of(samples), "top1_quick")
     unsaid = {"base": samples["base"], "ours": samples["better"], "level": samples["worse"]}
     assert accuracy.summary(rows_of(unsaid), "top1_quick").startswith(
-        f"0 of 2 rows can be told from base (1 would take about {judged['worse'].more} more seeds, 1 more than 1000), "
+        f"0 of 2 rows can be told from base; 1 would take about {judged['worse'].more} more seeds, 1 more than 1000. T"
+    )
+    alike = {"base": samples["base"], "ours": samples["better"], "level": samples["better"]}
+    assert "0 of 2 rows can be told from base; all would take more than 1000 seeds. Top-1 on" in (
+        accuracy.summary(rows_of(alike), "top1_quick")
+    )
+
+
+def test_rows_that_are_told_without_a_published_order_are_named_with_their_direction():
+    low = np.array([60.0, 62.0, 58.5])
+    samples = {"base": trained(*(low + 10)), "ours, small": trained(*low), "ours, other": trained(*(low - 5))}
+    assert accuracy.summary(rows_of(samples), "top1_quick").startswith(
+        "2 of 2 rows can be told from base: ours, small (lower); ours, other (lower). Top-1 on "
+    )
+    del samples["ours, other"]
+    elsewhere = {"far": trained(*low, data_digest="other"), "ours, far": trained(*(low - 5), data_digest="other")}
+    rows = rows_of(samples | elsewhere).rows
+    of_far = [replace(row, baseline="far") if row.name == "ours, far" else row for row in rows]
+    assert accuracy.summary(AblationTable("example", "?", tuple(of_far)), "top1_quick").startswith(
+        "2 of 2 rows can be told from their baselines: ours, small (lower); ours, far (lower). Top-1 on "
+    )
+    assert accuracy.summary(AblationTable("example", "?", rows), "top1_quick").startswith(
+        "1 of 1 row can be told from base: ours, small (lower). Top-1 on "
     )
 
 
@@ -233,10 +255,11 @@ def test_orders_of_one_network_are_not_told_as_two():
     samples = {
         "base": trained(*(low + 10)),
         "worse": trained(*low),
-        "better": trained(*low, same_network_as="worse"),
+        "level": trained(*low, same_network_as="worse"),
+        "costs alone": trained(70.0, name="top1_other"),
     }
-    named = accuracy._named(rows_of(samples), ["worse", "better"], "top1_quick")
-    assert named == "worse, better, the same network at this size"
+    told = accuracy.summary(rows_of(samples, PUBLISHED | {"level": 78.0}), "top1_quick")
+    assert "2 confirmed (worse; level, the same network at this size). Top-1 on" in told
 
 
 def test_few_seeds_are_set_beside_the_record_of_more():
@@ -263,7 +286,7 @@ def test_what_cannot_be_tested_says_why():
     base = trained(70.0, 72.0, 68.0)
     one_seed = {"base": base, "worse": trained(60.0)}
     assert kinds(one_seed) == {"worse": "one seed: no test"}
-    assert accuracy.summary(rows_of(one_seed), "top1_quick").startswith("one seed: no test of the ordering; ")
+    assert accuracy.summary(rows_of(one_seed), "top1_quick").startswith("One seed: no test of the ordering. Top-1 on ")
     assert kinds({"worse": trained(60.0, 61.0)}) == {}
     for changed in (dict(data_digest="other"), dict(videos=390), dict(epochs=9.0), dict(seeds=[7, 8, 9])):
         other = accuracy.orderings(rows_of({"base": base, "worse": trained(60.0, 61.0, 59.0, **changed)}), "top1_quick")
@@ -358,14 +381,11 @@ def test_the_report_shows_accuracy_with_its_setting_and_its_verdict(tmp_path):
     assert "| LG | 0 (baseline) | — | — | — |" in report
     assert "| −1.1 | confirmed |" in report
     assert "| — | no published ordering; not distinguishable at this scale [" in report
-    assert (
-        "More than 1000 seeds would tell a difference so small." in report
-        or "more would tell it, were it what it seems." in report
-    )
+    assert "About 103 more seeds would tell it, were it what it seems." in report
     assert "#### Does the data need time?" in report
     assert "frames shuffled | top-1, %, a single frame |" in report
     assert "Guessing among 10 classes gives 10.0 %." in report
-    assert "; top-1 on built-in data (motion), quick" in report
+    assert ". Top-1 on built-in data (motion), quick" in report
     assert "![Measured top-1 accuracy of each row; lines are 95 % intervals](accuracy_cost.png)" in report
     assert "Further measurements" not in report  # an accuracy is no timing
     assert " accuracy=quick  # measures what has no record yet" in report
@@ -438,7 +458,7 @@ def test_the_terminal_shows_percent_interval_and_seeds(tmp_path):
     text = console.export_text()
     assert "70.2 % [65.6–74.3], 3 seeds" in text
     assert "top-1 ↑ (motion, quick, 8x64x64, width factor 0.25)" in text
-    assert "that the paper prints (LG1) is confirmed; top-1 on" in " ".join(text.split())
+    assert "that the paper prints (LG1 against LG) is confirmed. Top-1 on" in " ".join(text.split())
 
 
 def test_rows_without_timings_keep_the_words_for_the_clip(tmp_path):

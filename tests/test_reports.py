@@ -288,7 +288,7 @@ def test_a_case_without_record_stays_in_the_table(tmp_path):
     assert [row["row"] for row in rows] == ["LG", "later"]
     assert rows[1]["missing"] == "not measured yet"
     report = (folder / "report.md").read_text(encoding="utf-8")
-    assert "Not measured yet: later: the command at the end measures what has no record yet." in report
+    assert "Not measured yet: later (the command at the end measures them)." in report
     assert "| later" not in report
 
 
@@ -745,7 +745,7 @@ def test_rows_left_out_are_a_sentence_and_the_command_measures_them(tmp_path):
         for of_row in records[1:]:
             (folder / f"{of_row.case_id}.json").unlink()
         report = markdown.report(table.load(folder), {})
-        assert "Not measured yet: 8 rows: the command at the end measures what has no record yet." in report
+        assert "Not measured yet: 8 rows (the command at the end measures them)." in report
         assert "python -m harness.run ablation=x 'metrics=[params,macs]'  # measures" in report
         assert report.count("later") == 0
 
