@@ -153,7 +153,7 @@ def test_what_is_read_off_the_lines_of_schemes_is_what_they_have():
     code = """
 from attention_zoo import declared
 read = {scheme: [dict(declared.options_of(scheme)), declared.has(scheme, "takes_prefix"), declared.has(scheme, "step"),
-                 declared.kinds_of(scheme)] for scheme in declared.names("schemes")}
+                 declared._read(scheme)[2]] for scheme in declared.names("schemes")}
 kernels = declared.names("kernels")
 import sys
 assert "torch" not in sys.modules
@@ -165,8 +165,10 @@ for scheme, (options, takes_prefix, step, kinds) in read.items():
     made = attention_zoo.schemes.get(scheme)
     hints, start = typing.get_type_hints(made.__init__), inspect.signature(made).parameters
     for option in options:
-        words = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is typing.Literal else None
-        assert kinds[option] == (words or start[option].annotation), (scheme, option)
+        of_words = [hint for hint in (hints[option], *typing.get_args(hints[option]))
+                    if typing.get_origin(hint) is typing.Literal]
+        words = typing.get_args(of_words[0]) if of_words else ()
+        assert kinds[option] == (start[option].annotation, words), (scheme, option)
     assert options == attention_zoo.options_of(scheme), scheme
     assert (takes_prefix, step) == (getattr(made, "takes_prefix", False), hasattr(made, "step")), scheme
 """
