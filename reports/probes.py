@@ -201,7 +201,6 @@ def summary(table: AblationTable) -> list[str]:
     """What was learnt, in a line."""
     if not names(table):
         return []
-    disagreements = findings(table)
     answers = {row.name: [points(row.measurement(name)) for name in names(table)] for row in table.measured}
     passed = [row for row, every in answers.items() if all(of and not any(p.fails for p in of) for of in every)]
     asked = [row.measurement(name) for row in table.measured for name in names(table)]
@@ -209,9 +208,10 @@ def summary(table: AblationTable) -> list[str]:
     over = counted(max(seeds, default=0), "seed") + (
         " of a short training; the full form decides" if table.quick else ""
     )
+    pairs = counted(len(findings(table)), "pair")
     return [
-        f"Probes ({over}): every question to the end of its dial is answered by {listed(passed) or 'no row'}; reach "
-        f"and probe disagree {counted(len(disagreements), 'time')}. {_controls_text(table)}".strip()
+        f"Probes ({over}): every question is answered to the end of its dial by {listed(passed) or 'no row'}; reach "
+        f"and probe disagree in {pairs} of row and question. {_controls_text(table)}".strip()
     ]
 
 
@@ -227,8 +227,9 @@ def section(table: AblationTable) -> str:
         "answer is read at the marked token. In the main table: accuracy at the easy end of the dial with its 95 % "
         "interval, and the first value at which it is not halfway from chance to 100 %. In the tables below, after "
         "the bar: the percentage of what the answers depend on that lies within reach of two blocks, in closed form. "
-        "Reach and probe disagree where the accuracy, with its interval, is not halfway from chance to what this "
-        f"allows, if that is {NEAR_NONE:g} % or more."
+        f"Reach and probe disagree where {NEAR_NONE:g} % or more lie within reach and the accuracy, with its "
+        "interval, is not halfway from chance to what this allows; and where nothing lies within reach and the "
+        "accuracy, with its interval, is more than a tenth of the way above chance."
     )
     options = _options(table)
     parts += [f"Schemes with options are probed with these alone; others may see more or less: {options}."] * bool(

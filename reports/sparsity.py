@@ -14,7 +14,7 @@ from reports import probes
 from reports.accuracy import learning_words
 from reports.statistics import Ratio
 from reports.table import AblationTable, Row
-from reports.text import MISSING, Columns, Notes, listed
+from reports.text import MISSING, Columns, Notes, listed, sentence
 
 NEAR = 5.0  # percentage points of recall below the baseline's, up to which a row counts as good as it
 COSTS = {"macs": "multiply-adds", "latency": "milliseconds"}
@@ -88,18 +88,18 @@ def summary(table: AblationTable) -> list[str]:
     for cost, title in COSTS.items():
         if not (rows := front(table, cost)):
             continue
-        says = f"none: of those within {NEAR:g} points of the baseline's recall none is cheaper"
+        says = f"no row gives more than the baseline: of those within {NEAR:g} points of its recall none is cheaper"
         if best := as_good(table, cost):
             base = table.baseline_of(best)
             share = 100 * (1 - best.value(cost) / base.value(cost))
             recalls = f"recall {gain(table, best):.0f} % against {gain(table, base):.0f} %"
-            says = f"{best.name}: it saves {share:.0f} % of {base.name}'s ({recalls})"
+            says = f"{best.name} gives most: {share:.0f} % less than {base.name} ({recalls})"
         words.append(f"for its {title}, {says}")
         fronts.append(f"{title}: {listed([row.name for row in rows])}")
     if not words:
         return []
     return [
-        f"Gives most {'; '.join(words)}.",
+        sentence("; ".join(words)),
         f"What no other row beats in recall and cost, by {'; by '.join(fronts)}.",
     ]
 

@@ -78,8 +78,8 @@ def test_the_first_line_says_what_gives_most_for_each_cost(folder):
     build.build(folder)
     lines = (folder / "report.md").read_text().splitlines()
     assert lines[2] == (
-        "- Gives most for its multiply-adds, wide: it saves 40 % of full's (recall 87 % against 90 %); for its "
-        "milliseconds, none: of those within 5 points of the baseline's recall none is cheaper."
+        "- For its multiply-adds, wide gives most: 40 % less than full (recall 87 % against 90 %); for its "
+        "milliseconds, no row gives more than the baseline: of those within 5 points of its recall none is cheaper."
     )
     assert "| wide | 87 | 40 | −20 | 60 | multiply-adds |" in lines
     assert "| narrow | 50 | 60 | 10 | 50 | multiply-adds |" in lines
