@@ -6,6 +6,7 @@ stated. A guess says which of two plans is longer, not when to come back.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +33,6 @@ COMPILED, CHECKED = 25.0, 4.5  # seconds to compile a model, and to compare one 
 COUNTING = 1.0  # seconds for the counts of one case
 STEP = 3  # a training step computes about three forward passes
 RECORD_BYTES = 20_000
-QUICK_MINUTES = 2  # of an ablation in quick mode, what was in work at its end among them
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -83,8 +83,8 @@ def show(request: Checked) -> int:
         markup=False,
         soft_wrap=True,
     )
-    if call.quick and any(ablation.chosen is None for ablation in call.ablations):
-        minutes = QUICK_MINUTES * sum(ablation.quick_times for ablation in call.ablations)
+    if call.deadline.left < math.inf:
+        minutes = math.ceil((call.deadline.left + call.deadline.grace) / 60)
         console.print(f"quick mode ends after about {minutes} minutes, and says what it left out")
     if call.as_json:
         json_line({"status": 0, "seconds": known + guessed + trained, "ablations": planned})

@@ -192,13 +192,13 @@ def _checked(request: Options, argv: list[str]) -> Work:
     request = on_machine(request)
     ablations, settings = chosen(request)
     call = asked(request, ablations, settings, Path(request.out), argv, console)
-    if request.plan:
-        return Work("harness.plan:show", (session.checked(call, writes=False),))
     if request.quick and request.rows is None:  # rows that are named are all tried
         call = replace(
             call,
             deadline=Deadline.after(QUICK_SECONDS * sum(ablation.quick_times for ablation in ablations), QUICK_GRACE),
         )
+    if request.plan:
+        return Work("harness.plan:show", (session.checked(call, writes=False),))
     return Work("harness.measuring:command", (session.checked(call),))
 
 
